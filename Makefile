@@ -1,0 +1,62 @@
+# `make` lists the commands. A fresh machine needs Python 3.11 or later with venv, make and git.
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8000
+ARGS ?=
+UPGRADE ?=
+
+PROJECT := {{cookiecutter.project_slug}}
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes
+COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 $(UPGRADE)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo bake test lint format lock clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(READY): requirements.lock $(PROJECT)/requirements-dev.lock
+	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is %d.%d; try: make PYTHON=python3.13" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python cannot make virtual environments; on Debian: apt install python3-venv" >&2; exit 1; }
+	@echo "Installing what the template needs into $(VENV) ..."
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(PIP) -r requirements.lock -r "$(PROJECT)/requirements-dev.lock"
+	@touch $@
+
+demo: ## bake the default project and run it: make demo [PORT=8000]
+	@$(PYTHON) scripts/free_port.py "$(HOST)" "$(PORT)"
+	@$(MAKE) --silent $(READY)
+	@$(BIN)/python scripts/bake.py build
+	@trap : INT; PATH="$(CURDIR)/$(BIN):$$PATH"; export PATH; \
+	cd build/my-bff && sh deploy/bff dev --host $(HOST) --port $(PORT); \
+	status=$$?; [ $$status -eq 130 ] || exit $$status
+
+bake: $(READY) ## the default project in build/, installed and ready to run
+	@$(BIN)/python scripts/bake.py build
+	@$(MAKE) --no-print-directory -C build/my-bff install
+
+test: $(READY) ## run every test on real servers: make test [ARGS="-k name"]
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## ruff and mypy, over the template's Python where it lies
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@cd "$(PROJECT)" && "$(CURDIR)/$(BIN)/mypy" --cache-dir "$(CURDIR)/.mypy_cache/project"
+
+format: $(READY) ## put the code in order
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+lock: $(READY) ## after a change of dependencies (needs uv): make lock [UPGRADE=--upgrade]
+	@$(BIN)/python scripts/bake.py build/lock
+	@$(MAKE) --no-print-directory -C build/lock/my-bff lock UPGRADE=$(UPGRADE)
+	@cp build/lock/my-bff/requirements.lock build/lock/my-bff/requirements-dev.lock "$(PROJECT)"
+	$(COMPILE) --group dev --constraints "$(PROJECT)/requirements-dev.lock" --output-file requirements.lock
+	$(COMPILE) --group nuropb --output-file tests/requirements-nuropb.lock
+
+clean: ## remove what was made
+	rm -rf build .venv .venv-project .venv-nuropb

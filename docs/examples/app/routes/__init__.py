@@ -1,0 +1,38 @@
+"""YOURS: one file per feature, HTTP endpoints, socket methods and event rules side by side.
+
+A new feature is a new file here and a line in each list below that it has something for.
+"""
+
+from __future__ import annotations
+
+from app.routes import (
+    admin,
+    auth,
+    chat,
+    health,
+    invoices,
+    notes,
+    orders,
+    payments,
+    profile,
+    rpc,
+    websocket,
+)
+
+HTTP = (
+    health.router,
+    auth.router,
+    websocket.router,
+    rpc.router,
+    admin.router,
+    orders.router,
+    profile.router,
+    notes.router,
+)
+
+REALTIME = (
+    orders.realtime,
+    chat.realtime,
+    invoices.realtime,
+    payments.realtime,
+)

@@ -1,0 +1,17 @@
+"""Invoices: kept by the mesh service `invoices`."""
+
+from __future__ import annotations
+
+from app.cluster.messenger import Messenger
+from app.mesh.events import MeshEvent
+from app.realtime.router import RealtimeRouter
+
+realtime = RealtimeRouter()
+
+realtime.expose("invoices", methods=["list", "get"], scopes=["invoices"])
+
+
+@realtime.event("invoices.*.paid", name="invoice_paid")
+async def invoice_paid(event: MeshEvent, messenger: Messenger) -> None:
+    invoice = event.payload
+    await messenger.to_user(invoice["user_id"], "invoice.paid", {"number": invoice["number"]})

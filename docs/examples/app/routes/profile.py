@@ -1,0 +1,23 @@
+"""Who is signed in."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from app.routes.dependencies import CallerDep
+from app.routes.problems import responses
+
+router = APIRouter(prefix="/profile", tags=["profile"], responses=responses(401, 403))
+
+
+class Profile(BaseModel):
+    user_id: str
+    username: str
+    scopes: list[str]
+
+
+@router.get("", summary="The caller, as their token says")
+async def read_profile(caller: CallerDep) -> Profile:
+    caller.require("profile")
+    return Profile(user_id=caller.user_id, username=caller.username, scopes=sorted(caller.scopes))

@@ -1,0 +1,36 @@
+"""Paying: only from an open account."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.main import create_app
+from app.mesh.memory import MemoryBroker
+from app.settings import Settings
+from tests.running import run
+
+
+async def pay(context: dict[str, Any], number: str, account: str) -> dict[str, Any]:
+    return {"number": number, "paid_from": account}
+
+
+@pytest.mark.parametrize("closed", [False, True])
+async def test_a_closed_account_pays_nothing(settings: Settings, closed: bool) -> None:
+    async def own(context: dict[str, Any]) -> dict[str, Any]:
+        return {"number": f"account of {context['user_id']}", "closed": closed}
+
+    settings = settings.model_copy(update={"amqp_url": "memory://"})
+    broker = MemoryBroker()
+    broker.serve("accounts", {"own": own})
+    broker.serve("invoices", {"pay": pay})
+    async with (
+        run(settings, create_app(settings, broker=broker)) as bff,
+        bff.browser("alice", ["invoices"]) as alice,
+    ):
+        answer = await alice.request("payments", "pay", invoice="2030-1")
+    if closed:
+        assert answer["error"]["code"] == "conflict"
+    else:
+        assert answer["result"] == {"number": "2030-1", "paid_from": "account of alice"}

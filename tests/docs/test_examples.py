@@ -1,0 +1,173 @@
+"""The examples of the docs do what the docs say, in a real project over real sockets."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from scripts.bake import ROOT
+from tests.baked import InstalledProject
+from tests.docs.customised import EXAMPLES, OVERLAY, customise
+from tests.e2e.browser import Browser
+from tests.e2e.deployment import Deployment
+from tests.e2e.processes import Instance, Program
+from tests.e2e.waiting import until_true
+from tests.servers import Server
+
+ROUTES = "app/routes/__init__.py"
+SCOPES = ("profile", "chat", "orders", "invoices")
+
+
+@pytest.fixture(scope="module")
+def customised(
+    installed: InstalledProject, tmp_path_factory: pytest.TempPathFactory
+) -> InstalledProject:
+    """The default project with every example in it. Change nothing in its folder."""
+    return customise(installed, tmp_path_factory.mktemp("documented") / "my-bff")
+
+
+def test_the_example_lists_what_the_template_lists_and_more(installed: InstalledProject) -> None:
+    ours = (EXAMPLES / ROUTES).read_text(encoding="utf-8")
+    for name in ("router", "realtime"):
+        listed = [word for word in installed.read(ROUTES).split() if f".{name}" in word]
+        assert listed
+        for entry in listed:
+            assert entry.strip("(),") in ours
+
+
+@pytest.mark.parametrize("tool", ["ruff check", "ruff format --check", "mypy"])
+def test_the_examples_pass_the_projects_own_checks(customised: InstalledProject, tool: str) -> None:
+    files = [path.relative_to(EXAMPLES) for folder in OVERLAY for path in python_files(folder)]
+    done = customised.run(customised.python, "-m", *tool.split(), *files)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_examples_of_tests_pass(customised: InstalledProject) -> None:
+    tests = [path.relative_to(EXAMPLES) for path in python_files("tests")]
+    done = customised.run(customised.python, "-m", "pytest", "-p", "no:cacheprovider", *tests)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_command_that_writes_a_revision_finds_nothing_missing_in_the_examples(
+    installed: InstalledProject, tmp_path: Path
+) -> None:
+    """It writes an empty revision: the table and the example's own revision agree."""
+    project = customise(installed, tmp_path / "my-bff")
+    deployment = in_development(project, tmp_path)
+    assert deployment.bff("migrate").returncode == 0
+    before = project.files()
+    done = project.run(project.venv / "bin" / "alembic", *revision_command(), **deployment.settings)
+    assert done.returncode == 0, done.stdout
+    (revision,) = (name for name in project.files() - before if name.endswith("_notes.py"))
+    assert project.read(revision).count("    pass\n") == 2
+
+
+async def test_route_method_setting_and_table_work_in_a_running_project(
+    customised: InstalledProject, tmp_path: Path
+) -> None:
+    deployment = in_development(customised, tmp_path, NOTES_PER_USER="1")
+    with serving(deployment) as bff:
+        with user(bff, deployment, "alice") as alice, user(bff, deployment, "bob") as bob:
+            assert alice.get("/profile").json()["user_id"] == "alice"
+            kept = alice.post("/notes", json={"text": "buy tea"})
+            too_many = alice.post("/notes", json={"text": "and milk"})
+            assert (kept.status_code, too_many.status_code) == (201, 409)
+            assert bob.get("/notes").json() == []
+        async with (
+            browser(bff, deployment, "alice") as alices,
+            browser(bff, deployment, "bob") as bobs,
+        ):
+            said = await alices.ask("chat", "say", {"to": "bob", "text": "hello"})
+            assert said["result"] == {"connections": 1}
+            heard = await bobs.event("chat.said")
+            assert heard["event"] == {"by": "alice", "text": "hello"}
+            empty = await alices.ask("chat", "say", {"to": "bob", "text": ""})
+            assert empty["error"]["code"] == "invalid_params"
+            hidden = await alices.ask("invoices", "pay", {})
+            assert hidden["error"]["code"] == "not_found"
+        async with browser(bff, deployment, "carol", "orders") as carols:
+            refused = await carols.ask("chat", "say", {"to": "bob", "text": "hello"})
+            assert refused["error"]["code"] == "forbidden"
+
+
+async def test_a_real_nuropb_service_answers(
+    installed: InstalledProject,
+    rabbitmq_server: Server,
+    nuropb_python: Path | None,
+    tmp_path: Path,
+) -> None:
+    """The second half of the quick start."""
+    if nuropb_python is None:
+        pytest.skip("needs the real nuropb 0.1.8, which runs on Python < 3.12 only")
+    deployment = in_development(installed, tmp_path, AMQP_URL=rabbitmq_server.url)
+    with nuropb_service(nuropb_python, rabbitmq_server.url, tmp_path), serving(deployment) as bff:
+        async with browser(bff, deployment, "alice") as alices:
+            placed = await alices.ask("orders", "place", {"item": "tea", "quantity": 2})
+            assert placed["error"] is None
+            assert placed["result"]["status"] == "placed"
+            assert (await alices.event("order.updated"))["event"] == placed["result"]
+        with user(bff, deployment, "alice") as alice:
+            assert alice.get("/orders").json() == {"orders": [placed["result"]]}
+
+
+def python_files(folder: str) -> list[Path]:
+    found = sorted((EXAMPLES / folder).rglob("*.py"))
+    assert found
+    return found
+
+
+def in_development(project: InstalledProject, folder: Path, **settings: str) -> Deployment:
+    engines = {"REDIS_URL": "memory://", "AMQP_URL": "memory://"}
+    quick = {"ENVIRONMENT": "development", "DRAIN_SECONDS": "0"}
+    return Deployment(project, folder, **engines | quick | settings)
+
+
+@contextmanager
+def serving(deployment: Deployment) -> Iterator[Instance]:
+    instance = deployment.serve("bff")
+    try:
+        instance.until_ready()
+        yield instance
+    finally:
+        deployment.close()
+
+
+@contextmanager
+def nuropb_service(python: Path, amqp_url: str, logs: Path) -> Iterator[None]:
+    command: list[str | Path] = [python, EXAMPLES / "services" / "orders.py", amqp_url]
+    service = Program("orders", command, cwd=EXAMPLES, logs=logs, variables={})
+    try:
+        until_true(lambda: "orders is on the mesh" in service.output, "the service is up")
+        yield
+    finally:
+        service.close()
+
+
+def user(bff: Instance, deployment: Deployment, name: str) -> httpx.Client:
+    """Somebody over HTTP."""
+    headers = {"Authorization": f"Bearer {deployment.token(name, *SCOPES)}"}
+    return httpx.Client(base_url=bff.url, headers=headers, timeout=20, trust_env=False)
+
+
+@asynccontextmanager
+async def browser(
+    bff: Instance, deployment: Deployment, name: str, *scopes: str
+) -> AsyncIterator[Browser]:
+    """Somebody with a socket, past the hello."""
+    opened = await Browser.open(bff, token=deployment.token(name, *(scopes or SCOPES)))
+    await opened.next_frame(0)
+    assert opened.hello["user_id"] == name
+    yield opened
+    await opened.close()
+
+
+def revision_command() -> list[str]:
+    """What `docs/customise.md` has its reader give to Alembic."""
+    page = (ROOT / "docs" / "customise.md").read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith(".venv/bin/alembic"))
+    return shlex.split(line)[1:]

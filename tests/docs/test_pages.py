@@ -1,0 +1,219 @@
+"""What the pages say is what the code has: frames, codes, limits, metrics, commands, examples."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.bake import PROJECT, ROOT
+from tests.docs.customised import EXAMPLES
+
+DOCS = ROOT / "docs"
+PROJECT_README = ROOT / PROJECT / "README.md"
+PAGES = [ROOT / "README.md", PROJECT_README, *sorted(DOCS.rglob("*.md"))]
+FACTS = """
+import json
+from app.cli import main
+from app.connections import close_codes, messages
+from app.errors import Code, Problem, Outcome
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+
+out = [kind.type for kind in messages._Outbound.__subclasses__()] + ["error"]
+inside = messages.InboundFrame.__origin__.__args__
+print(json.dumps({
+    "codes": {code: [code.status, Problem(code).retryable] for code in Code},
+    "closes": {code.name: code for code in close_codes.CloseCode},
+    "in": [kind.model_fields["type"].annotation.__args__[0] for kind in inside],
+    "out": sorted(set(out)),
+    "hello": list(messages.Hello("", "", "", 0, 0, {}).payload()["event"]),
+    "error": list(Problem(Code.TIMEOUT).as_error()),
+    "settings": {name.upper(): field.default for name, field in Settings.model_fields.items()},
+    "metrics": [
+        family.name + ("_total" if family.type == "counter" else "")
+        for family in Metrics().registry.collect()
+    ],
+    "commands": list(main.commands),
+}, default=str))
+"""
+PARSE = """
+import json, sys
+from app.connections.messages import parse
+for frame in json.load(sys.stdin):
+    parse(frame)
+"""
+
+
+@pytest.fixture(scope="module")
+def facts() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(in_project(FACTS))
+    return found
+
+
+@pytest.fixture(scope="module")
+def protocol() -> str:
+    return (DOCS / "protocol.md").read_text(encoding="utf-8")
+
+
+# The protocol
+
+
+def test_every_error_code_is_explained_and_none_is_made_up(
+    protocol: str, facts: dict[str, Any]
+) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \| .* \| (.*) \| (.*) \|$", protocol, re.MULTILINE)
+    assert {code: int(status) for code, status, _, _ in rows} == {
+        code: status for code, (status, _) in facts["codes"].items()
+    }
+    for code, _, outcomes, retryable in rows:
+        never_begun = "not_sent" in outcomes
+        assert (retryable != "no") == (never_begun and facts["codes"][code][1]), code
+
+
+def test_every_close_code_is_explained_and_none_is_made_up(
+    protocol: str, facts: dict[str, Any]
+) -> None:
+    rows = re.findall(r"^\| (\d{4}) \| `(\w+)` \|", protocol, re.MULTILINE)
+    assert {name: int(code) for code, name in rows} == facts["closes"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_page_names_a_close_code_that_is_not_there(page: Path, facts: dict[str, Any]) -> None:
+    ends_of_ranges = {4000, 4499, 4999}
+    named = {int(code) for code in re.findall(r"\b4[05]\d\d\b(?! waiting)", prose(page))}
+    assert named <= set(facts["closes"].values()) | ends_of_ranges | {4500}
+
+
+def test_every_frame_has_a_section_and_none_is_made_up(
+    protocol: str, facts: dict[str, Any]
+) -> None:
+    out, _, inwards = protocol.partition("\n## To the BFF\n")
+    assert set(sections(out)) == set(facts["out"])
+    assert set(sections(inwards)) == set(facts["in"])
+
+
+def test_the_frames_shown_are_frames(protocol: str, facts: dict[str, Any]) -> None:
+    shown_in = [json.loads(text) for text in blocks(protocol, "json in")]
+    shown_out = [json.loads(text) for text in blocks(protocol, "json out")]
+    in_project(PARSE, json.dumps(shown_in))
+    assert {frame["type"] for frame in shown_in} == set(facts["in"])
+    assert {frame["type"] for frame in shown_out} == set(facts["out"])
+    (hello,) = (frame for frame in shown_out if frame["payload"].get("topic") == "hello")
+    assert list(hello["payload"]["event"]) == facts["hello"]
+    errors = [frame["payload"]["error"] for frame in shown_out if frame["type"] == "response"]
+    for error in filter(None, errors):
+        assert list(error) == facts["error"]
+
+
+def test_the_limits_are_the_defaults(protocol: str, facts: dict[str, Any]) -> None:
+    table = protocol.partition("\n## Limits\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*`) \| (.*) \| .* \|$", table, re.MULTILINE)
+    assert rows
+    for names, values in rows:
+        numbers = [float(number) for number in re.findall(r"\d+", values)]
+        defaults = [float(facts["settings"][name]) for name in re.findall(r"`(\w+)`", names)]
+        assert numbers == defaults, names
+
+
+# Deployment
+
+
+def test_every_metric_is_listed_and_none_is_made_up(facts: dict[str, Any]) -> None:
+    page = (DOCS / "deploy.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(bff_\w+)` \|", page, re.MULTILINE)
+    assert sorted(rows) == sorted(facts["metrics"])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_metrics_settings_and_commands_that_a_page_names_exist(
+    page: Path, facts: dict[str, Any]
+) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert set(re.findall(r"\bbff_[a-z_]+\b", text)) <= set(facts["metrics"])
+    named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)[`=]", text))
+    outside = {"TEST_REDIS_URL", "TEST_AMQP_URL", "TEST_DATABASE_URL", "FORWARDED_ALLOW_IPS"}
+    assert named <= set(facts["settings"]) | set(facts["closes"]) | outside
+    commands = set(re.findall(r"(?:`|bin/|exec bff-1 )bff ([a-z]+)\b", text))
+    assert commands <= set(facts["commands"])
+    targets = set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE))
+    assert targets <= make_targets(ROOT) | make_targets(ROOT / PROJECT)
+
+
+# Examples and links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_code_on_a_page_is_the_code_that_is_tested(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    for name, shown in re.findall(r"^```\w+ ([\w./]+\.\w+)\n(.*?)^```$", text, re.M | re.S):
+        assert shown.strip("\n") == (EXAMPLES / name).read_text(encoding="utf-8").strip("\n"), name
+
+
+def test_every_example_is_on_a_page() -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    for path in EXAMPLES.rglob("*"):
+        name = path.relative_to(EXAMPLES).as_posix()
+        if path.is_file() and "cache" not in name and name != "ruff.toml":
+            assert re.search(rf"^```\w+ {re.escape(name)}$", text, re.MULTILINE), name
+
+
+def test_the_readme_shows_the_example_feature_of_the_template() -> None:
+    orders = (ROOT / PROJECT / "app/routes/orders.py").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (shown,) = blocks(readme, "python")
+    assert shown.strip() in orders
+    assert "realtime.event(" in shown
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]*)\)", page.read_text(encoding="utf-8")):
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        if anchor:
+            assert anchor in anchors(path), target
+
+
+def in_project(python: str, given: str = "") -> str:
+    """What a piece of Python prints that runs where the template's `app` lies."""
+    done = subprocess.run(
+        [sys.executable, "-c", python],
+        cwd=ROOT / PROJECT,
+        env={"PYTHONDONTWRITEBYTECODE": "1"},
+        input=given,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def prose(page: Path) -> str:
+    """The page without its fenced blocks."""
+    return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def blocks(text: str, info: str) -> list[str]:
+    return re.findall(rf"^```{info}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def sections(text: str) -> list[str]:
+    return re.findall(r"^### `(\w+)`$", text, re.MULTILINE)
+
+
+def anchors(page: Path) -> set[str]:
+    """Those that GitHub makes of the headings."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).strip().replace(" ", "-") for text in headings}
+
+
+def make_targets(folder: Path) -> set[str]:
+    makefile = (folder / "Makefile").read_text(encoding="utf-8")
+    return set(re.findall(r"^([a-z]+):.*##", makefile, re.MULTILINE))

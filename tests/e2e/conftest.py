@@ -1,0 +1,249 @@
+"""Two instances on real servers, people with browsers, and a real nuropb service."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.baked import InstalledProject
+from tests.e2e.browser import Browser
+from tests.e2e.deployment import Deployment, customised
+from tests.e2e.processes import Instance, Program
+from tests.e2e.waiting import until, until_true
+from tests.servers import Server
+
+_TAIL = 3000
+_SERVICE = Path(__file__).with_name("services") / "nuropb_service.py"
+
+Connect = Callable[..., Awaitable[Browser]]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show what the processes wrote when a test fails."""
+    report = yield
+    if report.failed:
+        for program in Program.running:
+            report.sections.append((f"output of {program.name}", program.output[-_TAIL:]))
+    return report
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Two instances of one deployment."""
+
+    deployment: Deployment
+    a: Instance
+    b: Instance
+
+
+@dataclass(frozen=True)
+class Person:
+    """A user with a token, whom no other test knows."""
+
+    id: str
+    token: str
+
+
+class Admin:
+    """Somebody with scope `admin`, at the HTTP interface of any instance."""
+
+    def __init__(self, http: httpx.AsyncClient, token: str) -> None:
+        self.http = http
+        self.headers = {"Authorization": f"Bearer {token}"}
+
+    async def call(self, method: str, instance: Instance, path: str, **more: Any) -> Any:
+        """The body of an answer that must be a good one."""
+        response = await self.http.request(
+            method, f"{instance.url}/admin{path}", headers=self.headers, **more
+        )
+        assert response.is_success, f"{response.status_code} {response.text}"
+        return response.json()
+
+    async def broadcast(self, instance: Instance, topic: str, **more: Any) -> dict[str, Any]:
+        """Send `{"text": "hi"}`, to all unless `more` names an audience; what was stored."""
+        body = {"audience": "all", "topic": topic, "event": {"text": "hi"}} | more
+        stored: dict[str, Any] = await self.call("POST", instance, "/broadcasts", json=body)
+        return stored
+
+    async def connections(self, instance: Instance, user_id: str) -> list[dict[str, Any]]:
+        """What the index has of a user."""
+        found: list[dict[str, Any]] = await self.call(
+            "GET", instance, f"/users/{user_id}/connections"
+        )
+        return found
+
+    async def stats(self, instance: Instance) -> dict[str, Any]:
+        found: dict[str, Any] = await self.call("GET", instance, "/stats")
+        return found
+
+    async def fence(self, instance: Instance, *browsers: Browser) -> None:
+        """Wait until whatever was sent to these browsers before has arrived.
+
+        Redis and the instances keep the order: who has this message has all earlier ones.
+        """
+        topic = f"fence-{secrets.token_hex(4)}"
+        await self.broadcast(instance, topic)
+        for browser in browsers:
+            await browser.event(topic)
+
+
+@pytest.fixture(scope="session")
+def project(
+    installed: InstalledProject, tmp_path_factory: pytest.TempPathFactory
+) -> InstalledProject:
+    """The default project with one more feature, in a folder of its own."""
+    return customised(installed, tmp_path_factory.mktemp("customised") / "my-bff")
+
+
+@pytest.fixture(scope="session")
+def cluster(
+    project: InstalledProject,
+    redis_server: Server,
+    rabbitmq_server: Server,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Cluster]:
+    """Instances A and B on one Redis, one RabbitMQ and one database, for all tests that break
+    nothing."""
+    deployment = Deployment(
+        project,
+        tmp_path_factory.mktemp("cluster"),
+        REDIS_URL=redis_server.url,
+        AMQP_URL=rabbitmq_server.url,
+    )
+    try:
+        yield start_cluster(deployment)
+    finally:
+        deployment.close()
+
+
+def start_cluster(deployment: Deployment) -> Cluster:
+    """Migrate, start A and B, and wait until both are ready and know of each other."""
+    migrated = deployment.bff("migrate")
+    assert migrated.returncode == 0, migrated.stdout
+    cluster = Cluster(deployment, deployment.serve("A"), deployment.serve("B"))
+    for instance in (cluster.a, cluster.b):
+        instance.until_ready()
+    for instance in (cluster.a, cluster.b):
+        until_true(partial(knows_both, deployment, instance), f"{instance.name} knows of both")
+    return cluster
+
+
+def knows_both(deployment: Deployment, instance: Instance) -> bool:
+    headers = {"Authorization": f"Bearer {deployment.token('starter', 'admin')}"}
+    stats = httpx.get(f"{instance.url}/admin/stats", headers=headers).json()
+    return len(stats["instances"]) == 2
+
+
+@pytest.fixture(scope="session")
+def nuropb_service(
+    cluster: Cluster,
+    rabbitmq_server: Server,
+    nuropb_python: Path | None,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Program]:
+    """The real nuropb 0.1.8, answering as the service `demo`."""
+    if nuropb_python is None:
+        pytest.skip("needs the real nuropb 0.1.8, which runs on Python < 3.12 only")
+    service = Program(
+        "nuropb-service",
+        [nuropb_python, _SERVICE, rabbitmq_server.url],
+        cwd=_SERVICE.parent,
+        logs=tmp_path_factory.mktemp("nuropb"),
+        variables={},
+    )
+    try:
+        until_true(lambda: "ready" in service.output.split(), "the nuropb service is on the mesh")
+        yield service
+    finally:
+        service.close()
+
+
+@pytest.fixture
+def person(cluster: Cluster) -> Callable[..., Person]:
+    """Make somebody new, with these scopes."""
+    return person_of(cluster.deployment)
+
+
+def person_of(deployment: Deployment) -> Callable[..., Person]:
+    def make(name: str, *scopes: str) -> Person:
+        user_id = f"{name}-{secrets.token_hex(4)}"
+        return Person(user_id, deployment.token(user_id, *scopes))
+
+    return make
+
+
+@pytest.fixture
+def alice(person: Callable[..., Person]) -> Person:
+    return person("alice", "demo", "orders")
+
+
+@pytest.fixture
+def bob(person: Callable[..., Person]) -> Person:
+    return person("bob", "demo")
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
+        yield client
+
+
+@pytest.fixture
+def admin(cluster: Cluster, http: httpx.AsyncClient) -> Admin:
+    return Admin(http, cluster.deployment.token("carol", "admin"))
+
+
+@pytest.fixture
+async def connect() -> AsyncIterator[Connect]:
+    """Open a browser and wait for its first frame; all are closed in the end."""
+    opened: list[Browser] = []
+
+    async def connect(
+        instance: Instance, person: Person | None = None, *, hello: bool = True, **how: Any
+    ) -> Browser:
+        if person is not None:
+            how["token"] = person.token
+        browser = await Browser.open(instance, **how)
+        opened.append(browser)
+        if hello:
+            await browser.next_frame(0)
+            assert browser.hello
+        return browser
+
+    yield connect
+    for browser in opened:
+        await browser.close()
+
+
+@pytest.fixture
+async def alices(cluster: Cluster, alice: Person, connect: Connect) -> list[Browser]:
+    """A user's three sockets, spread over both instances."""
+    return [await connect(instance, alice) for instance in (cluster.a, cluster.b, cluster.b)]
+
+
+@pytest.fixture
+async def bobs(cluster: Cluster, bob: Person, connect: Connect) -> Browser:
+    """Another user's one socket."""
+    return await connect(cluster.a, bob)
+
+
+async def until_connected(
+    admin: Admin, instance: Instance, user_id: str, ids: set[str], seconds: float = 20
+) -> None:
+    """Wait until the index has exactly these connections of a user."""
+
+    async def has_them() -> bool:
+        found = await admin.connections(instance, user_id)
+        return {facts["connection_id"] for facts in found} == ids
+
+    await until(has_them, f"{instance.name} names {len(ids)} connections of {user_id}", seconds)

@@ -1,0 +1,119 @@
+"""A BFF as somebody runs it: one project, one set of settings, any number of instances."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from jose import jwt
+
+from tests.baked import InstalledProject
+from tests.e2e.processes import Instance
+
+ORIGIN = "http://localhost:8000"
+ISSUER = "https://issuer.example"
+AUDIENCE = "bff-browsers"
+_SERVICES = Path(__file__).with_name("services")
+
+
+class Deployment:
+    """Settings are environment variables; there is no `.env`."""
+
+    def __init__(self, project: InstalledProject, folder: Path, **settings: str) -> None:
+        self.project = project
+        self.folder = folder
+        self.secret = secrets.token_hex(32)
+        self.app_name = f"e2e-{secrets.token_hex(4)}"
+        self.settings = {
+            "PYTHONPATH": str(project.path),
+            "APP_NAME": self.app_name,
+            "ENVIRONMENT": "production",
+            "DATABASE_URL": f"sqlite+aiosqlite:///{folder}/bff.sqlite3",
+            "JWT_SECRET": self.secret,
+            "JWT_ISSUER": ISSUER,
+            "JWT_AUDIENCE": AUDIENCE,
+            "ALLOWED_ORIGINS": ORIGIN,
+            "LEASE_SECONDS": "10",
+            "LEASE_RENEWAL": "1",
+            "RELAY_PROBE": "1",
+            "DRAIN_SECONDS": "10",
+            "TOKEN_GRACE": "1",
+        } | settings
+        self.instances: list[Instance] = []
+        self.canaries: list[str] = []
+        """Tokens, tickets and cookies that were in use: no log may hold one."""
+
+    def bff(self, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+        """Run `bff` to its end."""
+        return self.project.run(self.project.bff, *arguments, **self.settings | settings)
+
+    def serve(self, name: str, *arguments: str, **settings: str) -> Instance:
+        """Start `bff serve`, without waiting for it."""
+        return self.start(name, [self.project.bff, "serve", "--port", "0", *arguments], **settings)
+
+    def start(self, name: str, command: Sequence[str | Path], **settings: str) -> Instance:
+        """Start any command that serves, without waiting for it."""
+        instance = Instance(
+            name,
+            command,
+            cwd=self.project.path,
+            logs=self.folder,
+            variables=self.settings | settings,
+        )
+        self.instances.append(instance)
+        return instance
+
+    def token(self, user: str, *scopes: str, lifetime: float = 600, **claims: Any) -> str:
+        """A token as an identity provider with the same secret would make it."""
+        now = int(time.time())
+        standard = {
+            "sub": user,
+            "iat": now,
+            "exp": int(now + lifetime),
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "scope": " ".join(scopes),
+            "username": user.partition("-")[0],
+        }
+        token = jwt.encode(standard | claims, self.secret, algorithm="HS256")
+        self.canaries.append(token)
+        return token
+
+    def close(self) -> None:
+        """End every instance; what they wrote must hold no secret."""
+        for instance in self.instances:
+            instance.close()
+        self.assert_logs_are_clean()
+
+    def assert_logs_are_clean(self) -> None:
+        """No instance has logged a token, ticket, cookie, or the secret."""
+        for instance in self.instances:
+            output = instance.output
+            for canary in {*self.canaries, self.secret}:
+                assert canary not in output, f"{instance.name} has logged {canary}"
+
+
+def customised(installed: InstalledProject, path: Path) -> InstalledProject:
+    """A copy of the project with one more feature, added as the README of `routes/` says: a new
+    file, and a line in each list of `routes/__init__.py`."""
+    unwanted = shutil.ignore_patterns(".env", "*.sqlite3*", "__pycache__", ".*_cache")
+    shutil.copytree(installed.path, path, ignore=unwanted)
+    routes = path / "app" / "routes"
+    shutil.copy(_SERVICES / "demo_routes.py.txt", routes / "demo.py")
+    lists = routes / "__init__.py"
+    text = lists.read_text()
+    for old, new in (
+        ("import admin, auth, health,", "import admin, auth, demo, health,"),
+        ("    orders.router,\n", "    orders.router,\n    demo.router,\n"),
+        ("(orders.realtime,)", "(orders.realtime, demo.realtime)"),
+    ):
+        assert text.count(old) == 1, f"routes/__init__.py has changed: {old!r}"
+        text = text.replace(old, new)
+    lists.write_text(text)
+    return replace(installed, path=path)

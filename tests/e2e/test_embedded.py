@@ -1,0 +1,227 @@
+"""Every way to run it: embedded, under plain uvicorn, in several workers; and what is refused."""
+
+from __future__ import annotations
+
+import re
+import secrets
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.baked import InstalledProject
+from tests.e2e.browser import Browser
+from tests.e2e.conftest import Admin, Connect, Person, person_of, until_connected
+from tests.e2e.deployment import ORIGIN, Deployment
+from tests.e2e.processes import Instance
+from tests.servers import Server
+from tests.servers.server import free_port
+
+EMBEDDED = {
+    "ENVIRONMENT": "development",
+    "REDIS_URL": "memory://",
+    "AMQP_URL": "memory://",
+}
+DRAIN = 4001
+
+
+@pytest.fixture
+def embedded(project: InstalledProject, tmp_path: Path) -> Iterator[Deployment]:
+    """As `make dev` runs it: no server anywhere."""
+    deployment = Deployment(project, tmp_path, **EMBEDDED)
+    yield deployment
+    deployment.close()
+
+
+@pytest.fixture
+def deployment(
+    project: InstalledProject, redis_server: Server, rabbitmq_server: Server, tmp_path: Path
+) -> Iterator[Deployment]:
+    """On real servers, with nothing started."""
+    urls = {"REDIS_URL": redis_server.url, "AMQP_URL": rabbitmq_server.url}
+    deployment = Deployment(project, tmp_path, **urls)
+    yield deployment
+    deployment.close()
+
+
+async def test_bff_dev_answers_a_request_and_delivers_its_event(
+    embedded: Deployment, http: httpx.AsyncClient, connect: Connect
+) -> None:
+    instance = embedded.start("dev", [embedded.project.bff, "dev", "--no-reload", "--port", "0"])
+    instance.until_ready()
+    await _orders_work(instance, embedded, connect)
+    page = await http.get(f"{instance.url}/")
+    assert page.headers["content-type"].startswith("text/html")
+    made = await http.post(f"{instance.url}/dev/token", json={"user": "eve", "scopes": ["admin"]})
+    admin = Admin(http, made.json()["token"])
+    assert (await admin.broadcast(instance, "news"))["created_by"] == "eve"
+
+    begun = time.monotonic()
+    instance.signal(signal.SIGINT)
+    assert await instance.exited() in (0, 130, -signal.SIGINT)
+    assert time.monotonic() - begun < 10
+    assert "Traceback" not in instance.output
+
+
+async def test_uvicorn_runs_it_too(embedded: Deployment, connect: Connect) -> None:
+    factory = ["-m", "uvicorn", "--factory", "app.main:create_app", "--port", "0"]
+    instance = embedded.start("uvicorn", [embedded.project.python, *factory])
+    instance.until_ready()
+    browser = await _orders_work(instance, embedded, connect)
+    instance.signal(signal.SIGTERM)
+    assert await browser.closed() in (DRAIN, 1012)
+    assert await instance.exited() in (0, -signal.SIGTERM)
+
+
+async def test_two_workers_share_the_sockets_of_one_port(
+    deployment: Deployment, http: httpx.AsyncClient, connect: Connect
+) -> None:
+    assert deployment.bff("migrate").returncode == 0
+    instance = deployment.serve("workers", "--workers", "2", CONNECTIONS_PER_USER="200")
+    instance.until_ready()
+    admin = Admin(http, deployment.token("carol", "admin"))
+    alice = person_of(deployment)("alice")
+    browsers: list[Browser] = []
+    while len({browser.connection_id.partition(".")[0] for browser in browsers}) < 2:
+        assert len(browsers) < 100, "one worker gets all the sockets"
+        browsers.append(await connect(instance, alice))
+    ids = {browser.connection_id for browser in browsers}
+    await until_connected(admin, instance, alice.id, ids)
+    stored = await admin.broadcast(instance, "both", audience="users", user_ids=[alice.id])
+    assert stored["addressed"] == len(browsers)
+    await admin.fence(instance, *browsers)
+    assert [len(browser.events("both")) for browser in browsers] == [1] * len(browsers)
+    metrics = (await http.get(f"{instance.url}/metrics")).text
+    assert re.search(rf"^bff_connections {float(len(browsers))}$", metrics, re.MULTILINE)
+
+    instance.signal(signal.SIGTERM)
+    assert {await browser.closed() for browser in browsers} == {DRAIN}
+    assert await instance.exited() in (0, -signal.SIGTERM)
+
+
+def test_doctor_says_in_words_what_is_wrong(deployment: Deployment) -> None:
+    sick = deployment.bff("doctor")
+    assert sick.returncode == 1
+    assert _bad(sick.stdout) == ["the schema: LookupError: run `bff migrate`"]
+
+    assert deployment.bff("migrate").returncode == 0
+    healthy = deployment.bff("doctor")
+    assert healthy.returncode == 0, healthy.stdout
+    assert _bad(healthy.stdout) == []
+    assert "a browser may call demo.add, scopes: demo" in healthy.stdout
+    assert "a browser may call orders.list, scopes: orders" in healthy.stdout
+    assert deployment.secret not in healthy.stdout
+
+    nowhere = f"127.0.0.1:{free_port()}"
+    alone = deployment.bff(
+        "doctor",
+        REDIS_URL=f"redis://{nowhere}/0",
+        AMQP_URL=f"amqp://guest:guest@{nowhere}/",
+        ALLOWED_ORIGINS="",
+    )
+    assert alone.returncode == 1
+    redis, mesh, origins = _bad(alone.stdout)
+    assert redis.startswith("Redis:")
+    assert mesh.startswith("the mesh:")
+    assert "ALLOWED_ORIGINS" in origins
+
+
+REFUSED: dict[str, tuple[dict[str, str], str]] = {
+    "weak secret": ({"JWT_SECRET": "change-me"}, "JWT_SECRET is weak"),
+    "long but monotonous secret": ({"JWT_SECRET": "a" * 64}, "JWT_SECRET is weak"),
+    "no secret": ({"JWT_SECRET": ""}, "JWT_SECRET or JWKS_URL"),
+    "embedded Redis": ({"REDIS_URL": "memory://"}, "memory://"),
+    "embedded mesh": ({"AMQP_URL": "memory://"}, "memory://"),
+    "no origin": ({"ALLOWED_ORIGINS": "*"}, "ALLOWED_ORIGINS"),
+    "impossible lease": ({"LEASE_SECONDS": "1", "LEASE_RENEWAL": "1"}, "LEASE_SECONDS"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_production_refuses_what_is_not_safe_and_says_so(deployment: Deployment, name: str) -> None:
+    settings, words = REFUSED[name]
+    refused = deployment.bff("serve", "--port", "0", **settings)
+    assert refused.returncode == 2
+    assert words in refused.stdout
+    assert "Traceback" not in refused.stdout
+    assert len(refused.stdout.splitlines()) <= 3
+    assert "a" * 64 not in refused.stdout
+
+
+def test_embedded_engines_live_in_one_worker(embedded: Deployment) -> None:
+    refused = embedded.bff("serve", "--workers", "2", "--port", "0")
+    assert refused.returncode == 2
+    assert "memory://" in refused.stdout
+    assert "Traceback" not in refused.stdout
+
+
+async def test_no_token_ticket_cookie_or_body_is_ever_logged(
+    deployment: Deployment, http: httpx.AsyncClient, connect: Connect
+) -> None:
+    """At the most talkative level, with every credential that there is, good and bad."""
+    assert deployment.bff("migrate").returncode == 0
+    instance = deployment.serve("talkative", LOG_LEVEL="DEBUG")
+    instance.until_ready()
+    ada = person_of(deployment)("ada", "demo", "orders", "admin")
+    bearer = {"Authorization": f"Bearer {ada.token}"}
+
+    def canary(what: str) -> str:
+        deployment.canaries.append(f"canary-{what}-{secrets.token_hex(8)}")
+        return deployment.canaries[-1]
+
+    browser = await connect(instance, ada)
+    await connect(instance, cookie=ada.token, origin=ORIGIN)
+    ticket = (await http.post(f"{instance.url}/auth/ticket", headers=bearer)).json()["ticket"]
+    deployment.canaries.append(ticket)
+    await connect(instance, ticket=ticket)
+    for refused in (
+        {"ticket": ticket},
+        {"ticket": canary("ticket")},
+        {"token": canary("header")},
+        {"token": deployment.token("ada", lifetime=-60)},
+        {"cookie": canary("cookie"), "origin": ORIGIN},
+        {"query": f"token={canary('query')}"},
+    ):
+        await (await connect(instance, hello=False, **refused)).closed()
+
+    await browser.answered("authenticate", token=deployment.token("ada-other"))
+    await browser.answered("authenticate", token=deployment.token(ada.id))
+    await browser.answered("authenticate", token=canary("frame"))
+    await browser.ask("undeployed", "anything", {"password": canary("params")})
+    await browser.ask("demo", "whisper", {"to": ada.id, "wrong": canary("wrong-params")})
+    await browser.send(canary("no-json"))
+    await browser.send(f'{{"type": "{canary("type")}"}}')
+    for url in (f"/orders?token={canary('address')}", f"/nowhere?ticket={canary('lost')}"):
+        await http.get(f"{instance.url}{url}", headers={"Cookie": f"Authorization={canary('c')}"})
+    await http.post(f"{instance.url}/rpc/demo/add", json={"x": canary("rpc")}, headers=bearer)
+    await Admin(http, ada.token).broadcast(instance, "n", event={"text": canary("broadcast")})
+    await browser.event("n")
+
+    instance.close()
+    assert "token refused" in instance.output
+    deployment.assert_logs_are_clean()
+
+
+async def _orders_work(instance: Instance, deployment: Deployment, connect: Connect) -> Browser:
+    """The example service answers, and its event reaches the socket of who ordered."""
+    alice: Person = person_of(deployment)("alice", "orders")
+    browser = await connect(instance, alice)
+    stranger = await connect(instance, person_of(deployment)("bob", "orders"))
+    placed: dict[str, Any] = await browser.ask("orders", "place", {"item": "tea", "quantity": 2})
+    assert placed["error"] is None
+    order = placed["result"]
+    assert (order["item"], order["quantity"], order["user_id"]) == ("tea", 2, alice.id)
+    assert (await browser.event("order.updated"))["event"] == order
+    assert (await browser.ask("orders", "list"))["result"] == {"orders": [order]}
+    assert (await stranger.ask("orders", "list"))["result"] == {"orders": []}
+    assert stranger.events("order.updated") == []
+    return browser
+
+
+def _bad(report: str) -> list[str]:
+    """What the doctor marks."""
+    return [line.removeprefix("BAD ").strip() for line in report.splitlines() if line[:3] == "BAD"]

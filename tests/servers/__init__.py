@@ -1,0 +1,65 @@
+"""Real servers for the tests: those that TEST_… variables name, or private ones on free ports."""
+
+from __future__ import annotations
+
+import os
+
+from tests.servers import programs
+from tests.servers.container import Container
+from tests.servers.postgres import PostgresServer
+from tests.servers.rabbitmq import RabbitmqServer
+from tests.servers.redis import RedisServer
+from tests.servers.server import GivenServer, Server
+
+__all__ = ["Server", "postgres", "private_rabbitmq", "private_redis", "rabbitmq", "redis"]
+
+
+def redis() -> Server:
+    return _given("TEST_REDIS_URL") or private_redis()
+
+
+def rabbitmq() -> Server:
+    return _given("TEST_AMQP_URL") or private_rabbitmq()
+
+
+def postgres() -> Server:
+    if given := _given("TEST_DATABASE_URL"):
+        return given
+    if program := programs.provide("postgres"):
+        return PostgresServer(program).start()
+    return Container(
+        "postgres:17-alpine",
+        port=5432,
+        url="postgresql+asyncpg://postgres@127.0.0.1:{port}/postgres",
+        environment={"POSTGRES_HOST_AUTH_METHOD": "trust"},
+        ready=("pg_isready", "-h", "127.0.0.1", "-U", "postgres"),
+    ).start()
+
+
+def private_redis() -> Server:
+    """A Redis of the caller's own, even where TEST_REDIS_URL names one: it may be broken."""
+    if program := programs.provide("redis-server"):
+        return RedisServer(program).start()
+    return Container(
+        "redis:7.4-alpine",
+        port=6379,
+        url="redis://127.0.0.1:{port}/0",
+        ready=("redis-cli", "ping"),
+    ).start()
+
+
+def private_rabbitmq() -> Server:
+    """A RabbitMQ of the caller's own, even where TEST_AMQP_URL names one: it may be broken."""
+    if program := programs.provide("rabbitmq-server"):
+        return RabbitmqServer(program).start()
+    return Container(
+        "rabbitmq:4.2-alpine",
+        port=5672,
+        url="amqp://guest:guest@127.0.0.1:{port}/",
+        ready=("rabbitmq-diagnostics", "-q", "check_port_connectivity"),
+    ).start()
+
+
+def _given(variable: str) -> Server | None:
+    url = os.environ.get(variable)
+    return GivenServer(url, variable) if url else None

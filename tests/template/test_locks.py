@@ -1,0 +1,97 @@
+"""The locks: fresh, complete, with hashes, and without a single address."""
+
+from __future__ import annotations
+
+import re
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from scripts.bake import PROJECT, ROOT
+from tests.baked import BakedProject, InstalledProject
+
+RUNTIME = ROOT / PROJECT / "requirements.lock"
+DEVELOPMENT = ROOT / PROJECT / "requirements-dev.lock"
+TEMPLATE = ROOT / "requirements.lock"
+NUROPB = ROOT / "tests" / "requirements-nuropb.lock"
+LINE = re.compile(
+    r"(?P<name>[a-z0-9-]+)==(?P<version>[^ ;]+)(?: ; [^\\]+)? \\\n"
+    r"(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+"
+)
+
+MODULES = {"python-jose": "jose"}
+LOADED_BY_OTHERS = {"aiosqlite", "asyncpg", "greenlet", "httptools", "uvloop", "websockets"}
+"""By SQLAlchemy and uvicorn, which name them as strings."""
+PART_OF_OTHERS = {"cryptography", "pydantic", "sqlalchemy", "starlette"}
+"""Of python-jose[cryptography], FastAPI and SQLModel, at the versions that these need."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    versions: dict[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> Lock:
+        text = path.read_text()
+        found = list(LINE.finditer(text))
+        assert "".join(match[0] for match in found) == text, f"{path} holds more than pins"
+        return cls({match["name"]: match["version"] for match in found})
+
+    def lacks(self, requirements: list[str]) -> list[str]:
+        """The requirements that the lock does not satisfy."""
+        missing = []
+        for requirement in map(Requirement, requirements):
+            version = self.versions.get(canonicalize_name(requirement.name))
+            if version is None or not requirement.specifier.contains(version):
+                missing.append(str(requirement))
+        return missing
+
+
+@pytest.mark.parametrize("path", [RUNTIME, DEVELOPMENT, TEMPLATE, NUROPB], ids=lambda p: p.name)
+def test_a_lock_holds_pins_and_hashes_and_nothing_else(path: Path) -> None:
+    assert Lock.read(path).versions
+    assert "://" not in path.read_text()
+
+
+def test_the_locks_are_fresh() -> None:
+    text = (ROOT / PROJECT / "pyproject.toml").read_text(encoding="utf-8")
+    project = tomllib.loads(text)["project"]
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    development = project["dependencies"] + project["optional-dependencies"]["dev"]
+    assert Lock.read(RUNTIME).lacks(project["dependencies"]) == []
+    assert Lock.read(DEVELOPMENT).lacks(development) == []
+    assert Lock.read(TEMPLATE).lacks(groups["dev"]) == []
+    assert Lock.read(NUROPB).lacks(groups["nuropb"]) == []
+
+
+def test_development_runs_on_the_versions_of_the_image() -> None:
+    assert Lock.read(RUNTIME).versions.items() <= Lock.read(DEVELOPMENT).versions.items()
+
+
+def test_the_template_s_tools_fit_beside_the_project_s() -> None:
+    mine, theirs = Lock.read(TEMPLATE).versions, Lock.read(DEVELOPMENT).versions
+    assert {n: mine[n] for n in mine.keys() & theirs} == {
+        n: theirs[n] for n in mine.keys() & theirs
+    }
+
+
+def test_the_app_s_imports_and_its_dependencies_agree(default: BakedProject) -> None:
+    code = "".join(default.read(n) for n in default.files() if re.match(r"app/.*\.py", n))
+    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", code, flags=re.M))
+    project = tomllib.loads(default.read("pyproject.toml"))["project"]
+    declared = {Requirement(line).name for line in project["dependencies"]}
+    modules = {MODULES.get(name, name.replace("-", "_")) for name in declared}
+    assert modules - imported <= LOADED_BY_OTHERS
+    assert imported - modules - sys.stdlib_module_names - {"app"} <= PART_OF_OTHERS
+
+
+def test_what_the_lock_installs_is_whole(installed: InstalledProject) -> None:
+    done = installed.run(installed.python, "-m", "pip", "check")
+    assert done.returncode == 0, done.stdout
+    done = installed.run(installed.bff, "--help")
+    assert done.returncode == 0, done.stdout

@@ -1,0 +1,67 @@
+"""The generated project's own checks, run as its owner runs them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+from tests.baked import InstalledProject
+from tests.servers import Server
+
+
+def tell(skips: Iterable[str]) -> None:
+    """Nothing is skipped in silence."""
+    for skip in skips:
+        warnings.warn(f"the project's own tests: {skip}", stacklevel=2)
+
+
+@pytest.mark.parametrize(
+    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=" ".join
+)
+def test_its_code_is_clean(installed: InstalledProject, command: list[str]) -> None:
+    program, *arguments = command
+    done = installed.run(installed.venv / "bin" / program, *arguments)
+    assert done.returncode == 0, done.stdout
+
+
+def test_its_tests_pass_with_embedded_engines(installed: InstalledProject) -> None:
+    """What needs a real server is skipped here, and runs in the next test."""
+    tell(skip for skip in installed.run_tests() if "TEST_" not in skip)
+
+
+def test_its_tests_pass_on_real_servers(
+    installed: InstalledProject,
+    redis_server: Server,
+    rabbitmq_server: Server,
+    postgres_server: Server,
+) -> None:
+    skips = installed.run_tests(
+        TEST_REDIS_URL=redis_server.url,
+        TEST_AMQP_URL=rabbitmq_server.url,
+        TEST_DATABASE_URL=postgres_server.url,
+    )
+    assert not [skip for skip in skips if "TEST_" in skip]
+    tell(skips)
+
+
+def test_its_wheel_holds_scripts_pages_and_migrations(
+    installed: InstalledProject, tmp_path: Path
+) -> None:
+    options = ["--no-deps", "--no-build-isolation", "--wheel-dir", str(tmp_path)]
+    done = installed.run(installed.python, "-m", "pip", "wheel", *options, ".")
+    assert done.returncode == 0, done.stdout
+    (wheel,) = tmp_path.glob("*.whl")
+    with ZipFile(wheel) as archive:
+        packed = set(archive.namelist())
+    wanted = {
+        path.relative_to(installed.path).as_posix()
+        for folder in ("app", "client", "migrations")
+        for path in (installed.path / folder).rglob("*")
+        if path.is_file() and path.suffix != ".pyc"
+    }
+    assert any(name.endswith(".lua") for name in wanted)
+    assert wanted <= packed

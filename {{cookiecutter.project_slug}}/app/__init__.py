@@ -1,0 +1,1 @@
+"""A backend-for-frontend: browsers on sockets, services on a mesh, Redis in between."""

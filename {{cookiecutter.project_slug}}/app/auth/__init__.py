@@ -1,0 +1,1 @@
+"""Who is it: tokens, tickets, origins."""

@@ -1,0 +1,98 @@
+"""Finds the credential of a request or a handshake, and whose it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import unquote
+
+from starlette.requests import HTTPConnection
+
+from app.auth.caller import Caller
+from app.auth.origins import Origins, origin_of
+from app.auth.tickets import Tickets
+from app.auth.tokens import TokenVerifier
+from app.errors import Code, Problem
+from app.settings import Settings
+
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_PREFIX = re.compile(r"bearer(?:\s*:\s*|\s+)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Credential:
+    kind: Literal["ticket", "header", "cookie"]
+    value: str
+
+
+class Authenticator:
+    """The first credential found decides. A token in the URL is none: addresses are logged.
+
+    A cookie is sent by the browser whoever's page asked for it, so it counts only together with
+    an origin of `ALLOWED_ORIGINS`.
+    """
+
+    def __init__(self, settings: Settings, verifier: TokenVerifier, tickets: Tickets) -> None:
+        self._cookie = settings.auth_cookie
+        self._origins = Origins(settings.allowed_origins)
+        self._verifier = verifier
+        self._tickets = tickets
+
+    def check_origin(self, connection: HTTPConnection) -> None:
+        """Whether this origin may open a socket. To be asked before it is accepted.
+
+        Raises:
+            Problem: `forbidden` for a foreign origin, or a cookie without any.
+        """
+        credential = self._find(connection, with_ticket=True)
+        self._origins.check(
+            connection, required=credential is not None and credential.kind == "cookie"
+        )
+
+    async def authenticate_socket(self, connection: HTTPConnection) -> Caller:
+        """The caller of a handshake: by `?ticket=`, then header, then cookie.
+
+        Raises:
+            Problem: `unauthenticated`, `forbidden` for the origin, or `service_unavailable`
+                when the identity provider's keys could never be fetched.
+        """
+        self.check_origin(connection)
+        return await self._authenticate(connection, self._find(connection, with_ticket=True))
+
+    async def authenticate(self, connection: HTTPConnection) -> Caller:
+        """The caller of an HTTP request: by header, then cookie.
+
+        Raises:
+            Problem: as `authenticate_socket`.
+        """
+        credential = self._find(connection, with_ticket=False)
+        method = connection.scope.get("method")
+        if credential and credential.kind == "cookie" and method not in _SAFE_METHODS:
+            self._origins.check(connection, required=True)
+        return await self._authenticate(connection, credential)
+
+    async def _authenticate(
+        self, connection: HTTPConnection, credential: _Credential | None
+    ) -> Caller:
+        if credential is None:
+            raise Problem(Code.UNAUTHENTICATED)
+        if credential.kind == "ticket":
+            return await self._tickets.redeem(credential.value, origin_of(connection))
+        return await self._verifier.verify(credential.value)
+
+    def _find(self, connection: HTTPConnection, *, with_ticket: bool) -> _Credential | None:
+        if with_ticket and (ticket := connection.query_params.get("ticket")):
+            return _Credential("ticket", ticket)
+        if header := connection.headers.get("authorization"):
+            return _Credential("header", _without_prefix(header))
+        if cookie := connection.cookies.get(self._cookie):
+            return _Credential("cookie", _without_prefix(unquote(cookie)))
+        return None
+
+
+def _without_prefix(value: str) -> str:
+    """The token alone: `Bearer x`, a bare `x`, and `Bearer :x`, `Bearer:x` of `nuropb_gw`."""
+    value = value.strip()
+    prefix = _PREFIX.match(value)
+    return value[prefix.end() :] if prefix else value

@@ -1,0 +1,1 @@
+"""Admin broadcasts: stored, sent, greeting those who come later."""

@@ -1,0 +1,178 @@
+"""Stores a broadcast, sends it, and remembers what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import tuple_
+from sqlmodel import col, select
+
+from app.broadcasts.greetings import Greeting, Greetings
+from app.cluster.redis import UNAVAILABLE as REDIS_UNAVAILABLE
+from app.cluster.redis import SharedPipeline
+from app.connections.messages import Event
+from app.db.database import UNAVAILABLE as DATABASE_UNAVAILABLE
+from app.db.database import Database
+from app.db.tables import Audience, Broadcast
+from app.errors import Code, Outcome, Problem
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.cluster.messenger import Messenger, Sent
+
+logger = logging.getLogger(__name__)
+
+MAX_GREETINGS = 100
+"""How many greetings are kept; of more, the newest."""
+_GREETING_SECONDS = 10
+
+
+class BroadcastService:
+    """Whoever calls it has checked that the caller may."""
+
+    def __init__(
+        self, database: Database, pipeline: SharedPipeline, messenger: Messenger, settings: Settings
+    ) -> None:
+        self._database = database
+        self._messenger = messenger
+        self._greetings = Greetings(pipeline, settings, self._load_greetings)
+
+    async def create(
+        self,
+        *,
+        created_by: str,
+        audience: Audience,
+        recipients: Sequence[str] = (),
+        topic: str,
+        event: dict[str, Any],
+        expires_at: datetime | None = None,
+    ) -> Broadcast:
+        """Store and send. Browsers get the event with its `broadcast_id` beside what it holds.
+
+        `recipients` are the user ids, or the one connection id. With `expires_at` it also greets
+        those of the audience who connect until then.
+
+        Raises:
+            Problem: `service_unavailable` when Redis did not take it: it is stored under the id
+                that the description names, and nobody can tell whether it was sent.
+        """
+        broadcast = Broadcast(
+            created_by=created_by,
+            audience=audience,
+            recipients=list(dict.fromkeys(recipients)),
+            topic=topic,
+            event=event,
+            expires_at=expires_at,
+        )
+        async with self._database.session() as session:
+            session.add(broadcast)
+            await session.commit()
+        try:
+            if expires_at is not None:
+                await self._greetings.renew()
+            sent = await self._send(broadcast)
+        except REDIS_UNAVAILABLE as error:
+            logger.warning("broadcast %s not sent: %s: %s", broadcast.id, type(error), error)
+            raise Problem(
+                Code.SERVICE_UNAVAILABLE,
+                f"Broadcast {broadcast.id} is stored, but Redis did not confirm that it was sent",
+                outcome=Outcome.UNKNOWN,
+            ) from error
+        broadcast.message_ids = [one.id for one in sent]
+        broadcast.addressed = sum(one.addressed for one in sent)
+        await self._note_sent(broadcast)
+        return broadcast
+
+    async def get(self, broadcast_id: str) -> Broadcast:
+        """
+        Raises:
+            Problem: `not_found`.
+        """
+        async with self._database.session() as session:
+            broadcast = await session.get(Broadcast, broadcast_id)
+        if broadcast is None:
+            raise Problem(Code.NOT_FOUND, "There is no such broadcast")
+        return broadcast
+
+    async def greetings_for(self, user_id: str) -> list[Event]:
+        """What was broadcast to the user, or to all, and has not expired; oldest first.
+
+        Raises:
+            Problem: `service_unavailable` when Redis or the database cannot be asked.
+        """
+        try:
+            async with asyncio.timeout(_GREETING_SECONDS):
+                return await self._greetings.of(user_id)
+        except (*REDIS_UNAVAILABLE, *DATABASE_UNAVAILABLE) as error:
+            raise Problem(Code.SERVICE_UNAVAILABLE, "Greetings are not available") from error
+
+    async def list(self, limit: int = 50, before: str | None = None) -> list[Broadcast]:
+        """Up to `limit` broadcasts, newest first; with `before`, those older than that one.
+
+        Raises:
+            Problem: `not_found` when there is no broadcast `before`.
+        """
+        order = (col(Broadcast.created_at), col(Broadcast.id))
+        query = select(Broadcast).order_by(*(column.desc() for column in order)).limit(limit)
+        if before is not None:
+            last = await self.get(before)
+            query = query.where(tuple_(*order) < (last.created_at, last.id))
+        async with self._database.session() as session:
+            return list((await session.exec(query)).all())
+
+    async def _send(self, broadcast: Broadcast) -> Sequence[Sent]:
+        event = _event(broadcast)
+        match broadcast.audience:
+            case Audience.ALL:
+                return [await self._messenger.to_all(event.topic, event.event)]
+            case Audience.USERS:
+                return await self._messenger.to_users(
+                    broadcast.recipients, event.topic, event.event
+                )
+            case Audience.CONNECTION:
+                (connection_id,) = broadcast.recipients
+                return [
+                    await self._messenger.to_connection(connection_id, event.topic, event.event)
+                ]
+
+    async def _note_sent(self, broadcast: Broadcast) -> None:
+        """Store what is known of the sending. Should that fail, it was sent all the same."""
+        try:
+            async with self._database.session() as session:
+                await session.merge(broadcast)
+                await session.commit()
+        except DATABASE_UNAVAILABLE as error:
+            logger.error("broadcast %s is sent, but not noted: %s", broadcast.id, type(error))
+
+    async def _load_greetings(self) -> Sequence[Greeting]:
+        query = (
+            select(Broadcast)
+            .where(
+                col(Broadcast.expires_at) > datetime.now(UTC),
+                col(Broadcast.audience).in_([Audience.ALL, Audience.USERS]),
+            )
+            .order_by(col(Broadcast.created_at).desc(), col(Broadcast.id).desc())
+            .limit(MAX_GREETINGS)
+        )
+        async with self._database.session() as session:
+            broadcasts = (await session.exec(query)).all()
+        return [
+            Greeting(
+                event=_event(broadcast),
+                expires_at=broadcast.expires_at,
+                users=frozenset(broadcast.recipients)
+                if broadcast.audience == Audience.USERS
+                else None,
+            )
+            for broadcast in reversed(broadcasts)
+            if broadcast.expires_at is not None
+        ]
+
+
+def _event(broadcast: Broadcast) -> Event:
+    """What browsers get: the same id in the message and in the greeting, to tell them apart."""
+    return Event(broadcast.topic, {**broadcast.event, "broadcast_id": broadcast.id})

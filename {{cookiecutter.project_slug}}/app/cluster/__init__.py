@@ -1,0 +1,1 @@
+"""The same connections seen across instances, on Redis."""

@@ -1,0 +1,311 @@
+"""Which connections each user has, over all instances."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+from redis.typing import EncodableT
+
+from app.cluster.keys import Keys, StreamKeys
+from app.cluster.redis import UNAVAILABLE, RedisClient, Script, SharedPipeline, read_hash
+from app.connections.connection import Connection, instance_of
+from app.connections.registry import ConnectionRegistry
+from app.errors import Code, Problem
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_BATCH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionFacts:
+    """What administrators may see of a connection."""
+
+    connection_id: str
+    instance: str
+    since: float
+    """Seconds since 1970."""
+    address: str
+    device: str
+    session: str
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFacts:
+    """What an instance reports with its lease."""
+
+    instance: str
+    host: str
+    since: float
+    connections: int
+    users: int
+
+
+class ConnectionIndex:
+    """The index in Redis, and this instance's share of it.
+
+    Entries live as long as their instance renews its lease: only an expired lease makes an
+    instance dead. An instance whose lease ran out while it was away takes a new *generation* and
+    writes all it holds anew; the reaper removes only what names the dead generation. Every step
+    can be repeated, by anyone, at any time.
+    """
+
+    def __init__(
+        self,
+        instance_id: str,
+        redis: RedisClient,
+        pipeline: SharedPipeline,
+        registry: ConnectionRegistry,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self.instance_id = instance_id
+        self.generation = 0
+        self._redis = redis
+        self._pipeline = pipeline
+        self._registry = registry
+        self._settings = settings
+        self._metrics = metrics
+        self._keys = Keys(settings.prefix)
+        self._since = time.time()
+        self._living: tuple[InstanceFacts, ...] = ()
+        self._leased = False
+        self._renewing = asyncio.Lock()
+        self._left: list[Connection] = []
+        """Connections that are gone but may still be in the index."""
+        self._leaving = asyncio.Event()
+        self._register = Script(pipeline, "register")
+        self._tip = Script(pipeline, "tip")
+        self._lease = Script(pipeline, "lease")
+        self._reap = Script(pipeline, "reap")
+
+    @property
+    def member(self) -> str:
+        """This generation of this instance."""
+        return f"{self.instance_id}#{self.generation}"
+
+    # Connections
+
+    async def register(self, connection: Connection) -> dict[str, str]:
+        """Enter a connection; returns the position of each of its streams.
+
+        Raises:
+            Problem: `rate_limited` when the user has too many connections on living instances.
+        """
+        user = self._keys.user(connection.user_id)
+        _, position, tip = await asyncio.gather(
+            self._pipeline.submit("SADD", self._keys.users_of(self.member), connection.user_id),
+            self._enter(connection, user),
+            self._tip([self._keys.all.meta, self._keys.all.stream], [self._position_seconds]),
+        )
+        return {"user": _id(user, position), "all": _id(self._keys.all, tip)}
+
+    async def _enter(self, connection: Connection, user: StreamKeys) -> list[bytes]:
+        keys = [self._keys.connections(connection.user_id), user.meta, user.stream]
+        args: list[EncodableT] = [
+            connection.id,
+            self._entry(connection),
+            self._settings.connections_per_user,
+            self._position_seconds,
+        ]
+        position: list[bytes] = await self._register(keys, args)
+        if not position:
+            await self._forget_dead(connection.user_id)
+            position = await self._register(keys, args)
+        if not position:
+            self.unregister(connection)
+            raise Problem(Code.RATE_LIMITED, "Too many connections")
+        return position
+
+    def unregister(self, connection: Connection) -> None:
+        """Remove a connection that has left the registry: soon, together with others."""
+        self._left.append(connection)
+        self._leaving.set()
+
+    async def remove_left(self) -> None:
+        """Remove the connections that were unregistered."""
+        while self._left:
+            batch = self._left[:_BATCH]
+            users = self._keys.users_of(self.member)
+            gone = {c.user_id for c in batch if not self._registry.by_user(c.user_id)}
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for connection in batch:
+                    pipeline.hdel(self._keys.connections(connection.user_id), connection.id)
+                if gone:
+                    pipeline.srem(users, *gone)
+                await pipeline.execute()
+            back = [user_id for user_id in gone if self._registry.by_user(user_id)]
+            if back:
+                await self._redis.sadd(users, *back)
+            del self._left[: len(batch)]
+        self._leaving.clear()
+
+    async def connections_of(self, user_id: str) -> list[ConnectionFacts]:
+        """The user's connections, on whatever instance."""
+        entries = await read_hash(self._redis, self._keys.connections(user_id))
+        return [_connection_facts(field.decode(), value) for field, value in entries.items()]
+
+    # Instances
+
+    async def instances(self) -> list[InstanceFacts]:
+        """The living instances."""
+        await self.renew()
+        return list(self._living)
+
+    def is_living(self, instance_id: str) -> bool:
+        """Whether an instance had a lease when this one last renewed its own."""
+        return any(facts.instance == instance_id for facts in self._living)
+
+    def count(self) -> int:
+        """Connections of all instances: our own now, the others' as they last reported."""
+        others = (facts.connections for facts in self._living if facts.instance != self.instance_id)
+        return len(self._registry) + sum(others)
+
+    async def run(self) -> None:
+        """Renew the lease, reap the dead and remove who left, for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._renew_for_ever())
+            tasks.create_task(self._remove_for_ever())
+
+    async def _renew_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.lease_renewal)
+            try:
+                await self._reap_all(await self.renew())
+            except UNAVAILABLE as error:
+                logger.warning("lease not renewed: %s: %s", type(error).__name__, error)
+
+    async def _remove_for_ever(self) -> None:
+        while True:
+            await self._leaving.wait()
+            try:
+                await self.remove_left()
+            except UNAVAILABLE as error:
+                logger.warning("entries stay for now: %s: %s", type(error).__name__, error)
+                await asyncio.sleep(self._settings.lease_renewal)
+
+    async def renew(self) -> list[str]:
+        """Renew the lease, or take one as a new generation; returns the dead members."""
+        async with self._renewing:
+            if self.generation:
+                holds, living, dead = await self._hold(take=False)
+                if holds:
+                    return self._note(living, dead)
+                if self._leased:
+                    self._metrics.lease_losses.inc()
+                    logger.warning("lease of %s is lost: a new generation begins", self.member)
+            self._leased = False
+            self.generation += 1
+            _, living, dead = await self._hold(take=True)
+            await self._rewrite()
+            self._leased = True
+            return self._note(living, dead)
+
+    async def leave(self) -> None:
+        """Give everything back, at the end of the instance."""
+        await self._reap_member(self.member)
+
+    async def _hold(self, *, take: bool) -> tuple[bool, list[bytes], list[bytes]]:
+        facts = InstanceFacts(
+            instance=self.instance_id,
+            host=socket.gethostname(),
+            since=self._since,
+            connections=len(self._registry),
+            users=len(self._registry.users()),
+        )
+        lease = int(self._settings.lease_seconds * 1000)
+        holds, living, dead = await self._lease(
+            [self._keys.leases, self._keys.lease_facts],
+            [self.member, lease, orjson.dumps(asdict(facts)), int(take)],
+        )
+        return bool(holds), living, dead
+
+    def _note(self, living: list[bytes], dead: list[bytes]) -> list[str]:
+        self._living = tuple(InstanceFacts(**orjson.loads(facts)) for facts in living if facts)
+        return [member.decode() for member in dead]
+
+    async def _rewrite(self) -> None:
+        """Enter every connection under the new generation; those that left meanwhile go again."""
+        connections = [connection for connection in self._registry if connection.closing is None]
+        for start in range(0, len(connections), _BATCH):
+            batch = connections[start : start + _BATCH]
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for connection in batch:
+                    pipeline.sadd(self._keys.users_of(self.member), connection.user_id)
+                for connection in batch:
+                    pipeline.hset(
+                        self._keys.connections(connection.user_id),
+                        connection.id,
+                        self._entry(connection),
+                    )
+                await pipeline.execute()
+            for connection in batch:
+                if self._registry.by_id(connection.id) is None:
+                    self.unregister(connection)
+
+    # The dead
+
+    async def _reap_all(self, members: list[str]) -> None:
+        for member in members:
+            logger.warning("reaping %s: its lease has expired", member)
+            await self._reap_member(member)
+
+    async def _reap_member(self, member: str) -> None:
+        users = self._keys.users_of(member)
+        batch: list[str] = []
+        async for user_id in self._redis.sscan_iter(users, count=_BATCH):
+            batch.append(self._keys.connections(user_id.decode()))
+            if len(batch) == _BATCH:
+                await self._reap_users(batch, member)
+                batch.clear()
+        await self._reap_users(batch, member)
+        await self._redis.delete(users)
+        await self._redis.hdel(self._keys.lease_facts, member)
+        await self._redis.zrem(self._keys.leases, member)
+
+    async def _reap_users(self, connections: list[str], member: str) -> None:
+        removed = await asyncio.gather(*(self._reap([key], [member]) for key in connections))
+        self._metrics.entries_reaped.inc(sum(removed))
+
+    async def _forget_dead(self, user_id: str) -> None:
+        """Before a user is told "too many": entries of dead instances do not count."""
+        await self._reap_all(await self.renew())
+        key = self._keys.connections(user_id)
+        entries = await read_hash(self._redis, key)
+        for member in {value.split(b" ", 1)[0] for value in entries.values()}:
+            if await self._redis.zscore(self._keys.leases, member) is None:
+                await self._reap([key], [member])
+
+    # Values
+
+    @property
+    def _position_seconds(self) -> int:
+        return self._settings.position_seconds
+
+    def _entry(self, connection: Connection) -> bytes:
+        return b"%s %s" % (self.member.encode(), orjson.dumps(connection.facts))
+
+
+def _id(stream: StreamKeys, position: list[Any]) -> str:
+    epoch, offset = (part.decode() for part in position)
+    return f"{stream.name}/{epoch}/{offset}"
+
+
+def _connection_facts(connection_id: str, entry: bytes) -> ConnectionFacts:
+    facts = orjson.loads(entry.split(b" ", 1)[1])
+    return ConnectionFacts(
+        connection_id=connection_id,
+        instance=instance_of(connection_id),
+        since=facts.get("since", 0.0),
+        address=facts.get("address", ""),
+        device=facts.get("device", ""),
+        session=facts.get("session", ""),
+    )

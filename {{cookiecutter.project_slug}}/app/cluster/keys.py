@@ -1,0 +1,51 @@
+"""Every Redis key and channel. What one script touches shares a hash tag, so one slot."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class StreamKeys:
+    """A stream of recoverable messages. `name` is what browsers call it."""
+
+    name: str
+    meta: str
+    stream: str
+    tag: str
+
+    def idempotency(self, key: str) -> str:
+        """Under which the outcome of a send is remembered."""
+        return f"{self.tag}:idem:{key}"
+
+
+class Keys:
+    """Names under one prefix, which carries the schema's version."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.leases = f"{prefix}:{{instances}}"
+        """zset: `<instance>#<generation>` to the end of its lease, in ms of Redis' clock."""
+        self.lease_facts = f"{prefix}:{{instances}}:facts"
+        """hash: the same member to JSON about the instance."""
+        self.to_instance = f"{prefix}:to:"
+        """Channel of one instance, without its id."""
+        self.to_all = f"{prefix}:all"
+        """Channel that every instance hears."""
+        self.all = self._stream("all", f"{prefix}:{{all}}")
+
+    def users_of(self, member: str) -> str:
+        """set: whom a generation of an instance holds, for the reaper."""
+        return f"{self.prefix}:instance:{member}:users"
+
+    def connections(self, user_id: str) -> str:
+        """hash: connection id to `<instance>#<generation> <facts>`."""
+        return f"{self.prefix}:{{u:{user_id}}}:connections"
+
+    def user(self, user_id: str) -> StreamKeys:
+        """The stream of one user."""
+        return self._stream("user", f"{self.prefix}:{{u:{user_id}}}")
+
+    @staticmethod
+    def _stream(name: str, tag: str) -> StreamKeys:
+        return StreamKeys(name, f"{tag}:meta", f"{tag}:stream", tag)

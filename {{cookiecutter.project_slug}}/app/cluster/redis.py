@@ -1,0 +1,156 @@
+"""One client for every kind of Redis, and the scripts that run in it."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import NoScriptError, RedisError
+from redis.typing import EncodableT
+
+RedisClient = Redis | RedisCluster
+Command = tuple[EncodableT, ...]
+
+UNAVAILABLE: Final = (RedisError, OSError, TimeoutError)
+"""What a Redis in trouble raises."""
+
+_FOLDER = Path(__file__).parent
+_PIPELINE = 500
+_TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 5, "socket_connect_timeout": 5}
+
+
+def connect(url: str, max_connections: int = 50) -> RedisClient:
+    """A client for `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`, `memory://`.
+
+    Nothing is connected yet. Commands wait up to 5 s for a connection of the pool and up to 5 s
+    for an answer; lost connections are replaced, with up to three attempts.
+
+    Raises:
+        ValueError: the address is of no known kind.
+    """
+    parts = urlsplit(url)
+    retry = Retry(ExponentialWithJitterBackoff(cap=1, base=0.01), 3)
+    match parts.scheme:
+        case "memory":
+            from fakeredis import FakeAsyncRedis, FakeServer
+
+            return FakeAsyncRedis(server=FakeServer())
+        case "redis" | "rediss":
+            pool = BlockingConnectionPool.from_url(
+                url,
+                max_connections=max_connections,
+                timeout=5,
+                protocol=2,
+                retry=retry,
+                **_TIMEOUTS,
+            )
+            return Redis(connection_pool=pool)
+        case "redis+sentinel":
+            hosts = [
+                (host, int(port or 26379))
+                for host, _, port in (
+                    node.partition(":") for node in parts.netloc.rpartition("@")[2].split(",")
+                )
+            ]
+            options: dict[str, Any] = {
+                "username": parts.username,
+                "password": parts.password,
+                "protocol": 2,
+                "retry": retry,
+                **_TIMEOUTS,
+            }
+            sentinel = Sentinel(hosts, sentinel_kwargs=_TIMEOUTS)  # type: ignore[no-untyped-call]
+            master: Redis = sentinel.master_for(parts.path.strip("/") or "mymaster", **options)
+            return master
+        case "redis+cluster" | "rediss+cluster":
+            return RedisCluster.from_url(url.replace("+cluster", "", 1), protocol=2, **_TIMEOUTS)
+    raise ValueError(f"REDIS_URL: {parts.scheme}:// is no known kind of Redis")
+
+
+async def read_hash(redis: RedisClient, key: str) -> dict[bytes, bytes]:
+    """A whole hash."""
+    return cast(dict[bytes, bytes], await redis.hgetall(key))
+
+
+class SharedPipeline:
+    """Sends the commands of one turn of the event loop together, in one round trip.
+
+    A thousand tasks that each send one command then cost what one pipeline costs. Redis Cluster
+    has no pipeline for scripts: there the commands run side by side.
+    """
+
+    def __init__(self, redis: RedisClient) -> None:
+        self._redis = redis
+        self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def submit(self, *command: EncodableT) -> asyncio.Future[Any]:
+        """Send a command with the others of this turn; the future holds its answer."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        if not self._waiting:
+            loop.call_soon(self._send)
+        self._waiting.append((command, answer))
+        return answer
+
+    def _send(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for start in range(0, len(waiting), _PIPELINE):
+            task = asyncio.create_task(self._execute(waiting[start : start + _PIPELINE]))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _execute(self, waiting: list[tuple[Command, asyncio.Future[Any]]]) -> None:
+        try:
+            results = await self._run([command for command, _ in waiting])
+        except Exception as error:
+            results = [error] * len(waiting)
+        except asyncio.CancelledError:
+            for _, answer in waiting:
+                answer.cancel()
+            raise
+        for (_, answer), result in zip(waiting, results, strict=True):
+            if answer.done():
+                continue
+            if isinstance(result, Exception):
+                answer.set_exception(result)
+            else:
+                answer.set_result(result)
+
+    async def _run(self, commands: list[Command]) -> list[Any]:
+        redis: Any = self._redis
+        if isinstance(self._redis, RedisCluster):
+            calls = (redis.execute_command(*command) for command in commands)
+            return await asyncio.gather(*calls, return_exceptions=True)
+        if len(commands) == 1:
+            return [await redis.execute_command(*commands[0])]
+        async with redis.pipeline(transaction=False) as pipeline:
+            for command in commands:
+                pipeline.execute_command(*command)
+            results: list[Any] = await pipeline.execute(raise_on_error=False)
+            return results
+
+
+class Script:
+    """A Lua script of this folder. All keys of one call must lie in one slot."""
+
+    def __init__(self, pipeline: SharedPipeline, name: str) -> None:
+        self._pipeline = pipeline
+        self._text = "\n".join(
+            (_FOLDER / f"{part}.lua").read_text() for part in dict.fromkeys(("position", name))
+        )
+        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+
+    async def __call__(self, keys: Sequence[str], args: Sequence[EncodableT]) -> Any:
+        """Run it; what else is sent in this turn shares the round trip."""
+        try:
+            return await self._pipeline.submit("EVALSHA", self._sha, len(keys), *keys, *args)
+        except NoScriptError:
+            return await self._pipeline.submit("EVAL", self._text, len(keys), *keys, *args)

@@ -1,0 +1,159 @@
+"""Listens to Redis for what other instances send, and gives it to the sockets held here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from app.backoff import pauses
+from app.cluster.envelopes import Kind, envelope
+from app.cluster.keys import Keys
+from app.cluster.redis import UNAVAILABLE, RedisClient
+from app.connections.connection import Connection
+from app.connections.frames import Frame
+from app.connections.registry import ConnectionRegistry
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+_PROBES_UNHEARD = 3
+_LONGEST_PAUSE = 5.0
+
+
+class Relay:
+    """One subscription per instance, which proves that it hears.
+
+    A subscriber can go deaf without any error: a half-open TCP connection, an output limit. So
+    the relay keeps sending itself a probe through Redis; silence restarts the subscription, and
+    `hears` is false meanwhile.
+    """
+
+    def __init__(
+        self,
+        instance_id: str,
+        redis: RedisClient,
+        registry: ConnectionRegistry,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        keys = Keys(settings.prefix)
+        self._own_channel = keys.to_instance + instance_id
+        self._channels = (self._own_channel, keys.to_all)
+        self._redis = redis
+        self._registry = registry
+        self._metrics = metrics
+        self._probe_seconds = settings.relay_probe
+        self._reason = "not listening yet"
+        self._heard_at = 0.0
+        self._listening = asyncio.Event()
+
+    @property
+    def reason(self) -> str:
+        """Why the relay does not hear; empty when it does."""
+        if self._reason:
+            return self._reason
+        silence = asyncio.get_running_loop().time() - self._heard_at
+        return "" if silence < self._deaf_after else f"heard nothing for {silence:.0f} s"
+
+    @property
+    def _deaf_after(self) -> float:
+        return self._probe_seconds * _PROBES_UNHEARD
+
+    async def listening(self) -> None:
+        """Wait until the subscription stands for the first time."""
+        await self._listening.wait()
+
+    async def run(self) -> None:
+        """Listen for ever; after each failure anew, with back-off and jitter."""
+        waits = pauses(0.1, _LONGEST_PAUSE)
+        while True:
+            try:
+                await self._listen()
+            except UNAVAILABLE as error:
+                if not self._reason:
+                    waits = pauses(0.1, _LONGEST_PAUSE)
+                self._reason = f"{type(error).__name__}: {error}"
+                self._metrics.relay_hears.set(0)
+                self._metrics.relay_restarts.inc()
+                logger.warning("relay is deaf, listening anew: %s", self._reason)
+            await asyncio.sleep(next(waits))
+
+    async def _listen(self) -> None:
+        loop = asyncio.get_running_loop()
+        pubsub = self._redis.pubsub()
+        try:
+            async with asyncio.timeout(self._deaf_after):
+                await pubsub.subscribe(*self._channels)
+            self._heard_at = loop.time()
+            probe_at = self._heard_at
+            while True:
+                now = loop.time()
+                if now - self._heard_at > self._deaf_after:
+                    raise TimeoutError(f"heard nothing for {now - self._heard_at:.0f} s")
+                if now >= probe_at:
+                    probe_at = now + self._probe_seconds
+                    async with asyncio.timeout(self._deaf_after):
+                        await self._redis.publish(self._own_channel, envelope(Kind.PROBE))
+                message = await pubsub.get_message(timeout=max(0.0, probe_at - now))
+                if message is not None:
+                    self._heard_at = loop.time()
+                    await self._on_message(message)
+        finally:
+            await asyncio.shield(pubsub.aclose())  # type: ignore[no-untyped-call]
+
+    async def _on_message(self, message: dict[str, Any]) -> None:
+        if message["type"] != "message":
+            return
+        data: bytes = message["data"]
+        if data == Kind.PROBE.encode():
+            self._hears()
+            return
+        try:
+            await self._open(data)
+        except Exception:
+            logger.exception("an envelope could not be dealt with")
+
+    def _hears(self) -> None:
+        if self._reason:
+            self._reason = ""
+            logger.info("relay hears")
+        self._metrics.relay_hears.set(1)
+        self._listening.set()
+
+    async def _open(self, data: bytes) -> None:
+        kind, _, rest = data.partition(b"\n")
+        match kind:
+            case b"user":
+                user_id, _, _, text = rest.split(b"\n", 3)
+                self._deliver(self._registry.by_user(user_id.decode()), text)
+            case b"all":
+                _, _, _, text = rest.split(b"\n", 3)
+                self._deliver(list(self._registry), text)
+            case b"connection":
+                connection_id, _, text = rest.partition(b"\n")
+                self._deliver(self._one(connection_id), text)
+            case b"close_connection":
+                connection_id, _, code = rest.partition(b"\n")
+                self._close(self._one(connection_id), code)
+            case b"close_user":
+                user_id, _, code = rest.partition(b"\n")
+                self._close(self._registry.by_user(user_id.decode()), code)
+            case b"close_all":
+                self._close(list(self._registry), rest)
+
+    def _one(self, connection_id: bytes) -> list[Connection]:
+        connection = self._registry.by_id(connection_id.decode())
+        return [] if connection is None else [connection]
+
+    def _deliver(self, connections: Sequence[Connection], text: bytes) -> None:
+        frame = Frame(text)
+        for connection in connections:
+            connection.send_frame(frame)
+        self._metrics.deliveries.inc(len(connections))
+
+    def _close(self, connections: Sequence[Connection], code: bytes) -> None:
+        for connection in connections:
+            connection.close(int(code))

@@ -1,0 +1,1 @@
+"""This instance's sockets. Knows no Redis and no AMQP."""

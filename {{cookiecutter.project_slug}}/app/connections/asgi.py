@@ -1,0 +1,74 @@
+"""A transport for any ASGI server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from app.connections.close_codes import CloseCode
+from app.connections.frames import Frame
+
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_CLOSE_SECONDS = 2.0
+"""How long a peer that has stopped reading may hold up the close."""
+
+
+class AsgiTransport:
+    """A queue of frames and the one writer, `run`, that takes them to the server."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._frames: deque[Frame] = deque()
+        self._buffered = 0
+        self._wake = asyncio.Event()
+        self._closing = asyncio.Event()
+        self._close_with = (1000, "")
+
+    @property
+    def buffered(self) -> int:
+        return self._buffered
+
+    def write(self, frame: Frame) -> None:
+        if not self._closing.is_set():
+            self._frames.append(frame)
+            self._buffered += len(frame.payload)
+            self._wake.set()
+
+    def close(self, code: int, reason: str) -> None:
+        if self._closing.is_set():
+            return
+        self._close_with = (code, reason)
+        if code == CloseCode.SLOW_CONSUMER:
+            self._frames.clear()
+        self._closing.set()
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Write until the socket is closed or the peer is gone."""
+        writer = asyncio.create_task(self._write())
+        closing = asyncio.create_task(self._closing.wait())
+        try:
+            await asyncio.wait({writer, closing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({writer}, timeout=_CLOSE_SECONDS)
+        finally:
+            closing.cancel()
+            writer.cancel()
+
+    async def _write(self) -> None:
+        try:
+            while True:
+                while self._frames:
+                    frame = self._frames.popleft()
+                    await self._send({"type": "websocket.send", "text": frame.text})
+                    self._buffered -= len(frame.payload)
+                if self._closing.is_set():
+                    code, reason = self._close_with
+                    await self._send({"type": "websocket.close", "code": code, "reason": reason})
+                    return
+                self._wake.clear()
+                await self._wake.wait()
+        except (OSError, RuntimeError):
+            """The peer is gone: ASGI servers say so with an OSError, Starlette as RuntimeError."""

@@ -1,0 +1,82 @@
+"""One socket of one user."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from app.connections.close_codes import CloseCode
+from app.connections.frames import Frame
+from app.connections.messages import Message
+from app.connections.transport import Transport
+
+
+def new_connection_id(instance_id: str) -> str:
+    """`<instance>.<random>`: whoever knows a connection's id knows which instance holds it."""
+    return f"{instance_id}.{secrets.token_urlsafe(12)}"
+
+
+def instance_of(connection_id: str) -> str:
+    """The instance that holds a connection."""
+    return connection_id.partition(".")[0]
+
+
+class Connection:
+    """A socket with one way out: whoever sends, frames leave in the order of the calls.
+
+    It starts held: frames wait until `open` has sent the hello, which is always the first.
+    """
+
+    __slots__ = ("_held", "closing", "facts", "id", "max_queue_bytes", "transport", "user_id")
+
+    def __init__(
+        self,
+        connection_id: str,
+        user_id: str,
+        transport: Transport,
+        *,
+        max_queue_bytes: int,
+        facts: dict[str, Any] | None = None,
+    ) -> None:
+        self.id = connection_id
+        self.user_id = user_id
+        self.transport = transport
+        self.max_queue_bytes = max_queue_bytes
+        self.facts = facts or {}
+        """What administrators may see of it: since, address, device, session."""
+        self.closing: int | None = None
+        """The code it is being closed with."""
+        self._held: list[Frame] | None = []
+
+    def open(self, hello: Message) -> None:
+        """Send the hello, then whatever arrived in the meantime."""
+        held, self._held = self._held, None
+        self.send(hello)
+        for frame in held or ():
+            self.send_frame(frame)
+
+    def send(self, message: Message) -> None:
+        """Send a message to this socket alone."""
+        self.send_frame(Frame(message.encode()))
+
+    def send_frame(self, frame: Frame) -> None:
+        """Send a finished frame; a socket too slow for what waits is closed with 4002."""
+        if self.closing is not None:
+            return
+        if self._held is not None:
+            if sum(len(held.payload) for held in self._held) > self.max_queue_bytes:
+                self.close(CloseCode.SLOW_CONSUMER)
+            else:
+                self._held.append(frame)
+            return
+        if self.transport.buffered + len(frame.payload) > self.max_queue_bytes:
+            self.close(CloseCode.SLOW_CONSUMER)
+        else:
+            self.transport.write(frame)
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Close the socket; only the first call counts."""
+        if self.closing is None:
+            self.closing = code
+            self._held = None
+            self.transport.close(code, reason)

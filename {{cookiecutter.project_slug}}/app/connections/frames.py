@@ -1,0 +1,81 @@
+"""JSON in and out: text of a message, made once and shared by every socket it goes to."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+import orjson
+
+from app.errors import Code, Problem
+
+
+class Frame:
+    """A finished text message. `payload` is its UTF-8."""
+
+    __slots__ = ("_text", "_wire", "payload")
+
+    def __init__(self, payload: bytes) -> None:
+        self.payload: Final = payload
+        self._text: str | None = None
+        self._wire: bytes | None = None
+
+    @property
+    def text(self) -> str:
+        """The same as `str`, decoded once however many sockets ask for it."""
+        if self._text is None:
+            self._text = self.payload.decode()
+        return self._text
+
+    @property
+    def wire(self) -> bytes:
+        """The WebSocket frame, made once: FIN, text, no mask (RFC 6455, section 5.2)."""
+        if self._wire is None:
+            length = len(self.payload)
+            if length < 126:
+                header = struct.pack("!BB", 0x81, length)
+            elif length < 1 << 16:
+                header = struct.pack("!BBH", 0x81, 126, length)
+            else:
+                header = struct.pack("!BBQ", 0x81, 127, length)
+            self._wire = header + self.payload
+        return self._wire
+
+
+def encode(value: Any) -> bytes:
+    """JSON of any value that JSON has; what it refuses (NaN) becomes null.
+
+    Raises:
+        TypeError: the value holds something that is no JSON, or an integer beyond 64 bits.
+    """
+    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+
+
+def decode(data: str | bytes, max_depth: int) -> Any:
+    """What a client sent.
+
+    Raises:
+        Problem: `invalid_params` when it is not JSON or nested deeper than `max_depth`.
+    """
+    try:
+        value = orjson.loads(data)
+    except orjson.JSONDecodeError as error:
+        raise Problem(Code.INVALID_PARAMS, f"Error decoding JSON: {error}") from None
+    if _deeper_than(value, max_depth):
+        raise Problem(Code.INVALID_PARAMS, f"Nested deeper than {max_depth} levels")
+    return value
+
+
+def _deeper_than(value: Any, max_depth: int) -> bool:
+    level = [value]
+    for _ in range(max_depth + 1):
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                inner.extend(item.values())
+            elif isinstance(item, list):
+                inner.extend(item)
+        if not inner:
+            return False
+        level = inner
+    return True

@@ -1,0 +1,38 @@
+"""What a connection needs from whatever carries its frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+from app.connections.frames import Frame
+
+EXTENSION: Final = "bff.detachable"
+"""Under this name of the ASGI scope's `extensions` our server offers a `Detachable`."""
+
+
+class Transport(Protocol):
+    """One socket's way out. No method waits; what cannot leave at once is buffered in order."""
+
+    @property
+    def buffered(self) -> int:
+        """Bytes taken but not yet handed to the operating system."""
+
+    def write(self, frame: Frame) -> None:
+        """Send a frame. After `close` it does nothing."""
+
+    def close(self, code: int, reason: str) -> None:
+        """Send what is buffered, then close. Only the first call counts.
+
+        What waits for a slow consumer is not sent.
+        """
+
+
+class Detachable(Transport, Protocol):
+    """A transport that can outlive the ASGI call that accepted it."""
+
+    def detach(self, receive: Callable[[str | bytes], None], closed: Callable[[int], None]) -> bool:
+        """Hand over each frame from now on, and in the end the close code, once.
+
+        Both run in a copy of the caller's context variables. False when the socket is gone.
+        """

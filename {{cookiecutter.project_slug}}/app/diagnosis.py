@@ -1,0 +1,127 @@
+"""What `bff doctor` finds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from app import routes
+from app.cluster import redis as cluster_redis
+from app.db import migrate
+from app.db.database import Database
+from app.mesh import client as mesh_client
+from app.realtime.router import RealtimeRouter
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+
+_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the diagnosis."""
+
+    ok: bool
+    text: str
+
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.ok else 'BAD '} {self.text}"
+
+
+async def diagnose(settings: Settings) -> list[Finding]:
+    """Look at everything the BFF needs, changing nothing."""
+    findings = [
+        await _check("Redis answers", "Redis", _redis, settings),
+        await _check("the mesh is connected", "the mesh", _mesh, settings),
+        await _check("the database answers", "the database", _database, settings),
+        await _check("the database is at the newest schema", "the schema", _schema, settings),
+    ]
+    return [*findings, *_settings(settings), *_offers()]
+
+
+async def _check(
+    good: str, what: str, probe: Callable[[Settings], Awaitable[None]], settings: Settings
+) -> Finding:
+    try:
+        async with asyncio.timeout(_SECONDS):
+            await probe(settings)
+    except TimeoutError:
+        return Finding(False, f"{what}: no answer within {_SECONDS:.0f} s")
+    except Exception as error:
+        return Finding(False, f"{what}: {type(error).__name__}: {error}")
+    return Finding(True, good)
+
+
+async def _redis(settings: Settings) -> None:
+    redis = cluster_redis.connect(settings.redis_url)
+    try:
+        await redis.ping()
+    finally:
+        await redis.aclose()
+
+
+async def _mesh(settings: Settings) -> None:
+    mesh = mesh_client.connect(settings, Metrics())
+    await mesh.start()
+    try:
+        for _ in range(int(_SECONDS * 8)):
+            if mesh.status.connected:
+                return
+            await asyncio.sleep(0.1)
+        raise ConnectionError(mesh.status.reason)
+    finally:
+        await mesh.stop()
+
+
+async def _database(settings: Settings) -> None:
+    database = Database(settings)
+    try:
+        await database.ping()
+    finally:
+        await database.close()
+
+
+async def _schema(settings: Settings) -> None:
+    if not await migrate.is_current(settings):
+        raise LookupError("run `bff migrate`")
+
+
+def _settings(settings: Settings) -> list[Finding]:
+    production = settings.environment == "production"
+    keys = settings.jwks_url or "JWT_SECRET"
+    found = [
+        Finding(
+            True, f"tokens are checked with {keys}, algorithms {', '.join(settings.jwt_algorithms)}"
+        )
+    ]
+    if settings.jwt_audience is None:
+        found.append(Finding(True, "tokens for an audience are refused: JWT_AUDIENCE is empty"))
+    if settings.jwt_issuer is None:
+        found.append(Finding(not production, "tokens of any issuer are good: set JWT_ISSUER"))
+    if settings.allowed_origins:
+        found.append(
+            Finding(
+                True, f"pages of these origins may connect: {', '.join(settings.allowed_origins)}"
+            )
+        )
+    else:
+        found.append(Finding(False, "no page of any origin may connect: set ALLOWED_ORIGINS"))
+    return found
+
+
+def _offers() -> list[Finding]:
+    realtime = RealtimeRouter()
+    for router in routes.REALTIME:
+        realtime.include(router)
+    calls = [
+        Finding(
+            True, f"a browser may call {name}, scopes: {', '.join(sorted(target.scopes)) or 'none'}"
+        )
+        for name, target in realtime.targets.items()
+    ]
+    rules = [
+        Finding(True, f"mesh events {rule.topic} go to the rule {rule.name}")
+        for rule in realtime.rules.values()
+    ]
+    return [*calls, *rules]

@@ -1,0 +1,89 @@
+"""Every part made and joined, on one screen."""
+
+from __future__ import annotations
+
+import secrets
+
+from fastapi import FastAPI
+
+from app import development, routes
+from app.auth.authenticator import Authenticator
+from app.auth.tickets import Tickets
+from app.auth.tokens import TokenVerifier
+from app.broadcasts.service import BroadcastService
+from app.cluster import redis as cluster_redis
+from app.cluster.index import ConnectionIndex
+from app.cluster.messenger import Messenger
+from app.cluster.relay import Relay
+from app.connections.registry import ConnectionRegistry
+from app.db.database import Database
+from app.lifespan import lifespan
+from app.mesh import client as mesh_client
+from app.mesh.memory import MemoryBroker
+from app.realtime.dispatcher import Dispatcher
+from app.realtime.drain import Draining
+from app.realtime.router import RealtimeRouter
+from app.realtime.sessions import Sessions
+from app.routes import problems
+from app.settings import Settings
+from app.telemetry import logs
+from app.telemetry.metrics import Metrics
+
+
+def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None = None) -> FastAPI:
+    """The whole BFF, connected to nothing yet: that is the lifespan's work.
+
+    `broker` is the in-process mesh of `AMQP_URL=memory://`, if services are to join it.
+    """
+    settings = settings or Settings()
+    broker = broker or MemoryBroker()
+    logs.configure(settings)
+    metrics = Metrics()
+    database = Database(settings)
+
+    redis = cluster_redis.connect(settings.redis_url)
+    pipeline = cluster_redis.SharedPipeline(redis)
+    registry = ConnectionRegistry()
+    instance_id = secrets.token_hex(6)
+    index = ConnectionIndex(instance_id, redis, pipeline, registry, settings, metrics)
+    relay = Relay(instance_id, redis, registry, settings, metrics)
+    messenger = Messenger(pipeline, index, settings, metrics)
+    broadcasts = BroadcastService(database, pipeline, messenger, settings)
+
+    verifier = TokenVerifier(settings)
+    tickets = Tickets(redis, settings)
+
+    realtime = RealtimeRouter()
+    for router in routes.REALTIME:
+        realtime.include(router)
+    mesh = mesh_client.connect(settings, metrics, broker=broker)
+    dispatcher = Dispatcher(realtime, mesh, messenger, settings)
+    for rule in realtime.rules.values():
+        mesh.add_rule(dispatcher.event_rule(rule))
+
+    app = FastAPI(title=settings.app_name, lifespan=lifespan, max_body_size=settings.max_body_bytes)
+    app.state.settings = settings
+    app.state.metrics = metrics
+    app.state.database = database
+    app.state.redis = redis
+    app.state.index = index
+    app.state.relay = relay
+    app.state.messenger = messenger
+    app.state.broadcasts = broadcasts
+    app.state.authenticator = Authenticator(settings, verifier, tickets)
+    app.state.tickets = tickets
+    app.state.verifier = verifier
+    app.state.realtime = realtime
+    app.state.mesh = mesh
+    app.state.dispatcher = dispatcher
+    app.state.sessions = Sessions(
+        registry, index, dispatcher, broadcasts, verifier.verify, settings, metrics
+    )
+    app.state.draining = Draining(registry, settings.drain_seconds)
+
+    problems.install(app)
+    for http_router in routes.HTTP:
+        app.include_router(http_router)
+    if settings.development:
+        development.install(app, broker)
+    return app

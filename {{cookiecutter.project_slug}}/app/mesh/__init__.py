@@ -1,0 +1,1 @@
+"""The service mesh: requests, commands and events in NuroPb messages over RabbitMQ."""

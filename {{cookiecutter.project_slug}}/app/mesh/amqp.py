@@ -1,0 +1,143 @@
+"""The mesh on RabbitMQ: one connection to publish, one to consume."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+
+from aiormq import Channel, spec
+from aiormq.abc import AbstractConnection, DeliveredMessage
+from aiormq.exceptions import ChannelInvalidStateError, DeliveryError
+
+from app.mesh import nuropb
+from app.mesh.events import EventRule
+from app.mesh.link import BROKER_SECONDS, Link, broker_errors, declare_exchanges, open_channel
+from app.mesh.nuropb import Kind, Message
+from app.mesh.rule_queue import RuleConsumer
+from app.mesh.transport import LinkLost, MeshStatus, Receiver, Unroutable
+from app.settings import Settings
+
+
+class AmqpTransport:
+    """RabbitMQ through aiormq's channel: on the hot path every layer costs.
+
+    Publishing and consuming are apart, so that a broker that throttles publishers (a memory
+    alarm) still delivers replies.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        url = settings.amqp_url
+        self._publishing = Link(url, "publishing", self._publisher, self._changed)
+        self._consuming = Link(url, "consuming", self._consumer, self._changed)
+        self._reply_to = ""
+        self._receiver: Receiver | None = None
+        self._rules: Sequence[EventRule] = ()
+
+    @property
+    def status(self) -> MeshStatus:
+        """Connected when both connections are."""
+        reason = self._publishing.reason or self._consuming.reason
+        return MeshStatus(not reason, reason)
+
+    async def start(self, receiver: Receiver, rules: Sequence[EventRule]) -> None:
+        """Begin to connect."""
+        self._receiver, self._rules = receiver, rules
+        self._publishing.start()
+        self._consuming.start()
+
+    async def stop(self) -> None:
+        """Close both connections; each has a few seconds."""
+        await asyncio.gather(self._publishing.stop(), self._consuming.stop())
+
+    async def publish(self, message: Message) -> None:
+        """Publish with a confirm; `basic.return` comes before it, so no call waits in vain.
+
+        Raises:
+            Unroutable: no queue took the call.
+            LinkLost: the connection broke before the confirm, or too much is unconfirmed.
+        """
+        is_call = message.kind is not Kind.EVENT
+        channel = await self._publishing.channel()
+        if is_call and not self._reply_to:
+            await self._consuming.channel()
+            channel = await self._publishing.channel()
+        if is_call and not self._reply_to:
+            raise LinkLost("no reply queue")
+        if len(channel.confirmations) >= self._settings.pending_requests:
+            raise LinkLost("the broker does not keep up")
+        properties = spec.Basic.Properties(
+            content_type=nuropb.CONTENT_TYPE,
+            correlation_id=message.correlation_id,
+            message_id=message.correlation_id,
+            reply_to=self._reply_to if is_call else "",
+            expiration=message.expiration,
+            headers=nuropb.headers(message.kind, message.trace_id),
+        )
+        message.sent = True
+        try:
+            with broker_errors():
+                await channel.basic_publish(
+                    message.body,
+                    exchange=self._exchange_of(message),
+                    routing_key=message.routing_key,
+                    properties=properties,
+                    mandatory=is_call,
+                    wait=False,
+                )
+        except DeliveryError:
+            raise Unroutable(message.routing_key) from None
+        except LinkLost as error:
+            message.sent = not isinstance(error.__cause__, ChannelInvalidStateError)
+            raise
+
+    def _exchange_of(self, message: Message) -> str:
+        is_event = message.kind is Kind.EVENT
+        return self._settings.events_exchange if is_event else self._settings.rpc_exchange
+
+    @asynccontextmanager
+    async def _publisher(self, connection: AbstractConnection) -> AsyncIterator[Channel]:
+        with broker_errors():
+            channel = await open_channel(connection, confirms=True)
+            async with asyncio.timeout(BROKER_SECONDS):
+                await declare_exchanges(channel, self._settings)
+        yield channel
+
+    @asynccontextmanager
+    async def _consumer(self, connection: AbstractConnection) -> AsyncIterator[Channel]:
+        """The reply queue, new and exclusive, and a consumer for each rule."""
+        receiver = self._receiver
+        assert receiver is not None  # noqa: S101
+        with broker_errors():
+            channel = await open_channel(connection, confirms=False)
+            async with asyncio.timeout(BROKER_SECONDS):
+                await declare_exchanges(channel, self._settings)
+                declared = await channel.queue_declare(exclusive=True, auto_delete=True)
+                reply_to = declared.queue or ""
+                await channel.basic_consume(reply_to, self._on_reply, no_ack=True)
+        consumers = [RuleConsumer(self._settings, rule, receiver) for rule in self._rules]
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(consumer.run(connection)) for consumer in consumers]
+        self._reply_to = reply_to
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BROKER_SECONDS):
+                    for consumer in consumers:
+                        await consumer.consumes.wait()
+            yield channel
+        finally:
+            self._reply_to = ""
+            receiver.on_replies_lost()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _on_reply(self, message: DeliveredMessage) -> None:
+        if self._receiver is not None:
+            correlation_id = message.header.properties.correlation_id or ""
+            self._receiver.on_reply(correlation_id, message.body)
+
+    def _changed(self) -> None:
+        if self._receiver is not None:
+            self._receiver.on_status()

@@ -1,0 +1,205 @@
+"""One connection to RabbitMQ, made anew whenever it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from typing import Protocol
+
+import aio_pika
+from aiormq import Channel
+from aiormq.abc import AbstractConnection
+from aiormq.exceptions import AMQPError, DeliveryError
+from yarl import URL
+
+from app.backoff import pauses
+from app.mesh.transport import LinkLost
+from app.settings import Settings
+
+BROKER_SECONDS = 5
+"""What the broker may take to answer anything but a publish."""
+HEARTBEAT = 5
+"""Seconds; a silent broker is given up after three times one more."""
+WATCH_SECONDS = 1
+"""How often a connection is asked whether the broker throttles it."""
+LONGEST_PAUSE = 10
+
+logging.getLogger("aiormq").setLevel(logging.CRITICAL + 1)
+"""aiormq logs bodies of messages and tracebacks of every lost connection; `Link` says it once."""
+
+logger = logging.getLogger(__name__)
+
+Setup = Callable[[AbstractConnection], AbstractAsyncContextManager[Channel]]
+
+
+@contextmanager
+def broker_errors() -> Iterator[None]:
+    """Make one error of all that aiormq raises when a connection or channel ends.
+
+    aiormq ends the waits of a dead connection with CancelledError too: one that nobody asked of
+    this task must not pass for its cancellation.
+
+    Raises:
+        LinkLost: instead of aiormq's errors.
+        DeliveryError: the broker refused one message; the channel lives.
+    """
+    try:
+        yield
+    except DeliveryError:
+        raise
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise LinkLost("the connection was closed") from None
+    except (AMQPError, RuntimeError, OSError, TimeoutError) as error:
+        raise LinkLost(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+
+
+async def open_channel(connection: AbstractConnection, *, confirms: bool) -> Channel:
+    """A channel, within a few seconds."""
+    async with asyncio.timeout(BROKER_SECONDS):
+        channel = await connection.channel(publisher_confirms=confirms)
+    assert isinstance(channel, Channel)  # noqa: S101
+    return channel
+
+
+async def declare_exchanges(channel: Channel, settings: Settings) -> None:
+    """As NuroPb declares them, so that whoever comes first makes them."""
+    for name, kind in (
+        (settings.rpc_exchange, "direct"),
+        (settings.events_exchange, "topic"),
+        (settings.dead_letter_exchange, "fanout"),
+    ):
+        await channel.exchange_declare(name, exchange_type=kind, durable=True)
+
+
+class _Closable(Protocol):
+    def close(self) -> Awaitable[None]: ...
+
+
+async def close(part: _Closable) -> None:
+    """Close a channel or connection, whatever state it is in."""
+    with suppress(LinkLost), broker_errors():
+        async with asyncio.timeout(BROKER_SECONDS):
+            await part.close()
+
+
+def consumer_cancelled(channel: Channel) -> asyncio.Future[None]:
+    """Done when the broker ends a consumer of the channel, since the queue is gone."""
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def note(_: object) -> None:
+        if not gone.done():
+            gone.set_result(None)
+
+    channel.on_consumer_cancel_callbacks.add(note)
+    return gone
+
+
+class Link:
+    """Keeps one connection and, from `setup`, one channel that makes up its use.
+
+    When either ends, both are made anew, after a pause that grows.
+    """
+
+    def __init__(self, url: str, use: str, setup: Setup, changed: Callable[[], None]) -> None:
+        self.reason = "not started"
+        """Why there is no connection, or none that takes messages; empty when there is."""
+        self._url = URL(url).update_query(heartbeat=HEARTBEAT)
+        self._use = use
+        self._setup = setup
+        self._changed = changed
+        self._channel: Channel | None = None
+        self._usable = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def channel(self) -> Channel:
+        """The channel; waits, without a limit of its own, while there is none."""
+        while self._channel is None or not self._usable.is_set():
+            await self._usable.wait()
+        return self._channel
+
+    def start(self) -> None:
+        """Begin to connect."""
+        self.reason = "connecting"
+        self._task = asyncio.get_running_loop().create_task(self._supervise())
+        self._task.add_done_callback(self._ended)
+
+    async def stop(self) -> None:
+        """Close the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task}, timeout=2 * BROKER_SECONDS)
+
+    async def _supervise(self) -> None:
+        waits = pauses(0.2, LONGEST_PAUSE)
+        while True:
+            try:
+                async with self._connected() as (connection, channel):
+                    waits = pauses(0.2, LONGEST_PAUSE)
+                    await self._use_until_lost(connection, channel)
+            except LinkLost as error:
+                self._now(str(error), None)
+            await asyncio.sleep(next(waits))
+
+    @asynccontextmanager
+    async def _connected(self) -> AsyncIterator[tuple[AbstractConnection, Channel]]:
+        client = aio_pika.Connection(self._url)
+        try:
+            with broker_errors():
+                async with asyncio.timeout(BROKER_SECONDS):
+                    await client.connect()
+            assert client.transport is not None  # noqa: S101
+            connection = client.transport.connection
+            async with self._setup(connection) as channel:
+                yield connection, channel
+        finally:
+            await close(client)
+
+    async def _use_until_lost(self, connection: AbstractConnection, channel: Channel) -> None:
+        ends = {connection.closing, channel.closing, consumer_cancelled(channel)}
+        ended: set[asyncio.Future[None]] = set()
+        try:
+            while not ended:
+                blocked = await _is_blocked(connection)
+                self._now("the broker takes no messages now" if blocked else "", channel)
+                ended, _ = await asyncio.wait(
+                    ends, timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED
+                )
+        finally:
+            self._now(f"lost: {_why(ended.pop())}" if ended else "stopped", None)
+
+    def _now(self, reason: str, channel: Channel | None) -> None:
+        if self.reason == reason and self._channel is channel:
+            return
+        if self.reason != reason:
+            level = logging.WARNING if reason not in ("", "stopped") else logging.INFO
+            logger.log(level, "Mesh, %s: %s", self._use, reason or "connected")
+        self.reason, self._channel = reason, channel
+        if reason:
+            self._usable.clear()
+        else:
+            self._usable.set()
+        self._changed()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            logger.critical("Mesh, %s: given up", self._use, exc_info=task.exception())
+
+
+async def _is_blocked(connection: AbstractConnection) -> bool:
+    """Whether the broker has said `connection.blocked`; aiormq tells by not being ready."""
+    try:
+        async with asyncio.timeout(0.1):
+            await connection.ready()
+    except TimeoutError:
+        return True
+    return False
+
+
+def _why(end: asyncio.Future[None]) -> str:
+    error = None if end.cancelled() else end.exception()
+    return f"{type(error).__name__} {error}".rstrip() if error else "closed by the broker"

@@ -1,0 +1,237 @@
+"""The mesh inside one process, for development and tests: NuroPb messages without a broker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.mesh import service
+from app.mesh.events import EventRule
+from app.mesh.nuropb import Delivery, Kind, Message
+from app.mesh.transport import LinkLost, MeshStatus, Receiver, Unroutable
+
+MAX_EVENTS = 10_000
+MAX_DEAD_LETTERS = 1_000
+MAX_CALLS = 10_000
+"""Calls that wait for a service or are in work; more are unroutable."""
+CONCURRENT_CALLS = 64
+"""Calls that a service works on at once."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class _Service:
+    methods: service.Methods
+    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT_CALLS))
+
+
+@dataclass
+class _RuleQueue:
+    """A rule's durable queue: it stays when nobody consumes it."""
+
+    pattern: list[str]
+    events: deque[Delivery] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    active: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Held by the single active consumer."""
+
+
+class MemoryBroker:
+    """What RabbitMQ is to the mesh. Transports that share one are instances of one deployment."""
+
+    def __init__(self) -> None:
+        self.dead_letters: deque[Delivery] = deque(maxlen=MAX_DEAD_LETTERS)
+        self.queues: dict[str, _RuleQueue] = {}
+        self.up = asyncio.Event()
+        self.up.set()
+        self._services: dict[str, _Service] = {}
+        self._transports: dict[str, MemoryTransport] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def serve(self, name: str, methods: service.Methods) -> None:
+        """Let an in-process service join the mesh under a name."""
+        self._services[name] = _Service(methods)
+
+    def interrupt(self) -> None:
+        """Be away, as a broker that was stopped, until `resume`."""
+        self.up.clear()
+        for transport in tuple(self._transports.values()):
+            transport.on_interrupted()
+
+    def resume(self) -> None:
+        """Be back."""
+        self.up.set()
+        for transport in tuple(self._transports.values()):
+            transport.on_resumed()
+
+    def attach(self, transport: MemoryTransport) -> None:
+        """Take a transport in."""
+        self._transports[transport.reply_to] = transport
+
+    async def detach(self, transport: MemoryTransport) -> None:
+        """Let a transport go; with the last one, all calls in work end."""
+        self._transports.pop(transport.reply_to, None)
+        if not self._transports:
+            await _end(self._tasks)
+
+    def queue(self, name: str, pattern: str) -> _RuleQueue:
+        """Declare a rule's queue."""
+        return self.queues.setdefault(name, _RuleQueue(pattern.split(".")))
+
+    def route(self, message: Message, reply_to: str) -> None:
+        """Hand a message on.
+
+        Raises:
+            Unroutable: a call to a service that is not there or takes no more.
+        """
+        delivery = Delivery(
+            message.routing_key, message.body, message.correlation_id, message.trace_id
+        )
+        if message.kind is Kind.EVENT:
+            self._fan_out(delivery)
+            return
+        called = self._services.get(message.routing_key)
+        if called is None or len(self._tasks) >= MAX_CALLS:
+            raise Unroutable(message.routing_key)
+        self._spawn(self._serve(called, message, delivery, reply_to))
+
+    def _fan_out(self, delivery: Delivery) -> None:
+        words = delivery.routing_key.split(".")
+        for queue in self.queues.values():
+            if topic_matches(queue.pattern, words):
+                if len(queue.events) >= MAX_EVENTS:
+                    self.dead_letters.append(queue.events.popleft())
+                queue.events.append(delivery)
+                queue.arrived.set()
+
+    async def _serve(
+        self, called: _Service, message: Message, delivery: Delivery, reply_to: str
+    ) -> None:
+        async with called.slots:
+            if asyncio.get_running_loop().time() >= message.deadline:
+                return
+            replies = await service.answer(called.methods, delivery, reply_to)
+        caller = self._transports.get(reply_to)
+        if message.kind is Kind.REQUEST and caller is not None:
+            for body in replies:
+                caller.on_reply(message.correlation_id, body)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("An in-process call failed", exc_info=task.exception())
+
+
+class MemoryTransport:
+    """One instance's way to a `MemoryBroker`."""
+
+    def __init__(self, app_name: str, broker: MemoryBroker) -> None:
+        self.broker = broker
+        self.reply_to = f"memory-{id(self)}"
+        self._app_name = app_name
+        self._receiver: Receiver | None = None
+        self._rules: Sequence[EventRule] = ()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def status(self) -> MeshStatus:
+        """Connected from `start` to `stop`, unless the broker is interrupted."""
+        if self._receiver is None:
+            return MeshStatus(False, "not started")
+        up = self.broker.up.is_set()
+        return MeshStatus(up, "" if up else "interrupted")
+
+    async def start(self, receiver: Receiver, rules: Sequence[EventRule]) -> None:
+        """Join the broker."""
+        self._receiver, self._rules = receiver, rules
+        self.broker.attach(self)
+        self.on_resumed()
+
+    async def stop(self) -> None:
+        """Leave the broker."""
+        if self._receiver is None:
+            return
+        await _end(self._tasks)
+        await self.broker.detach(self)
+        receiver, self._receiver = self._receiver, None
+        receiver.on_replies_lost()
+        receiver.on_status()
+
+    async def publish(self, message: Message) -> None:
+        """Hand a message to the broker.
+
+        Raises:
+            Unroutable: a call to a service that is not there.
+            LinkLost: not started.
+        """
+        if self._receiver is None:
+            raise LinkLost("not started")
+        await self.broker.up.wait()
+        self.broker.route(message, self.reply_to)
+        message.sent = True
+
+    def on_reply(self, correlation_id: str, body: bytes) -> None:
+        """Pass a reply on, if there is a connection."""
+        if self._receiver is not None and self.broker.up.is_set():
+            self._receiver.on_reply(correlation_id, body)
+
+    def on_interrupted(self) -> None:
+        """Lose the replies; events in work come again."""
+        for task in self._tasks:
+            task.cancel()
+        if self._receiver is not None:
+            self._receiver.on_replies_lost()
+            self._receiver.on_status()
+
+    def on_resumed(self) -> None:
+        """Consume again."""
+        if self._receiver is None:
+            return
+        for rule in self._rules:
+            task = asyncio.get_running_loop().create_task(self._consume(rule, self._receiver))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._receiver.on_status()
+
+    async def _consume(self, rule: EventRule, receiver: Receiver) -> None:
+        queue = self.broker.queue(f"{self._app_name}.events.{rule.name}.v1", rule.topic)
+        async with queue.active:
+            while True:
+                while not queue.events:
+                    queue.arrived.clear()
+                    await queue.arrived.wait()
+                delivery = queue.events[0]
+                taken = await receiver.on_event(rule, delivery)
+                if not taken:
+                    self.broker.dead_letters.append(delivery)
+                if queue.events and queue.events[0] is delivery:
+                    queue.events.popleft()
+
+
+def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether a topic fits a pattern, by the rules of AMQP's topic exchange."""
+    if not pattern:
+        return not words
+    if pattern[0] == "#":
+        return topic_matches(pattern[1:], words) or bool(
+            words and topic_matches(pattern, words[1:])
+        )
+    return bool(words) and pattern[0] in ("*", words[0]) and topic_matches(pattern[1:], words[1:])
+
+
+async def _end(tasks: set[asyncio.Task[None]]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    ending = tuple(tasks)
+    for task in ending:
+        task.cancel()
+    await asyncio.gather(*ending, return_exceptions=True)

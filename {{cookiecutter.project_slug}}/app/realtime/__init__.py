@@ -1,0 +1,1 @@
+"""A socket's conversation: what a browser may ask, and who answers."""

@@ -1,0 +1,111 @@
+"""What one feature offers to sockets: mesh methods, own methods, event rules."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from app.auth.caller import Caller
+from app.cluster.messenger import Messenger
+from app.mesh.client import MeshClient
+from app.mesh.events import MeshEvent
+from app.realtime.handlers import Handler, handler
+
+Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
+
+_METHOD_MAY_ASK = frozenset({Caller, Messenger, MeshClient})
+_EVENT_MAY_ASK = frozenset({MeshEvent, Messenger, MeshClient})
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """A mesh method that browsers may call."""
+
+    scopes: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A method answered here."""
+
+    scopes: frozenset[str]
+    handler: Handler
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What happens at a mesh event."""
+
+    name: str
+    topic: str
+    handler: Handler
+
+
+@dataclass(slots=True)
+class RealtimeRouter:
+    """Collects what a feature offers. Nothing is offered that is not named: deny by default."""
+
+    targets: dict[str, Exposure | Method] = field(default_factory=dict)
+    """By `<service>.<method>`, as browsers call it."""
+    rules: dict[str, Rule] = field(default_factory=dict)
+
+    def expose(
+        self, service: str, *, methods: Collection[str], scopes: Collection[str] = ()
+    ) -> None:
+        """Let browsers whose token has all of `scopes` call these methods of a mesh service."""
+        for method in methods:
+            self._offer(f"{service}.{method}", Exposure(frozenset(scopes)))
+
+    def method(self, name: str, *, scopes: Collection[str] = ()) -> Callable[[Function], Function]:
+        """Answer `<service>.<method>` here, for browsers whose token has all of `scopes`.
+
+        The function may ask for a Pydantic model (the parameters), `Caller`, `Messenger`,
+        `MeshClient` and `Annotated[..., Depends(...)]`, by type.
+        """
+        if "." not in name:
+            raise ValueError(f"{name!r}: a method is named <service>.<method>")
+
+        def declare(function: Function) -> Function:
+            bound = handler(function, _METHOD_MAY_ASK, params=True)
+            self._offer(name, Method(frozenset(scopes), bound))
+            return function
+
+        return declare
+
+    def event(self, topic: str, *, name: str | None = None) -> Callable[[Function], Function]:
+        """Handle mesh events whose topic matches: `*` is one word, `#` any number of them.
+
+        Each rule has a durable queue named after it, so `name` (by default the function's) must
+        stay as it is from release to release. The function may ask for `MeshEvent`,
+        `Messenger`, `MeshClient` and `Annotated[..., Depends(...)]`.
+        """
+
+        def declare(function: Function) -> Function:
+            rule = Rule(
+                name or function.__name__, topic, handler(function, _EVENT_MAY_ASK, params=False)
+            )
+            if rule.name in self.rules:
+                raise ValueError(f"two event rules are called {rule.name!r}")
+            self.rules[rule.name] = rule
+            return function
+
+        return declare
+
+    def include(self, other: RealtimeRouter) -> None:
+        """Take in what another router offers.
+
+        Raises:
+            ValueError: both offer the same method or have a rule of the same name.
+        """
+        for name, target in other.targets.items():
+            self._offer(name, target)
+        for rule in other.rules.values():
+            if rule.name in self.rules:
+                raise ValueError(f"two event rules are called {rule.name!r}")
+            self.rules[rule.name] = rule
+
+    def _offer(self, name: str, target: Exposure | Method) -> None:
+        if name in self.targets:
+            raise ValueError(f"{name!r} is offered twice")
+        self.targets[name] = target

@@ -1,0 +1,129 @@
+"""A socket's life, from being let in to being gone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from app.auth.caller import Caller
+from app.broadcasts.service import BroadcastService
+from app.cluster.index import ConnectionIndex
+from app.cluster.redis import UNAVAILABLE
+from app.connections.close_codes import CloseCode
+from app.connections.connection import Connection, new_connection_id
+from app.connections.messages import Event, Hello
+from app.connections.registry import ConnectionRegistry
+from app.connections.transport import Transport
+from app.errors import Problem
+from app.realtime.conversation import Conversation, Verify
+from app.realtime.dispatcher import Dispatcher
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class Sessions:
+    """Opens and closes conversations; the registry and the index know of those that are open."""
+
+    def __init__(
+        self,
+        registry: ConnectionRegistry,
+        index: ConnectionIndex,
+        dispatcher: Dispatcher,
+        broadcasts: BroadcastService,
+        verify: Verify,
+        settings: Settings,
+        metrics: Metrics,
+    ) -> None:
+        self._registry = registry
+        self._index = index
+        self._dispatcher = dispatcher
+        self._broadcasts = broadcasts
+        self._verify = verify
+        self._settings = settings
+        self._metrics = metrics
+
+    def begin(
+        self, transport: Transport, caller: Caller, *, address: str = "", device: str = ""
+    ) -> Conversation:
+        """A conversation on an accepted socket, known on this instance; what it says is held."""
+        connection = Connection(
+            new_connection_id(self._index.instance_id),
+            caller.user_id,
+            transport,
+            max_queue_bytes=self._settings.max_queue_bytes,
+            facts={
+                "since": time.time(),
+                "address": address,
+                "device": device[:200],
+                "session": caller.session_id,
+            },
+        )
+        self._registry.register(connection)
+        self._metrics.connections.inc()
+        self._metrics.connections_opened.inc()
+        return Conversation(
+            connection, caller, self._dispatcher, self._verify, self._settings, self._metrics
+        )
+
+    async def admit(self, conversation: Conversation) -> None:
+        """Make it known everywhere, then say hello.
+
+        In this order no message can fall between: what arrives before the hello is held. A
+        socket that cannot be admitted is closed with the code that says why.
+        """
+        connection, caller = conversation.connection, conversation.caller
+        try:
+            positions, greetings = await asyncio.gather(
+                self._index.register(connection), self._greetings(caller.user_id)
+            )
+        except Problem as problem:
+            connection.close(CloseCode.CONNECTION_LIMIT, problem.description)
+        except UNAVAILABLE as error:
+            logger.warning("socket refused, Redis: %s: %s", type(error).__name__, error)
+            connection.close(CloseCode.SERVER_ERROR, "try again")
+        else:
+            connection.open(self._hello(connection, caller, positions))
+            for greeting in greetings:
+                connection.send(greeting)
+        if self._registry.by_id(connection.id) is None:
+            self._index.unregister(connection)
+
+    def close(self, conversation: Conversation, code: int) -> None:
+        """Forget a socket that is gone. `code` is what its peer closed it with."""
+        connection = conversation.connection
+        code = connection.closing or code
+        connection.close(code)
+        conversation.closed()
+        self._registry.unregister(connection)
+        self._metrics.connections.dec()
+        self._metrics.connections_closed.labels(code).inc()
+        logger.info(
+            "socket closed",
+            extra={
+                "connection": connection.id,
+                "user": connection.user_id,
+                "code": code,
+                "seconds": round(time.time() - connection.facts["since"], 1),
+            },
+        )
+        self._index.unregister(connection)
+
+    def _hello(self, connection: Connection, caller: Caller, positions: dict[str, str]) -> Hello:
+        return Hello(
+            session_id=connection.id,
+            user_id=caller.user_id,
+            username=caller.username,
+            expires_at=caller.expires_at,
+            ping_interval=self._settings.ping_interval,
+            positions=positions,
+        )
+
+    async def _greetings(self, user_id: str) -> list[Event]:
+        try:
+            return await self._broadcasts.greetings_for(user_id)
+        except Exception as error:
+            logger.warning("no greetings for %s: %s: %s", user_id, type(error).__name__, error)
+            return []

@@ -1,0 +1,55 @@
+"""`/ws`: where browsers connect."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import APIRouter, WebSocket
+
+from app.cluster.redis import UNAVAILABLE
+from app.connections.close_codes import CloseCode
+from app.connections.messages import SUBPROTOCOL
+from app.errors import Code, Problem
+from app.realtime.asgi import serve
+
+logger = logging.getLogger(__name__)
+router = APIRouter()
+
+
+@router.websocket("/ws")
+async def websocket(websocket: WebSocket) -> None:
+    """Speak `bff.v1` with a browser (the template's `docs/protocol.md`).
+
+    A wrong Origin and a draining instance are refused with HTTP 403. Other refusals are accepted
+    and then closed with a code, because browsers do not show their pages the status of a refused
+    handshake.
+    """
+    state = websocket.app.state
+    if state.draining.begun:
+        await websocket.close()
+        return
+    try:
+        caller = await state.authenticator.authenticate_socket(websocket)
+    except Problem as problem:
+        await _refuse(websocket, problem)
+    except UNAVAILABLE as error:
+        logger.warning("nobody can be let in, Redis: %s: %s", type(error).__name__, error)
+        await _refuse(websocket, Problem(Code.SERVICE_UNAVAILABLE, "Try again"))
+    else:
+        await _accept(websocket)
+        await serve(websocket, caller, state.sessions)
+
+
+async def _accept(websocket: WebSocket) -> None:
+    offered = websocket.scope.get("subprotocols", ())
+    await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+
+
+async def _refuse(websocket: WebSocket, problem: Problem) -> None:
+    if problem.code is Code.FORBIDDEN:
+        await websocket.close()
+        return
+    await _accept(websocket)
+    signed_out = problem.code is Code.UNAUTHENTICATED
+    code = CloseCode.NOT_AUTHENTICATED if signed_out else CloseCode.SERVER_ERROR
+    await websocket.close(code, problem.description)

@@ -1,0 +1,1 @@
+"""uvicorn as the BFF needs it."""

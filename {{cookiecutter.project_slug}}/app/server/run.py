@@ -1,0 +1,96 @@
+"""Runs uvicorn: limits, pings, and sockets that are sent elsewhere at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from contextlib import suppress
+from typing import Any
+
+import uvicorn
+from uvicorn.supervisors import ChangeReload, Multiprocess, multiprocess
+
+from app.server.protocol import SUPPORTED
+from app.settings import Settings
+from app.telemetry import logs
+
+logger = logging.getLogger(__name__)
+
+FACTORY = "app.main:create_app"
+
+
+class Server(uvicorn.Server):
+    """A server that drains before it closes anything: lifespan shutdown would come too late."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let sockets leave with 4001; a second Ctrl-C cuts it short."""
+        draining = asyncio.create_task(_state(self.config.loaded_app).draining.drain())
+        while not draining.done() and not self.force_exit:
+            await asyncio.wait({draining}, timeout=0.1)
+        draining.cancel()
+        await super().shutdown(sockets)
+
+
+class _Worker(multiprocess.Process):
+    """A worker process of several, with our server in it."""
+
+    @property
+    def server(self) -> uvicorn.Server:
+        if self._server is None:
+            self._server = Server(config=self.config)
+        return self._server
+
+
+def configuration(
+    settings: Settings, app: Any = FACTORY, *, ws: str | None = None, **options: Any
+) -> uvicorn.Config:
+    """How uvicorn serves the app, here and in tests; `ws` is another WebSocket protocol."""
+    return uvicorn.Config(
+        app,
+        factory=app is FACTORY,
+        ws=ws or _websocket_protocol(),
+        ws_max_size=settings.max_frame_bytes,
+        ws_ping_interval=settings.ping_interval,
+        ws_ping_timeout=settings.ping_timeout,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+        log_config=None,
+        **options,
+    )
+
+
+def run(
+    settings: Settings, *, host: str, port: int, workers: int = 1, reload: bool = False
+) -> None:
+    """Serve until a signal comes."""
+    logs.configure(settings)
+    config = configuration(settings, host=host, port=port, workers=workers, reload=reload)
+    if reload:
+        ChangeReload(config, target=Server(config).run, sockets=[config.bind_socket()]).run()
+    elif workers > 1:
+        multiprocess.Process = _Worker  # type: ignore[misc]
+        Multiprocess(config, sockets=[config.bind_socket()]).run()
+    else:
+        with suppress(KeyboardInterrupt):
+            Server(config).run()
+
+
+def _websocket_protocol() -> str:
+    """Ours, if it knows the inside of this uvicorn; sockets work with any."""
+    if uvicorn.__version__.startswith(SUPPORTED):
+        return "app.server.protocol:WebSocketProtocol"
+    logger.warning(
+        "uvicorn %s is not one of %s*: sockets cost more than they need to",
+        uvicorn.__version__,
+        "*, ".join(SUPPORTED),
+    )
+    return "websockets-sansio"
+
+
+def _state(app: Any) -> Any:
+    """The state of our app, below whatever uvicorn has wrapped around it."""
+    while not hasattr(app, "state"):
+        app = app.app
+    return app.state

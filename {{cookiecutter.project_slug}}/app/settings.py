@@ -1,0 +1,166 @@
+"""Every setting, from the environment or `.env`; `.env.example` lists them for operators."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+MIN_SECRET_BYTES = 32
+MIN_SECRET_CHARACTERS = 10
+"""How many different characters a secret needs at least."""
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _origin(value: str) -> str:
+    """An origin as browsers send it: scheme, host and port, nothing else (RFC 6454, section 6)."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/"):
+        raise ValueError(f"{value!r} is no origin: write scheme://host or scheme://host:port")
+    return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def _blank_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+Origins = Annotated[
+    tuple[Annotated[str, BeforeValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
+]
+BlankIsNone = BeforeValidator(_blank_is_none)
+Count = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Settings(BaseSettings):
+    """What varies between deployments. Field `redis_url` is the variable `REDIS_URL`."""
+
+    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+
+    app_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")] = "bff"
+    """Prefix of every Redis key and every queue: two BFFs on one Redis need two names."""
+    environment: Literal["development", "test", "production"] = "production"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "text"] = "json"
+
+    redis_url: str = "redis://localhost:6379/0"
+    """`redis://`, `rediss://`, `redis+sentinel://host:port,host:port/master`, `redis+cluster://`,
+    or `memory://`: an embedded engine for one process."""
+    amqp_url: str = "amqp://guest:guest@localhost:5672/"
+    """`amqp://`, `amqps://`, or `memory://`: a mesh inside this process."""
+    database_url: str = "sqlite+aiosqlite:///bff.sqlite3"
+    """An async SQLAlchemy address: `sqlite+aiosqlite://` or `postgresql+asyncpg://`."""
+
+    jwt_secret: Annotated[SecretStr | None, BlankIsNone] = None
+    """The HS256 secret; or give `jwks_url`."""
+    jwks_url: Annotated[str | None, BlankIsNone] = None
+    """Where the identity provider publishes its keys (RFC 7517)."""
+    jwt_algorithms: Names = ("HS256",)
+    """The only algorithms accepted. With `jwks_url`: RS256, ES256 and their like."""
+    jwt_issuer: Annotated[str | None, BlankIsNone] = None
+    jwt_audience: Annotated[str | None, BlankIsNone] = None
+    jwt_leeway: Annotated[float, Field(ge=0, le=300)] = 10
+    """Seconds by which clocks may differ."""
+    auth_cookie: str = "Authorization"
+    """The cookie that may carry the token."""
+    allowed_origins: Origins = ()
+    """The exact origins whose pages may connect, separated by commas. There is no wildcard."""
+    ticket_seconds: Count = 30
+    """How long a single-use ticket is good."""
+    token_grace: Seconds = 25
+    """Seconds between a token's expiry and the closing of its socket."""
+
+    ping_interval: Seconds = 25
+    ping_timeout: Seconds = 10
+    max_frame_bytes: Count = 64 * 1024
+    max_json_depth: Count = 32
+    max_body_bytes: Count = 256 * 1024
+    """Of an HTTP request."""
+    max_queue_bytes: Count = 1024 * 1024
+    """What may wait for a socket that reads too slowly; beyond it the socket is closed."""
+    messages_per_minute: Count = 600
+    message_burst: Count = 100
+    requests_in_flight: Count = 32
+    """Per socket."""
+    connections_per_user: Count = 20
+    """Over all instances."""
+    drain_seconds: Annotated[float, Field(ge=0)] = 30
+
+    stream_length: Count = 200
+    """How many recent messages of a user are kept for those who come back."""
+    stream_seconds: Count = 600
+    position_seconds: Count = 24 * 3600
+    """How long a quiet user's position stays good."""
+    lease_seconds: Seconds = 15
+    """How long an instance that has fallen silent still counts as living."""
+    lease_renewal: Seconds = 5
+    relay_probe: Seconds = 5
+    """How often the relay proves that it hears; three probes unheard make it deaf."""
+
+    request_timeout: Seconds = 10
+    """Seconds a mesh call may take when the caller names no time."""
+    request_timeout_max: Seconds = 30
+    pending_requests: Count = 10_000
+    """Mesh calls in flight per instance."""
+    rpc_exchange: str = "nuropb-rpc-exchange"
+    events_exchange: str = "nuropb-events-exchange"
+    dead_letter_exchange: str = "nuropb-dl-exchange"
+    mesh_token_key: str = "Authorization"  # noqa: S105
+    """The key of a call's `context` under which services look for the caller's token."""
+    mesh_token_prefix: str = ""
+    """What stands before that token: NuroPb services expect nothing."""
+
+    @property
+    def development(self) -> bool:
+        return self.environment == "development"
+
+    @property
+    def prefix(self) -> str:
+        """Before every Redis key: names carry a version, so that old and new instances can live
+        side by side during a rolling update."""
+        return f"{self.app_name}:v1"
+
+    @property
+    def embedded(self) -> bool:
+        """Whether an engine of this process stands in for a server."""
+        return "memory://" in (self.redis_url, self.amqp_url)
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if self.jwt_secret is None and self.jwks_url is None:
+            raise ValueError("set JWT_SECRET or JWKS_URL: without one nobody can sign in")
+        hmac = [name for name in self.jwt_algorithms if name.startswith("HS")]
+        if self.jwks_url is not None and hmac:
+            raise ValueError("JWT_ALGORITHMS: with JWKS_URL name RS256, ES256 or the like, not HS*")
+        if self.jwks_url is None and len(hmac) != len(self.jwt_algorithms):
+            raise ValueError("JWT_ALGORITHMS: with JWT_SECRET only HS256, HS384 and HS512 go")
+        if not self.jwt_algorithms:
+            raise ValueError("JWT_ALGORITHMS is empty: name at least one")
+        if self.lease_renewal * 2 > self.lease_seconds:
+            raise ValueError("LEASE_SECONDS must be at least twice LEASE_RENEWAL")
+        if self.request_timeout > self.request_timeout_max:
+            raise ValueError("REQUEST_TIMEOUT is larger than REQUEST_TIMEOUT_MAX")
+        return self
+
+    @model_validator(mode="after")
+    def _is_safe(self) -> Self:
+        if self.environment != "production":
+            return self
+        if self.embedded:
+            raise ValueError("memory:// is for development: production needs Redis and RabbitMQ")
+        if self.jwt_secret is not None:
+            secret = self.jwt_secret.get_secret_value()
+            if len(secret.encode()) < MIN_SECRET_BYTES or len(set(secret)) < MIN_SECRET_CHARACTERS:
+                raise ValueError(
+                    f"JWT_SECRET is weak: take at least {MIN_SECRET_BYTES} random bytes, "
+                    "for instance from `openssl rand -hex 32`"
+                )
+        return self

@@ -1,0 +1,97 @@
+"""A database of each test's own: SQLite, or PostgreSQL where TEST_DATABASE_URL names one."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from app.broadcasts.service import BroadcastService
+from app.cluster.messenger import Sent
+from app.cluster.redis import RedisClient, SharedPipeline, connect
+from app.db import migrate
+from app.db.database import Database
+from app.settings import Settings
+
+
+@dataclass
+class RecordingMessenger:
+    """A messenger that keeps what it is given; two connections for every user, five in all."""
+
+    sent: list[tuple[str, Any, str, Any]] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    failure: Exception | None = None
+
+    async def to_all(self, topic: str, event: Any) -> Sent:
+        self._record("all", None, topic, event)
+        return Sent("all/e/1", 5)
+
+    async def to_users(self, user_ids: list[str], topic: str, event: Any) -> list[Sent]:
+        self._record("users", user_ids, topic, event)
+        return [Sent(f"user/{user_id}/1", 2) for user_id in user_ids]
+
+    async def to_connection(self, connection_id: str, topic: str, event: Any) -> Sent:
+        self._record("connection", connection_id, topic, event)
+        return Sent(None, 1)
+
+    async def close_user(self, user_id: str) -> int:
+        self.closed.append(user_id)
+        return 2
+
+    def _record(self, audience: str, to: Any, topic: str, event: Any) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.sent.append((audience, to, topic, event))
+
+
+@pytest.fixture
+async def settings(settings: Settings) -> AsyncIterator[Settings]:
+    """The settings of the whole suite, with a fresh database."""
+    server = os.environ.get("TEST_DATABASE_URL")
+    if server is None:
+        yield settings
+        return
+    name = f"test_{secrets.token_hex(6)}"
+    url = make_url(server).set(database=name).render_as_string(hide_password=False)
+    engine = create_async_engine(server, isolation_level="AUTOCOMMIT")
+    try:
+        async with engine.connect() as connection:
+            await connection.execute(text(f"CREATE DATABASE {name} TEMPLATE template0"))
+            yield settings.model_copy(update={"database_url": url})
+            await connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    finally:
+        await engine.dispose()
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
+    client = connect(settings.redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+async def database(settings: Settings) -> AsyncIterator[Database]:
+    await migrate.upgrade(settings)
+    database = Database(settings)
+    yield database
+    await database.close()
+
+
+@pytest.fixture
+def messenger() -> RecordingMessenger:
+    return RecordingMessenger()
+
+
+@pytest.fixture
+def service(
+    database: Database, redis: RedisClient, messenger: RecordingMessenger, settings: Settings
+) -> BroadcastService:
+    return BroadcastService(database, SharedPipeline(redis), messenger, settings)  # type: ignore[arg-type]

@@ -1,0 +1,73 @@
+"""The relay proves that it hears, and listens anew when it does not."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from app.cluster.redis import RedisClient
+from app.settings import Settings
+from tests.cluster.conftest import Instance, StartInstance
+from tests.waiting import until
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"relay_probe": 0.1})
+
+
+async def test_it_says_that_it_does_not_hear_before_it_does(
+    redis: RedisClient, settings: Settings
+) -> None:
+    assert Instance(redis, settings).relay.reason == "not listening yet"
+
+
+async def test_it_hears_once_it_listens(start: StartInstance) -> None:
+    a = await start()
+    assert a.relay.reason == ""
+
+
+async def test_a_deaf_subscription_is_noticed_and_replaced(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start()
+    relay: Any = a.relay
+    original = relay._redis.pubsub
+    deaf = asyncio.Event()
+
+    class Deaf:
+        """Subscribed, connected, and silent: what a half-open TCP connection looks like."""
+
+        async def subscribe(self, *channels: str) -> None:
+            deaf.set()
+
+        async def get_message(self, timeout: float) -> None:
+            await asyncio.sleep(timeout)
+
+        async def aclose(self) -> None: ...
+
+    monkeypatch.setattr(relay._redis, "pubsub", Deaf)
+    relay._heard_at = -1000.0
+    await until(deaf.is_set)
+    await until(lambda: bool(relay.reason))
+    monkeypatch.setattr(relay._redis, "pubsub", original)
+    await until(lambda: relay.reason == "")
+    restarts = a.metrics.registry.get_sample_value("bff_relay_restarts_total")
+    assert restarts is not None
+    assert restarts >= 2
+
+
+async def test_an_order_that_fails_does_not_end_the_relay(start: StartInstance) -> None:
+    a = await start()
+    alice = await a.join("alice")
+
+    def broken(frame: object) -> None:
+        raise RuntimeError("a bug")
+
+    alice.transport.write = broken  # type: ignore[method-assign]
+    bob = await a.join("bob")
+    await a.messenger.to_user("alice", "x", 1)
+    await a.messenger.to_user("bob", "x", 1)
+    await until(lambda: len(bob.transport.frames) == 2)  # type: ignore[attr-defined]

@@ -1,0 +1,57 @@
+"""Engines are embedded unless TEST_REDIS_URL and TEST_AMQP_URL name real servers."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from tests.running import SECRET, Bff, run
+
+
+@pytest.fixture
+def redis_url() -> str:
+    return os.environ.get("TEST_REDIS_URL", "memory://")
+
+
+@pytest.fixture
+def amqp_url() -> str:
+    return os.environ.get("TEST_AMQP_URL", "memory://")
+
+
+@pytest.fixture
+def settings(redis_url: str, amqp_url: str, tmp_path: Path) -> Settings:
+    """Settings under a name of their own: nothing is shared with another test."""
+    return Settings(
+        _env_file=None,
+        app_name=f"test-{secrets.token_hex(4)}",
+        environment="test",
+        redis_url=redis_url,
+        amqp_url=amqp_url,
+        database_url=f"sqlite+aiosqlite:///{tmp_path}/test.sqlite3",
+        jwt_secret=SECRET,
+        allowed_origins="http://localhost:8000",
+    )
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics()
+
+
+@pytest.fixture
+def ws() -> str | None:
+    """uvicorn's WebSocket protocol; None is ours."""
+    return None
+
+
+@pytest.fixture
+async def bff(settings: Settings, ws: str | None) -> AsyncIterator[Bff]:
+    """The whole BFF on a real server, with the example service `orders` on its mesh."""
+    async with run(settings, ws=ws) as running:
+        yield running

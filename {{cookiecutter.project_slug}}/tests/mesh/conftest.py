@@ -1,0 +1,107 @@
+"""Each test runs on the in-process mesh, and on RabbitMQ when TEST_AMQP_URL names one."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from app.errors import Code, Problem
+from app.mesh.client import MeshClient
+from app.mesh.events import EventRule
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from tests.mesh.engines import Engine, MemoryEngine, RabbitEngine
+from tests.waiting import until
+
+StartClient = Callable[..., Awaitable[MeshClient]]
+
+
+@pytest.fixture
+def rabbitmq_url() -> str:
+    if "TEST_AMQP_URL" not in os.environ:
+        pytest.skip("TEST_AMQP_URL names no RabbitMQ")
+    return os.environ["TEST_AMQP_URL"]
+
+
+@pytest.fixture(params=["memory", "rabbitmq"])
+def amqp_url(request: pytest.FixtureRequest) -> str:
+    if request.param == "memory":
+        return "memory://"
+    url: str = request.getfixturevalue("rabbitmq_url")
+    return url
+
+
+@pytest.fixture
+async def engine(settings: Settings) -> AsyncIterator[Engine]:
+    engine: MemoryEngine | RabbitEngine
+    if settings.amqp_url == "memory://":
+        engine = MemoryEngine(settings)
+    else:
+        engine = RabbitEngine(settings)
+        await engine.start()
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture
+async def start_client(
+    settings: Settings, metrics: Metrics, engine: Engine
+) -> AsyncIterator[StartClient]:
+    """Starts clients with the rules given and waits until they are connected."""
+    clients: list[MeshClient] = []
+
+    async def start(*rules: EventRule, **changed: Any) -> MeshClient:
+        client = MeshClient(settings.model_copy(update=changed), metrics, engine.transport())
+        for rule in rules:
+            client.add_rule(rule)
+        clients.append(client)
+        await client.start()
+        await until(lambda: client.status.connected)
+        return client
+
+    yield start
+    for client in clients:
+        await client.stop()
+
+
+@pytest.fixture
+async def mesh(start_client: StartClient) -> MeshClient:
+    return await start_client()
+
+
+@pytest.fixture
+async def service(engine: Engine) -> str:
+    """The name of a service in the mesh."""
+    name = f"service-{secrets.token_hex(4)}"
+    notes: list[Any] = []
+
+    async def echo(*, context: dict[str, Any], **params: Any) -> Any:
+        return params
+
+    async def context(*, context: dict[str, Any]) -> Any:
+        return context
+
+    async def fail(*, context: dict[str, Any]) -> None:
+        raise RuntimeError("a password in here")
+
+    async def refuse(*, context: dict[str, Any]) -> None:
+        raise Problem(Code.INVALID_PARAMS, "a must be positive")
+
+    async def wait(*, context: dict[str, Any], seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        return "waited"
+
+    async def note(*, context: dict[str, Any], text: str) -> None:
+        notes.append(text)
+
+    async def notes_taken(*, context: dict[str, Any]) -> list[Any]:
+        return notes
+
+    methods = (echo, context, fail, refuse, wait, note, notes_taken)
+    await engine.serve(name, {method.__name__: method for method in methods})
+    return name

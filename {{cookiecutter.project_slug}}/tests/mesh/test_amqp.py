@@ -1,0 +1,118 @@
+"""What only a real RabbitMQ can show."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from app.errors import Code, Outcome, Problem
+from app.mesh.amqp import AmqpTransport
+from app.mesh.client import MeshClient
+from app.mesh.events import EventRule, MeshEvent
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+from tests.mesh.conftest import StartClient
+from tests.mesh.engines import RabbitEngine
+from tests.waiting import until
+
+
+@pytest.fixture
+def amqp_url(rabbitmq_url: str) -> str:
+    return rabbitmq_url
+
+
+async def test_a_silent_broker_holds_up_no_call(
+    mesh: MeshClient, service: str, engine: RabbitEngine
+) -> None:
+    engine.proxy.silent = True
+    async with asyncio.timeout(5):
+        with pytest.raises(Problem) as caught:
+            await mesh.request(service, "echo", {}, context={}, timeout=0.2)
+        assert caught.value.code is Code.TIMEOUT
+        assert caught.value.outcome is Outcome.UNKNOWN
+        with pytest.raises(Problem):
+            await mesh.command(service, "echo", {}, context={}, timeout=0.2)
+
+
+async def test_it_starts_before_the_broker_and_connects_when_there_is_one(
+    start_client: StartClient,
+    engine: RabbitEngine,
+    settings: Settings,
+    metrics: Metrics,
+    service: str,
+) -> None:
+    await engine.interrupt()
+    mesh = MeshClient(settings, metrics, engine.transport())
+    await mesh.start()
+    try:
+        await until(lambda: "refused" in mesh.status.reason or "Connect" in mesh.status.reason)
+        await engine.resume()
+        assert await mesh.request(service, "echo", {"a": 1}, context={}, timeout=20) == {"a": 1}
+    finally:
+        await mesh.stop()
+
+
+async def test_on_a_bare_broker_it_makes_its_exchanges(
+    settings: Settings, metrics: Metrics, engine: RabbitEngine
+) -> None:
+    names = {
+        name: f"{settings.app_name}-{name}"
+        for name in ("rpc_exchange", "events_exchange", "dead_letter_exchange")
+    }
+    transport = AmqpTransport(settings.model_copy(update=names))
+    mesh = MeshClient(settings, metrics, transport)
+    await mesh.start()
+    await until(lambda: mesh.status.connected)
+    await mesh.stop()
+    for name in names.values():
+        await engine.channel.exchange_declare(name, passive=True)
+        await engine.channel.exchange_delete(name)
+
+
+async def test_a_queue_that_cannot_be_declared_harms_only_its_rule(
+    start_client: StartClient, engine: RabbitEngine, settings: Settings, service: str
+) -> None:
+    """The queue exists with other arguments: RabbitMQ closes the channel (406)."""
+    taken: list[object] = []
+
+    async def take(event: MeshEvent) -> None:
+        taken.append(event.payload)
+
+    await engine.channel.queue_declare(f"{settings.app_name}.events.first.v1", durable=True)
+    topic = f"{settings.app_name}.a"
+    mesh = await start_client(EventRule("first", topic, take), EventRule("second", topic, take))
+
+    async def heard() -> bool:
+        await mesh.publish(topic, 1)
+        return bool(taken)
+
+    await until(heard)
+    assert await mesh.request(service, "echo", {}, context={}) == {}
+    assert mesh.status.connected
+
+
+async def test_no_body_is_logged(
+    mesh: MeshClient, service: str, engine: RabbitEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(Problem):
+        await mesh.request("no-such-service", "echo", {"a": "a secret"}, context={})
+    await mesh.request(service, "echo", {"a": "a secret"}, context={})
+    await engine.interrupt()
+    await until(lambda: not mesh.status.connected)
+    assert "a secret" not in caplog.text
+    assert {record.name for record in caplog.records} <= {"app.mesh.link", "asyncio"}
+
+
+async def test_nothing_is_left_running_after_stop(
+    settings: Settings, metrics: Metrics, engine: RabbitEngine
+) -> None:
+    before = asyncio.all_tasks()
+    mesh = MeshClient(settings, metrics, AmqpTransport(settings))
+    await mesh.start()
+    await until(lambda: mesh.status.connected)
+    await mesh.stop()
+    await until(lambda: asyncio.all_tasks() <= before)
+    assert not mesh.status.connected

@@ -1,0 +1,66 @@
+"""What operators are told."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.running import Bff
+
+
+async def test_a_sound_instance_is_alive_and_ready(bff: Bff) -> None:
+    async with bff.http() as http:
+        assert (await http.get("/health/live")).json() == {"alive": True}
+        ready = await http.get("/health/ready")
+    assert ready.status_code == 200
+    assert set(ready.json()["checks"]) == {"redis", "mesh", "database", "instance"}
+
+
+@pytest.mark.parametrize("part", ["redis", "database"])
+async def test_what_is_away_is_named_with_the_reason(
+    bff: Bff, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away() -> None:
+        raise ConnectionError("gone fishing")
+
+    monkeypatch.setattr(getattr(bff.app.state, part), "ping", away)
+    async with bff.http() as http:
+        ready = await http.get("/health/ready")
+    assert ready.status_code == 503
+    assert ready.json()["checks"][part] == {"ok": False, "reason": "ConnectionError: gone fishing"}
+
+
+async def test_a_relay_that_does_not_hear_is_not_ready(bff: Bff) -> None:
+    bff.app.state.relay._heard_at = -1000.0
+    async with bff.http() as http:
+        ready = await http.get("/health/ready")
+    assert "does not hear" in ready.json()["checks"]["redis"]["reason"]
+
+
+async def test_a_dead_background_task_is_not_alive(bff: Bff) -> None:
+    bff.app.state.background[1].cancel()
+    async with bff.http() as http:
+        await http.get("/health/ready")
+        assert (await http.get("/health/live")).status_code == 503
+
+
+async def test_metrics_count_sockets_and_calls(bff: Bff) -> None:
+    async with bff.browser() as browser:
+        await browser.request("orders", "list")
+        async with bff.http() as http:
+            text = (await http.get("/metrics")).text
+    assert "bff_connections 1.0" in text
+    assert 'bff_frames_in_total{type="request"} 1.0' in text
+    assert 'bff_mesh_calls_total{outcome="ok",service="orders"} 1.0' in text
+
+
+async def test_every_error_of_the_api_is_documented_as_problem_json(bff: Bff) -> None:
+    async with bff.http() as http:
+        document = (await http.get("/openapi.json")).json()
+    for path, operations in document["paths"].items():
+        if path.startswith(("/health", "/dev", "/bff-client", "/admin/stats")) or path == "/":
+            continue
+        for operation in operations.values():
+            errors = {code for code in operation["responses"] if code[0] in "45"}
+            assert "401" in errors, path
+            for code in errors:
+                assert "application/problem+json" in operation["responses"][code]["content"], path

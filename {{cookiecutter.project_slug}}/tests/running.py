@@ -1,0 +1,166 @@
+"""A BFF on a real server, and browsers that talk to it through real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+import websockets
+from fastapi import FastAPI
+
+from app.auth.tokens import issue
+from app.development.orders_service import OrdersService
+from app.main import create_app
+from app.mesh.amqp_service import AmqpService
+from app.mesh.memory import MemoryBroker
+from app.server.run import Server, configuration
+from app.settings import Settings
+from tests.waiting import until
+
+SECRET = "a-secret-for-tests-only-0123456789abcdef"
+SECONDS = 15
+
+
+class Browser:
+    """A socket as a page has it: frames as dicts, every wait with a deadline."""
+
+    def __init__(self, websocket: websockets.ClientConnection) -> None:
+        self.websocket = websocket
+        self.hello: dict[str, Any] = {}
+        self._passed_over: list[dict[str, Any]] = []
+
+    async def send(self, frame: Any) -> None:
+        """Send a dict as JSON, text and bytes as they are."""
+        raw = frame if isinstance(frame, str | bytes) else json.dumps(frame)
+        await self.websocket.send(raw)
+
+    async def receive(self) -> dict[str, Any]:
+        """The next frame."""
+        return await self._first(lambda frame: True)
+
+    async def event(self, topic: str) -> dict[str, Any]:
+        """The payload of the next event of that topic; other frames stay for later."""
+        frame = await self._first(
+            lambda frame: frame["type"] == "event" and frame["payload"]["topic"] == topic
+        )
+        payload: dict[str, Any] = frame["payload"]
+        return payload
+
+    async def request(self, service: str, method: str, **params: Any) -> dict[str, Any]:
+        """The payload of the response to a request; other frames stay for later."""
+        trace_id = f"{service}.{method}"
+        call = {"service": service, "method": method, "params": params, "trace_id": trace_id}
+        return await self.ask({"type": "request", "payload": call})
+
+    async def ask(self, frame: dict[str, Any]) -> dict[str, Any]:
+        """Send a frame; the payload of the answer that has its trace id."""
+        trace_id = frame["payload"]["trace_id"]
+        await self.send(frame)
+        answer = await self._first(lambda frame: frame["payload"].get("trace_id") == trace_id)
+        payload: dict[str, Any] = answer["payload"]
+        return payload
+
+    async def _first(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        for number, earlier in enumerate(self._passed_over):
+            if wanted(earlier):
+                return self._passed_over.pop(number)
+        async with asyncio.timeout(SECONDS):
+            while True:
+                frame: dict[str, Any] = json.loads(await self.websocket.recv())
+                if wanted(frame):
+                    return frame
+                self._passed_over.append(frame)
+
+    async def closed(self) -> int | None:
+        """The code that the server closes with; frames before it are passed over."""
+        async with asyncio.timeout(SECONDS):
+            with suppress(websockets.ConnectionClosed):
+                while True:
+                    await self.websocket.recv()
+        return self.websocket.close_code
+
+
+@dataclass
+class Bff:
+    """A running BFF."""
+
+    app: FastAPI
+    settings: Settings
+    address: str
+    server: uvicorn.Server
+
+    def token(self, user: str, scopes: Sequence[str] = ("orders",), lifetime: int = 600) -> str:
+        return issue(self.settings, user, scopes, lifetime=lifetime)
+
+    @asynccontextmanager
+    async def browser(
+        self, user: str = "alice", scopes: Sequence[str] = ("orders",), **options: Any
+    ) -> AsyncIterator[Browser]:
+        """An open socket of that user, past its hello."""
+        token = options.pop("token", None) or self.token(user, scopes)
+        headers = {"Authorization": f"Bearer {token}"}
+        async with self.handshake(headers=headers, **options) as browser:
+            hello = await browser.receive()
+            browser.hello = hello["payload"]["event"]
+            yield browser
+
+    @asynccontextmanager
+    async def handshake(
+        self, query: str = "", headers: dict[str, str] | None = None, **options: Any
+    ) -> AsyncIterator[Browser]:
+        """A socket opened with these headers; what comes first is for the test to read."""
+        async with websockets.connect(
+            f"ws://{self.address}/ws{query}", additional_headers=headers, **options
+        ) as websocket:
+            yield Browser(websocket)
+
+    def http(self, user: str = "alice", scopes: Sequence[str] = ("orders",)) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=f"http://{self.address}",
+            headers={"Authorization": f"Bearer {self.token(user, scopes)}"},
+            timeout=SECONDS,
+        )
+
+
+@asynccontextmanager
+async def run(
+    settings: Settings, app: FastAPI | None = None, ws: str | None = None
+) -> AsyncIterator[Bff]:
+    """Serve on a free port until the end of the block; `ws` is another WebSocket protocol."""
+    broker = MemoryBroker()
+    app = app or create_app(settings, broker=broker)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(configuration(settings, app, ws=ws))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await until(lambda: server.started or serving.done())
+            host, port = listener.getsockname()
+            async with _orders(settings, app, broker):
+                yield Bff(app, settings, f"{host}:{port}", server)
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@asynccontextmanager
+async def _orders(settings: Settings, app: FastAPI, broker: MemoryBroker) -> AsyncIterator[None]:
+    """The example service, on whatever mesh there is."""
+    methods = OrdersService(app.state.mesh.publish).methods
+    if settings.amqp_url == "memory://":
+        broker.serve(OrdersService.name, methods)
+        yield
+        return
+    service = AmqpService(settings, OrdersService.name, methods)
+    await service.start()
+    async with asyncio.timeout(SECONDS):
+        await service.joined()
+        await until(lambda: app.state.mesh.status.connected)
+    yield
+    await service.stop()

@@ -1,0 +1,233 @@
+"""Our server: sockets that leave their ASGI task, and frames written as they are."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import inspect
+import os
+import socket
+import struct
+from typing import Any
+
+import pytest
+import uvicorn
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from app.connections.close_codes import CloseCode
+from app.connections.connection import Connection
+from app.connections.frames import Frame
+from app.connections.messages import Event
+from app.connections.registry import ConnectionRegistry
+from app.server.protocol import SUPPORTED, WebSocketProtocol
+from app.settings import Settings
+from tests.running import Bff
+from tests.waiting import until
+
+INSIDE = "0bbcec989384"
+
+
+def connection_of(bff: Bff, user_id: str = "alice") -> Connection:
+    registry: ConnectionRegistry = bff.app.state.sessions._registry
+    (connection,) = registry.by_user(user_id)
+    return connection
+
+
+def protocol_of(connection: Connection) -> WebSocketProtocol:
+    assert isinstance(connection.transport, WebSocketProtocol)
+    return connection.transport
+
+
+async def raw_handshake(bff: Bff, *, receive_buffer: int | None = None) -> socket.socket:
+    """A TCP socket that has asked for the upgrade, and reads only when it is told to."""
+    host, port = bff.address.split(":")
+    raw = socket.socket()
+    raw.setblocking(False)
+    if receive_buffer:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(raw, (host, int(port)))
+    key = base64.b64encode(os.urandom(16)).decode()
+    lines = (
+        "GET /ws HTTP/1.1",
+        f"Host: {bff.address}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {key}",
+        "Sec-WebSocket-Version: 13",
+        f"Authorization: Bearer {bff.token('alice')}",
+        "",
+        "",
+    )
+    await loop.sock_sendall(raw, "\r\n".join(lines).encode())
+    return raw
+
+
+async def read_until(raw: socket.socket, mark: bytes) -> bytes:
+    loop = asyncio.get_running_loop()
+    data = b""
+    async with asyncio.timeout(15):
+        while mark not in data:
+            chunk = await loop.sock_recv(raw, 65536)
+            if not chunk:
+                break
+            data += chunk
+    return data
+
+
+def masked(opcode: int, payload: bytes) -> bytes:
+    """A small client frame with a mask of zeros."""
+    return struct.pack("!BB4s", 0x80 | opcode, 0x80 | len(payload), bytes(4)) + payload
+
+
+def test_the_inside_of_uvicorn_is_the_one_that_this_leans_on() -> None:
+    """When it fails: read uvicorn's changes, run this folder's tests, then write down the new
+    release in SUPPORTED and the new digest here."""
+    assert uvicorn.__version__.startswith(SUPPORTED), "another uvicorn: see the docstring"
+    source = inspect.getsource(WebSocketsSansIOProtocol)
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    assert digest.startswith(INSIDE), f"uvicorn's inside has moved ({digest[:12]})"
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+def test_a_frame_is_made_once_and_as_the_rfc_has_it(size: int) -> None:
+    frame = Frame(b"x" * size)
+    assert frame.wire is frame.wire
+    header = {0: 2, 125: 2, 126: 4, 65535: 4, 65536: 10}[size]
+    assert len(frame.wire) == header + size
+    assert frame.wire[0] == 0x81
+
+
+async def test_an_idle_socket_has_no_task(bff: Bff) -> None:
+    async with bff.browser("bob"):
+        before = {task for task in asyncio.all_tasks() if "app" in repr(task.get_coro())}
+        async with bff.browser("alice") as alice:
+            await alice.request("orders", "list")
+            after = {task for task in asyncio.all_tasks() if "app" in repr(task.get_coro())}
+    assert after <= before
+    assert not any("run_asgi" in repr(task) for task in after)
+
+
+async def test_what_gathers_in_one_turn_is_one_write_in_order(
+    bff: Bff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bff.browser("alice") as alice:
+        connection = connection_of(bff)
+        protocol = protocol_of(connection)
+        writes: list[bytes] = []
+        transport = protocol.transport
+
+        class Spy:
+            def write(self, data: bytes) -> None:
+                writes.append(data)
+                transport.write(data)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(transport, name)
+
+        monkeypatch.setattr(protocol, "transport", Spy())
+        for number in range(20):
+            connection.send(Event("n", number))
+        received = [(await alice.event("n"))["event"] for _ in range(20)]
+        monkeypatch.undo()
+    assert received == list(range(20))
+    assert len(writes) == 1
+
+
+async def test_frames_that_came_with_the_handshake_are_not_lost(bff: Bff) -> None:
+    raw = await raw_handshake(bff)
+    assert b"101" in await read_until(raw, b"\r\n\r\n")
+    loop = asyncio.get_running_loop()
+    ping = b'{"type":"ping","payload":{"trace_id":"early"}}'
+    await loop.sock_sendall(raw, masked(1, ping) + masked(1, ping.replace(b"early", b"later")))
+    data = await read_until(raw, b"later")
+    assert data.find(b"hello") < data.index(b"early") < data.index(b"later")
+    raw.close()
+
+
+async def test_text_that_is_no_utf8_followed_by_a_close_in_one_piece(bff: Bff) -> None:
+    raw = await raw_handshake(bff)
+    await read_until(raw, b"hello")
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(raw, masked(1, b"\xff\xfe") + masked(8, struct.pack("!H", 1000)))
+    data = await read_until(raw, b"never")
+    assert data.count(b"\x88") >= 1
+    raw.close()
+    await until(lambda: not len(bff.app.state.sessions._registry))
+
+
+@pytest.mark.parametrize("code", [CloseCode.DRAIN, CloseCode.REVOKED])
+async def test_a_peer_that_stopped_reading_cannot_hold_up_the_close(
+    bff: Bff, code: CloseCode
+) -> None:
+    raw = await raw_handshake(bff, receive_buffer=4096)
+    await until(lambda: bool(bff.app.state.sessions._registry.by_user("alice")))
+    connection = connection_of(bff)
+    await until(lambda: connection._held is None)
+    large = Event("x", "0123456789" * 5000)
+    while protocol_of(connection).transport.get_write_buffer_size() < 300_000:
+        connection.send(large)
+        await asyncio.sleep(0)
+    connection.close(code)
+    await until(lambda: not len(bff.app.state.sessions._registry))
+    raw.close()
+
+
+async def test_a_slow_consumer_is_closed_and_its_neighbour_is_not(
+    bff: Bff, settings: Settings
+) -> None:
+    raw = await raw_handshake(bff, receive_buffer=4096)
+    async with bff.browser("bob") as bob:
+        await until(lambda: bool(bff.app.state.sessions._registry.by_user("alice")))
+        connection = connection_of(bff)
+        protocol = protocol_of(connection)
+        large = Frame(Event("x", "0123456789" * 5000).encode())
+        while connection.closing is None:
+            connection.send_frame(large)
+            assert protocol.buffered <= settings.max_queue_bytes + 65536
+            await asyncio.sleep(0)
+        assert connection.closing == CloseCode.SLOW_CONSUMER
+        await until(lambda: not bff.app.state.sessions._registry.by_user("alice"))
+        assert (await bob.request("orders", "list"))["error"] is None
+    raw.close()
+
+
+class TestWithoutPongs:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"ping_interval": 0.2, "ping_timeout": 0.2})
+
+    async def test_a_dead_peer_is_let_go(self, bff: Bff) -> None:
+        raw = await raw_handshake(bff)
+        data = await read_until(raw, struct.pack("!H", CloseCode.NO_PONG))
+        assert struct.pack("!H", CloseCode.NO_PONG) in data
+        await until(lambda: not len(bff.app.state.sessions._registry))
+        raw.close()
+
+
+async def test_context_variables_of_the_handshake_are_seen_by_each_frame(bff: Bff) -> None:
+    async with bff.browser("alice"):
+        protocol = protocol_of(connection_of(bff))
+        assert protocol._context is not None
+
+
+async def test_a_large_broadcast_leaves_room_for_others(bff: Bff) -> None:
+    """Flushing goes on turn by turn: nobody waits for the last socket."""
+    turns = 0
+    async with bff.browser("alice"):
+        flusher = protocol_of(connection_of(bff))._flusher
+
+        class Sink:
+            flushed_in: int | None = None
+
+            def flush(self) -> None:
+                self.flushed_in = turns
+
+        sinks = [Sink() for _ in range(2000)]
+        for sink in sinks:
+            flusher.add(sink)  # type: ignore[arg-type]
+        while sinks[-1].flushed_in is None:
+            turns += 1
+            await asyncio.sleep(0)
+    assert sinks[0].flushed_in < sinks[-1].flushed_in  # type: ignore[operator]
