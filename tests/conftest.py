@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,10 @@ import pytest
 from scripts.bake import ROOT, bake, bring_up_to_date, export
 from tests import servers
 from tests.baked import InstalledProject
+
+for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
+    os.environ.pop(name, None)
+"""`make` inside a test is the user's, not a part of the `make test` that runs the tests."""
 
 NUROPB_LOCK = ROOT / "tests" / "requirements-nuropb.lock"
 NUROPB_PYTHON = "python3.11"

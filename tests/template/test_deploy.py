@@ -35,7 +35,7 @@ def compose(default: BakedProject) -> dict[str, Any]:
 
 
 def test_compose_runs_two_instances_with_everything_they_need(compose: dict[str, Any]) -> None:
-    assert set(compose["services"]) == INSTANCES | ENGINES | {"nginx", "migrate"}
+    assert set(compose["services"]) == INSTANCES | ENGINES | {"nginx", "migrate", "orders"}
     for name, service in compose["services"].items():
         assert service["restart"] == ("no" if name == "migrate" else "unless-stopped"), name
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -47,6 +48,7 @@ def serve(host: str, port: int, workers: int) -> None:
         if settings.embedded:
             raise click.UsageError("memory:// lives in one process: use --workers 1")
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="bff-metrics-"))
+    _check_is_free(host, port)
     _run(settings, host=host, port=port, workers=workers)
 
 
@@ -61,6 +63,7 @@ def dev(host: str, port: int, reload: bool) -> None:
     origins = (*_settings().allowed_origins, *_pages(port))
     os.environ["ALLOWED_ORIGINS"] = ",".join(dict.fromkeys(origins))
     settings = _settings()
+    _check_is_free(host, port)
     if settings.development:
         click.echo(f"The page is at http://{host}:{port}/")
     _run(settings, host=host, port=port, reload=reload)
@@ -106,6 +109,15 @@ def _run(
     from app.server.run import run
 
     run(settings, host=host, port=port, workers=workers, reload=reload)
+
+
+def _check_is_free(host: str, port: int) -> None:
+    try:
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        message = f"{host}:{port} cannot be used: {error.strerror}. Try another --port."
+        raise click.ClickException(message) from None
 
 
 def _pages(port: int) -> tuple[str, str]:

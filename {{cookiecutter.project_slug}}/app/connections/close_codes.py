@@ -14,6 +14,8 @@ class CloseCode(IntEnum):
 
     UNSUPPORTED_DATA = 1003
     """A binary frame."""
+    MESSAGE_TOO_BIG = 1009
+    """A frame larger than `MAX_FRAME_BYTES`."""
     DRAIN = 4001
     """The instance is going away; another takes over."""
     SLOW_CONSUMER = 4002

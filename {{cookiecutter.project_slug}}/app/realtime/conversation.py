@@ -80,6 +80,9 @@ class Conversation:
         if isinstance(data, bytes):
             self.connection.close(CloseCode.UNSUPPORTED_DATA, "text frames only")
             return
+        if len(data) > self._settings.max_frame_bytes:
+            self.connection.close(CloseCode.MESSAGE_TOO_BIG)
+            return
         value: Any = None
         try:
             value = decode(data, self._settings.max_json_depth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from contextlib import suppress
@@ -20,8 +21,20 @@ logger = logging.getLogger(__name__)
 FACTORY = "app.main:create_app"
 
 
+_GC_THRESHOLDS = (20_000, 50, 100)
+"""Idle sockets are long-lived objects: looking at all of them again and again for garbage would
+hold up the loop, the longer the more there are."""
+
+
 class Server(uvicorn.Server):
     """A server that drains before it closes anything: lifespan shutdown would come too late."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then exempt what is there for good from garbage collection."""
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_GC_THRESHOLDS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Let sockets leave with 4001; a second Ctrl-C cuts it short."""

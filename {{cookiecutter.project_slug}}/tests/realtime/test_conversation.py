@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
+from app.auth.caller import Caller
 from app.connections.close_codes import CloseCode
 from app.main import create_app
 from app.mesh.memory import MemoryBroker
 from app.realtime.router import RealtimeRouter
 from app.settings import Settings
+from tests.doubles import RecordingTransport
 from tests.running import Bff, Browser, run
 from tests.waiting import until
 
@@ -198,6 +200,17 @@ async def test_a_binary_frame_ends_the_socket(browser: Browser) -> None:
 async def test_a_frame_too_large_ends_the_socket(browser: Browser, settings: Settings) -> None:
     await browser.send("x" * (settings.max_frame_bytes + 1))
     assert await browser.closed() == 1009
+
+
+async def test_a_server_without_a_limit_of_its_own_changes_nothing(
+    bff: Bff, settings: Settings
+) -> None:
+    transport = RecordingTransport()
+    caller = Caller("alice", "Alice", frozenset(), "", int(time.time()) + 60, "token")
+    conversation = bff.app.state.sessions.begin(transport, caller)
+    conversation.receive("x" * (settings.max_frame_bytes + 1))
+    assert transport.closed == (CloseCode.MESSAGE_TOO_BIG, "")
+    bff.app.state.sessions.close(conversation, 1006)
 
 
 class TestTheRateLimit:
