@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 
 from tests.baked import InstalledProject
 from tests.e2e.browser import Browser
-from tests.e2e.deployment import Deployment, customised
+from tests.e2e.deployment import Cluster, Deployment, customised, start_cluster
 from tests.e2e.processes import Instance, Program
 from tests.e2e.waiting import until, until_true
 from tests.servers import Server
@@ -35,15 +34,6 @@ def pytest_runtest_makereport(
         for program in Program.running:
             report.sections.append((f"output of {program.name}", program.output[-_TAIL:]))
     return report
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """Two instances of one deployment."""
-
-    deployment: Deployment
-    a: Instance
-    b: Instance
 
 
 @dataclass(frozen=True)
@@ -124,24 +114,6 @@ def cluster(
         yield start_cluster(deployment)
     finally:
         deployment.close()
-
-
-def start_cluster(deployment: Deployment) -> Cluster:
-    """Migrate, start A and B, and wait until both are ready and know of each other."""
-    migrated = deployment.bff("migrate")
-    assert migrated.returncode == 0, migrated.stdout
-    cluster = Cluster(deployment, deployment.serve("A"), deployment.serve("B"))
-    for instance in (cluster.a, cluster.b):
-        instance.until_ready()
-    for instance in (cluster.a, cluster.b):
-        until_true(partial(knows_both, deployment, instance), f"{instance.name} knows of both")
-    return cluster
-
-
-def knows_both(deployment: Deployment, instance: Instance) -> bool:
-    headers = {"Authorization": f"Bearer {deployment.token('starter', 'admin')}"}
-    stats = httpx.get(f"{instance.url}/admin/stats", headers=headers).json()
-    return len(stats["instances"]) == 2
 
 
 @pytest.fixture(scope="session")
@@ -235,6 +207,23 @@ async def alices(cluster: Cluster, alice: Person, connect: Connect) -> list[Brow
 async def bobs(cluster: Cluster, bob: Person, connect: Connect) -> Browser:
     """Another user's one socket."""
     return await connect(cluster.a, bob)
+
+
+@pytest.fixture
+async def neighbour(
+    cluster: Cluster, person: Callable[..., Person], connect: Connect
+) -> AsyncIterator[Browser]:
+    """Somebody else on the same instance: still answered afterwards, and told nothing."""
+    browser = await connect(cluster.a, person("nora", "demo"))
+    yield browser
+    assert await browser.answers()
+    assert [frame["type"] for frame in browser.frames] == ["event", "pong"]
+
+
+@pytest.fixture
+async def mallory(cluster: Cluster, person: Callable[..., Person], connect: Connect) -> Browser:
+    """A browser that sends what it should not."""
+    return await connect(cluster.a, person("mallory", "demo"))
 
 
 async def until_connected(

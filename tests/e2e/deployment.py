@@ -7,14 +7,17 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 from jose import jwt
 
 from tests.baked import InstalledProject
 from tests.e2e.processes import Instance
+from tests.e2e.waiting import until_true
 
 ORIGIN = "http://localhost:8000"
 ISSUER = "https://issuer.example"
@@ -97,6 +100,33 @@ class Deployment:
             output = instance.output
             for canary in {*self.canaries, self.secret}:
                 assert canary not in output, f"{instance.name} has logged {canary}"
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Two instances of one deployment."""
+
+    deployment: Deployment
+    a: Instance
+    b: Instance
+
+
+def start_cluster(deployment: Deployment) -> Cluster:
+    """Migrate, start A and B, and wait until both are ready and know of each other."""
+    migrated = deployment.bff("migrate")
+    assert migrated.returncode == 0, migrated.stdout
+    cluster = Cluster(deployment, deployment.serve("A"), deployment.serve("B"))
+    for instance in (cluster.a, cluster.b):
+        instance.until_ready()
+    for instance in (cluster.a, cluster.b):
+        until_true(partial(knows_both, deployment, instance), f"{instance.name} knows of both")
+    return cluster
+
+
+def knows_both(deployment: Deployment, instance: Instance) -> bool:
+    headers = {"Authorization": f"Bearer {deployment.token('starter', 'admin')}"}
+    stats = httpx.get(f"{instance.url}/admin/stats", headers=headers).json()
+    return len(stats["instances"]) == 2
 
 
 def customised(installed: InstalledProject, path: Path) -> InstalledProject:

@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from tests.e2e.browser import Browser
-from tests.e2e.conftest import Admin, Cluster, Connect, Person, until_connected
+from tests.e2e.conftest import Admin, Connect, Person, until_connected
+from tests.e2e.deployment import Cluster
 from tests.e2e.processes import Instance
 from tests.e2e.waiting import until
 

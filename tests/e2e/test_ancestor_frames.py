@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.browser import Browser
-from tests.e2e.conftest import Admin, Cluster, Connect, Person
+from tests.e2e.conftest import Admin, Connect, Person
+from tests.e2e.deployment import Cluster
 
 pytestmark = pytest.mark.usefixtures("nuropb_service")
 

@@ -12,16 +12,8 @@ import pytest
 from tests import servers
 from tests.baked import InstalledProject
 from tests.e2e.browser import Browser
-from tests.e2e.conftest import (
-    Admin,
-    Cluster,
-    Connect,
-    Person,
-    knows_both,
-    start_cluster,
-    until_connected,
-)
-from tests.e2e.deployment import Deployment
+from tests.e2e.conftest import Admin, Connect, Person, until_connected
+from tests.e2e.deployment import Cluster, Deployment, knows_both, start_cluster
 from tests.e2e.processes import Instance
 from tests.e2e.services.plain import plain_service, publish
 from tests.e2e.waiting import until, until_true

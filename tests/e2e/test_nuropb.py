@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from tests.e2e.browser import Browser
-from tests.e2e.conftest import Admin, Cluster, Connect, Person
+from tests.e2e.conftest import Admin, Connect, Person
+from tests.e2e.deployment import Cluster
 from tests.e2e.waiting import until
 
 pytestmark = pytest.mark.usefixtures("nuropb_service")

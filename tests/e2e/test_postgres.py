@@ -14,8 +14,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.baked import InstalledProject
-from tests.e2e.conftest import Admin, Cluster, Connect, Person, person_of, start_cluster
-from tests.e2e.deployment import Deployment
+from tests.e2e.conftest import Admin, Connect, Person, person_of
+from tests.e2e.deployment import Cluster, Deployment, start_cluster
 from tests.servers import Server
 
 

@@ -13,8 +13,8 @@ from jose import jwt
 from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from tests.e2e.browser import Browser
-from tests.e2e.conftest import Admin, Cluster, Connect, Person
-from tests.e2e.deployment import AUDIENCE, ISSUER, ORIGIN, Deployment
+from tests.e2e.conftest import Admin, Connect, Person
+from tests.e2e.deployment import AUDIENCE, ISSUER, ORIGIN, Cluster, Deployment
 from tests.e2e.processes import Instance
 
 NOT_AUTHENTICATED = 4500

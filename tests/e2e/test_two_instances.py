@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.e2e.browser import Browser
-from tests.e2e.conftest import Admin, Cluster, Connect, Person, until_connected
+from tests.e2e.conftest import Admin, Connect, Person, until_connected
+from tests.e2e.deployment import Cluster
 
 
 async def test_hello_comes_first_and_says_who_and_where(

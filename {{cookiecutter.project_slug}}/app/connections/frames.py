@@ -51,19 +51,26 @@ def encode(value: Any) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
 
 
-def decode(data: str | bytes, max_depth: int) -> Any:
+def decode(data: str | bytes) -> Any:
     """What a client sent.
 
     Raises:
-        Problem: `invalid_params` when it is not JSON or nested deeper than `max_depth`.
+        Problem: `invalid_params` when it is not JSON.
     """
     try:
-        value = orjson.loads(data)
+        return orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise Problem(Code.INVALID_PARAMS, f"Error decoding JSON: {error}") from None
+
+
+def check_depth(value: Any, max_depth: int) -> None:
+    """Bound the nesting of decoded JSON.
+
+    Raises:
+        Problem: `invalid_params` when it is deeper than `max_depth`.
+    """
     if _deeper_than(value, max_depth):
         raise Problem(Code.INVALID_PARAMS, f"Nested deeper than {max_depth} levels")
-    return value
 
 
 def _deeper_than(value: Any, max_depth: int) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import orjson
@@ -95,8 +96,14 @@ def _to_json(value: Any) -> str:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    """Readers and a writer side by side, writers in a queue, foreign keys checked."""
+    """Readers and a writer side by side, writers in a queue, foreign keys checked.
+
+    The journal mode stays with the file. While several connections set it at the same time SQLite
+    refuses all but one, without waiting: the others have what they want.
+    """
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", f"busy_timeout={_SECONDS * 1000}", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
+    cursor.execute(f"PRAGMA busy_timeout={_SECONDS * 1000}")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    with suppress(sqlite3.OperationalError):
+        cursor.execute("PRAGMA journal_mode=WAL")
     cursor.close()

@@ -210,7 +210,8 @@ class MeshClient:
                     return None
                 answer = await reply
         except TimeoutError:
-            raise Problem(Code.TIMEOUT, outcome=_outcome(message)) from None
+            code = Code.TIMEOUT if message.sent else Code.MESH_UNAVAILABLE
+            raise Problem(code, outcome=_outcome(message)) from None
         except Unroutable:
             raise Problem(Code.SERVICE_UNAVAILABLE) from None
         except LinkLost:

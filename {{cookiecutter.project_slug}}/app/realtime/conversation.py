@@ -12,7 +12,7 @@ from typing import Any
 from app.auth.caller import Caller
 from app.connections.close_codes import CloseCode
 from app.connections.connection import Connection
-from app.connections.frames import Frame, decode
+from app.connections.frames import Frame, check_depth, decode
 from app.connections.messages import (
     AuthenticateFrame,
     Call,
@@ -85,7 +85,8 @@ class Conversation:
             return
         value: Any = None
         try:
-            value = decode(data, self._settings.max_json_depth)
+            value = decode(data)
+            check_depth(value, self._settings.max_json_depth)
             self._check_rate()
             frame = parse(value)
         except Problem as problem:

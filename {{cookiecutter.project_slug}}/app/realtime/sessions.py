@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 
@@ -71,14 +70,13 @@ class Sessions:
     async def admit(self, conversation: Conversation) -> None:
         """Make it known everywhere, then say hello.
 
-        In this order no message can fall between: what arrives before the hello is held. A
-        socket that cannot be admitted is closed with the code that says why.
+        In this order no message can fall between: what arrives before the hello is held, and
+        greetings are read when every later broadcast already finds the connection. A socket that cannot be admitted is closed with the code that says why.
         """
         connection, caller = conversation.connection, conversation.caller
         try:
-            positions, greetings = await asyncio.gather(
-                self._index.register(connection), self._greetings(caller.user_id)
-            )
+            positions = await self._index.register(connection)
+            greetings = await self._greetings(caller.user_id)
         except Problem as problem:
             connection.close(CloseCode.CONNECTION_LIMIT, problem.description)
         except UNAVAILABLE as error:

@@ -14,7 +14,7 @@ from app.auth.dependencies import requires
 from app.broadcasts.service import BroadcastService
 from app.cluster.index import ConnectionFacts, ConnectionIndex, InstanceFacts
 from app.cluster.messenger import Messenger
-from app.connections.frames import decode, encode
+from app.connections.frames import check_depth, decode, encode
 from app.db.tables import Audience
 from app.errors import Code, Problem
 from app.routes.problems import responses
@@ -242,5 +242,6 @@ def _as_sent(event: dict[str, Any], settings: Settings) -> dict[str, Any]:
         raise Problem(Code.INVALID_PARAMS, "event: holds what JSON cannot carry") from None
     if len(text) > settings.max_frame_bytes:
         raise Problem(Code.INVALID_PARAMS, f"event: larger than {settings.max_frame_bytes} bytes")
-    checked: dict[str, Any] = decode(text, settings.max_json_depth)
+    checked: dict[str, Any] = decode(text)
+    check_depth(checked, settings.max_json_depth)
     return checked

@@ -31,6 +31,10 @@ _FLUSH_BATCH: Final = 500
 """Sockets written to in one turn of the loop: about 5 ms."""
 
 
+_BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+"""To a handshake that cannot be parsed, for instance with a header line over 8 KiB."""
+
+
 class _Nowhere:
     """Takes the place of the ASGI queue of a detached socket."""
 
@@ -158,6 +162,12 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
             self._abort_timer = self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
 
     # What uvicorn does otherwise
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.transport.write(_BAD_REQUEST)
+            self.transport.close()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)

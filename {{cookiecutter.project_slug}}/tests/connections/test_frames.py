@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.connections.frames import decode, encode
+from app.connections.frames import check_depth, decode, encode
 from app.connections.messages import ErrorMessage, Event, parse
 from app.errors import Code, Outcome, Problem
 
@@ -19,7 +19,7 @@ def test_a_number_that_json_has_not_becomes_null() -> None:
 @pytest.mark.parametrize("text", ["", "{", "nonsense", '{"a":NaN}', "\ud800", "[" * 5000])
 def test_what_is_no_json_is_refused(text: str) -> None:
     with pytest.raises(Problem) as refusal:
-        decode(text.encode("utf-8", "surrogatepass"), max_depth=32)
+        decode(text.encode("utf-8", "surrogatepass"))
     assert refusal.value.code is Code.INVALID_PARAMS
 
 
@@ -27,9 +27,9 @@ def test_nesting_is_bounded() -> None:
     def nested(depth: int) -> str:
         return "[" * depth + "]" * depth
 
-    assert decode(nested(32), max_depth=32)
+    check_depth(decode(nested(32)), max_depth=32)
     with pytest.raises(Problem, match="deeper than 32"):
-        decode(nested(40), max_depth=32)
+        check_depth(decode(nested(40)), max_depth=32)
 
 
 @pytest.mark.parametrize(

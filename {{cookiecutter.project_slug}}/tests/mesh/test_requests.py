@@ -191,7 +191,7 @@ async def test_a_call_made_meanwhile_waits_no_longer_than_its_time(
     assert _value(metrics, "bff_mesh_connected") == 0
     with pytest.raises(Problem) as caught:
         await mesh.request(service, "echo", {}, context={}, timeout=0.1)
-    assert caught.value.code is Code.TIMEOUT
+    assert caught.value.code is Code.MESH_UNAVAILABLE
     assert caught.value.outcome is Outcome.NOT_SENT
     assert caught.value.retryable
 
