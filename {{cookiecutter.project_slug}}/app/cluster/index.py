@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
-from redis.typing import EncodableT
 
 from app.cluster.keys import Keys, StreamKeys
 from app.cluster.redis import UNAVAILABLE, RedisClient, Script, SharedPipeline, read_hash
@@ -106,24 +105,24 @@ class ConnectionIndex:
             self._enter(connection, user),
             self._tip([self._keys.all.meta, self._keys.all.stream], [self._position_seconds]),
         )
-        return {"user": _id(user, position), "all": _id(self._keys.all, tip)}
-
-    async def _enter(self, connection: Connection, user: StreamKeys) -> list[bytes]:
-        keys = [self._keys.connections(connection.user_id), user.meta, user.stream]
-        args: list[EncodableT] = [
-            connection.id,
-            self._entry(connection),
-            self._settings.connections_per_user,
-            self._position_seconds,
-        ]
-        position: list[bytes] = await self._register(keys, args)
         if not position:
             await self._forget_dead(connection.user_id)
-            position = await self._register(keys, args)
+            position = await self._enter(connection, user)
         if not position:
             self.unregister(connection)
             raise Problem(Code.RATE_LIMITED, "Too many connections")
-        return position
+        return {"user": _id(user, position), "all": _id(self._keys.all, tip)}
+
+    def _enter(self, connection: Connection, user: StreamKeys) -> asyncio.Future[Any]:
+        return self._register(
+            [self._keys.connections(connection.user_id), user.meta, user.stream],
+            [
+                connection.id,
+                self._entry(connection),
+                self._settings.connections_per_user,
+                self._position_seconds,
+            ],
+        )
 
     def unregister(self, connection: Connection) -> None:
         """Remove a connection that has left the registry: soon, together with others."""

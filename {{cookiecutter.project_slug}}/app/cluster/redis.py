@@ -90,15 +90,24 @@ class SharedPipeline:
         self._redis = redis
         self._waiting: list[tuple[Command, asyncio.Future[Any]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._scripts: dict[str, str] = {}
+
+    def script(self, text: str) -> str:
+        """Take in a Lua script; returns the digest that `EVALSHA` wants."""
+        digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self._scripts[digest] = text
+        return digest
 
     def submit(self, *command: EncodableT) -> asyncio.Future[Any]:
         """Send a command with the others of this turn; the future holds its answer."""
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-        if not self._waiting:
-            loop.call_soon(self._send)
-        self._waiting.append((command, answer))
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._wait(command, answer)
         return answer
+
+    def _wait(self, command: Command, answer: asyncio.Future[Any]) -> None:
+        if not self._waiting:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._waiting.append((command, answer))
 
     def _send(self) -> None:
         waiting, self._waiting = self._waiting, []
@@ -116,10 +125,13 @@ class SharedPipeline:
             for _, answer in waiting:
                 answer.cancel()
             raise
-        for (_, answer), result in zip(waiting, results, strict=True):
+        for (command, answer), result in zip(waiting, results, strict=True):
             if answer.done():
                 continue
-            if isinstance(result, Exception):
+            if isinstance(result, NoScriptError):
+                text = self._scripts[str(command[1])]
+                self._wait(("EVAL", text, *command[2:]), answer)
+            elif isinstance(result, Exception):
                 answer.set_exception(result)
             else:
                 answer.set_result(result)
@@ -142,15 +154,11 @@ class Script:
     """A Lua script of this folder. All keys of one call must lie in one slot."""
 
     def __init__(self, pipeline: SharedPipeline, name: str) -> None:
+        parts = dict.fromkeys(("position", name))
+        text = "\n".join((_FOLDER / f"{part}.lua").read_text() for part in parts)
         self._pipeline = pipeline
-        self._text = "\n".join(
-            (_FOLDER / f"{part}.lua").read_text() for part in dict.fromkeys(("position", name))
-        )
-        self._sha = hashlib.sha1(self._text.encode(), usedforsecurity=False).hexdigest()
+        self._digest = pipeline.script(text)
 
-    async def __call__(self, keys: Sequence[str], args: Sequence[EncodableT]) -> Any:
+    def __call__(self, keys: Sequence[str], args: Sequence[EncodableT]) -> asyncio.Future[Any]:
         """Run it; what else is sent in this turn shares the round trip."""
-        try:
-            return await self._pipeline.submit("EVALSHA", self._sha, len(keys), *keys, *args)
-        except NoScriptError:
-            return await self._pipeline.submit("EVAL", self._text, len(keys), *keys, *args)
+        return self._pipeline.submit("EVALSHA", self._digest, len(keys), *keys, *args)

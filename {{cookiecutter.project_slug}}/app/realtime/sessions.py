@@ -71,7 +71,8 @@ class Sessions:
         """Make it known everywhere, then say hello.
 
         In this order no message can fall between: what arrives before the hello is held, and
-        greetings are read when every later broadcast already finds the connection. A socket that cannot be admitted is closed with the code that says why.
+        greetings are read when every later broadcast already finds the connection. A socket that
+        cannot be admitted is closed with the code that says why.
         """
         connection, caller = conversation.connection, conversation.caller
         try:
