@@ -81,7 +81,7 @@ def test_the_template_s_tools_fit_beside_the_project_s() -> None:
 
 
 def test_the_app_s_imports_and_its_dependencies_agree(default: BakedProject) -> None:
-    code = "".join(default.read(n) for n in default.files() if re.match(r"app/.*\.py", n))
+    code = "".join(default.read(n) for n in default.files() if re.match(r"app/.*\.py$", n))
     imported = set(re.findall(r"^\s*(?:from|import) (\w+)", code, flags=re.M))
     project = tomllib.loads(default.read("pyproject.toml"))["project"]
     declared = {Requirement(line).name for line in project["dependencies"]}
