@@ -13,7 +13,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes
 COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bake test lint format lock clean
+.PHONY: help demo bake test bench lint format lock clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,9 @@ bake: $(READY) ## the default project in build/, installed and ready to run
 test: $(READY) ## run every test on real servers: make test [ARGS="-k name"]
 	@$(BIN)/python -m pytest $(ARGS)
 
+bench: $(READY) ## measure the template beside its peers: make bench [ARGS=--quick]
+	@$(BIN)/python benchmarks/run.py $(ARGS)
+
 lint: $(READY) ## ruff and mypy, over the template's Python where it lies
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -57,6 +60,9 @@ lock: $(READY) ## after a change of dependencies (needs uv): make lock [UPGRADE=
 	@cp build/lock/my-bff/requirements.lock build/lock/my-bff/requirements-dev.lock "$(PROJECT)"
 	$(COMPILE) --group dev --constraints "$(PROJECT)/requirements-dev.lock" --output-file requirements.lock
 	$(COMPILE) --group nuropb --output-file tests/requirements-nuropb.lock
+	$(COMPILE) --constraints "$(PROJECT)/requirements.lock" --output-file benchmarks/peers.lock benchmarks/peers.in
+	$(COMPILE) --output-file benchmarks/gateway.lock benchmarks/gateway.in
+	npm install --prefix benchmarks/candidates --package-lock-only --omit-lockfile-registry-resolved --no-fund --no-audit
 
 clean: ## remove what was made
 	rm -rf build .venv .venv-project .venv-nuropb

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -19,6 +20,9 @@ RUNTIME = ROOT / PROJECT / "requirements.lock"
 DEVELOPMENT = ROOT / PROJECT / "requirements-dev.lock"
 TEMPLATE = ROOT / "requirements.lock"
 NUROPB = ROOT / "tests" / "requirements-nuropb.lock"
+BENCH = ROOT / "benchmarks"
+BENCHES = [BENCH / "peers.lock", BENCH / "gateway.lock"]
+NODE = BENCH / "candidates" / "package-lock.json"
 LINE = re.compile(
     r"(?P<name>[a-z0-9-]+)==(?P<version>[^ ;]+)(?: ; [^\\]+)? \\\n"
     r"(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+"
@@ -52,10 +56,21 @@ class Lock:
         return missing
 
 
-@pytest.mark.parametrize("path", [RUNTIME, DEVELOPMENT, TEMPLATE, NUROPB], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path", [RUNTIME, DEVELOPMENT, TEMPLATE, NUROPB, *BENCHES], ids=lambda p: p.name
+)
 def test_a_lock_holds_pins_and_hashes_and_nothing_else(path: Path) -> None:
     assert Lock.read(path).versions
     assert "://" not in path.read_text()
+
+
+def test_the_lock_of_node_holds_hashes_and_no_address() -> None:
+    text = NODE.read_text()
+    assert "://" not in text
+    packages = json.loads(text)["packages"]
+    wanted = json.loads(NODE.with_name("package.json").read_text())["dependencies"]
+    assert packages.pop("")["dependencies"] == wanted
+    assert all(package["integrity"].startswith("sha512-") for package in packages.values())
 
 
 def test_the_locks_are_fresh() -> None:
@@ -67,14 +82,18 @@ def test_the_locks_are_fresh() -> None:
     assert Lock.read(DEVELOPMENT).lacks(development) == []
     assert Lock.read(TEMPLATE).lacks(groups["dev"]) == []
     assert Lock.read(NUROPB).lacks(groups["nuropb"]) == []
+    for lock in BENCHES:
+        lines = lock.with_suffix(".in").read_text().splitlines()
+        assert Lock.read(lock).lacks([line for line in lines if not line.startswith("#")]) == []
 
 
 def test_development_runs_on_the_versions_of_the_image() -> None:
     assert Lock.read(RUNTIME).versions.items() <= Lock.read(DEVELOPMENT).versions.items()
 
 
-def test_the_template_s_tools_fit_beside_the_project_s() -> None:
-    mine, theirs = Lock.read(TEMPLATE).versions, Lock.read(DEVELOPMENT).versions
+@pytest.mark.parametrize("path", [TEMPLATE, BENCH / "peers.lock"], ids=lambda path: path.name)
+def test_what_is_used_beside_the_project_has_its_versions(path: Path) -> None:
+    mine, theirs = Lock.read(path).versions, Lock.read(DEVELOPMENT).versions
     assert {n: mine[n] for n in mine.keys() & theirs} == {
         n: theirs[n] for n in mine.keys() & theirs
     }

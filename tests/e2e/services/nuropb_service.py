@@ -7,16 +7,11 @@ import datetime
 import sys
 from typing import Any
 
-from nuropb.contexts.context_manager_decorator import (  # type: ignore[import-not-found]
-    nuropb_context,
-)
-from nuropb.contexts.describe import publish_to_mesh  # type: ignore[import-not-found]
-from nuropb.interface import (  # type: ignore[import-not-found]
-    NuropbAuthorizationError,
-    NuropbSuccess,
-)
-from nuropb.rmq_api import RMQAPI  # type: ignore[import-not-found]
-from nuropb.rmq_lib import configure_nuropb_rmq  # type: ignore[import-not-found]
+from nuropb.contexts.context_manager_decorator import nuropb_context
+from nuropb.contexts.describe import publish_to_mesh
+from nuropb.interface import NuropbAuthorizationError, NuropbSuccess
+from nuropb.rmq_api import RMQAPI
+from nuropb.rmq_lib import configure_nuropb_rmq
 
 NAMES = {
     "rpc_exchange": "nuropb-rpc-exchange",
