@@ -1,4 +1,4 @@
-/** The browser's side of the BFF: requests, commands and live events over one WebSocket (`bff.v1`). */
+/** The browser's side of the BFF: requests, live events and topics over one WebSocket (`bff.v1`). */
 
 /** The error codes of the BFF; `connection_lost` is this client's own. */
 export type BffErrorCode =
@@ -43,11 +43,13 @@ export interface Session {
   readonly expires_at: number;
   /** Seconds between the server's pings. */
   readonly ping_interval: number;
+  /** The id of the newest message of each stream. */
   readonly positions: Positions;
+  /** Of each stream that was asked for: whether what was missed follows. If not, `onGap` tells. */
   readonly recovered: Readonly<Record<string, boolean>>;
 }
 
-/** Stream name to the id of a message in it, `<stream>/<epoch>/<offset>`. */
+/** Stream (`user`, `all`, `topic:<topic>`) to the id of a message, `<stream>/<epoch>/<offset>`. */
 export type Positions = Readonly<Record<string, string>>;
 
 export type State = "connecting" | "open" | "waiting" | "closed";
@@ -78,28 +80,28 @@ export interface EventMeta {
 }
 
 export interface TicketHint {
-  /** Aborted when the attempt to connect is given up. */
+  /** Aborted when the attempt to connect is given up, or the connection has ended. */
   readonly signal: AbortSignal;
-  /** The last token has expired: a cached one will not do. */
-  readonly expired: boolean;
+  /** A cached token will not do: it has expired, soon will, or was refused. */
+  readonly fresh: boolean;
 }
 
 export interface Limits {
   /** Time for a request, waiting for the connection included. Default 10 000. */
   requestTimeoutMs?: number;
-  /** How much longer than the server this client waits for an answer. Default 1 000. */
-  requestGraceMs?: number;
   /** Time for ticket, handshake and hello together. Default 15 000. */
   connectTimeoutMs?: number;
   /** Time for an answer to a ping. Default 10 000. */
   pingTimeoutMs?: number;
+  /** How long before its expiry the token is renewed, with `getToken`. Default 60 000. */
+  refreshMs?: number;
   /** The first back-off is a random time up to this; each further one up to twice as much. Default 500. */
   backoffBaseMs?: number;
   /** No back-off is longer. Default 30 000. */
   backoffCapMs?: number;
   /** A connection that was open this long starts the back-off anew. Default 5 000. */
   stableMs?: number;
-  /** How many requests may wait for the connection. Default 32. */
+  /** How many requests may wait for the connection. Default 30. */
   maxWaiting?: number;
   /** The server's MAX_FRAME_BYTES: a larger request is refused here. Default 65 536. */
   maxFrameBytes?: number;
@@ -108,12 +110,16 @@ export interface Limits {
 export interface Options extends Limits {
   /** The BFF's socket; http(s): or ws(s):, or relative to the page. Default "/ws". */
   url?: string | URL;
-  /** Fetches a single-use ticket for each attempt. An error with `status` 401 or 403 ends the connection. */
-  getTicket?: (hint: TicketHint) => string | Promise<string>;
-  /** Gives the access token, which is exchanged for a ticket. Without either, the cookie must do. */
+  /** Gives the access token. It is exchanged for a ticket at `auth/ticket`, next to `url`. */
   getToken?: (hint: TicketHint) => string | Promise<string>;
-  /** Where tokens are exchanged. Default "auth/ticket", relative to `url`. */
-  ticketUrl?: string | URL;
+  /**
+   * Or: fetches a single-use ticket, for each attempt. Without either, the cookie must do.
+   *
+   * An error with `status` 401 or 403 means refused: asked once more with `fresh`, then it is over.
+   */
+  getTicket?: (hint: TicketHint) => string | Promise<string>;
+  /** What `positions` was before the page was loaded again: go on from there. */
+  positions?: Positions;
   /** Default `globalThis.WebSocket`. */
   WebSocket?: new (url: string, protocols: string[]) => object;
 }
@@ -129,9 +135,6 @@ export type EventListener<E = unknown> = (event: E, meta: EventMeta) => void;
 
 /** Ends what it was returned by. */
 export type Off = () => void;
-
-/** Whether a socket closed with this code should be opened again. */
-export function comesBack(code: number): boolean;
 
 /** One user's connection to the BFF. It comes back by itself until it is closed or refused. */
 export class BffClient {
@@ -167,11 +170,24 @@ export class BffClient {
   /** Give the open connection a fresh token of the same user. Rejects with a `BffError`. */
   authenticate(token: string, options?: CallOptions): Promise<Session>;
 
+  /**
+   * Have the BFF send a topic, on each connection until `unsubscribe`. Fulfilled when it does,
+   * however often the connection breaks before. Rejects with a `BffError` when it is refused.
+   *
+   * Refused later, or taken away by the BFF, it is told as event `unsubscribed`.
+   */
+  subscribe(topic: string): Promise<void>;
+  /** Have the BFF send a topic no more. */
+  unsubscribe(topic: string): void;
+
   /** Hear the events of a topic, or of all with "*". */
   on<E = unknown>(topic: string, listener: EventListener<E>): Off;
   /** Hear how the connection fares. */
   onState(listener: (change: StateChange) => void): Off;
-  /** Hear of streams in which messages were missed: fetch afresh what they tell of. */
+  /**
+   * Hear of streams in which messages were missed, and where they go on: fetch afresh what they
+   * feed. It is told before any message that comes after what was missed.
+   */
   onGap(listener: (streams: Positions) => void): Off;
   /** Hear of errors that belong to no request. */
   onError(listener: (error: BffError) => void): Off;

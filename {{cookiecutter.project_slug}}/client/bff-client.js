@@ -1,4 +1,9 @@
-/** The browser's side of the BFF: requests, commands and live events over one WebSocket (`bff.v1`). */
+/**
+ * The browser's side of the BFF: requests, live events and topics over one WebSocket (`bff.v1`).
+ *
+ * Each stored message is handed over exactly once and in order, or `onGap` names the streams of
+ * which something is missing: what they feed must be fetched afresh.
+ */
 
 const SUBPROTOCOL = "bff.v1";
 const SOCKET_OPEN = 1;
@@ -7,139 +12,32 @@ const LOST = 1006;
 const TOKEN_EXPIRED = 4003;
 const NOT_AUTHENTICATED = 4500;
 const COMING_BACK = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015]);
-const REMEMBERED_BROADCASTS = 200;
+const GRACE_MS = 1_000;
 const LONGEST_DRAIN_MS = 5 * 60_000;
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const TOPIC = "topic:";
+const TOPICS_PER_REQUEST = 100;
+const REMEMBERED_BROADCASTS = 200;
+const [STATE, GAP, ERROR] = [Symbol("state"), Symbol("gap"), Symbol("error")];
 
 const DEFAULTS = {
   requestTimeoutMs: 10_000,
-  requestGraceMs: 1_000,
   connectTimeoutMs: 15_000,
   pingTimeoutMs: 10_000,
+  refreshMs: 60_000,
   backoffBaseMs: 500,
   backoffCapMs: 30_000,
   stableMs: 5_000,
-  maxWaiting: 32,
+  maxWaiting: 30,
   maxFrameBytes: 64 * 1024,
 };
-
-/** Whether a socket closed with this code should be opened again. */
-export function comesBack(code) {
-  return (code >= 4000 && code <= 4499) || COMING_BACK.has(code);
-}
-
-/** Why a request failed, and what became of the work (`outcome`). */
-export class BffError extends Error {
-  constructor({ code, description, retryable, outcome, traceId, cause }) {
-    super(`${code}: ${description}`, cause === undefined ? undefined : { cause });
-    this.name = "BffError";
-    this.code = code;
-    this.description = description;
-    this.retryable = retryable ?? false;
-    this.outcome = outcome ?? "unknown";
-    this.traceId = traceId ?? null;
-  }
-
-  static received(error, traceId) {
-    const { code = "internal", description = "Unknown error", retryable, outcome } = error;
-    return new BffError({ code, description, retryable: retryable === true, outcome, traceId });
-  }
-}
-
-/** What was seen of each stream, so that nothing is told twice. */
-class Memory {
-  #positions = new Map();
-  #seen = new Map();
-  #broadcasts = new Set();
-
-  get positions() {
-    return Object.fromEntries(this.#positions);
-  }
-
-  /** Take the positions of a hello; returns those of the streams in which something was missed. */
-  greet(positions, recovered) {
-    const missed = {};
-    for (const [stream, id] of Object.entries(positions)) {
-      const now = parseId(id);
-      const before = parseId(this.#positions.get(stream));
-      if (now === null) continue;
-      if (before !== null) {
-        if (recovered[stream] === true) continue;
-        if (before.epoch === now.epoch && now.offset <= before.offset) continue;
-        missed[stream] = id;
-      }
-      this.#positions.set(stream, id);
-    }
-    return missed;
-  }
-
-  jump(positions) {
-    for (const [stream, id] of Object.entries(positions)) this.#positions.set(stream, id);
-  }
-
-  /** Whether an event is new. A position of a hello is no proof that its event was seen. */
-  isNew(id, event) {
-    return this.#isNewInStream(id) && this.#isNewBroadcast(event?.broadcast_id);
-  }
-
-  #isNewInStream(id) {
-    const at = parseId(id);
-    if (at === null) return true;
-    const seen = this.#seen.get(at.stream);
-    if (seen?.epoch === at.epoch && at.offset <= seen.offset) return false;
-    this.#seen.set(at.stream, at);
-    const known = parseId(this.#positions.get(at.stream));
-    if (known?.epoch !== at.epoch || known.offset < at.offset) this.#positions.set(at.stream, id);
-    return true;
-  }
-
-  #isNewBroadcast(id) {
-    if (typeof id !== "string") return true;
-    if (this.#broadcasts.has(id)) return false;
-    this.#broadcasts.add(id);
-    if (this.#broadcasts.size > REMEMBERED_BROADCASTS) {
-      this.#broadcasts.delete(this.#broadcasts.values().next().value);
-    }
-    return true;
-  }
-}
-
-/** `<stream>/<epoch>/<offset>`, read from the right: a stream's name may hold slashes. */
-function parseId(id) {
-  const parts = typeof id === "string" ? /^(.+)\/([^/]+)\/(\d+)$/s.exec(id) : null;
-  return parts && { stream: parts[1], epoch: parts[2], offset: Number(parts[3]) };
-}
-
-/** A set of listeners; one that throws harms neither the others nor the client. */
-class Listeners {
-  #listeners = new Set();
-
-  add(listener) {
-    const entry = { listener };
-    this.#listeners.add(entry);
-    return () => void this.#listeners.delete(entry);
-  }
-
-  tell(...values) {
-    for (const { listener } of [...this.#listeners]) {
-      try {
-        listener(...values);
-      } catch (error) {
-        if (typeof globalThis.reportError === "function") globalThis.reportError(error);
-        else console.error(error);
-      }
-    }
-  }
-
-  get empty() {
-    return this.#listeners.size === 0;
-  }
-}
 
 /** One user's connection to the BFF. It comes back by itself until it is closed or refused. */
 export class BffClient {
   #limits;
   #url;
   #WebSocket;
+  #getToken;
   #getTicket;
 
   #state = "closed";
@@ -147,33 +45,36 @@ export class BffClient {
   #session = null;
   #socket = null;
   #attempt = null;
+  #page = null;
   #failures = 0;
   #drainMs = null;
-  #tokenExpired = false;
-  #timers = {};
+  #needsFreshToken = false;
+  #timers = new Map();
 
-  #calls = new Map();
-  #traces = tracePrefix();
-  #traceCount = 0;
-  #memory = new Memory();
-  #topics = new Map();
-  #onState = new Listeners();
-  #onGap = new Listeners();
-  #onError = new Listeners();
+  #calls;
+  #positions = new Positions();
+  #broadcasts = new Set();
+  #wanted = new Map();
+  #heard = new Set();
+  #tuning = false;
+  #listeners = new Listeners();
 
-  constructor({ url = "/ws", getTicket, getToken, ticketUrl, WebSocket, ...limits } = {}) {
+  constructor({ url = "/ws", getToken, getTicket, positions, WebSocket, ...limits } = {}) {
     for (const name of Object.keys(limits)) {
       if (!(name in DEFAULTS)) throw new TypeError(`BffClient has no option ${name}`);
     }
     if (getTicket && getToken) throw new TypeError("give getTicket or getToken, not both");
-    this.#limits = { ...DEFAULTS, ...limits };
     this.#WebSocket = WebSocket ?? globalThis.WebSocket;
     if (!this.#WebSocket) throw new TypeError("no WebSocket here: pass one as an option");
     const address = new URL(url, globalThis.location?.href);
     address.hash = "";
-    const http = new URL(ticketUrl ?? "auth/ticket", toScheme(address, "http"));
-    this.#url = toScheme(address, "ws");
-    this.#getTicket = getToken ? (hint) => exchangeToken(http, getToken, hint) : getTicket;
+    const office = new URL("auth/ticket", address.href.replace(/^ws/, "http"));
+    this.#url = address.href.replace(/^http/, "ws");
+    this.#getToken = getToken;
+    this.#getTicket = getToken ? (hint) => exchangeToken(office, getToken, hint) : getTicket;
+    this.#limits = { ...DEFAULTS, ...limits };
+    this.#calls = new Calls(this.#limits, (text) => this.#post(text));
+    this.#positions.begin(positions);
   }
 
   get state() {
@@ -192,15 +93,16 @@ export class BffClient {
 
   /** The id reached in each stream. */
   get positions() {
-    return this.#memory.positions;
+    return this.#positions.all;
   }
 
   /** Open the connection, at once if it is waiting to be tried again. Returns `ready`. */
   connect() {
     if (this.#state === "closed") {
       this.#failures = 0;
-      this.#drainMs = null;
+      this.#needsFreshToken = false;
       this.#renewReady();
+      this.#watchPage();
     }
     if (this.#state === "closed" || this.#state === "waiting") this.#try();
     return this.ready;
@@ -228,56 +130,72 @@ export class BffClient {
     return this.#session;
   }
 
+  /** Have the BFF send a topic, through reconnects, until `unsubscribe`. Fulfilled when it does. */
+  async subscribe(topic) {
+    if (this.#state === "closed") throw connectionLost("There is no connection");
+    const wish = this.#wanted.get(topic) ?? deferred();
+    this.#wanted.set(topic, wish);
+    this.#tune();
+    await wish.promise;
+  }
+
+  /** Have the BFF send a topic no more. */
+  unsubscribe(topic) {
+    this.#unwant(topic, new BffError({ code: "cancelled", description: "Unsubscribed" }));
+    if (!this.#heard.has(topic)) this.#left(topic);
+    this.#tune();
+  }
+
   /** Hear the events of a topic, or of all with `"*"`. Returns a function that ends it. */
   on(topic, listener) {
-    const listeners = this.#topics.get(topic) ?? new Listeners();
-    this.#topics.set(topic, listeners);
-    const off = listeners.add(listener);
-    return () => {
-      off();
-      if (listeners.empty && this.#topics.get(topic) === listeners) this.#topics.delete(topic);
-    };
+    return this.#listeners.add(topic, listener);
   }
 
   /** Hear how the connection fares. */
   onState(listener) {
-    return this.#onState.add(listener);
+    return this.#listeners.add(STATE, listener);
   }
 
-  /** Hear of streams in which messages were missed: what they tell of must be fetched afresh. */
+  /** Hear of streams in which messages were missed: what they feed must be fetched afresh. */
   onGap(listener) {
-    return this.#onGap.add(listener);
+    return this.#listeners.add(GAP, listener);
   }
 
   /** Hear of errors that belong to no request. */
   onError(listener) {
-    return this.#onError.add(listener);
+    return this.#listeners.add(ERROR, listener);
   }
 
   // The connection. Each change of state is told last, because a listener may change it again.
 
   async #try() {
     this.#release();
-    const attempt = new AbortController();
-    this.#attempt = attempt;
+    const { signal } = (this.#attempt = new AbortController());
     this.#after("connect", this.#limits.connectTimeoutMs, () =>
       this.#lost({ code: LOST, reason: "no connection in time" }),
     );
     this.#become("connecting", {});
     try {
-      const address = new URL(this.#url);
-      if (this.#getTicket && !attempt.signal.aborted) {
-        const hint = { signal: attempt.signal, expired: this.#tokenHasExpired() };
-        address.searchParams.set("ticket", await this.#getTicket(hint));
-      }
-      if (!attempt.signal.aborted) this.#open(address);
+      const address = signal.aborted ? null : await this.#address(signal);
+      if (!signal.aborted) this.#open(address);
     } catch (error) {
-      if (attempt.signal.aborted) return;
+      const code = error?.status === 401 || error?.status === 403 ? NOT_AUTHENTICATED : LOST;
       const reason = error?.message ?? String(error);
-      const refused = error?.status === 401 || error?.status === 403;
-      if (refused) this.#end({ code: NOT_AUTHENTICATED, reason, error });
-      else this.#lost({ code: LOST, reason, error });
+      if (!signal.aborted) this.#lost({ code, reason, error });
     }
+  }
+
+  /** With a ticket of its own for each attempt, and the positions from which to go on. */
+  async #address(signal) {
+    const address = new URL(this.#url);
+    const ids = Object.values(this.positions).filter((id) => !id.startsWith(TOPIC));
+    if (ids.length > 0) address.searchParams.set("since", ids.join(","));
+    if (this.#getTicket) {
+      this.#needsFreshToken ||= this.#session?.expires_at * 1000 <= Date.now();
+      const ticket = await this.#getTicket({ signal, fresh: this.#needsFreshToken });
+      address.searchParams.set("ticket", ticket);
+    }
+    return address;
   }
 
   /** A constructor that throws refuses the address for good, for instance ws: on a https: page. */
@@ -296,54 +214,54 @@ export class BffClient {
   }
 
   #hello(hello) {
-    this.#stopTimer("connect");
+    this.#stop("connect");
     this.#after("stable", this.#limits.stableMs, () => (this.#failures = 0));
-    if (this.#session && this.#session.user_id !== hello.user_id) this.#memory = new Memory();
     this.#session = hello;
-    this.#tokenExpired = false;
-    this.#drainMs = null;
-    const missed = this.#memory.greet(hello.positions ?? {}, hello.recovered ?? {});
+    this.#needsFreshToken = false;
+    const missed = this.#positions.begin(hello.positions, hello.recovered);
     this.#state = "open";
     this.#expectFrame();
-    for (const call of this.#calls.values()) this.#write(call);
+    this.#refreshLater();
+    this.#tune();
+    this.#calls.write();
     this.#ready.resolve(hello);
-    this.#onState.tell({ state: "open", session: hello });
-    if (Object.keys(missed).length > 0) this.#onGap.tell(missed);
+    this.#listeners.tell(STATE, { state: "open", session: hello });
+    this.#tellGap(missed);
   }
 
   #lost(detail) {
-    if (!comesBack(detail.code)) {
+    const { code } = detail;
+    const refused = code === NOT_AUTHENTICATED;
+    const again = (code >= 4000 && code <= 4499) || COMING_BACK.has(code);
+    if (!again && !(refused && this.#getTicket && !this.#needsFreshToken)) {
       this.#end(detail);
       return;
     }
-    this.#release();
-    this.#failCalls((call) => call.written);
-    if (detail.code === TOKEN_EXPIRED) this.#tokenExpired = true;
-    const { backoffBaseMs, backoffCapMs } = this.#limits;
-    const ceiling = Math.min(backoffCapMs, backoffBaseMs * 2 ** this.#failures);
-    const delayMs = (this.#drainMs ?? 0) + Math.random() * ceiling;
+    this.#needsFreshToken ||= refused || code === TOKEN_EXPIRED;
+    const delayMs = (this.#drainMs ?? 0) + this.#pause(this.#failures);
     this.#failures += 1;
-    this.#drainMs = null;
+    this.#release();
+    this.#calls.failWritten();
     this.#renewReady();
-    this.#after("retry", delayMs, () => void this.#try());
+    this.#after("retry", delayMs, () => this.#try());
     this.#become("waiting", { ...detail, delayMs });
   }
 
   #end(detail) {
     this.#release();
-    this.#failCalls(() => true);
-    const description = `The connection has ended (${detail.code}) ${detail.reason}`.trim();
-    const outcome = "not_sent";
+    this.#page.abort();
+    this.#calls.failAll();
+    const { code, reason, error } = detail;
+    const end = connectionLost(`The connection has ended (${code}) ${reason}`.trim(), error);
+    for (const [topic, wish] of this.#wanted) if (!wish.settled) this.#unwant(topic, end);
     this.#renewReady();
-    this.#ready.reject(
-      new BffError({ code: "connection_lost", description, outcome, cause: detail.error }),
-    );
+    this.#ready.reject(end);
     this.#become("closed", detail);
   }
 
   #become(state, detail) {
     this.#state = state;
-    this.#onState.tell({ state, ...detail });
+    this.#listeners.tell(STATE, { state, ...detail });
   }
 
   #renewReady() {
@@ -352,9 +270,11 @@ export class BffClient {
 
   /** Let go of the socket at once: the end of a dead one may be told minutes later. */
   #release() {
-    for (const name of Object.keys(this.#timers)) this.#stopTimer(name);
+    for (const name of this.#timers.keys()) this.#stop(name);
     this.#attempt?.abort();
-    this.#attempt = null;
+    this.#drainMs = null;
+    for (const topic of without(this.#heard, this.#wanted)) this.#left(topic);
+    this.#heard.clear();
     const socket = this.#socket;
     this.#socket = null;
     if (socket === null) return;
@@ -363,176 +283,447 @@ export class BffClient {
     socket.close(NORMAL);
   }
 
-  /** An hour's sleep of the computer closes a socket with 1006, and the token is as old. */
-  #tokenHasExpired() {
-    const expiry = this.#session?.expires_at;
-    return this.#tokenExpired || (typeof expiry === "number" && expiry * 1000 <= Date.now());
+  /** A random part of a time that doubles with each failure. */
+  #pause(failures) {
+    const { backoffBaseMs, backoffCapMs } = this.#limits;
+    return Math.random() * Math.min(backoffCapMs, backoffBaseMs * 2 ** failures);
   }
 
-  /** Protocol pings cannot be seen here: a server silent for two of them is asked. */
+  /** Whoever looks at the page again, or has a network again, shall not wait. */
+  #watchPage() {
+    this.#page = new AbortController();
+    const { signal } = this.#page;
+    for (const name of ["online", "visibilitychange"]) {
+      globalThis.addEventListener?.(name, () => this.#wake(), { signal });
+    }
+  }
+
+  #wake() {
+    if (globalThis.document?.visibilityState === "hidden") return;
+    if (this.#state === "waiting") this.#try();
+    else if (this.#state === "open") this.#probe();
+  }
+
+  /** Pages cannot see protocol pings: a server that is silent for two of them is asked. */
   #expectFrame() {
-    const quietMs = 2000 * this.#session.ping_interval;
-    if (!(quietMs > 0)) return;
-    this.#after("silence", quietMs, () => {
-      this.#send({ type: "ping", payload: {} });
-      this.#after("silence", this.#limits.pingTimeoutMs, () =>
-        this.#lost({ code: LOST, reason: "no answer to a ping" }),
-      );
-    });
+    const quietMs = 2000 * this.#session.ping_interval || Infinity;
+    this.#after("silence", quietMs, () => this.#probe());
+  }
+
+  #probe() {
+    if (this.#socket.readyState === SOCKET_OPEN) this.#socket.send('{"type":"ping","payload":{}}');
+    this.#after("silence", this.#limits.pingTimeoutMs, () =>
+      this.#lost({ code: LOST, reason: "no answer to a ping" }),
+    );
+  }
+
+  /** A fresh token in time keeps the connection; without one the BFF ends it with 4003. */
+  #refreshLater() {
+    const leftMs = this.#session.expires_at * 1000 - Date.now();
+    if (!this.#getToken || !Number.isFinite(leftMs)) return;
+    const { refreshMs } = this.#limits;
+    this.#after("refresh", Math.max(leftMs - refreshMs, refreshMs / 2), () => this.#refresh());
+  }
+
+  async #refresh() {
+    const { signal } = this.#attempt;
+    try {
+      const token = await this.#getToken({ signal, fresh: true });
+      if (!signal.aborted) await this.authenticate(token);
+    } catch {
+      // Asked again before long, and when the connection has ended.
+    }
+    if (!signal.aborted) this.#refreshLater();
   }
 
   #after(name, ms, then) {
-    this.#stopTimer(name);
-    this.#timers[name] = setTimeout(then, ms);
+    this.#stop(name);
+    this.#timers.set(name, setTimeout(then, Math.min(ms, LONGEST_TIMER_MS)));
   }
 
-  #stopTimer(name) {
-    clearTimeout(this.#timers[name]);
-    delete this.#timers[name];
+  #stop(name) {
+    clearTimeout(this.#timers.get(name));
+    this.#timers.delete(name);
   }
 
   // Frames.
 
   #receive(data) {
-    const frame = parseFrame(data);
-    if (this.#state === "open") this.#expectFrame();
-    if (frame === null) return;
-    const { type, payload } = frame;
+    const { type, payload } = parseFrame(data);
+    if (this.#state !== "open") {
+      if (type === "event" && payload.topic === "hello") this.#hello(payload.event ?? {});
+      return;
+    }
+    this.#expectFrame();
     if (type === "event") {
-      if (this.#state === "open") this.#event(payload);
-      else if (payload.topic === "hello") this.#hello(payload.event ?? {});
+      this.#event(payload);
     } else if (type === "response") {
-      this.#settle(payload.trace_id, payload.error, payload.result);
+      this.#calls.settle(payload.trace_id, payload.error, payload.result);
     } else if (type === "error") {
-      this.#error(payload);
+      if (payload.trace_id) this.#calls.settle(payload.trace_id, payload);
+      else this.#listeners.tell(ERROR, new BffError(payload));
     } else if (type === "gap") {
-      this.#memory.jump(payload.streams ?? {});
-      this.#onGap.tell(payload.streams ?? {});
+      const streams = payload.streams ?? {};
+      Object.keys(streams).forEach((stream) => this.#positions.forget(stream));
+      this.#positions.begin(streams);
+      this.#tellGap(streams);
     } else if (type === "drain") {
       const ms = Number(payload.reconnect_after_ms);
-      if (ms >= 0) this.#drainMs = Math.min(ms, LONGEST_DRAIN_MS);
-    } else if (type === "ping") {
-      this.#send({ type: "pong", payload: { trace_id: payload.trace_id } });
+      this.#drainMs = Math.min(Math.max(ms, 0) || 0, LONGEST_DRAIN_MS);
     }
   }
 
-  #event({ topic, event, id }) {
-    if (typeof topic !== "string" || !this.#memory.isNew(id, event)) return;
-    const meta = { topic, id: id ?? null };
-    this.#topics.get(topic)?.tell(event, meta);
-    if (topic !== "*") this.#topics.get("*")?.tell(event, meta);
+  #event({ topic, event, id = null }) {
+    if (typeof topic !== "string") return;
+    const { isNew, missed } = this.#positions.reach(id);
+    this.#tellGap(missed);
+    if (!isNew || this.#isRepeated(event?.broadcast_id)) return;
+    if (id === null) this.#followServer(topic, event);
+    this.#tell(topic, event, id);
   }
 
-  #error(payload) {
-    const traceId = payload.trace_id ?? null;
-    if (traceId === null) this.#onError.tell(BffError.received(payload, null));
-    else this.#settle(traceId, payload);
+  #tell(topic, event, id) {
+    this.#listeners.tell(topic, event, { topic, id });
+    if (topic !== "*") this.#listeners.tell("*", event, { topic, id });
   }
 
-  #send(frame) {
-    if (this.#socket?.readyState === SOCKET_OPEN) this.#socket.send(JSON.stringify(frame));
+  #tellGap(missed) {
+    if (Object.keys(missed).length > 0) this.#listeners.tell(GAP, missed);
   }
 
-  // Calls: what waits for an answer, or for the connection.
-
-  async #call(type, payload, { timeoutMs = this.#limits.requestTimeoutMs, signal }) {
-    if (!(timeoutMs > 0)) throw new RangeError("timeoutMs must be more than 0");
-    const traceId = `${this.#traces}${(this.#traceCount += 1)}`;
-    const refuse = (code, description, retryable, cause) =>
-      new BffError({ code, description, retryable, outcome: "not_sent", traceId, cause });
-    if (signal?.aborted) throw refuse("cancelled", "Cancelled", false, signal.reason);
-    if (this.#state === "closed") throw refuse("connection_lost", "There is no connection", false);
-    if (this.#waiting() >= this.#limits.maxWaiting) {
-      throw refuse("too_many_in_flight", "Too many requests wait for the connection", true);
+  /** A broadcast that greets everybody who connects comes again with the same id. */
+  #isRepeated(id) {
+    if (typeof id !== "string") return false;
+    if (this.#broadcasts.has(id)) return true;
+    this.#broadcasts.add(id);
+    if (this.#broadcasts.size > REMEMBERED_BROADCASTS) {
+      this.#broadcasts.delete(this.#broadcasts.values().next().value);
     }
-    const answer = deferred();
-    const call = { type, payload, traceId, answer, signal, written: false };
-    call.deadline = performance.now() + timeoutMs;
+    return false;
+  }
+
+  // Calls.
+
+  async #call(type, payload, options, onResult) {
+    if (this.#state === "closed") throw connectionLost("There is no connection");
+    return this.#calls.make(type, payload, options, onResult);
+  }
+
+  /** Write a call if the connection has a future; returns whether it was. */
+  #post(text) {
+    const isOpen = this.#state === "open" && this.#socket.readyState === SOCKET_OPEN;
+    if (!isOpen || this.#drainMs !== null) return false;
+    this.#socket.send(text);
+    return true;
+  }
+
+  // Topics: `#wanted` by the page, each with its promise, and `#heard` over this connection.
+
+  /** Bring what is heard in line with what is wanted, one request at a time. */
+  async #tune(failures = 0) {
+    if (this.#tuning) return;
+    this.#tuning = true;
     try {
-      this.#checkSize(this.#frameOf(call));
-    } catch (error) {
-      throw refuse("invalid_params", error.message, false, error);
+      let most = TOPICS_PER_REQUEST;
+      while (this.#state === "open") {
+        const surplus = without(this.#heard, this.#wanted).slice(0, TOPICS_PER_REQUEST);
+        const missing = without(this.#wanted.keys(), this.#heard).slice(0, most);
+        if (surplus.length > 0) await this.#leave(surplus);
+        else if (missing.length === 0) break;
+        else if (await this.#join(missing)) most = TOPICS_PER_REQUEST;
+        else most = Math.ceil(missing.length / 2);
+      }
+    } catch {
+      if (this.#state === "open") {
+        this.#after("tune", this.#pause(failures), () => this.#tune(failures + 1));
+      }
+    } finally {
+      this.#tuning = false;
     }
-    call.abort = () => this.#abort(call);
-    signal?.addEventListener("abort", call.abort, { once: true });
-    this.#calls.set(traceId, call);
-    call.timer = setTimeout(() => this.#expire(call), timeoutMs);
-    if (this.#state === "open") this.#write(call);
-    return answer.promise;
   }
 
-  #waiting() {
-    if (this.#state === "open" && this.#socket.readyState === SOCKET_OPEN) return 0;
-    let count = 0;
-    for (const call of this.#calls.values()) if (!call.written) count += 1;
-    return count;
+  /** Returns false when several were refused because of one, which remains to be found. */
+  async #join(topics) {
+    const asked = topics.map((topic) => ({ topic, since: this.#positions.at(TOPIC + topic) }));
+    const joined = ({ positions, recovered }) => this.#joined(topics, positions, recovered);
+    try {
+      await this.#call("subscribe", { topics: asked }, {}, joined);
+    } catch (error) {
+      if (error.retryable || error.outcome === "unknown") throw error;
+      if (topics.length > 1) return false;
+      this.#refused(topics[0], error);
+    }
+    return true;
   }
 
-  #frameOf({ type, payload, traceId, deadline }) {
-    const timeout_ms = Math.max(1, Math.ceil(deadline - performance.now()));
-    const timed = type === "authenticate" ? {} : { timeout_ms };
-    return JSON.stringify({ type, payload: { ...payload, ...timed, trace_id: traceId } });
+  #joined(topics, positions, recovered) {
+    for (const topic of topics) {
+      this.#heard.add(topic);
+      this.#wanted.get(topic)?.resolve();
+    }
+    this.#tellGap(this.#positions.begin(positions, recovered));
+  }
+
+  async #leave(topics) {
+    const left = () => topics.forEach((topic) => this.#left(topic));
+    await this.#call("unsubscribe", { topics }, {}, left);
+  }
+
+  #left(topic) {
+    this.#heard.delete(topic);
+    this.#positions.forget(TOPIC + topic);
+  }
+
+  #unwant(topic, error) {
+    this.#wanted.get(topic)?.reject(error);
+    this.#wanted.delete(topic);
+  }
+
+  /** Whoever had the topic before hears that it is gone, as when the BFF takes it away. */
+  #refused(topic, error) {
+    const wasHeard = this.#wanted.get(topic)?.settled;
+    this.#unwant(topic, error);
+    this.#left(topic);
+    if (wasHeard) this.#tell("unsubscribed", { topics: [topic], error }, null);
+  }
+
+  /** What the BFF subscribes by itself is wanted from then on, on the next connection too. */
+  #followServer(topic, event) {
+    if (topic === "subscribed") {
+      const topics = Object.keys(event?.positions ?? {}).map((stream) => stream.replace(TOPIC, ""));
+      for (const each of topics) this.#wanted.set(each, this.#wanted.get(each) ?? deferred());
+      this.#joined(topics, event?.positions);
+    } else if (topic === "unsubscribed") {
+      const error = new BffError({ code: "forbidden", description: "Unsubscribed by the BFF" });
+      for (const each of [event?.topics ?? []].flat()) {
+        this.#unwant(each, error);
+        this.#left(each);
+      }
+    }
+  }
+}
+
+/** Calls that wait for their answer, or for a connection that takes them. */
+class Calls {
+  #limits;
+  #post;
+  #pending = new Map();
+  #count = 0;
+
+  /** `post` returns whether the connection has taken a text. */
+  constructor(limits, post) {
+    this.#limits = limits;
+    this.#post = post;
+  }
+
+  /** `onResult` is called before the next frame is read; the promise is settled after that. */
+  async make(type, payload, options, onResult = ignore) {
+    const { timeoutMs = this.#limits.requestTimeoutMs, signal } = options;
+    if (!(timeoutMs > 0)) throw new RangeError("timeoutMs must be more than 0");
+    const call = { type, payload, signal, onResult, written: false, answer: deferred() };
+    call.traceId = String((this.#count += 1));
+    call.deadline = performance.now() + timeoutMs;
+    call.onAbort = () => this.#abort(call);
+    this.#pending.set(call.traceId, call);
+    signal?.addEventListener("abort", call.onAbort, { once: true });
+    this.#expireAfter(call, timeoutMs);
+    if (signal?.aborted) this.#abort(call);
+    else this.#write(call);
+    if (this.#waiting.length > this.#limits.maxWaiting) {
+      const description = "Too many requests wait for the connection";
+      this.#fail(call, "too_many_in_flight", description, { retryable: true });
+    }
+    return call.answer.promise;
+  }
+
+  /** Write those that wait, in their order. */
+  write() {
+    for (const call of this.#waiting) this.#write(call);
+  }
+
+  settle(traceId, error, result) {
+    const call = this.#pending.get(traceId);
+    if (call === undefined) return;
+    this.#forget(call);
+    if (error) {
+      call.answer.reject(new BffError({ ...error, traceId }));
+    } else {
+      call.onResult(result ?? {});
+      call.answer.resolve(result);
+    }
+  }
+
+  /** The connection broke: those that were on their way may have been done or not. */
+  failWritten() {
+    for (const call of this.#pending.values()) if (call.written) this.#lose(call);
+  }
+
+  failAll() {
+    for (const call of this.#pending.values()) this.#lose(call);
+  }
+
+  get #waiting() {
+    return [...this.#pending.values()].filter((call) => !call.written);
+  }
+
+  /** The BFF knows more of one that is written: its word is waited for a little longer. */
+  #write(call) {
+    let text;
+    try {
+      text = this.#frame(call);
+    } catch (error) {
+      this.#fail(call, "invalid_params", error.message, { cause: error });
+      return;
+    }
+    if (!this.#post(text)) return;
+    call.written = true;
+    this.#expireAfter(call, call.deadline - performance.now() + GRACE_MS);
   }
 
   /** A frame that is too large would end the connection of everybody on this page. */
-  #checkSize(text) {
-    const { maxFrameBytes } = this.#limits;
-    if (text.length * 3 <= maxFrameBytes) return;
+  #frame({ type, payload, traceId, deadline }) {
+    const timeout_ms = Math.max(1, Math.ceil(deadline - performance.now()));
+    const text = JSON.stringify({ type, payload: { ...payload, timeout_ms, trace_id: traceId } });
     const { length } = new TextEncoder().encode(text);
-    if (length > maxFrameBytes) {
-      throw new RangeError(`The request has ${length} bytes; at most ${maxFrameBytes} may be sent`);
-    }
-  }
-
-  #write(call) {
-    if (call.written || this.#socket?.readyState !== SOCKET_OPEN) return;
-    const remaining = Math.max(0, call.deadline - performance.now());
-    this.#socket.send(this.#frameOf(call));
-    call.written = true;
-    clearTimeout(call.timer);
-    call.timer = setTimeout(() => this.#expire(call), remaining + this.#limits.requestGraceMs);
-  }
-
-  #settle(traceId, error, result) {
-    const call = this.#calls.get(traceId);
-    if (call === undefined) return;
-    this.#forget(call);
-    if (error) call.answer.reject(BffError.received(error, traceId));
-    else call.answer.resolve(result);
+    const { maxFrameBytes } = this.#limits;
+    if (length > maxFrameBytes) throw new RangeError(`${length} bytes, more than ${maxFrameBytes}`);
+    return text;
   }
 
   #abort(call) {
     this.#fail(call, "cancelled", "Cancelled", { cause: call.signal.reason });
-    if (call.written) this.#send({ type: "cancel", payload: { trace_id: call.traceId } });
+    const cancel = { type: "cancel", payload: { trace_id: call.traceId } };
+    if (call.written) this.#post(JSON.stringify(cancel));
   }
 
-  #expire(call) {
-    this.#fail(call, "timeout", "No answer in time", { retryable: !call.written });
+  #expireAfter(call, ms) {
+    clearTimeout(call.timer);
+    call.timer = setTimeout(() => {
+      this.#fail(call, "timeout", "No answer in time", { retryable: !call.written });
+    }, ms);
   }
 
-  #failCalls(which) {
-    for (const call of [...this.#calls.values()].filter(which)) {
-      this.#fail(call, "connection_lost", "The connection was lost", {});
-    }
+  #lose(call) {
+    this.#fail(call, "connection_lost", "The connection was lost", {});
   }
 
   #fail(call, code, description, more) {
     this.#forget(call);
-    const outcome = call.written ? "unknown" : "not_sent";
-    const { traceId } = call;
+    const { traceId, written } = call;
+    const outcome = written ? "unknown" : "not_sent";
     call.answer.reject(new BffError({ code, description, outcome, traceId, ...more }));
   }
 
   #forget(call) {
-    this.#calls.delete(call.traceId);
+    this.#pending.delete(call.traceId);
     clearTimeout(call.timer);
-    call.signal?.removeEventListener("abort", call.abort);
+    call.signal?.removeEventListener("abort", call.onAbort);
   }
 }
 
-async function exchangeToken(address, getToken, hint) {
+/** How far each stream was handed over. */
+class Positions {
+  #reached = new Map();
+
+  get all() {
+    return Object.fromEntries([...this.#reached].map(([stream, { id }]) => [stream, id]));
+  }
+
+  at(stream) {
+    return this.#reached.get(stream)?.id ?? null;
+  }
+
+  forget(stream) {
+    this.#reached.delete(stream);
+  }
+
+  /**
+   * A flow begins at these ids. What a stream has missed follows if it is recovered; where the
+   * others go on that have missed something is returned.
+   */
+  begin(ids, recovered) {
+    const missed = {};
+    for (const [stream, id] of Object.entries(ids ?? {})) {
+      const now = parseId(id);
+      const before = this.#reached.get(stream);
+      const isWhole = recovered?.[stream] ?? (before && !isAfter(now, before));
+      if (now === null || (before && isWhole)) continue;
+      this.#reached.set(stream, now);
+      if (before) missed[stream] = id;
+    }
+    return missed;
+  }
+
+  /**
+   * A message has come: is it new, and what was missed before it? Offsets of a stream go up by
+   * one. In another epoch they begin anew, and nobody knows what the last one still had.
+   */
+  reach(id) {
+    const now = parseId(id);
+    if (now === null) return { isNew: true, missed: {} };
+    const before = this.#reached.get(now.stream);
+    if (before && !isAfter(now, before)) return { isNew: false, missed: {} };
+    this.#reached.set(now.stream, now);
+    const follows = before?.epoch === now.epoch && now.offset === before.offset + 1;
+    return { isNew: true, missed: before && !follows ? { [now.stream]: id } : {} };
+  }
+}
+
+/** `<stream>/<epoch>/<offset>`, read from the right: a stream's name may hold slashes. */
+function parseId(id) {
+  const parts = typeof id === "string" ? /^(.+)\/([^/]+)\/(\d+)$/s.exec(id) : null;
+  return parts && { id, stream: parts[1], epoch: parts[2], offset: Number(parts[3]) };
+}
+
+function isAfter(now, before) {
+  return now?.epoch !== before.epoch || now.offset > before.offset;
+}
+
+/** Why a request failed, and what became of the work (`outcome`). */
+export class BffError extends Error {
+  constructor({ code = "internal", description = "Unknown error", cause, ...known }) {
+    super(`${code}: ${description}`, cause === undefined ? undefined : { cause });
+    this.name = "BffError";
+    this.code = code;
+    this.description = description;
+    this.retryable = known.retryable ?? false;
+    this.outcome = known.outcome ?? "unknown";
+    this.traceId = known.traceId ?? null;
+  }
+}
+
+function connectionLost(description, cause) {
+  return new BffError({ code: "connection_lost", description, outcome: "not_sent", cause });
+}
+
+/** Who wants to hear of what. A listener that throws harms neither the others nor the client. */
+class Listeners {
+  #of = new Map();
+
+  add(name, listener) {
+    const entry = { listener };
+    const entries = this.#of.get(name) ?? new Set();
+    this.#of.set(name, entries.add(entry));
+    return () => {
+      entries.delete(entry);
+      if (entries.size === 0 && this.#of.get(name) === entries) this.#of.delete(name);
+    };
+  }
+
+  tell(name, ...values) {
+    for (const { listener } of [...(this.#of.get(name) ?? [])]) {
+      try {
+        listener(...values);
+      } catch (error) {
+        (globalThis.reportError ?? console.error)(error);
+      }
+    }
+  }
+}
+
+async function exchangeToken(office, getToken, hint) {
   const headers = { Authorization: `Bearer ${await getToken(hint)}` };
-  const response = await fetch(address, { method: "POST", headers, signal: hint.signal });
+  const response = await fetch(office, { method: "POST", headers, signal: hint.signal });
   if (!response.ok) {
     const error = new Error(`No ticket: the server answered ${response.status}`);
     throw Object.assign(error, { status: response.status });
@@ -545,36 +736,25 @@ function parseFrame(data) {
     const { type, payload } = JSON.parse(data);
     return { type, payload: payload ?? {} };
   } catch {
-    return null;
+    return {};
   }
 }
 
-/** A close always follows an error. */
-function ignore() {}
-
-/** `http:` to `ws:`, `wss:` to `https:`. */
-function toScheme(address, scheme) {
-  const secure = address.protocol === "https:" || address.protocol === "wss:";
-  return new URL(address.href.replace(/^[a-z]+:/, secure ? `${scheme}s:` : `${scheme}:`));
+function without(all, some) {
+  return [...all].filter((each) => !some.has(each));
 }
 
+/** A promise that is settled from outside, and harms nobody who does not await it. */
 function deferred() {
   const made = { settled: false };
-  made.promise = new Promise((resolve, reject) => {
-    made.resolve = (value) => {
+  made.promise = new Promise((...settlers) => {
+    [made.resolve, made.reject] = settlers.map((settle) => (value) => {
       made.settled = true;
-      resolve(value);
-    };
-    made.reject = (error) => {
-      made.settled = true;
-      reject(error);
-    };
+      settle(value);
+    });
   });
   made.promise.catch(ignore);
   return made;
 }
 
-function tracePrefix() {
-  const bytes = crypto.getRandomValues(new Uint8Array(6));
-  return `${Array.from(bytes, (byte) => byte.toString(36)).join("")}-`;
-}
+function ignore() {}

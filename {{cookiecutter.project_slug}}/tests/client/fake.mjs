@@ -45,19 +45,41 @@ export class FakeWebSocket {
     this.receive("event", { topic: "t", event, id });
   }
 
+  /** Answer the frame sent last, or the one given. */
+  answer(result, frame = this.sent.at(-1)) {
+    this.receive("response", { trace_id: frame.payload.trace_id, result, error: null });
+  }
+
+  refuse(code, more, frame = this.sent.at(-1)) {
+    const error = { code, description: code, retryable: false, outcome: "not_sent", ...more };
+    this.receive("response", { trace_id: frame.payload.trace_id, result: null, error });
+  }
+
+  /** What was sent of a type. */
+  sentOf(type) {
+    return this.sent.filter((frame) => frame.type === type).map(({ payload }) => payload);
+  }
+
   breakWith(code, reason = "") {
     this.readyState = 3;
     this.onclose?.({ code, reason });
   }
 }
 
+const EPOCH_MS = 1_800_000_000_000;
 let now = 0;
+
+/** So many seconds from now, as the BFF writes times. */
+export function inSeconds(seconds) {
+  return Date.now() / 1000 + seconds;
+}
 
 /** Stop the clock and make chance half of everything. */
 export function takeTime() {
   FakeWebSocket.all = [];
   mock.timers.enable({ apis: ["setTimeout"] });
   mock.method(performance, "now", () => now);
+  mock.method(Date, "now", () => EPOCH_MS + now);
   mock.method(Math, "random", () => 0.5);
 }
 
@@ -101,6 +123,30 @@ export async function openClient(options, hello) {
   await settle();
   socket().greet(hello);
   return { bff, states };
+}
+
+/** Connect again after the connection broke. */
+export async function comeBack(hello) {
+  socket().breakWith(1006);
+  await pass(30_000);
+  socket().greet(hello);
+}
+
+/** A window, and a document that is seen or not. */
+export function withPage() {
+  const page = new EventTarget();
+  const document = { visibilityState: "visible" };
+  const listen = page.addEventListener.bind(page);
+  Object.assign(globalThis, { addEventListener: listen, document });
+  return {
+    document,
+    happens: (name) => page.dispatchEvent(new Event(name)),
+  };
+}
+
+export function withoutPage() {
+  delete globalThis.addEventListener;
+  delete globalThis.document;
 }
 
 /** What a promise was rejected with. */

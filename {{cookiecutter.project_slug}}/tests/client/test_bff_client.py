@@ -82,8 +82,9 @@ def run(command: list[str], file: str, **environment: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_client_keeps_its_promises(node: list[str]) -> None:
-    run(node, "bff-client.test.mjs")
+@pytest.mark.parametrize("file", ["bff-client.test.mjs", "delivery.test.mjs"])
+def test_the_client_keeps_its_promises(node: list[str], file: str) -> None:
+    run(node, file)
 
 
 def test_the_client_understands_the_running_bff(node: list[str], bff_url: str) -> None:
