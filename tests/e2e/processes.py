@@ -124,6 +124,15 @@ class Instance(Program):
     def until_ready(self) -> None:
         until_true(self.is_ready, f"{self.name} is ready", START_SECONDS)
 
+    async def started(self, workers: int) -> None:
+        """Wait until each of so many workers serves."""
+        complete = "Application startup complete"
+        await until(
+            lambda: self.output.count(complete) >= workers,
+            f"{workers} workers of {self.name} serve",
+            START_SECONDS,
+        )
+
     def _listens(self) -> bool:
         assert self.exit_code is None, f"{self.name} has exited:\n{self.output}"
         found = _LISTENING.search(self.output)

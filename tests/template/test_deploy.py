@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import subprocess
 import sys
@@ -64,7 +65,7 @@ def test_a_rolling_update_does_not_cut_the_drain_short(
 ) -> None:
     (drain,) = re.findall(r"^DRAIN_SECONDS=(\d+)$", default.read(".env.example"), flags=re.M)
     grace = compose["services"][instance]["stop_grace_period"]
-    assert int(grace.removesuffix("s")) >= int(drain) + 10
+    assert int(grace.removesuffix("s")) >= int(drain) + 15
 
 
 def test_rabbitmq_is_one_that_nuropb_services_can_live_with(compose: dict[str, Any]) -> None:
@@ -158,11 +159,12 @@ def nginx() -> Path:
     return program
 
 
-def local_configuration(default: BakedProject, folder: Path, port: int, upstream: int) -> Path:
+def local_configuration(default: BakedProject, folder: Path, port: int, *upstreams: int) -> Path:
     """deploy/nginx.conf with addresses of this machine instead of the names in compose. `resolve`
     goes with the names: only nginx from 1.27.3 on knows it, Debian's is older."""
     text = default.read("deploy/nginx.conf")
-    text, found = re.subn(r"server bff-[12]:8000 resolve", f"server 127.0.0.1:{upstream}", text)
+    servers = (f"server 127.0.0.1:{upstream}" for upstream in itertools.cycle(upstreams))
+    text, found = re.subn(r"server bff-[12]:8000 resolve", lambda _: next(servers), text)
     assert found == len(INSTANCES)
     text = text.replace("listen 8080", f"listen 127.0.0.1:{port}").replace("/tmp/", f"{folder}/")
     written = folder / "nginx.conf"
@@ -179,18 +181,18 @@ def test_nginx_takes_its_configuration(nginx: Path, default: BakedProject, tmp_p
     assert "[warn]" not in done.stderr
 
 
-Proxied = Callable[[Any], AbstractAsyncContextManager[str]]
+Proxied = Callable[..., AbstractAsyncContextManager[str]]
 
 
 @pytest.fixture
 def proxied(nginx: Path, default: BakedProject, tmp_path: Path) -> Proxied:
-    """nginx in front of a server that the test gives: `async with proxied(server) as address`."""
+    """nginx in front of servers that the test gives: `async with proxied(server) as address`."""
 
     @asynccontextmanager
-    async def run(server: Server) -> AsyncIterator[str]:
+    async def run(*servers: Server) -> AsyncIterator[str]:
         port = free_port()
-        upstream = next(iter(server.sockets)).getsockname()[1]
-        configuration = local_configuration(default, tmp_path, port, upstream)
+        upstreams = [next(iter(server.sockets)).getsockname()[1] for server in servers]
+        configuration = local_configuration(default, tmp_path, port, *upstreams)
         with (tmp_path / "output.log").open("wb") as output:
             process = await asyncio.create_subprocess_exec(
                 *(str(nginx), "-p", str(tmp_path), "-c", str(configuration)),
@@ -265,3 +267,30 @@ async def test_nginx_passes_requests_on_and_keeps_metrics_inside(proxied: Proxie
     ):
         assert (await client.get("/health/live")).text == "/health/live"
         assert (await client.get("/metrics")).status_code == HTTPStatus.NOT_FOUND
+
+
+async def test_nginx_brings_sockets_that_a_draining_instance_refuses_to_another(
+    proxied: Proxied,
+) -> None:
+    refused = 0
+
+    def refuse(connection: ServerConnection, _: Request) -> Response:
+        nonlocal refused
+        refused += 1
+        return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "draining")
+
+    async def echo(connection: ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    async with (
+        serve(echo, "127.0.0.1", 0, process_request=refuse) as drains,
+        serve(echo, "127.0.0.1", 0) as stays,
+        proxied(drains, stays) as address,
+        asyncio.timeout(DEADLINE),
+    ):
+        for _ in range(4):
+            async with connect(f"ws://{address}/ws") as socket:
+                await socket.send("hello")
+                assert await socket.recv() == "hello"
+    assert refused

@@ -76,10 +76,10 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
     app.state.realtime = realtime
     app.state.mesh = mesh
     app.state.dispatcher = dispatcher
-    app.state.sessions = Sessions(
+    app.state.sessions = sessions = Sessions(
         registry, index, dispatcher, broadcasts, verifier.verify, settings, metrics
     )
-    app.state.draining = Draining(registry, settings.drain_seconds)
+    app.state.draining = Draining(sessions, registry, settings.drain_seconds)
 
     problems.install(app)
     for http_router in routes.HTTP:

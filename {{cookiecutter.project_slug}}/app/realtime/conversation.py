@@ -18,6 +18,7 @@ from app.connections.messages import (
     Call,
     CancelFrame,
     CommandFrame,
+    Drain,
     ErrorMessage,
     InboundFrame,
     Message,
@@ -74,6 +75,9 @@ class Conversation:
         self._refused = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._expiry = self._expire_later()
+        self.warned = False
+        """Whether the client was told that this socket will be closed with 4001."""
+        self._finishing = False
 
     def receive(self, data: str | bytes) -> None:
         """Take one frame as it came from the socket. Never waits, never raises."""
@@ -101,6 +105,18 @@ class Conversation:
         self._expiry.cancel()
         for task in tuple(self._tasks.values()):
             task.cancel()
+
+    def warn(self, reconnect_after_ms: int) -> None:
+        """Tell the client to send nothing new here, and how long to wait after the close."""
+        self.warned = True
+        self._send(Drain(reconnect_after_ms))
+
+    async def finish(self) -> None:
+        """Close with 4001 as soon as the requests that run are answered; take no others."""
+        self._finishing = True
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks.values()))
+        self.connection.close(CloseCode.DRAIN, "drain")
 
     def _handle(self, frame: InboundFrame) -> None:
         match frame:
@@ -133,6 +149,8 @@ class Conversation:
             problem = Problem(Code.CONFLICT, "A request with this trace_id is in flight")
         elif len(self._tasks) >= self._settings.requests_in_flight:
             problem = Problem(Code.TOO_MANY_IN_FLIGHT)
+        elif self._finishing:
+            problem = Problem(Code.SERVICE_UNAVAILABLE, "This instance is going away")
         else:
             task = asyncio.create_task(self._answer(trace_id, work))
             self._tasks[trace_id] = task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 
 from app.auth.caller import Caller
 from app.broadcasts.service import BroadcastService
@@ -43,6 +44,11 @@ class Sessions:
         self._verify = verify
         self._settings = settings
         self._metrics = metrics
+        self._open: set[Conversation] = set()
+
+    def __iter__(self) -> Iterator[Conversation]:
+        """The open conversations; a copy, safe to keep while sockets come and go."""
+        return iter(tuple(self._open))
 
     def begin(
         self, transport: Transport, caller: Caller, *, address: str = "", device: str = ""
@@ -63,9 +69,11 @@ class Sessions:
         self._registry.register(connection)
         self._metrics.connections.inc()
         self._metrics.connections_opened.inc()
-        return Conversation(
+        conversation = Conversation(
             connection, caller, self._dispatcher, self._verify, self._settings, self._metrics
         )
+        self._open.add(conversation)
+        return conversation
 
     async def admit(self, conversation: Conversation) -> None:
         """Make it known everywhere, then say hello.
@@ -96,6 +104,7 @@ class Sessions:
         code = connection.closing or code
         connection.close(code)
         conversation.closed()
+        self._open.discard(conversation)
         self._registry.unregister(connection)
         self._metrics.connections.dec()
         self._metrics.connections_closed.labels(code).inc()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from fastapi import APIRouter, WebSocket
+from fastapi import APIRouter, Response, WebSocket
 
 from app.cluster.redis import UNAVAILABLE
 from app.connections.close_codes import CloseCode
@@ -20,13 +20,13 @@ router = APIRouter()
 async def websocket(websocket: WebSocket) -> None:
     """Speak `bff.v1` with a browser (the template's `docs/protocol.md`).
 
-    A wrong Origin and a draining instance are refused with HTTP 403. Other refusals are accepted
-    and then closed with a code, because browsers do not show their pages the status of a refused
-    handshake.
+    A wrong Origin is refused with HTTP 403, and on a draining instance everybody with 503, which
+    the proxy answers by asking another instance. Other refusals are accepted and then closed with
+    a code, because browsers do not show their pages the status of a refused handshake.
     """
     state = websocket.app.state
     if state.draining.begun:
-        await websocket.close()
+        await _refuse_handshake(websocket)
         return
     try:
         caller = await state.authenticator.authenticate_socket(websocket)
@@ -43,6 +43,14 @@ async def websocket(websocket: WebSocket) -> None:
 async def _accept(websocket: WebSocket) -> None:
     offered = websocket.scope.get("subprotocols", ())
     await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)
+
+
+async def _refuse_handshake(websocket: WebSocket) -> None:
+    """Refuse with 503, or with 403 on a server that knows no other."""
+    if "websocket.http.response" in websocket.scope.get("extensions", {}):
+        await websocket.send_denial_response(Response(status_code=503))
+    else:
+        await websocket.close()
 
 
 async def _refuse(websocket: WebSocket, problem: Problem) -> None:

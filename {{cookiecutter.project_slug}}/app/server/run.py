@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import logging
 import socket
@@ -27,7 +26,7 @@ hold up the loop, the longer the more there are."""
 
 
 class Server(uvicorn.Server):
-    """A server that drains before it closes anything: lifespan shutdown would come too late."""
+    """A server for many sockets that stay."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then exempt what is there for good from garbage collection."""
@@ -35,14 +34,6 @@ class Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let sockets leave with 4001; a second Ctrl-C cuts it short."""
-        draining = asyncio.create_task(_state(self.config.loaded_app).draining.drain())
-        while not draining.done() and not self.force_exit:
-            await asyncio.wait({draining}, timeout=0.1)
-        draining.cancel()
-        await super().shutdown(sockets)
 
 
 class _Worker(multiprocess.Process):
@@ -100,10 +91,3 @@ def _websocket_protocol() -> str:
         "*, ".join(SUPPORTED),
     )
     return "websockets-sansio"
-
-
-def _state(app: Any) -> Any:
-    """The state of our app, below whatever uvicorn has wrapped around it."""
-    while not hasattr(app, "state"):
-        app = app.app
-    return app.state

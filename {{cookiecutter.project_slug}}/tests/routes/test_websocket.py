@@ -94,19 +94,24 @@ async def test_redis_away_is_no_reason_to_give_up(
     assert await first_code(bff, query="?ticket=x") == CloseCode.SERVER_ERROR
 
 
-async def test_a_draining_instance_lets_nobody_in_and_is_not_ready(bff: Bff) -> None:
-    async with bff.browser() as browser:
-        draining = asyncio.create_task(bff.app.state.draining.drain())
-        assert (await browser.receive())["type"] == "drain"
-        assert await browser.closed() == CloseCode.DRAIN
-        await draining
-    with pytest.raises(websockets.InvalidStatus, match="403"):
-        async with bff.handshake():
-            pass
-    async with bff.http() as http:
-        response = await http.get("/health/ready")
-    assert response.status_code == 503
-    assert response.json()["checks"]["instance"] == {"ok": False, "reason": "draining"}
+class TestDraining:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"drain_seconds": 1})
+
+    async def test_nobody_is_let_in_and_the_instance_is_not_ready(self, bff: Bff) -> None:
+        async with bff.browser() as browser:
+            draining = asyncio.create_task(bff.app.state.draining.drain())
+            assert (await browser.receive())["type"] == "drain"
+            assert await browser.closed() == CloseCode.DRAIN
+            await draining
+        with pytest.raises(websockets.InvalidStatus, match="503"):
+            async with bff.handshake():
+                pass
+        async with bff.http() as http:
+            response = await http.get("/health/ready")
+        assert response.status_code == 503
+        assert response.json()["checks"]["instance"] == {"ok": False, "reason": "draining"}
 
 
 class TestTheConnectionLimit:
