@@ -16,8 +16,11 @@ class RecordingTransport:
         self.buffered = 0
         self.closed: tuple[int, str] | None = None
 
-    def write(self, frame: Frame) -> None:
+    def write(self, frame: Frame, limit: int) -> bool:
+        if self.buffered + len(frame.payload) > limit:
+            return False
         self.frames.append(frame)
+        return True
 
     def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)

@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 
 _PROBES_UNHEARD = 3
 _LONGEST_PAUSE = 5.0
-_TURN = 500
-"""After so many frames others get their turn: a stream of messages may never be empty."""
+_TURN = 10_000
+"""After so many frames others get their turn, about 5 ms: a stream of messages may never be empty,
+and what comes to a socket within a turn leaves in one write."""
 
 
 class Relay:

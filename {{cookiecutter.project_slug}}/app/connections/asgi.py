@@ -31,11 +31,15 @@ class AsgiTransport:
     def buffered(self) -> int:
         return self._buffered
 
-    def write(self, frame: Frame) -> None:
+    def write(self, frame: Frame, limit: int) -> bool:
+        size = self._buffered + len(frame.payload)
+        if size > limit:
+            return False
         if not self._closing.is_set():
             self._frames.append(frame)
-            self._buffered += len(frame.payload)
+            self._buffered = size
             self._wake.set()
+        return True
 
     def close(self, code: int, reason: str) -> None:
         if self._closing.is_set():

@@ -63,16 +63,13 @@ class Connection:
         """Send a finished frame; a socket too slow for what waits is closed with 4002."""
         if self.closing is not None:
             return
-        if self._held is not None:
-            if sum(len(held.payload) for held in self._held) > self.max_queue_bytes:
+        if self._held is None:
+            if not self.transport.write(frame, self.max_queue_bytes):
                 self.close(CloseCode.SLOW_CONSUMER)
-            else:
-                self._held.append(frame)
-            return
-        if self.transport.buffered + len(frame.payload) > self.max_queue_bytes:
+        elif sum(len(held.payload) for held in self._held) > self.max_queue_bytes:
             self.close(CloseCode.SLOW_CONSUMER)
         else:
-            self.transport.write(frame)
+            self._held.append(frame)
 
     def close(self, code: int, reason: str = "") -> None:
         """Close the socket; only the first call counts."""

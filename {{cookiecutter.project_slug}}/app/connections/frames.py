@@ -11,14 +11,16 @@ from app.errors import Code, Problem
 
 
 class Frame:
-    """A finished text message. `payload` is its UTF-8."""
+    """A finished text message, made once and shared by every socket it goes to."""
 
-    __slots__ = ("_text", "_wire", "payload")
+    __slots__ = ("_text", "payload", "wire")
 
     def __init__(self, payload: bytes) -> None:
         self.payload: Final = payload
+        """The message in UTF-8."""
+        self.wire: Final = _header(len(payload)) + payload
+        """The WebSocket frame: FIN, text, no mask (RFC 6455, section 5.2)."""
         self._text: str | None = None
-        self._wire: bytes | None = None
 
     @property
     def text(self) -> str:
@@ -27,19 +29,13 @@ class Frame:
             self._text = self.payload.decode()
         return self._text
 
-    @property
-    def wire(self) -> bytes:
-        """The WebSocket frame, made once: FIN, text, no mask (RFC 6455, section 5.2)."""
-        if self._wire is None:
-            length = len(self.payload)
-            if length < 126:
-                header = struct.pack("!BB", 0x81, length)
-            elif length < 1 << 16:
-                header = struct.pack("!BBH", 0x81, 126, length)
-            else:
-                header = struct.pack("!BBQ", 0x81, 127, length)
-            self._wire = header + self.payload
-        return self._wire
+
+def _header(length: int) -> bytes:
+    if length < 126:
+        return struct.pack("!BB", 0x81, length)
+    if length < 1 << 16:
+        return struct.pack("!BBH", 0x81, 126, length)
+    return struct.pack("!BBQ", 0x81, 127, length)
 
 
 def encode(value: Any) -> bytes:

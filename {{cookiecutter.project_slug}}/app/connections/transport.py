@@ -18,8 +18,11 @@ class Transport(Protocol):
     def buffered(self) -> int:
         """Bytes taken but not yet handed to the operating system."""
 
-    def write(self, frame: Frame) -> None:
-        """Send a frame. After `close` it does nothing."""
+    def write(self, frame: Frame, limit: int) -> bool:
+        """Send a frame, unless more than `limit` bytes would then be buffered: False.
+
+        After `close` it does nothing.
+        """
 
     def close(self, code: int, reason: str) -> None:
         """Send what is buffered, then close. Only the first call counts.

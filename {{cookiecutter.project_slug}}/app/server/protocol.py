@@ -53,23 +53,18 @@ class _Flusher:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._dirty: list[WebSocketProtocol] = []
-        self._armed = False
 
     def add(self, protocol: WebSocketProtocol) -> None:
-        self._dirty.append(protocol)
-        if not self._armed:
-            self._armed = True
+        if not self._dirty:
             self._loop.call_soon(self._flush)
+        self._dirty.append(protocol)
 
     def _flush(self) -> None:
-        dirty = self._dirty
-        batch, self._dirty = dirty[:_FLUSH_BATCH], dirty[_FLUSH_BATCH:]
-        for protocol in batch:
-            protocol.flush()
+        batch, self._dirty = self._dirty[:_FLUSH_BATCH], self._dirty[_FLUSH_BATCH:]
         if self._dirty:
             self._loop.call_soon(self._flush)
-        else:
-            self._armed = False
+        for protocol in batch:
+            protocol.flush()
 
 
 _flushers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Flusher] = WeakKeyDictionary()
@@ -89,6 +84,7 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         self._context: contextvars.Context | None = None
         self._outgoing: list[bytes] = []
         self._outgoing_bytes = 0
+        """Of these frames, and of what the transport held before the first of them."""
         self._abort_timer: asyncio.TimerHandle | None = None
         flusher = _flushers.get(self.loop)
         if flusher is None:
@@ -99,24 +95,32 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
 
     @property
     def buffered(self) -> int:
-        return self.transport.get_write_buffer_size() + self._outgoing_bytes
+        return self._outgoing_bytes if self._outgoing else self.transport.get_write_buffer_size()
 
-    def write(self, frame: Frame) -> None:
-        wire = frame.wire
-        if not self._outgoing:
+    def write(self, frame: Frame, limit: int) -> bool:
+        outgoing, wire = self._outgoing, frame.wire
+        if outgoing:
+            size = self._outgoing_bytes + len(wire)
+        else:
+            size = self.transport.get_write_buffer_size() + len(wire)
+        if size > limit:
+            return False
+        if not outgoing:
             self._flusher.add(self)
-        self._outgoing.append(wire)
-        self._outgoing_bytes += len(wire)
+        outgoing.append(wire)
+        self._outgoing_bytes = size
+        return True
 
     def flush(self) -> None:
         """Hand over what has gathered."""
         outgoing = self._outgoing
         if not outgoing:
             return
-        self._outgoing = []
-        self._outgoing_bytes = 0
-        if not self.close_sent and not self.transport.is_closing():
-            self.transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
+        data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
+        outgoing.clear()
+        transport = self.transport
+        if not self.close_sent and not transport.is_closing():
+            transport.write(data)
 
     def close(self, code: int, reason: str = "") -> None:
         if code == CloseCode.SLOW_CONSUMER:

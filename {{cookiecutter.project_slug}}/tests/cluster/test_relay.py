@@ -63,7 +63,7 @@ async def test_an_order_that_fails_does_not_end_the_relay(start: StartInstance) 
     a = await start()
     alice = await a.join("alice")
 
-    def broken(frame: object) -> None:
+    def broken(frame: object, limit: int) -> bool:
         raise RuntimeError("a bug")
 
     alice.transport.write = broken  # type: ignore[method-assign]
