@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
 
 from app.cluster.keys import Keys, StreamKeys
+from app.cluster.lease import InstanceFacts, Lease
 from app.cluster.redis import UNAVAILABLE, RedisClient, Script, SharedPipeline, read_hash
 from app.connections.connection import Connection, instance_of
 from app.connections.registry import ConnectionRegistry
@@ -37,22 +37,11 @@ class ConnectionFacts:
     session: str
 
 
-@dataclass(frozen=True, slots=True)
-class InstanceFacts:
-    """What an instance reports with its lease."""
-
-    instance: str
-    host: str
-    since: float
-    connections: int
-    users: int
-
-
 class ConnectionIndex:
     """The index in Redis, and this instance's share of it.
 
     Entries live as long as their instance renews its lease: only an expired lease makes an
-    instance dead. An instance whose lease ran out while it was away takes a new *generation* and
+    instance dead. An instance whose lease ran out while it was away takes a new generation and
     writes all it holds anew; the reaper removes only what names the dead generation. Every step
     can be repeated, by anyone, at any time.
     """
@@ -67,15 +56,13 @@ class ConnectionIndex:
         metrics: Metrics,
     ) -> None:
         self.instance_id = instance_id
-        self.generation = 0
+        self.lease = Lease(instance_id, pipeline, registry, settings)
         self._redis = redis
         self._pipeline = pipeline
         self._registry = registry
         self._settings = settings
         self._metrics = metrics
         self._keys = Keys(settings.prefix)
-        self._since = time.time()
-        self._living: tuple[InstanceFacts, ...] = ()
         self._leased = False
         self._renewing = asyncio.Lock()
         self._left: list[Connection] = []
@@ -83,13 +70,7 @@ class ConnectionIndex:
         self._leaving = asyncio.Event()
         self._register = Script(pipeline, "register")
         self._tip = Script(pipeline, "tip")
-        self._lease = Script(pipeline, "lease")
         self._reap = Script(pipeline, "reap")
-
-    @property
-    def member(self) -> str:
-        """This generation of this instance."""
-        return f"{self.instance_id}#{self.generation}"
 
     # Connections
 
@@ -101,7 +82,7 @@ class ConnectionIndex:
         """
         user = self._keys.user(connection.user_id)
         _, position, tip = await asyncio.gather(
-            self._pipeline.submit("SADD", self._keys.users_of(self.member), connection.user_id),
+            self._pipeline.submit("SADD", self._held_users, connection.user_id),
             self._enter(connection, user),
             self._tip([self._keys.all.meta, self._keys.all.stream], [self._position_seconds]),
         )
@@ -133,7 +114,7 @@ class ConnectionIndex:
         """Remove the connections that were unregistered."""
         while self._left:
             batch = self._left[:_BATCH]
-            users = self._keys.users_of(self.member)
+            users = self._held_users
             gone = {c.user_id for c in batch if not self._registry.by_user(c.user_id)}
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for connection in batch:
@@ -157,16 +138,16 @@ class ConnectionIndex:
     async def instances(self) -> list[InstanceFacts]:
         """The living instances."""
         await self.renew()
-        return list(self._living)
+        return list(self.lease.living)
 
     def is_living(self, instance_id: str) -> bool:
         """Whether an instance had a lease when this one last renewed its own."""
-        return any(facts.instance == instance_id for facts in self._living)
+        return any(facts.instance == instance_id for facts in self.lease.living)
 
     def count(self) -> int:
         """Connections of all instances: our own now, the others' as they last reported."""
-        others = (facts.connections for facts in self._living if facts.instance != self.instance_id)
-        return len(self._registry) + sum(others)
+        others = (facts for facts in self.lease.living if facts.instance != self.instance_id)
+        return len(self._registry) + sum(facts.connections for facts in others)
 
     async def run(self) -> None:
         """Renew the lease, reap the dead and remove who left, for ever."""
@@ -191,45 +172,23 @@ class ConnectionIndex:
                 logger.warning("entries stay for now: %s: %s", type(error).__name__, error)
                 await asyncio.sleep(self._settings.lease_renewal)
 
-    async def renew(self) -> list[str]:
-        """Renew the lease, or take one as a new generation; returns the dead members."""
+    async def renew(self) -> tuple[str, ...]:
+        """Renew the lease, or take one as a new generation; returns the dead generations."""
         async with self._renewing:
-            if self.generation:
-                holds, living, dead = await self._hold(take=False)
-                if holds:
-                    return self._note(living, dead)
-                if self._leased:
-                    self._metrics.lease_losses.inc()
-                    logger.warning("lease of %s is lost: a new generation begins", self.member)
+            if await self.lease.renew():
+                return self.lease.dead
+            if self._leased:
+                self._metrics.lease_losses.inc()
+                logger.warning("lease of %s is lost: a new generation begins", self.lease.member)
             self._leased = False
-            self.generation += 1
-            _, living, dead = await self._hold(take=True)
+            await self.lease.take()
             await self._rewrite()
             self._leased = True
-            return self._note(living, dead)
+            return self.lease.dead
 
     async def leave(self) -> None:
         """Give everything back, at the end of the instance."""
-        await self._reap_member(self.member)
-
-    async def _hold(self, *, take: bool) -> tuple[bool, list[bytes], list[bytes]]:
-        facts = InstanceFacts(
-            instance=self.instance_id,
-            host=socket.gethostname(),
-            since=self._since,
-            connections=len(self._registry),
-            users=len(self._registry.users()),
-        )
-        lease = int(self._settings.lease_seconds * 1000)
-        holds, living, dead = await self._lease(
-            [self._keys.leases, self._keys.lease_facts],
-            [self.member, lease, orjson.dumps(asdict(facts)), int(take)],
-        )
-        return bool(holds), living, dead
-
-    def _note(self, living: list[bytes], dead: list[bytes]) -> list[str]:
-        self._living = tuple(InstanceFacts(**orjson.loads(facts)) for facts in living if facts)
-        return [member.decode() for member in dead]
+        await self._reap_member(self.lease.member)
 
     async def _rewrite(self) -> None:
         """Enter every connection under the new generation; those that left meanwhile go again."""
@@ -238,7 +197,7 @@ class ConnectionIndex:
             batch = connections[start : start + _BATCH]
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for connection in batch:
-                    pipeline.sadd(self._keys.users_of(self.member), connection.user_id)
+                    pipeline.sadd(self._held_users, connection.user_id)
                 for connection in batch:
                     pipeline.hset(
                         self._keys.connections(connection.user_id),
@@ -252,7 +211,7 @@ class ConnectionIndex:
 
     # The dead
 
-    async def _reap_all(self, members: list[str]) -> None:
+    async def _reap_all(self, members: Iterable[str]) -> None:
         for member in members:
             logger.warning("reaping %s: its lease has expired", member)
             await self._reap_member(member)
@@ -286,11 +245,15 @@ class ConnectionIndex:
     # Values
 
     @property
+    def _held_users(self) -> str:
+        return self._keys.users_of(self.lease.member)
+
+    @property
     def _position_seconds(self) -> int:
         return self._settings.position_seconds
 
     def _entry(self, connection: Connection) -> bytes:
-        return b"%s %s" % (self.member.encode(), orjson.dumps(connection.facts))
+        return b"%s %s" % (self.lease.member.encode(), orjson.dumps(connection.facts))
 
 
 def _id(stream: StreamKeys, position: list[Any]) -> str:

@@ -12,7 +12,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validato
 from app.auth.caller import MAX_ID, Caller
 from app.auth.dependencies import requires
 from app.broadcasts.service import BroadcastService
-from app.cluster.index import ConnectionFacts, ConnectionIndex, InstanceFacts
+from app.cluster.index import ConnectionFacts, ConnectionIndex
+from app.cluster.lease import InstanceFacts
 from app.cluster.messenger import Messenger
 from app.connections.frames import check_depth, decode, encode
 from app.db.tables import Audience

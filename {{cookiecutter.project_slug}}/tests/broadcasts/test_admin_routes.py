@@ -14,7 +14,8 @@ from app.auth.authenticator import Authenticator
 from app.auth.tickets import Tickets
 from app.auth.tokens import TokenVerifier, issue
 from app.broadcasts.service import BroadcastService
-from app.cluster.index import ConnectionFacts, InstanceFacts
+from app.cluster.index import ConnectionFacts
+from app.cluster.lease import InstanceFacts
 from app.cluster.redis import RedisClient
 from app.routes import admin, problems
 from app.settings import Settings

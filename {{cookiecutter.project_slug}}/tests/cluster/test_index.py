@@ -54,7 +54,7 @@ async def test_the_dead_are_reaped_and_the_living_stay(start: StartInstance) -> 
 async def test_an_instance_that_was_away_takes_a_new_generation(start: StartInstance) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
-    generation = a.index.generation
+    generation = a.index.lease.generation
 
     async def reaped() -> bool:
         await reap(b)
@@ -62,7 +62,7 @@ async def test_an_instance_that_was_away_takes_a_new_generation(start: StartInst
 
     await until(reaped)
     await a.index.renew()
-    assert a.index.generation > generation
+    assert a.index.lease.generation > generation
     assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
 
 
@@ -71,7 +71,7 @@ async def test_a_reaper_at_work_harms_no_new_generation(start: StartInstance) ->
     alice = await a.join("alice")
     await asyncio.sleep(0.5)  # the lease must truly run out
     dead = await b.index.renew()
-    assert a.index.member in dead
+    assert a.index.lease.member in dead
     await a.index.renew()
     await asyncio.gather(b.index._reap_all(dead), b.index._reap_all(dead))
     assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
@@ -113,7 +113,7 @@ async def test_the_lease_task_outlives_a_redis_in_trouble(
     redis: RedisClient, settings: Settings
 ) -> None:
     instance = Instance(redis, settings)
-    lease = instance.index._lease
+    lease = instance.index.lease._script
     calls = 0
 
     async def flaky(keys: list[str], args: list[Any]) -> object:
@@ -123,7 +123,7 @@ async def test_the_lease_task_outlives_a_redis_in_trouble(
             raise ConnectionError("away")
         return await lease(keys, args)
 
-    instance.index._lease = flaky  # type: ignore[assignment]
+    instance.index.lease._script = flaky  # type: ignore[assignment]
     task = asyncio.create_task(instance.index.run())
     try:
         await until(lambda: calls > 12)

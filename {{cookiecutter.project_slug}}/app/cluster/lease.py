@@ -1,0 +1,82 @@
+"""The lease by which others know that this instance lives."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import asdict, dataclass
+
+import orjson
+
+from app.cluster.keys import Keys
+from app.cluster.redis import Script, SharedPipeline
+from app.connections.registry import ConnectionRegistry
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFacts:
+    """What an instance reports with its lease."""
+
+    instance: str
+    host: str
+    since: float
+    connections: int
+    users: int
+
+
+class Lease:
+    """This instance's lease, by Redis' own clock, and what Redis then says of all others.
+
+    A lease that has run out cannot be renewed. Its instance takes one of the next *generation*,
+    and what carries the old generation's mark is the dead's.
+    """
+
+    def __init__(
+        self,
+        instance_id: str,
+        pipeline: SharedPipeline,
+        registry: ConnectionRegistry,
+        settings: Settings,
+    ) -> None:
+        self.instance_id = instance_id
+        self.generation = 0
+        self.living: tuple[InstanceFacts, ...] = ()
+        self.dead: tuple[str, ...] = ()
+        """Generations, of whatever instance, whose lease has run out and that nobody reaped."""
+        self._registry = registry
+        self._seconds = settings.lease_seconds
+        self._keys = Keys(settings.prefix)
+        self._since = time.time()
+        self._script = Script(pipeline, "lease")
+
+    @property
+    def member(self) -> str:
+        """This generation of this instance: its name among the leases, its mark in the index."""
+        return f"{self.instance_id}#{self.generation}"
+
+    async def renew(self) -> bool:
+        """Hold the lease for another while; False when it has run out or Redis has lost it."""
+        return bool(self.generation) and await self._hold(take=False)
+
+    async def take(self) -> None:
+        """Begin the next generation."""
+        self.generation += 1
+        await self._hold(take=True)
+
+    async def _hold(self, *, take: bool) -> bool:
+        facts = InstanceFacts(
+            instance=self.instance_id,
+            host=socket.gethostname(),
+            since=self._since,
+            connections=len(self._registry),
+            users=len(self._registry.users()),
+        )
+        holds, living, dead = await self._script(
+            [self._keys.leases, self._keys.lease_facts],
+            [self.member, int(self._seconds * 1000), orjson.dumps(asdict(facts)), int(take)],
+        )
+        if holds:
+            self.living = tuple(InstanceFacts(**orjson.loads(facts)) for facts in living if facts)
+            self.dead = tuple(member.decode() for member in dead)
+        return bool(holds)
