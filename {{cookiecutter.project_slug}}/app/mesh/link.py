@@ -39,7 +39,8 @@ def broker_errors() -> Iterator[None]:
     """Make one error of all that aiormq raises when a connection or channel ends.
 
     aiormq ends the waits of a dead connection with CancelledError too: one that nobody asked of
-    this task must not pass for its cancellation.
+    this task must not pass for its cancellation. A broker that hangs up before its first frame is
+    a StopAsyncIteration.
 
     Raises:
         LinkLost: instead of aiormq's errors.
@@ -54,7 +55,7 @@ def broker_errors() -> Iterator[None]:
         if task is None or task.cancelling():
             raise
         raise LinkLost("the connection was closed") from None
-    except (AMQPError, RuntimeError, OSError, TimeoutError) as error:
+    except (AMQPError, StopAsyncIteration, RuntimeError, OSError, TimeoutError) as error:
         raise LinkLost(f"{type(error).__name__}: {error}".rstrip(": ")) from error
 
 
