@@ -26,6 +26,7 @@ from chaos.history import (
     Record,
     Refused,
     Sent,
+    Sick,
     Taken,
     Unknown,
     Unsubscribed,
@@ -40,6 +41,7 @@ class Rule(StrEnum):
     TWICE = "no message applied twice"
     STRANGER = "no message to whom it is not for"
     INDEX = "the index names the living, and only them"
+    HEALTH = "whole again when nothing is broken"
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ def check(history: Sequence[Record], *, allowance: float) -> Verdict:
         *messages.violations,
         *clients.violations(),
         *_index_violations(history, allowance),
+        *(
+            Violation(Rule.HEALTH, record.at, record.process, record.reason)
+            for record in history
+            if isinstance(record, Sick)
+        ),
     ]
     readers = list(clients.readers.values())
     return Verdict(

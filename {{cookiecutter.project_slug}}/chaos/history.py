@@ -164,7 +164,6 @@ class Healed(Record):
     """What was broken is whole again."""
 
     fault: int
-    what: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +171,14 @@ class Died(Record):
     """A process of an instance has ended."""
 
     process: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sick(Record):
+    """A process that does not serve although nothing is broken any more."""
+
+    process: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ from chaos.history import (
     Record,
     Refused,
     Sent,
+    Sick,
     Taken,
     Unknown,
     Unsubscribed,
@@ -492,6 +493,14 @@ def test_index_may_be_wrong_within_the_lease_and_during_faults(story: Story) -> 
     assert story.broken() == []
     story.records.append(replace(wrong, at=story.tick(ALLOWANCE)))
     assert set(story.broken()) == {Rule.INDEX}
+
+
+# Health
+
+
+def test_health_an_instance_does_not_get_ready_again(story: Story) -> None:
+    story.records.append(Sick(at=story.tick(), process="a2", reason="mesh: lost"))
+    assert story.broken() == [Rule.HEALTH]
 
 
 # The file
