@@ -141,7 +141,7 @@ def customised(installed: InstalledProject, path: Path) -> InstalledProject:
     for old, new in (
         ("import admin, auth, health,", "import admin, auth, demo, health,"),
         ("    orders.router,\n", "    orders.router,\n    demo.router,\n"),
-        ("(orders.realtime,)", "(orders.realtime, demo.realtime)"),
+        ("orders.realtime)", "orders.realtime, demo.realtime)"),
     ):
         assert text.count(old) == 1, f"routes/__init__.py has changed: {old!r}"
         text = text.replace(old, new)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from pydantic import ValidationError
+
 
 class Outcome(StrEnum):
     """What became of the work that was asked for."""
@@ -125,3 +127,13 @@ class Problem(Exception):
             "retryable": self.retryable,
             "outcome": self.outcome,
         }
+
+
+def describe(error: ValidationError, skip: int = 0) -> str:
+    """The first thing that is wrong, in words, without the value that was given.
+
+    `skip` is how many parts of its place come from the union's tag and not from the value.
+    """
+    first = error.errors(include_input=False, include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"][skip:])
+    return f"{where}: {first['msg']}" if where else first["msg"]

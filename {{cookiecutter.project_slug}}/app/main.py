@@ -23,6 +23,7 @@ from app.mesh.memory import MemoryBroker
 from app.realtime.dispatcher import Dispatcher
 from app.realtime.drain import Draining
 from app.realtime.router import RealtimeRouter
+from app.realtime.serving import join_mesh
 from app.realtime.sessions import Sessions
 from app.routes import problems
 from app.settings import Settings
@@ -58,8 +59,7 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
         realtime.include(router)
     mesh = mesh_client.connect(settings, metrics, broker=broker)
     dispatcher = Dispatcher(realtime, mesh, messenger, settings)
-    for rule in realtime.rules.values():
-        mesh.add_rule(dispatcher.event_rule(rule))
+    join_mesh(realtime, mesh, messenger, settings)
 
     app = FastAPI(title=settings.app_name, lifespan=lifespan, max_body_size=settings.max_body_bytes)
     app.state.settings = settings

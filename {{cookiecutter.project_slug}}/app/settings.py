@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, FilePath, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIN_SECRET_BYTES = 32
@@ -40,22 +40,41 @@ Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0)]
 
 
-class Settings(BaseSettings):
-    """What varies between deployments. Field `redis_url` is the variable `REDIS_URL`."""
+class MeshSettings(BaseSettings):
+    """What a part of the mesh needs: a service has these alone, the BFF has all."""
 
     model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
 
     app_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")] = "bff"
     """Prefix of every Redis key and every queue: two BFFs on one Redis need two names."""
-    environment: Literal["development", "test", "production"] = "production"
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
+    amqp_url: str = "amqp://guest:guest@localhost:5672/"
+    """`amqp://`, `amqps://`, or `memory://`: a mesh inside this process."""
+    request_timeout: Seconds = 10
+    """Seconds a mesh call may take when the caller names no time."""
+    request_timeout_max: Seconds = 30
+    pending_requests: Count = 10_000
+    """Mesh calls in flight per instance."""
+    pending_per_service: Count = 2_500
+    """Of these, calls to one service: a slow one leaves room for the others."""
+    keep_result_seconds: Seconds = 300
+    """How long a reply that came too late is awaited where the result is to be kept."""
+    rpc_exchange: str = "nuropb-rpc-exchange"
+    events_exchange: str = "nuropb-events-exchange"
+    dead_letter_exchange: str = "nuropb-dl-exchange"
+    description_seconds: Seconds = 600
+    """How long the description of another service, and so its public key, is held for true."""
+
+
+class Settings(MeshSettings):
+    """What varies between deployments. Field `redis_url` is the variable `REDIS_URL`."""
+
+    environment: Literal["development", "test", "production"] = "production"
 
     redis_url: str = "redis://localhost:6379/0"
     """`redis://`, `rediss://`, `redis+sentinel://host:port,host:port/master`, `redis+cluster://`,
     or `memory://`: an embedded engine for one process."""
-    amqp_url: str = "amqp://guest:guest@localhost:5672/"
-    """`amqp://`, `amqps://`, or `memory://`: a mesh inside this process."""
     database_url: str = "sqlite+aiosqlite:///bff.sqlite3"
     """An async SQLAlchemy address: `sqlite+aiosqlite://` or `postgresql+asyncpg://`."""
 
@@ -105,18 +124,12 @@ class Settings(BaseSettings):
     relay_probe: Seconds = 5
     """How often the relay proves that it hears; three probes unheard make it deaf."""
 
-    request_timeout: Seconds = 10
-    """Seconds a mesh call may take when the caller names no time."""
-    request_timeout_max: Seconds = 30
-    pending_requests: Count = 10_000
-    """Mesh calls in flight per instance."""
-    rpc_exchange: str = "nuropb-rpc-exchange"
-    events_exchange: str = "nuropb-events-exchange"
-    dead_letter_exchange: str = "nuropb-dl-exchange"
     mesh_token_key: str = "Authorization"  # noqa: S105
     """The key of a call's `context` under which services look for the caller's token."""
     mesh_token_prefix: str = ""
     """What stands before that token: NuroPb services expect nothing."""
+    mesh_private_key_file: Annotated[FilePath | None, BlankIsNone] = None
+    """An RSA key in PEM: for methods of the BFF that other services are to call encrypted."""
 
     @property
     def development(self) -> bool:

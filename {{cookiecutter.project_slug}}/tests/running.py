@@ -16,9 +16,9 @@ import websockets
 from fastapi import FastAPI
 
 from app.auth.tokens import issue
-from app.development.orders_service import OrdersService
+from app.development.orders_service import orders_service
 from app.main import create_app
-from app.mesh.amqp_service import AmqpService
+from app.mesh.client import connect
 from app.mesh.memory import MemoryBroker
 from app.server.run import Server, configuration
 from app.settings import Settings
@@ -78,6 +78,10 @@ class Browser:
                     return frame
                 self._passed_over.append(frame)
 
+    def passed_over(self) -> list[dict[str, Any]]:
+        """Frames that came and were not waited for."""
+        return self._passed_over
+
     async def closed(self) -> int | None:
         """The code that the server closes with; frames before it are passed over."""
         async with asyncio.timeout(SECONDS):
@@ -95,6 +99,8 @@ class Bff:
     settings: Settings
     address: str
     server: uvicorn.Server
+    broker: MemoryBroker
+    """The mesh of `AMQP_URL=memory://`."""
 
     def token(self, user: str, scopes: Sequence[str] = ("orders",), lifetime: int = 600) -> str:
         return issue(self.settings, user, scopes, lifetime=lifetime)
@@ -131,10 +137,13 @@ class Bff:
 
 @asynccontextmanager
 async def run(
-    settings: Settings, app: FastAPI | None = None, ws: str | None = None
+    settings: Settings,
+    app: FastAPI | None = None,
+    ws: str | None = None,
+    broker: MemoryBroker | None = None,
 ) -> AsyncIterator[Bff]:
     """Serve on a free port until the end of the block; `ws` is another WebSocket protocol."""
-    broker = MemoryBroker()
+    broker = broker or MemoryBroker()
     app = app or create_app(settings, broker=broker)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(configuration(settings, app, ws=ws))
@@ -143,7 +152,7 @@ async def run(
             await until(lambda: server.started or serving.done())
             host, port = listener.getsockname()
             async with _orders(settings, app, broker):
-                yield Bff(app, settings, f"{host}:{port}", server)
+                yield Bff(app, settings, f"{host}:{port}", server, broker)
         finally:
             server.should_exit = True
             await serving
@@ -152,15 +161,15 @@ async def run(
 @asynccontextmanager
 async def _orders(settings: Settings, app: FastAPI, broker: MemoryBroker) -> AsyncIterator[None]:
     """The example service, on whatever mesh there is."""
-    methods = OrdersService(app.state.mesh.publish).methods
+    service = orders_service(app.state.mesh.publish)
     if settings.amqp_url == "memory://":
-        broker.serve(OrdersService.name, methods)
+        broker.serve(service)
         yield
         return
-    service = AmqpService(settings, OrdersService.name, methods)
-    await service.start()
+    mesh = connect(settings)
+    mesh.add_service(service)
+    await mesh.start()
     async with asyncio.timeout(SECONDS):
-        await service.joined()
-        await until(lambda: app.state.mesh.status.connected)
+        await until(lambda: mesh.status.connected and app.state.mesh.status.connected)
     yield
-    await service.stop()
+    await mesh.stop()

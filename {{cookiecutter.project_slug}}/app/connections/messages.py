@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.connections.frames import encode
-from app.errors import Code, Problem
+from app.errors import Code, Problem, describe
 
 SUBPROTOCOL = "bff.v1"
 
@@ -128,16 +128,6 @@ def parse(value: Any) -> InboundFrame:
         return _INBOUND.validate_python(value)
     except ValidationError as error:
         raise Problem(Code.INVALID_PARAMS, describe(error, skip=1)) from None
-
-
-def describe(error: ValidationError, skip: int = 0) -> str:
-    """The first thing that is wrong, in words, without the value that was given.
-
-    `skip` is how many parts of its place come from the union's tag and not from the value.
-    """
-    first = error.errors(include_input=False, include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"][skip:])
-    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 # Frames that go out.

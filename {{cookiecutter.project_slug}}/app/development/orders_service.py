@@ -9,18 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from itertools import islice
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import BaseModel, Field
 
 from app.errors import Code, Problem
-from app.mesh.amqp_service import AmqpService
 from app.mesh.client import connect
-from app.mesh.service import Methods
-from app.settings import Settings
+from app.mesh.service import Context, Service
+from app.settings import MeshSettings
 from app.telemetry.logs import configure
-from app.telemetry.metrics import Metrics
 
 MAX_ORDERS = 1_000
-STATUSES = ("placed", "paid", "shipped", "cancelled")
+MAX_LISTED = 100
+
+Item = Annotated[str, Field(min_length=1, max_length=200)]
+Quantity = Annotated[int, Field(gt=0, le=1000)]
+Status = Literal["placed", "paid", "shipped", "cancelled"]
 
 
 class Publish(Protocol):
@@ -29,88 +33,65 @@ class Publish(Protocol):
     def __call__(self, topic: str, event: Any, /) -> Awaitable[None]: ...
 
 
-class OrdersService:
+class Order(BaseModel):
+    order_id: str
+    user_id: str
+    item: str
+    quantity: int
+    status: Status = "placed"
+
+
+def orders_service(publish: Publish) -> Service:
     """Orders of each user, in memory: the oldest goes when there are too many."""
+    service = Service("orders", version="1.0")
+    orders: dict[str, Order] = {}
+    placed = 0
 
-    name = "orders"
-
-    def __init__(self, publish: Publish) -> None:
-        self._publish = publish
-        self._orders: dict[str, dict[str, Any]] = {}
-        self._count = 0
-
-    @property
-    def methods(self) -> Methods:
-        """What the mesh may call."""
-        return {
-            "list": self.list_orders,
-            "place": self.place,
-            "get": self.get,
-            "update": self.update,
-        }
-
-    async def list_orders(self, *, context: dict[str, Any]) -> dict[str, Any]:
-        """The caller's orders, the newest first, at most 100."""
-        user_id = context.get("user_id")
-        own = (order for order in reversed(self._orders.values()) if order["user_id"] == user_id)
-        return {"orders": list(islice(own, 100))}
-
-    async def place(self, *, context: dict[str, Any], item: str, quantity: int) -> dict[str, Any]:
-        """A new order."""
-        if not isinstance(item, str) or not 0 < len(item) <= 200:
-            raise Problem(Code.INVALID_PARAMS, "item: 1 to 200 characters")
-        if not isinstance(quantity, int) or not 0 < quantity <= 1000:
-            raise Problem(Code.INVALID_PARAMS, "quantity: 1 to 1000")
-        self._count += 1
-        order_id = str(self._count)
-        order = {
-            "order_id": order_id,
-            "user_id": context.get("user_id"),
-            "item": item,
-            "quantity": quantity,
-            "status": STATUSES[0],
-        }
-        self._orders[order_id] = order
-        if len(self._orders) > MAX_ORDERS:
-            del self._orders[next(iter(self._orders))]
-        return await self._announced(order)
-
-    async def get(self, *, context: dict[str, Any], order_id: str) -> dict[str, Any]:
-        """One of the caller's orders."""
-        order = self._orders.get(order_id)
-        if order is None or order["user_id"] != context.get("user_id"):
+    def own(context: Context, order_id: str) -> Order:
+        order = orders.get(order_id)
+        if order is None or order.user_id != context.get("user_id"):
             raise Problem(Code.INVALID_PARAMS, "There is no such order")
         return order
 
-    async def update(
-        self, *, context: dict[str, Any], order_id: str, status: str
-    ) -> dict[str, Any]:
-        """Give an order another status."""
-        if status not in STATUSES:
-            raise Problem(Code.INVALID_PARAMS, f"status: one of {', '.join(STATUSES)}")
-        order = await self.get(context=context, order_id=order_id)
-        order["status"] = status
-        return await self._announced(order)
-
-    async def _announced(self, order: dict[str, Any]) -> dict[str, Any]:
-        await self._publish(f"orders.{order['order_id']}.updated", order)
+    async def announced(order: Order) -> Order:
+        await publish(f"orders.{order.order_id}.updated", order.model_dump())
         return order
 
+    @service.method("list")
+    async def list_orders(context: Context) -> dict[str, Any]:
+        """The caller's orders, the newest first, at most 100."""
+        mine = (o for o in reversed(orders.values()) if o.user_id == context.get("user_id"))
+        return {"orders": [order.model_dump() for order in islice(mine, MAX_LISTED)]}
 
-async def serve(settings: Settings) -> None:
-    """Take part in the mesh on RabbitMQ until cancelled."""
-    mesh = connect(settings, Metrics())
-    service = AmqpService(settings, OrdersService.name, OrdersService(mesh.publish).methods)
-    await mesh.start()
-    await service.start()
-    try:
-        await asyncio.Event().wait()
-    finally:
-        await service.stop()
-        await mesh.stop()
+    @service.method("place")
+    async def place(context: Context, item: Item, quantity: Quantity) -> Order:
+        """A new order."""
+        nonlocal placed
+        placed += 1
+        user_id = context.get("user_id", "")
+        order = Order(order_id=str(placed), user_id=user_id, item=item, quantity=quantity)
+        orders[order.order_id] = order
+        if len(orders) > MAX_ORDERS:
+            del orders[next(iter(orders))]
+        return await announced(order)
+
+    @service.method("get")
+    async def get(context: Context, order_id: str) -> Order:
+        """One of the caller's orders."""
+        return own(context, order_id)
+
+    @service.method("update")
+    async def update(context: Context, order_id: str, status: Status) -> Order:
+        """Give an order another status."""
+        order = own(context, order_id)
+        order.status = status
+        return await announced(order)
+
+    return service
 
 
 if __name__ == "__main__":
-    settings = Settings()
+    settings = MeshSettings()
     configure(settings)
-    asyncio.run(serve(settings))
+    mesh = connect(settings)
+    asyncio.run(mesh.serve(orders_service(mesh.publish)))

@@ -10,13 +10,17 @@ from aiormq import Channel, spec
 from aiormq.abc import AbstractConnection, DeliveredMessage
 from aiormq.exceptions import ChannelInvalidStateError, DeliveryError
 
-from app.mesh import nuropb
+from app.mesh.consumer import QueueConsumer
 from app.mesh.events import EventRule
 from app.mesh.link import BROKER_SECONDS, Link, broker_errors, declare_exchanges, open_channel
-from app.mesh.nuropb import Kind, Message
+from app.mesh.messages import Kind, Message
 from app.mesh.rule_queue import RuleConsumer
+from app.mesh.service import Service
+from app.mesh.service_queue import ServiceConsumer
 from app.mesh.transport import LinkLost, MeshStatus, Receiver, Unroutable
-from app.settings import Settings
+from app.settings import MeshSettings
+
+CONTENT_TYPE = "application/json"
 
 
 class AmqpTransport:
@@ -26,7 +30,7 @@ class AmqpTransport:
     alarm) still delivers replies.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: MeshSettings) -> None:
         self._settings = settings
         url = settings.amqp_url
         self._publishing = Link(url, "publishing", self._publisher, self._changed)
@@ -34,6 +38,7 @@ class AmqpTransport:
         self._reply_to = ""
         self._receiver: Receiver | None = None
         self._rules: Sequence[EventRule] = ()
+        self._services: Sequence[Service] = ()
 
     @property
     def status(self) -> MeshStatus:
@@ -41,15 +46,18 @@ class AmqpTransport:
         reason = self._publishing.reason or self._consuming.reason
         return MeshStatus(not reason, reason)
 
-    async def start(self, receiver: Receiver, rules: Sequence[EventRule]) -> None:
+    async def start(
+        self, receiver: Receiver, rules: Sequence[EventRule], services: Sequence[Service]
+    ) -> None:
         """Begin to connect."""
-        self._receiver, self._rules = receiver, rules
+        self._receiver, self._rules, self._services = receiver, rules, services
         self._publishing.start()
         self._consuming.start()
 
     async def stop(self) -> None:
         """Close both connections; each has a few seconds."""
-        await asyncio.gather(self._publishing.stop(), self._consuming.stop())
+        await self._consuming.stop()
+        await self._publishing.stop()
 
     async def publish(self, message: Message) -> None:
         """Publish with a confirm; `basic.return` comes before it, so no call waits in vain.
@@ -58,7 +66,7 @@ class AmqpTransport:
             Unroutable: no queue took the call.
             LinkLost: the connection broke before the confirm, or too much is unconfirmed.
         """
-        is_call = message.kind is not Kind.EVENT
+        is_call = message.is_call
         channel = await self._publishing.channel()
         if is_call and not self._reply_to:
             await self._consuming.channel()
@@ -68,12 +76,12 @@ class AmqpTransport:
         if len(channel.confirmations) >= self._settings.pending_requests:
             raise LinkLost("the broker does not keep up")
         properties = spec.Basic.Properties(
-            content_type=nuropb.CONTENT_TYPE,
+            content_type=CONTENT_TYPE,
             correlation_id=message.correlation_id,
             message_id=message.correlation_id,
             reply_to=self._reply_to if is_call else "",
             expiration=message.expiration,
-            headers=nuropb.headers(message.kind, message.trace_id),
+            headers=message.headers,
         )
         message.sent = True
         try:
@@ -93,8 +101,9 @@ class AmqpTransport:
             raise
 
     def _exchange_of(self, message: Message) -> str:
-        is_event = message.kind is Kind.EVENT
-        return self._settings.events_exchange if is_event else self._settings.rpc_exchange
+        if message.kind is Kind.EVENT:
+            return self._settings.events_exchange
+        return self._settings.rpc_exchange if message.is_call else ""
 
     @asynccontextmanager
     async def _publisher(self, connection: AbstractConnection) -> AsyncIterator[Channel]:
@@ -106,7 +115,7 @@ class AmqpTransport:
 
     @asynccontextmanager
     async def _consumer(self, connection: AbstractConnection) -> AsyncIterator[Channel]:
-        """The reply queue, new and exclusive, and a consumer for each rule."""
+        """The reply queue, new and exclusive, and a consumer for each rule and service."""
         receiver = self._receiver
         assert receiver is not None  # noqa: S101
         with broker_errors():
@@ -116,7 +125,13 @@ class AmqpTransport:
                 declared = await channel.queue_declare(exclusive=True, auto_delete=True)
                 reply_to = declared.queue or ""
                 await channel.basic_consume(reply_to, self._on_reply, no_ack=True)
-        consumers = [RuleConsumer(self._settings, rule, receiver) for rule in self._rules]
+        consumers: list[QueueConsumer] = [
+            *(RuleConsumer(self._settings, rule, receiver) for rule in self._rules),
+            *(
+                ServiceConsumer(self._settings, service, receiver, self.publish)
+                for service in self._services
+            ),
+        ]
         loop = asyncio.get_running_loop()
         tasks = [loop.create_task(consumer.run(connection)) for consumer in consumers]
         self._reply_to = reply_to

@@ -7,24 +7,28 @@ import copy
 import logging
 import re
 import secrets
+import signal
+from contextlib import suppress
 from typing import Any, Self
 
 from app.backoff import pauses
 from app.errors import Code, Outcome, Problem
-from app.mesh import nuropb
+from app.mesh import describe, encryption, nuropb
 from app.mesh.amqp import AmqpTransport
+from app.mesh.describe import Descriptions, ServiceDescription
+from app.mesh.encryption import Unreadable
 from app.mesh.events import EventNotTaken, EventRule
 from app.mesh.memory import MemoryBroker, MemoryTransport
-from app.mesh.nuropb import Delivery, Kind, MalformedMessage, Message, Reply
+from app.mesh.messages import Delivery, Kind, MalformedMessage, Message, Reply
+from app.mesh.service import Service
 from app.mesh.transport import LinkLost, MeshStatus, MeshTransport, Unroutable
-from app.settings import Settings
+from app.mesh.waiting import Late, Waiting
+from app.settings import MeshSettings
 from app.telemetry.metrics import Metrics
 
 HANDLER_SECONDS = 60
 """A handler that takes longer is taken for stuck, and its event for a dead letter."""
 MAX_TOPIC_BYTES = 255
-UNKNOWN_SERVICE = "unknown"
-"""The label of calls to services that were never reached: no caller can make up labels."""
 
 _SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,127}")
@@ -35,14 +39,15 @@ logger = logging.getLogger(__name__)
 class MeshClient:
     """The mesh as the rest of the app sees it."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, transport: MeshTransport) -> None:
+    def __init__(self, settings: MeshSettings, metrics: Metrics, transport: MeshTransport) -> None:
         self._settings = settings
         self._metrics = metrics
         self._transport = transport
         self._rules: list[EventRule] = []
-        self._pending: dict[str, tuple[Message, asyncio.Future[Reply | None]]] = {}
-        self._in_flight: set[str] = set()
-        self._reached: set[str] = set()
+        self.services: list[Service] = []
+        """What is answered here."""
+        self._waiting = Waiting(settings, metrics)
+        self._descriptions = Descriptions(self._ask, settings.description_seconds)
         self._context: dict[str, Any] = {}
 
     def with_context(self, context: dict[str, Any]) -> Self:
@@ -61,9 +66,31 @@ class MeshClient:
             raise ValueError(f"two event rules are named {rule.name!r}")
         self._rules.append(rule)
 
+    def add_service(self, service: Service) -> None:
+        """Answer the calls of a service, from `start` on.
+
+        Raises:
+            ValueError: there is one of that name.
+        """
+        if any(service.name == other.name for other in self.services):
+            raise ValueError(f"two services are named {service.name!r}")
+        self.services.append(service)
+
+    async def serve(self, service: Service) -> None:
+        """Be that service, until cancelled or told to end by SIGTERM: a program of its own."""
+        told_to_end = asyncio.Event()
+        with suppress(NotImplementedError):
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_end.set)
+        self.add_service(service)
+        await self.start()
+        try:
+            await told_to_end.wait()
+        finally:
+            await self.stop()
+
     async def start(self) -> None:
         """Begin to connect. Works without a broker too: `status` tells when there is one."""
-        await self._transport.start(self, self._rules)
+        await self._transport.start(self, self._rules, self.services)
 
     async def stop(self) -> None:
         """Disconnect; requests without an answer fail."""
@@ -83,22 +110,25 @@ class MeshClient:
         context: dict[str, Any] | None = None,
         timeout: float | None = None,
         trace_id: str | None = None,
+        encrypted: bool = False,
+        late: Late | None = None,
     ) -> Any:
         """Call a method and give back its result.
 
         `timeout` in seconds covers everything, waiting for a connection too; it is cut to
-        `request_timeout_max`.
+        `request_timeout_max`. `encrypted` lets nobody but the service read the call, and nobody
+        but us the reply. When the wait ends without the reply that may still come, by its deadline
+        or by cancellation, `late` is given it, or None after `keep_result_seconds`.
 
         Raises:
             Problem: the service's error, or what kept the call from being answered.
         """
         message = self._call(Kind.REQUEST, service, method, params, context, timeout, trace_id)
-        reply: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
-        self._pending[message.correlation_id] = (message, reply)
+        reply = self._waiting.expect(message)
         try:
-            return await self._measured(message, method, reply)
+            return await self._measured(message, method, reply, encrypted)
         finally:
-            del self._pending[message.correlation_id]
+            self._waiting.end(message, late)
 
     async def command(
         self,
@@ -109,6 +139,7 @@ class MeshClient:
         context: dict[str, Any] | None = None,
         timeout: float | None = None,
         trace_id: str | None = None,
+        encrypted: bool = False,
     ) -> None:
         """Call a method that answers nothing; returns when the broker has the command.
 
@@ -118,7 +149,15 @@ class MeshClient:
             Problem: the command was not sent, or it is not known whether it was.
         """
         message = self._call(Kind.COMMAND, service, method, params, context, timeout, trace_id)
-        await self._measured(message, method, None)
+        await self._measured(message, method, None, encrypted)
+
+    async def describe(self, service: str) -> ServiceDescription:
+        """What a service says of itself, at most `description_seconds` old.
+
+        Raises:
+            Problem: it does not say.
+        """
+        return await self._descriptions.of(service)
 
     async def publish(
         self,
@@ -172,11 +211,17 @@ class MeshClient:
         return asyncio.get_running_loop().time() + limited
 
     async def _measured(
-        self, message: Message, method: str, reply: asyncio.Future[Reply | None] | None
+        self,
+        message: Message,
+        method: str,
+        reply: asyncio.Future[Reply | None] | None,
+        encrypted: bool,
     ) -> Any:
         started = asyncio.get_running_loop().time()
         outcome = "cancelled"
         try:
+            if encrypted:
+                await self._seal(message)
             answer = await self._exchange(message, reply)
             if answer is not None and answer.error is not None:
                 where = f"{message.routing_key}.{method}"
@@ -187,8 +232,7 @@ class MeshClient:
             outcome = problem.code.value
             raise
         finally:
-            service = message.routing_key
-            label = service if service in self._reached else UNKNOWN_SERVICE
+            label = self._waiting.label(message.routing_key)
             self._metrics.mesh_calls.labels(label, outcome).inc()
             if reply is not None:
                 elapsed = asyncio.get_running_loop().time() - started
@@ -198,18 +242,19 @@ class MeshClient:
         self, message: Message, reply: asyncio.Future[Reply | None] | None
     ) -> Reply | None:
         """Send a message and, for a request, wait for its reply; all that fails is a `Problem`."""
-        if len(self._in_flight) >= self._settings.pending_requests:
-            raise Problem(Code.TOO_MANY_IN_FLIGHT)
-        self._in_flight.add(message.correlation_id)
+        self._waiting.enter(message)
         try:
             async with asyncio.timeout_at(message.deadline):
                 await self._transport.publish(message)
-                if message.kind is not Kind.EVENT:
-                    self._reached.add(message.routing_key)
+                if message.is_call:
+                    self._waiting.reached.add(message.routing_key)
                 if reply is None:
                     return None
                 answer = await reply
+                self._waiting.end(message)
         except TimeoutError:
+            if message.key is not None:
+                self._descriptions.forget(message.routing_key)
             code = Code.TIMEOUT if message.sent else Code.MESH_UNAVAILABLE
             raise Problem(code, outcome=_outcome(message)) from None
         except Unroutable:
@@ -217,28 +262,55 @@ class MeshClient:
         except LinkLost:
             raise Problem(Code.MESH_UNAVAILABLE, outcome=_outcome(message)) from None
         finally:
-            self._in_flight.discard(message.correlation_id)
+            self._waiting.leave(message)
         if answer is None:
             raise Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN)
         return answer
 
+    async def _seal(self, message: Message) -> None:
+        service = message.routing_key
+        try:
+            async with asyncio.timeout_at(message.deadline):
+                key = (await self.describe(service)).public_key
+        except TimeoutError:
+            raise Problem(Code.TIMEOUT) from None
+        except Problem as problem:
+            raise Problem(problem.code, problem.description) from problem
+        if key is None:
+            logger.warning("%s takes no encrypted calls (trace %s)", service, message.trace_id)
+            raise Problem(Code.SERVICE_ERROR)
+        message.seal_for(key)
+
+    async def _ask(self, service: str) -> Any:
+        return await self.request(service, describe.METHOD, {}, context={})
+
     def on_reply(self, correlation_id: str, body: bytes) -> None:
-        """Hand a reply to its request. The first wins: NuroPb sends two after an exception."""
-        message, reply = self._pending.get(correlation_id, (None, None))
-        if message is None or reply is None or reply.done():
-            self._metrics.mesh_late_replies.inc()
+        """Hand a reply to its request."""
+        message = self._waiting.find(correlation_id)
+        if message is None:
             return
         try:
-            reply.set_result(nuropb.decode_reply(body))
-        except MalformedMessage as error:
+            if message.key is not None and encryption.is_sealed(body):
+                body = encryption.unseal(body, message.key)
+            answer = nuropb.decode_reply(body)
+        except (MalformedMessage, Unreadable) as error:
             logger.warning("%s: bad reply: %s", message.routing_key, error)
-            reply.set_result(Reply(error={"error": "NuropbMessageError", "description": ""}))
+            answer = Reply(error={"error": "NuropbMessageError", "description": ""})
+        self._waiting.answer(correlation_id, answer)
 
     def on_replies_lost(self) -> None:
         """Fail every request that may have been sent; the others still wait for a connection."""
-        for message, reply in self._pending.values():
-            if message.sent and not reply.done():
-                reply.set_result(None)
+        self._waiting.lose_all()
+
+    async def on_call(self, service: Service, delivery: Delivery) -> Message | None:
+        """Have a service of ours answer, and count it."""
+        outcome = "malformed"
+        try:
+            reply = await service.answer(delivery)
+            outcome = "answered"
+            return reply
+        finally:
+            self._metrics.mesh_served.labels(service.name, outcome).inc()
 
     def on_status(self) -> None:
         """Show the connection in the metrics."""
@@ -274,7 +346,7 @@ def _outcome(message: Message) -> Outcome:
 
 
 def connect(
-    settings: Settings, metrics: Metrics, *, broker: MemoryBroker | None = None
+    settings: MeshSettings, metrics: Metrics | None = None, *, broker: MemoryBroker | None = None
 ) -> MeshClient:
     """The client for `settings.amqp_url`; `broker` is the in-process mesh to share, if that."""
     transport: MeshTransport
@@ -282,4 +354,4 @@ def connect(
         transport = MemoryTransport(settings.app_name, broker or MemoryBroker())
     else:
         transport = AmqpTransport(settings)
-    return MeshClient(settings, metrics, transport)
+    return MeshClient(settings, metrics or Metrics(), transport)

@@ -16,7 +16,7 @@ from yarl import URL
 
 from app.backoff import pauses
 from app.mesh.transport import LinkLost
-from app.settings import Settings
+from app.settings import MeshSettings
 
 BROKER_SECONDS = 5
 """What the broker may take to answer anything but a publish."""
@@ -67,7 +67,7 @@ async def open_channel(connection: AbstractConnection, *, confirms: bool) -> Cha
     return channel
 
 
-async def declare_exchanges(channel: Channel, settings: Settings) -> None:
+async def declare_exchanges(channel: Channel, settings: MeshSettings) -> None:
     """As NuroPb declares them, so that whoever comes first makes them."""
     for name, kind in (
         (settings.rpc_exchange, "direct"),

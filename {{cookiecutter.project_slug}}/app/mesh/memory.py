@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from app.mesh import service
 from app.mesh.events import EventRule
-from app.mesh.nuropb import Delivery, Kind, Message
+from app.mesh.messages import Delivery, Kind, MalformedMessage, Message
+from app.mesh.service import Service
 from app.mesh.transport import LinkLost, MeshStatus, Receiver, Unroutable
 
 MAX_EVENTS = 10_000
@@ -24,9 +25,14 @@ CONCURRENT_CALLS = 64
 logger = logging.getLogger(__name__)
 
 
+_Answer = Callable[[Delivery], Awaitable[Message | None]]
+
+
 @dataclass
 class _Service:
-    methods: service.Methods
+    """A service's queue; its instances take turns."""
+
+    instances: deque[_Answer] = field(default_factory=deque)
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT_CALLS))
 
 
@@ -53,9 +59,18 @@ class MemoryBroker:
         self._transports: dict[str, MemoryTransport] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def serve(self, name: str, methods: service.Methods) -> None:
-        """Let an in-process service join the mesh under a name."""
-        self._services[name] = _Service(methods)
+    def serve(self, service: Service, answer: _Answer | None = None) -> _Answer:
+        """Let an instance of an in-process service join the mesh."""
+        answer = answer or service.answer
+        self._services.setdefault(service.name, _Service()).instances.append(answer)
+        return answer
+
+    def leave(self, service: Service, answer: _Answer) -> None:
+        """Let that instance go; without one the service is not there."""
+        instances = self._services[service.name].instances
+        instances.remove(answer)
+        if not instances:
+            del self._services[service.name]
 
     def interrupt(self) -> None:
         """Be away, as a broker that was stopped, until `resume`."""
@@ -90,15 +105,28 @@ class MemoryBroker:
             Unroutable: a call to a service that is not there or takes no more.
         """
         delivery = Delivery(
-            message.routing_key, message.body, message.correlation_id, message.trace_id
+            message.routing_key,
+            message.body,
+            message.correlation_id,
+            message.trace_id,
+            message.kind,
+            reply_to if message.is_call else "",
         )
         if message.kind is Kind.EVENT:
             self._fan_out(delivery)
             return
-        called = self._services.get(message.routing_key)
+        self.deliver(message.routing_key, delivery, message.deadline)
+
+    def deliver(self, service: str, delivery: Delivery, deadline: float) -> None:
+        """Have a service answer a call.
+
+        Raises:
+            Unroutable: it is not there or takes no more.
+        """
+        called = self._services.get(service)
         if called is None or len(self._tasks) >= MAX_CALLS:
-            raise Unroutable(message.routing_key)
-        self._spawn(self._serve(called, message, delivery, reply_to))
+            raise Unroutable(service)
+        self._spawn(self._serve(called, delivery, deadline))
 
     def _fan_out(self, delivery: Delivery) -> None:
         words = delivery.routing_key.split(".")
@@ -109,17 +137,20 @@ class MemoryBroker:
                 queue.events.append(delivery)
                 queue.arrived.set()
 
-    async def _serve(
-        self, called: _Service, message: Message, delivery: Delivery, reply_to: str
-    ) -> None:
+    async def _serve(self, called: _Service, delivery: Delivery, deadline: float) -> None:
         async with called.slots:
-            if asyncio.get_running_loop().time() >= message.deadline:
+            if asyncio.get_running_loop().time() >= deadline or not called.instances:
                 return
-            replies = await service.answer(called.methods, delivery, reply_to)
-        caller = self._transports.get(reply_to)
-        if message.kind is Kind.REQUEST and caller is not None:
-            for body in replies:
-                caller.on_reply(message.correlation_id, body)
+            called.instances.rotate()
+            try:
+                reply = await called.instances[0](delivery)
+            except MalformedMessage as error:
+                logger.warning("a call to the dead letters: %s", error)
+                self.dead_letters.append(delivery)
+                return
+        caller = self._transports.get(delivery.reply_to)
+        if reply is not None and caller is not None:
+            caller.on_reply(reply.correlation_id, reply.body)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -141,6 +172,7 @@ class MemoryTransport:
         self._app_name = app_name
         self._receiver: Receiver | None = None
         self._rules: Sequence[EventRule] = ()
+        self._serving: list[tuple[Service, _Answer]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -151,10 +183,15 @@ class MemoryTransport:
         up = self.broker.up.is_set()
         return MeshStatus(up, "" if up else "interrupted")
 
-    async def start(self, receiver: Receiver, rules: Sequence[EventRule]) -> None:
+    async def start(
+        self, receiver: Receiver, rules: Sequence[EventRule], services: Sequence[Service]
+    ) -> None:
         """Join the broker."""
         self._receiver, self._rules = receiver, rules
         self.broker.attach(self)
+        for service in services:
+            answer = self.broker.serve(service, partial(receiver.on_call, service))
+            self._serving.append((service, answer))
         self.on_resumed()
 
     async def stop(self) -> None:
@@ -162,6 +199,9 @@ class MemoryTransport:
         if self._receiver is None:
             return
         await _end(self._tasks)
+        for service, answer in self._serving:
+            self.broker.leave(service, answer)
+        self._serving.clear()
         await self.broker.detach(self)
         receiver, self._receiver = self._receiver, None
         receiver.on_replies_lost()

@@ -6,8 +6,6 @@ import asyncio
 import json
 import logging
 import secrets
-from dataclasses import dataclass
-from enum import StrEnum
 from hashlib import blake2b
 from typing import Any
 
@@ -15,28 +13,18 @@ import orjson
 
 from app.errors import Code, Outcome, Problem
 from app.mesh.events import MeshEvent
+from app.mesh.messages import Delivery, Kind, MalformedMessage, MeshRequest, Message, Reply
 
 PROTOCOL = "0.1.1"
 """A service that meets another number leaves the mesh for good."""
 VERSION = "0.1.8"
 CONTENT_TYPE = "application/json"
+REPLY_SECONDS = 5
+"""What the broker may take to accept a reply."""
 MAX_DESCRIPTION = 1000
 """Characters of a service's own words that are passed on or logged."""
 
 logger = logging.getLogger(__name__)
-
-
-class Kind(StrEnum):
-    """The header `nuropb_type`, and the body's `tag`."""
-
-    REQUEST = "request"
-    COMMAND = "command"
-    EVENT = "event"
-    RESPONSE = "response"
-
-
-class MalformedMessage(Exception):
-    """What arrived is no NuroPb message."""
 
 
 def headers(kind: Kind, trace_id: str | None) -> dict[str, Any]:
@@ -48,56 +36,6 @@ def headers(kind: Kind, trace_id: str | None) -> dict[str, Any]:
         "trace_id": trace_id or "",
         "encrypted": "",
     }
-
-
-@dataclass(slots=True)
-class Message:
-    """One message to send. The transport adds the reply queue of its present connection."""
-
-    kind: Kind
-    routing_key: str
-    body: bytes
-    correlation_id: str
-    trace_id: str
-    deadline: float
-    """When its sender gives up, by the event loop's clock."""
-    sent: bool = False
-    """Set by the transport as soon as the broker may have it."""
-
-    @property
-    def expiration(self) -> str | None:
-        """What is left of the sender's time, in ms; events have no expiration."""
-        if self.kind is Kind.EVENT:
-            return None
-        left = self.deadline - asyncio.get_running_loop().time()
-        return str(max(1, int(left * 1000)))
-
-
-@dataclass(frozen=True, slots=True)
-class Delivery:
-    """One message that arrived; the ids are those of its properties and headers."""
-
-    routing_key: str
-    body: bytes
-    correlation_id: str
-    trace_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """A request or command as a service reads it."""
-
-    method: str
-    params: dict[str, Any]
-    context: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """The answer to a request; the request's context, which it echoes, is left out."""
-
-    result: Any = None
-    error: dict[str, Any] | None = None
 
 
 def call(
@@ -124,7 +62,7 @@ def call(
         "context": context,
         "trace_id": trace_id,
     }
-    return Message(kind, service, orjson.dumps(body), correlation_id, trace_id, deadline)
+    return _message(kind, service, body, correlation_id, trace_id, deadline)
 
 
 def event(
@@ -150,13 +88,15 @@ def event(
         "correlation_id": correlation_id,
         "target": target,
     }
-    return Message(Kind.EVENT, topic, orjson.dumps(body), correlation_id, trace_id, deadline)
+    return _message(Kind.EVENT, topic, body, correlation_id, trace_id, deadline)
 
 
-def response(
-    request: Delivery, reply_to: str, result: Any = None, error: dict[str, str] | None = None
-) -> bytes:
-    """The body of a reply. `context` must be there for NuroPb callers, but need not be echoed."""
+def response(request: Delivery, result: Any, error: dict[str, Any] | None) -> Message:
+    """The reply to a request. `context` must be there for NuroPb callers, but need not be echoed.
+
+    Raises:
+        TypeError: the result holds something that JSON has not.
+    """
     body = {
         "tag": Kind.RESPONSE.value,
         "correlation_id": request.correlation_id,
@@ -165,23 +105,49 @@ def response(
         "result": result,
         "error": error,
         "warning": None,
-        "reply_to": reply_to,
+        "reply_to": request.reply_to,
     }
-    return orjson.dumps(body)
+    return _message(
+        Kind.RESPONSE,
+        request.reply_to,
+        body,
+        request.correlation_id,
+        request.trace_id or "",
+        asyncio.get_running_loop().time() + REPLY_SECONDS,
+    )
 
 
-def decode_call(body: bytes) -> Call:
-    """A request or a command.
+def _message(
+    kind: Kind,
+    routing_key: str,
+    body: dict[str, Any],
+    correlation_id: str,
+    trace_id: str,
+    deadline: float,
+) -> Message:
+    text = orjson.dumps(body)
+    return Message(
+        kind, routing_key, text, correlation_id, trace_id, deadline, headers(kind, trace_id)
+    )
+
+
+def decode_request(body: bytes, delivery: Delivery) -> MeshRequest:
+    """The request or command that a service is to carry out. Without parameters it has none.
 
     Raises:
         MalformedMessage: it is neither.
-        KeyError: it lacks a key that a service needs.
     """
     fields = _decode(body)
-    method, params, context = fields["method"], fields["params"], fields["context"]
-    if not (isinstance(method, str) and isinstance(params, dict) and isinstance(context, dict)):
-        raise MalformedMessage("method, params or context is of the wrong type")
-    return Call(method, params, context)
+    if delivery.kind not in (Kind.REQUEST, Kind.COMMAND):
+        raise MalformedMessage(f"a {delivery.kind or 'message without a type'} is no call")
+    method, params, context = fields.get("method"), fields.get("params"), fields.get("context")
+    if not isinstance(method, str):
+        raise MalformedMessage("a call without a method")
+    if not (isinstance(params, dict | None) and isinstance(context, dict | None)):
+        raise MalformedMessage("params or context is no object")
+    return MeshRequest(
+        method, params or {}, context or {}, delivery.trace_id, delivery.correlation_id
+    )
 
 
 def decode_reply(body: bytes) -> Reply:
@@ -248,6 +214,7 @@ _DELIBERATE = {
 }
 """Raised only by a service's own code, so that their descriptions are meant for the caller."""
 
+_CODES = {code.value: code for code in Code}
 _OTHERS = {
     "NuropbNotDeliveredError": (Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT),
     "NuropbCallAgainReject": (Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT),
@@ -256,9 +223,17 @@ _OTHERS = {
 
 
 def problem(error: dict[str, Any], *, where: str, trace_id: str) -> Problem:
-    """What the `error` of a reply means to a caller; descriptions that leak go to the log."""
+    """What the `error` of a reply means to a caller; descriptions that leak go to the log.
+
+    Our own services give a code as well: then all of it is meant for the caller. That a service
+    has not begun is never believed: it may say so of a call of its own.
+    """
     name = str(error.get("error"))
     description = str(error.get("description") or "")[:MAX_DESCRIPTION]
+    if (code := _CODES.get(str(error.get("code")))) is not None:
+        unknown = error.get("outcome") == Outcome.UNKNOWN
+        outcome = Outcome.UNKNOWN if unknown else Outcome.DONE
+        return Problem(code, description or None, outcome=outcome)
     if name in _DELIBERATE:
         return Problem(_DELIBERATE[name], description or None, outcome=Outcome.DONE)
     if name == "NuropbHandlingError" and description.startswith("Unknown method"):

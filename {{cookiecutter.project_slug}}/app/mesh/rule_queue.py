@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
 
-from app.backoff import pauses
+from app.mesh.consumer import QueueConsumer, delivery
 from app.mesh.events import EventRule
-from app.mesh.link import (
-    BROKER_SECONDS,
-    LONGEST_PAUSE,
-    broker_errors,
-    close,
-    consumer_cancelled,
-    open_channel,
-)
-from app.mesh.nuropb import Delivery
-from app.mesh.transport import LinkLost, Receiver
-from app.settings import Settings
+from app.mesh.link import BROKER_SECONDS, close, open_channel
+from app.mesh.transport import Receiver
+from app.settings import MeshSettings
 
 PREFETCH = 32
 """Events fetched ahead; they are still handled one by one."""
@@ -32,47 +23,28 @@ UNUSED_MS = 7 * 24 * 3600 * 1000
 MAX_DELIVERIES = 100
 """An event that ends the process each time is a dead letter in the end."""
 
-logger = logging.getLogger(__name__)
 
+class RuleConsumer(QueueConsumer):
+    """Consumes a rule's queue, one event after the other."""
 
-class RuleConsumer:
-    """Keeps consuming a rule's queue on a channel of its own: what ails it harms no other."""
-
-    def __init__(self, settings: Settings, rule: EventRule, receiver: Receiver) -> None:
+    def __init__(self, settings: MeshSettings, rule: EventRule, receiver: Receiver) -> None:
+        super().__init__(f"event rule {rule.name}")
         self._exchange = settings.events_exchange
         self._queue = f"{settings.app_name}.events.{rule.name}.v1"
         self._dead_letters = f"{settings.app_name}.dead-letters.v1"
         self._rule = rule
         self._receiver = receiver
-        self.consumes = asyncio.Event()
-        """Set once the queue is there and bound: from then on no event is missed."""
 
-    async def run(self, connection: AbstractConnection) -> None:
-        """Consume until the connection ends and this task is cancelled."""
-        for pause in pauses(0.5, LONGEST_PAUSE):
-            try:
-                with broker_errors():
-                    await self._consume(connection)
-            except LinkLost as error:
-                logger.warning("Event rule %s: %s", self._rule.name, error)
-            except Exception:
-                logger.exception("Event rule %s", self._rule.name)
-            await asyncio.sleep(pause)
-
-    async def _consume(self, connection: AbstractConnection) -> None:
+    async def consume(self, connection: AbstractConnection) -> None:
         deliveries: asyncio.Queue[DeliveredMessage] = asyncio.Queue(PREFETCH)
         channel = await open_channel(connection, confirms=False)
         handling = asyncio.get_running_loop().create_task(self._handle(channel, deliveries))
-        ends = {handling, channel.closing, consumer_cancelled(channel)}
         try:
             async with asyncio.timeout(BROKER_SECONDS):
                 await self._declare(channel)
                 await channel.basic_qos(prefetch_count=PREFETCH)
                 await channel.basic_consume(self._queue, deliveries.put)
-            self.consumes.set()
-            ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            ended.pop().result()
-            raise LinkLost("the queue is gone")
+            await self.until_lost(channel, handling)
         finally:
             handling.cancel()
             await asyncio.gather(handling, return_exceptions=True)
@@ -108,15 +80,3 @@ class RuleConsumer:
                     await channel.basic_ack(tag, wait=False)
                 else:
                     await channel.basic_reject(tag, requeue=False, wait=False)
-
-
-def delivery(message: DeliveredMessage) -> Delivery:
-    """What arrived, without AMQP."""
-    properties = message.header.properties
-    trace_id = (properties.headers or {}).get("trace_id")
-    return Delivery(
-        routing_key=message.routing_key or "",
-        body=message.body,
-        correlation_id=properties.correlation_id or properties.message_id or "",
-        trace_id=trace_id if isinstance(trace_id, str) else None,
-    )

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from app.mesh.events import EventRule
-from app.mesh.nuropb import Delivery, Message
+from app.mesh.messages import Delivery, Message
+from app.mesh.service import Service
 
 
 class Unroutable(Exception):
@@ -45,15 +46,24 @@ class Receiver(Protocol):
         cancels it, and the event comes again.
         """
 
+    async def on_call(self, service: Service, delivery: Delivery) -> Message | None:
+        """A call of a service of ours arrived; the reply to send, if there is one.
+
+        Raises:
+            MalformedMessage: it belongs to the dead letters.
+        """
+
 
 class MeshTransport(Protocol):
     """A way to the mesh."""
 
-    async def start(self, receiver: Receiver, rules: Sequence[EventRule]) -> None:
+    async def start(
+        self, receiver: Receiver, rules: Sequence[EventRule], services: Sequence[Service]
+    ) -> None:
         """Begin to connect; does not wait for the broker."""
 
     async def stop(self) -> None:
-        """Disconnect. Events in work will come again."""
+        """Disconnect. Events and calls in work will come again."""
 
     async def publish(self, message: Message) -> None:
         """Hand a message to the broker; returns when the broker has confirmed it.
@@ -61,7 +71,7 @@ class MeshTransport(Protocol):
         While there is no connection it waits, without a limit of its own: the caller has one.
 
         Raises:
-            Unroutable: no queue took it. Never for events.
+            Unroutable: no queue took it. Never for events and replies.
             LinkLost: the connection broke; `message.sent` tells whether the broker may have it.
         """
 

@@ -7,7 +7,6 @@ import logging
 from typing import Any
 
 from pydantic import BaseModel
-from redis.exceptions import RedisError
 
 from app.auth.caller import Caller
 from app.auth.identity import mesh_context
@@ -16,9 +15,8 @@ from app.cluster.redis import UNAVAILABLE
 from app.connections.messages import Call
 from app.errors import Code, Outcome, Problem
 from app.mesh.client import MeshClient
-from app.mesh.events import EventNotTaken, EventRule, MeshEvent
 from app.realtime.handlers import validate
-from app.realtime.router import Exposure, Method, RealtimeRouter, Rule
+from app.realtime.router import Exposure, Method, RealtimeRouter
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -65,26 +63,6 @@ class Dispatcher:
             await self._answer(target, caller, call, mesh, timeout)
         else:
             await mesh.command(call.service, call.method, call.params, timeout=timeout)
-
-    def event_rule(self, rule: Rule) -> EventRule:
-        """An event rule as the mesh wants it.
-
-        An event that cannot be worked off now, because Redis is away or a call says `retryable`,
-        waits in its place.
-        """
-
-        async def handle(event: MeshEvent) -> None:
-            messenger = self._messenger.idempotent(f"{event.id}/{rule.name}")
-            try:
-                await rule.handler({MeshEvent: event, Messenger: messenger, MeshClient: self._mesh})
-            except RedisError as error:
-                raise EventNotTaken(f"Redis: {error}") from error
-            except Problem as problem:
-                if problem.retryable:
-                    raise EventNotTaken(str(problem)) from problem
-                raise
-
-        return EventRule(name=rule.name, topic=rule.topic, handler=handle)
 
     def _target(self, caller: Caller, call: Call) -> Exposure | Method:
         name = f"{call.service}.{call.method}"

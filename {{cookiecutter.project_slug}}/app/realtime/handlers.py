@@ -10,8 +10,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from fastapi.params import Depends
 from pydantic import BaseModel, ValidationError
 
-from app.connections.messages import describe
-from app.errors import Code, Problem
+from app.errors import Code, Problem, describe
 
 Arguments = Mapping[type, Any]
 """What is at hand during a call, by type."""

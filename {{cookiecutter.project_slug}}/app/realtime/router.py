@@ -1,4 +1,5 @@
-"""What one feature offers to sockets: mesh methods, own methods, event rules."""
+"""What one feature offers: mesh methods and own methods to sockets, methods and rules to the
+mesh."""
 
 from __future__ import annotations
 
@@ -10,11 +11,13 @@ from app.auth.caller import Caller
 from app.cluster.messenger import Messenger
 from app.mesh.client import MeshClient
 from app.mesh.events import MeshEvent
+from app.mesh.messages import MeshRequest
 from app.realtime.handlers import Handler, handler
 
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
 
 _METHOD_MAY_ASK = frozenset({Caller, Messenger, MeshClient})
+_SERVED_MAY_ASK = frozenset({MeshRequest, Messenger, MeshClient})
 _EVENT_MAY_ASK = frozenset({MeshEvent, Messenger, MeshClient})
 
 
@@ -34,6 +37,14 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
+class Served:
+    """A method that other services of the mesh may call here."""
+
+    handler: Handler
+    encrypted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """What happens at a mesh event."""
 
@@ -48,6 +59,8 @@ class RealtimeRouter:
 
     targets: dict[str, Exposure | Method] = field(default_factory=dict)
     """By `<service>.<method>`, as browsers call it."""
+    served: dict[str, Served] = field(default_factory=dict)
+    """By method, as services call it on the service `APP_NAME`."""
     rules: dict[str, Rule] = field(default_factory=dict)
 
     def expose(
@@ -73,6 +86,21 @@ class RealtimeRouter:
 
         return declare
 
+    def serve(self, name: str, *, encrypted: bool = False) -> Callable[[Function], Function]:
+        """Answer this method for other services, which call it on the service `APP_NAME`.
+
+        The mesh is trusted: there are no scopes. With `encrypted` plain calls are refused, and
+        `MESH_PRIVATE_KEY_FILE` is needed. The function may ask for a Pydantic model (the
+        parameters), `MeshRequest`, `Messenger`, `MeshClient` and `Annotated[..., Depends(...)]`.
+        """
+
+        def declare(function: Function) -> Function:
+            bound = handler(function, _SERVED_MAY_ASK, params=True)
+            self._add_served(name, Served(bound, encrypted))
+            return function
+
+        return declare
+
     def event(self, topic: str, *, name: str | None = None) -> Callable[[Function], Function]:
         """Handle mesh events whose topic matches: `*` is one word, `#` any number of them.
 
@@ -82,12 +110,8 @@ class RealtimeRouter:
         """
 
         def declare(function: Function) -> Function:
-            rule = Rule(
-                name or function.__name__, topic, handler(function, _EVENT_MAY_ASK, params=False)
-            )
-            if rule.name in self.rules:
-                raise ValueError(f"two event rules are called {rule.name!r}")
-            self.rules[rule.name] = rule
+            bound = handler(function, _EVENT_MAY_ASK, params=False)
+            self._add_rule(Rule(name or function.__name__, topic, bound))
             return function
 
         return declare
@@ -100,12 +124,22 @@ class RealtimeRouter:
         """
         for name, target in other.targets.items():
             self._offer(name, target)
+        for name, served in other.served.items():
+            self._add_served(name, served)
         for rule in other.rules.values():
-            if rule.name in self.rules:
-                raise ValueError(f"two event rules are called {rule.name!r}")
-            self.rules[rule.name] = rule
+            self._add_rule(rule)
 
     def _offer(self, name: str, target: Exposure | Method) -> None:
         if name in self.targets:
             raise ValueError(f"{name!r} is offered twice")
         self.targets[name] = target
+
+    def _add_served(self, name: str, served: Served) -> None:
+        if name in self.served:
+            raise ValueError(f"{name!r} is served twice")
+        self.served[name] = served
+
+    def _add_rule(self, rule: Rule) -> None:
+        if rule.name in self.rules:
+            raise ValueError(f"two event rules are called {rule.name!r}")
+        self.rules[rule.name] = rule

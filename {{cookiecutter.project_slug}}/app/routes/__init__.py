@@ -5,7 +5,7 @@ A new feature is a new file here and a line in each list below that it has somet
 
 from __future__ import annotations
 
-from app.routes import admin, auth, health, orders, rpc, websocket
+from app.routes import admin, auth, health, mesh, orders, rpc, websocket
 
 HTTP = (
     health.router,
@@ -16,4 +16,4 @@ HTTP = (
     orders.router,
 )
 
-REALTIME = (orders.realtime,)
+REALTIME = (mesh.realtime, orders.realtime)

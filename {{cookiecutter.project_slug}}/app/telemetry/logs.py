@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from app.settings import Settings
+from app.settings import MeshSettings
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 _LOGS_ADDRESSES = ("uvicorn.error", "uvicorn.access", "uvicorn.asgi", "websockets.server")
@@ -23,7 +23,7 @@ _NOISY = {
 """The least level of who talks too much; below it, uvicorn logs every header and frame."""
 
 
-def configure(settings: Settings) -> None:
+def configure(settings: MeshSettings) -> None:
     """Send everything to standard error, once, in the chosen format."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())

@@ -74,7 +74,16 @@ class Metrics:
             buckets=_SECONDS,
         )
         self.mesh_late_replies = Counter(
-            "bff_mesh_late_replies", "Replies nobody was waiting for", registry=registry
+            "bff_mesh_late_replies",
+            "Replies nobody was waiting for any more, by service",
+            ["service"],
+            registry=registry,
+        )
+        self.mesh_served = Counter(
+            "bff_mesh_served",
+            "Calls of other services to this one, by service and outcome: answered, malformed",
+            ["service", "outcome"],
+            registry=registry,
         )
         self.mesh_connected = Gauge(
             "bff_mesh_connected",

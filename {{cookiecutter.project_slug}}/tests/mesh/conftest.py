@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +13,8 @@ import pytest
 from app.errors import Code, Problem
 from app.mesh.client import MeshClient
 from app.mesh.events import EventRule
+from app.mesh.messages import Context, MeshRequest
+from app.mesh.service import Service
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from tests.mesh.engines import Engine, MemoryEngine, RabbitEngine
@@ -55,10 +57,14 @@ async def start_client(
     """Starts clients with the rules given and waits until they are connected."""
     clients: list[MeshClient] = []
 
-    async def start(*rules: EventRule, **changed: Any) -> MeshClient:
+    async def start(
+        *rules: EventRule, services: Sequence[Service] = (), **changed: Any
+    ) -> MeshClient:
         client = MeshClient(settings.model_copy(update=changed), metrics, engine.transport())
         for rule in rules:
             client.add_rule(rule)
+        for service in services:
+            client.add_service(service)
         clients.append(client)
         await client.start()
         await until(lambda: client.status.connected)
@@ -77,31 +83,42 @@ async def mesh(start_client: StartClient) -> MeshClient:
 @pytest.fixture
 async def service(engine: Engine) -> str:
     """The name of a service in the mesh."""
-    name = f"service-{secrets.token_hex(4)}"
-    notes: list[Any] = []
+    service = Service(f"service-{secrets.token_hex(4)}")
+    notes: list[str] = []
 
-    async def echo(*, context: dict[str, Any], **params: Any) -> Any:
-        return params
+    async def echo(request: MeshRequest) -> Any:
+        return request.params
 
-    async def context(*, context: dict[str, Any]) -> Any:
+    async def correlation_id(request: MeshRequest) -> str:
+        return request.correlation_id
+
+    service.add("echo", echo)
+    service.add("correlation_id", correlation_id)
+
+    @service.method("context")
+    async def context(context: Context) -> Context:
         return context
 
-    async def fail(*, context: dict[str, Any]) -> None:
+    @service.method("fail")
+    async def fail() -> None:
         raise RuntimeError("a password in here")
 
-    async def refuse(*, context: dict[str, Any]) -> None:
+    @service.method("refuse")
+    async def refuse() -> None:
         raise Problem(Code.INVALID_PARAMS, "a must be positive")
 
-    async def wait(*, context: dict[str, Any], seconds: float) -> str:
+    @service.method("wait")
+    async def wait(seconds: float) -> str:
         await asyncio.sleep(seconds)
         return "waited"
 
-    async def note(*, context: dict[str, Any], text: str) -> None:
+    @service.method("note")
+    async def note(text: str) -> None:
         notes.append(text)
 
-    async def notes_taken(*, context: dict[str, Any]) -> list[Any]:
+    @service.method("notes_taken")
+    async def notes_taken() -> list[str]:
         return notes
 
-    methods = (echo, context, fail, refuse, wait, note, notes_taken)
-    await engine.serve(name, {method.__name__: method for method in methods})
-    return name
+    await engine.serve(service)
+    return service.name

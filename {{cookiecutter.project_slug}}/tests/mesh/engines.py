@@ -4,28 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import Any, Protocol
 
 import aiormq
 from yarl import URL
 
-from app.mesh import service
 from app.mesh.amqp import AmqpTransport
-from app.mesh.amqp_service import AmqpService
+from app.mesh.client import MeshClient, connect
 from app.mesh.memory import MemoryBroker, MemoryTransport
-from app.mesh.nuropb import Kind, Message
+from app.mesh.messages import Delivery, Kind, Message
+from app.mesh.service import Service
 from app.mesh.transport import MeshTransport
 from app.settings import Settings
+from tests.waiting import until
 
 
 class Engine(Protocol):
     """A mesh that tests can interrupt."""
 
     def transport(self) -> MeshTransport: ...
-    async def serve(self, name: str, methods: service.Methods) -> None: ...
+    async def serve(self, service: Service) -> None: ...
     async def interrupt(self) -> None: ...
     async def resume(self) -> None: ...
     async def send_raw_event(self, topic: str, body: bytes) -> None: ...
+    async def send_raw_call(self, service: str, delivery: Delivery) -> None: ...
     async def dead_letters(self) -> list[bytes]: ...
     async def close(self) -> None: ...
 
@@ -40,8 +43,8 @@ class MemoryEngine:
     def transport(self) -> MeshTransport:
         return MemoryTransport(self._settings.app_name, self._broker)
 
-    async def serve(self, name: str, methods: service.Methods) -> None:
-        self._broker.serve(name, methods)
+    async def serve(self, service: Service) -> None:
+        self._broker.serve(service)
 
     async def interrupt(self) -> None:
         self._broker.interrupt()
@@ -51,6 +54,9 @@ class MemoryEngine:
 
     async def send_raw_event(self, topic: str, body: bytes) -> None:
         self._broker.route(Message(Kind.EVENT, topic, body, "c", "t", deadline=0), "")
+
+    async def send_raw_call(self, service: str, delivery: Delivery) -> None:
+        self._broker.deliver(service, delivery, deadline=math.inf)
 
     async def dead_letters(self) -> list[bytes]:
         return [letter.body for letter in self._broker.dead_letters]
@@ -67,7 +73,7 @@ class RabbitEngine:
         self.proxy = Proxy(self._url.host or "", self._url.port or 5672)
         self._settings = settings
         self._connections: list[aiormq.abc.AbstractConnection] = []
-        self._services: list[AmqpService] = []
+        self.services: list[MeshClient] = []
 
     async def start(self) -> None:
         await self.proxy.listen()
@@ -86,11 +92,12 @@ class RabbitEngine:
         url = self._url.with_host("127.0.0.1").with_port(self.proxy.port)
         return AmqpTransport(self._settings.model_copy(update={"amqp_url": str(url)}))
 
-    async def serve(self, name: str, methods: service.Methods) -> None:
-        joining = AmqpService(self._settings, name, methods)
+    async def serve(self, service: Service) -> None:
+        joining = connect(self._settings)
+        joining.add_service(service)
+        self.services.append(joining)
         await joining.start()
-        await joining.joined()
-        self._services.append(joining)
+        await until(lambda: joining.status.connected)
 
     async def interrupt(self) -> None:
         await self.proxy.close()
@@ -104,6 +111,19 @@ class RabbitEngine:
             body, exchange="nuropb-events-exchange", routing_key=topic, properties=properties
         )
 
+    async def send_raw_call(self, service: str, delivery: Delivery) -> None:
+        properties = aiormq.spec.Basic.Properties(
+            correlation_id=delivery.correlation_id,
+            reply_to=delivery.reply_to,
+            headers={"nuropb_type": delivery.kind} if delivery.kind else None,
+        )
+        await self.channel.basic_publish(
+            delivery.body,
+            exchange="nuropb-rpc-exchange",
+            routing_key=service,
+            properties=properties,
+        )
+
     async def dead_letters(self) -> list[bytes]:
         letters = []
         queue = f"{self._settings.app_name}.dead-letters.v1"
@@ -114,7 +134,9 @@ class RabbitEngine:
     async def close(self) -> None:
         for name in ("dead-letters", "events.first", "events.second"):
             await self.channel.queue_delete(f"{self._settings.app_name}.{name}.v1")
-        for joined in self._services:
+        for joined in self.services:
+            for service in joined.services:
+                await self.channel.queue_delete(f"nuropb-{service.name}-sq")
             await joined.stop()
         for connection in self._connections:
             await connection.close()

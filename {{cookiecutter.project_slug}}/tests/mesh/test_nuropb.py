@@ -11,7 +11,7 @@ import pytest
 
 from app.errors import Code, Outcome
 from app.mesh import nuropb
-from app.mesh.nuropb import Delivery, Kind, MalformedMessage, Message
+from app.mesh.messages import Delivery, Kind, MalformedMessage, Message
 
 CAPTURES = json.loads((Path(__file__).parent / "captures.json").read_text())
 
@@ -51,16 +51,20 @@ def _same(message: Message, captured: dict[str, Any]) -> bool:
     body = json.loads(message.body)
     assert body.pop("correlation_id") == message.correlation_id
     assert body == {k: v for k, v in captured["body"].items() if k != "correlation_id"}
-    assert nuropb.headers(message.kind, message.trace_id) == captured["headers"]
+    assert message.headers == captured["headers"]
     assert message.routing_key == captured["routing_key"]
     return True
 
 
-def test_a_reply_has_all_that_the_librarys_client_reads() -> None:
+async def test_a_reply_has_all_that_the_librarys_client_reads() -> None:
     captured = json.loads(CAPTURES["reply"])
-    request = Delivery("s", b"", captured["correlation_id"], captured["trace_id"])
-    made = json.loads(nuropb.response(request, captured["reply_to"], captured["result"]))
-    assert made == {**captured, "context": {}}
+    ids = (captured["correlation_id"], captured["trace_id"])
+    request = Delivery("s", b"", *ids, kind="request", reply_to=captured["reply_to"])
+    made = nuropb.response(request, captured["result"], None)
+    assert json.loads(made.body) == {**captured, "context": {}}
+    assert (made.routing_key, made.correlation_id) == (captured["reply_to"], ids[0])
+    assert made.headers["nuropb_type"] == "response"
+    assert made.expiration is None
 
 
 def test_a_reply_of_the_library_is_understood() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.development.orders_service import OrdersService
+from app.development.orders_service import orders_service
 from app.errors import Code, Problem
 from app.mesh.events import EventRule, MeshEvent
 from tests.mesh.conftest import StartClient
@@ -28,7 +28,7 @@ async def test_an_order_is_placed_updated_and_announced(
         announced.append((event.topic, event.payload["status"], event.payload["user_id"]))
 
     mesh = await start_client(EventRule("first", "orders.*.updated", note))
-    await engine.serve(OrdersService.name, OrdersService(mesh.publish).methods)
+    await engine.serve(orders_service(mesh.publish))
     mine, other = {"user_id": "u1"}, {"user_id": "u2"}
     order = await mesh.request("orders", "place", {"item": "tea", "quantity": 2}, context=mine)
     await mesh.request("orders", "update", {"order_id": "1", "status": "paid"}, context=mine)

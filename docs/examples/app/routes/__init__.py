@@ -11,6 +11,7 @@ from app.routes import (
     chat,
     health,
     invoices,
+    mesh,
     notes,
     orders,
     payments,
@@ -31,6 +32,7 @@ HTTP = (
 )
 
 REALTIME = (
+    mesh.realtime,
     orders.realtime,
     chat.realtime,
     invoices.realtime,

@@ -1,0 +1,99 @@
+"""The BFF as a service of the mesh, called by a client on the real nuropb 0.1.8."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.baked import environment
+from tests.e2e.browser import Browser
+from tests.e2e.conftest import Admin, Person
+from tests.e2e.deployment import Cluster
+from tests.servers import Server
+
+_CALLER = Path(__file__).with_name("services") / "nuropb_caller.py"
+_SECONDS = 60
+
+
+class NuropbCaller:
+    """Calls as a nuropb service would make them."""
+
+    def __init__(self, python: Path, amqp_url: str, service: str) -> None:
+        self._command = [str(python), str(_CALLER), amqp_url]
+        self.service = service
+
+    async def __call__(self, *calls: tuple[str, dict[str, Any]]) -> list[Any]:
+        wanted = [[self.service, method, params, {}, False] for method, params in calls]
+        process = await asyncio.create_subprocess_exec(
+            *self._command,
+            json.dumps(wanted),
+            env=environment(),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        async with asyncio.timeout(_SECONDS):
+            output, errors = await process.communicate()
+        assert process.returncode == 0, errors.decode()
+        answers: list[Any] = json.loads(output.splitlines()[-1])
+        return answers
+
+
+@pytest.fixture
+def nuropb(cluster: Cluster, rabbitmq_server: Server, nuropb_python: Path | None) -> NuropbCaller:
+    if nuropb_python is None:
+        pytest.skip("needs the real nuropb 0.1.8, which runs on Python < 3.12 only")
+    return NuropbCaller(nuropb_python, rabbitmq_server.url, cluster.deployment.app_name)
+
+
+async def test_a_nuropb_client_calls_every_method_of_the_bff(
+    nuropb: NuropbCaller,
+    cluster: Cluster,
+    admin: Admin,
+    alice: Person,
+    alices: list[Browser],
+    bobs: Browser,
+) -> None:
+    to_alice = {"user_ids": [alice.id], "topic": "news", "event": {"n": 1}}
+    described, sent, broadcast, unknown, wrong, closed = await nuropb(
+        ("nuropb_describe", {}),
+        ("send_to_users", to_alice),
+        ("broadcast", {"topic": "all-news", "event": {"n": 2}}),
+        ("no_such_method", {}),
+        ("send_to_users", {"user_ids": [], "topic": "news"}),
+        ("disconnect_users", {"user_ids": [alice.id]}),
+    )
+    assert {"send_to_users", "broadcast", "disconnect_users"} <= set(described["result"]["methods"])
+    assert sent["error"] is None
+    assert sent["result"]["addressed"] == len(alices)
+    for browser in alices:
+        event = await browser.event("news")
+        assert (event["event"], event["id"]) == ({"n": 1}, sent["result"]["ids"][0])
+    assert (await bobs.event("all-news"))["id"] == broadcast["result"]["ids"][0]
+    assert bobs.events("news") == []
+    assert unknown["error"]["description"] == "Unknown method no_such_method"
+    assert wrong["error"]["error"] == "NuropbValidationError"
+    assert closed["result"] == {"addressed": len(alices)}
+    assert [await browser.closed() for browser in alices] == [4504] * len(alices)
+    await admin.fence(cluster.a, bobs)
+
+
+async def test_both_instances_answer_and_each_call_is_answered_once(
+    nuropb: NuropbCaller,
+    cluster: Cluster,
+    admin: Admin,
+    alice: Person,
+    alices: list[Browser],
+) -> None:
+    calls = [
+        ("send_to_users", {"user_ids": [alice.id], "topic": "numbered", "event": number})
+        for number in range(20)
+    ]
+    answers = await nuropb(*calls)
+    assert [answer["result"]["addressed"] for answer in answers] == [len(alices)] * 20
+    await admin.fence(cluster.a, *alices)
+    for browser in alices:
+        assert [event["event"] for event in browser.events("numbered")] == list(range(20))

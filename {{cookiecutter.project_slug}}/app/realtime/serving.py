@@ -1,0 +1,76 @@
+"""What the mesh asks of the BFF: event rules, and the methods that other services call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from redis.exceptions import RedisError
+
+from app.cluster.messenger import Messenger
+from app.cluster.redis import UNAVAILABLE
+from app.errors import Code, Outcome, Problem
+from app.mesh.client import MeshClient
+from app.mesh.events import EventNotTaken, EventRule, MeshEvent
+from app.mesh.messages import MeshRequest
+from app.mesh.service import Answer, Service
+from app.realtime.handlers import validate
+from app.realtime.router import RealtimeRouter, Rule, Served
+from app.settings import Settings
+
+
+def join_mesh(
+    router: RealtimeRouter, mesh: MeshClient, messenger: Messenger, settings: Settings
+) -> None:
+    """Tell the mesh what a router declares: its rules, and the service `APP_NAME` if it serves."""
+    for rule in router.rules.values():
+        mesh.add_rule(event_rule(rule, mesh, messenger))
+    if router.served:
+        key = settings.mesh_private_key_file
+        service = Service(settings.app_name, private_key=key.read_text() if key else "")
+        for method, served in router.served.items():
+            answer, function = _answer(served, mesh, messenger), served.handler.function
+            service.add(method, answer, function, encrypted=served.encrypted)
+        mesh.add_service(service)
+
+
+def event_rule(rule: Rule, mesh: MeshClient, messenger: Messenger) -> EventRule:
+    """An event rule as the mesh wants it.
+
+    An event that cannot be worked off now, because Redis is away or a call says `retryable`,
+    waits in its place.
+    """
+
+    async def handle(event: MeshEvent) -> None:
+        once = messenger.idempotent(f"{event.id}/{rule.name}")
+        try:
+            await rule.handler({MeshEvent: event, Messenger: once, MeshClient: mesh})
+        except RedisError as error:
+            raise EventNotTaken(f"Redis: {error}") from error
+        except Problem as problem:
+            if problem.retryable:
+                raise EventNotTaken(str(problem)) from problem
+            raise
+
+    return EventRule(name=rule.name, topic=rule.topic, handler=handle)
+
+
+def _answer(served: Served, mesh: MeshClient, messenger: Messenger) -> Answer:
+    """A call that RabbitMQ delivers again sends nothing twice."""
+
+    async def answer(request: MeshRequest) -> Any:
+        params = validate(served.handler.params, request.params)
+        once = messenger.idempotent(f"{request.correlation_id}/{request.method}")
+        try:
+            return await served.handler(
+                {
+                    BaseModel: params,
+                    MeshRequest: request,
+                    Messenger: once,
+                    MeshClient: mesh.with_context(request.context),
+                }
+            )
+        except UNAVAILABLE as error:
+            raise Problem(Code.SERVICE_UNAVAILABLE, outcome=Outcome.UNKNOWN) from error
+
+    return answer

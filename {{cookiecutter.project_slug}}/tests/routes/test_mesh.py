@@ -1,0 +1,169 @@
+"""Other services of the mesh call the BFF under its name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from app import routes
+from app.cluster.messenger import Messenger
+from app.errors import Code, Problem
+from app.main import create_app
+from app.mesh.client import MeshClient, connect
+from app.mesh.memory import MemoryBroker
+from app.mesh.messages import MeshRequest
+from app.realtime.router import RealtimeRouter
+from app.settings import Settings
+from tests.running import Bff, run
+from tests.waiting import until
+
+
+class Greet(BaseModel):
+    user_id: str
+
+
+realtime = RealtimeRouter()
+
+
+@realtime.serve("greet")
+async def greet(params: Greet, request: MeshRequest, messenger: Messenger, mesh: MeshClient) -> str:
+    """A method of one's own."""
+    sent = await messenger.to_user(params.user_id, "greeted", {"by": request.context["user_id"]})
+    return f"{sent.id}"
+
+
+@realtime.serve("fail")
+async def fail() -> None:
+    raise RuntimeError("a password in here")
+
+
+@pytest.fixture
+async def bff(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Bff]:
+    monkeypatch.setattr(routes, "REALTIME", (*routes.REALTIME, realtime))
+    broker = MemoryBroker()
+    async with run(settings, create_app(settings, broker=broker), broker=broker) as running:
+        yield running
+
+
+@pytest.fixture
+async def other(bff: Bff, settings: Settings) -> AsyncIterator[MeshClient]:
+    """Another service's client, on the same mesh."""
+    mesh = connect(settings.model_copy(update={"app_name": "other"}), broker=bff.broker)
+    await mesh.start()
+
+    async def served() -> bool:
+        try:
+            await mesh.describe(settings.app_name)
+        except Problem:
+            return False
+        return mesh.status.connected
+
+    await until(served)
+    yield mesh
+    await mesh.stop()
+
+
+async def test_send_to_users_reaches_each_socket_of_these_users(
+    bff: Bff, other: MeshClient, settings: Settings
+) -> None:
+    params = {"user_ids": ["alice", "bob", "alice"], "topic": "news", "event": {"n": 1}}
+    async with bff.browser("alice") as alice, bff.browser("bob") as bob:
+        sent = await other.request(settings.app_name, "send_to_users", params)
+        heard = [await browser.event("news") for browser in (alice, bob)]
+    assert [event["event"] for event in heard] == [{"n": 1}, {"n": 1}]
+    assert sent == {"ids": [event["id"] for event in heard], "addressed": 2}
+
+
+async def test_broadcast_reaches_everybody(bff: Bff, other: MeshClient, settings: Settings) -> None:
+    params = {"topic": "news", "event": {"n": 1}}
+    async with bff.browser("alice") as alice, bff.browser("bob") as bob:
+        sent = await other.request(settings.app_name, "broadcast", params)
+        for browser in (alice, bob):
+            assert [(await browser.event("news"))["id"]] == sent["ids"]
+
+
+async def test_disconnect_users_ends_their_sockets_and_no_others(
+    bff: Bff, other: MeshClient, settings: Settings
+) -> None:
+    async with bff.browser("alice") as alice, bff.browser("bob") as bob:
+        closed = await other.request(settings.app_name, "disconnect_users", {"user_ids": ["alice"]})
+        assert closed == {"addressed": 1}
+        assert await alice.closed() == 4504
+        assert (await bob.request("orders", "list"))["error"] is None
+
+
+async def test_a_method_of_ones_own_knows_who_calls(
+    bff: Bff, other: MeshClient, settings: Settings
+) -> None:
+    async with bff.browser("alice") as alice:
+        context = {"user_id": "service-7"}
+        params = {"user_id": "alice"}
+        sent = await other.request(settings.app_name, "greet", params, context=context)
+        greeted = await alice.event("greeted")
+    assert greeted == {"topic": "greeted", "event": {"by": "service-7"}, "id": sent}
+
+
+async def test_wrong_parameters_are_told_and_failures_are_not(
+    bff: Bff, other: MeshClient, settings: Settings
+) -> None:
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("send_to_users", {"user_ids": [], "topic": "t"}),
+        ("send_to_users", {"user_ids": ["a\x00b"], "topic": "t"}),
+        ("send_to_users", {"user_ids": ["a"] * 1001, "topic": "t"}),
+        ("broadcast", {"topic": ""}),
+        ("disconnect_users", {}),
+    ]
+    for method, params in wrong:
+        with pytest.raises(Problem) as caught:
+            await other.request(settings.app_name, method, params)
+        assert caught.value.code is Code.INVALID_PARAMS, method
+    with pytest.raises(Problem) as caught:
+        await other.request(settings.app_name, "fail", {})
+    assert caught.value.code is Code.SERVICE_ERROR
+    assert "password" not in caught.value.description
+
+
+async def test_a_call_that_is_delivered_twice_sends_once(
+    bff: Bff, other: MeshClient, settings: Settings
+) -> None:
+    (service,) = bff.app.state.mesh.services
+    async with bff.browser("alice") as alice:
+        request = MeshRequest(
+            "send_to_users", {"user_ids": ["alice"], "topic": "n", "event": 1}, {}, "t", "c-1"
+        )
+        method = service._methods["send_to_users"]
+        first, second = [await method.answer(request) for _ in range(2)]
+        assert first == second
+        await other.request(settings.app_name, "broadcast", {"topic": "fence", "event": None})
+        assert (await alice.event("n"))["id"] == first.ids[0]
+        await alice.event("fence")
+        assert alice.passed_over() == []
+
+
+async def test_browsers_cannot_call_what_is_for_services(bff: Bff, settings: Settings) -> None:
+    async with bff.browser("mallory", ["orders", "admin"]) as mallory:
+        for method in ("broadcast", "disconnect_users", "nuropb_describe"):
+            answer = await mallory.request(settings.app_name, method)
+            assert answer["error"]["code"] == "not_found"
+
+
+async def test_many_calls_at_once_are_each_answered_once(
+    bff: Bff, other: MeshClient, settings: Settings
+) -> None:
+    async with bff.browser("alice") as alice:
+        calls = [
+            other.request(
+                settings.app_name,
+                "send_to_users",
+                {"user_ids": ["alice"], "topic": "n", "event": number},
+            )
+            for number in range(200)
+        ]
+        sent = await asyncio.gather(*calls)
+        heard = [await alice.event("n") for _ in range(200)]
+    assert sorted(event["event"] for event in heard) == list(range(200))
+    assert {one["ids"][0] for one in sent} == {event["id"] for event in heard}
