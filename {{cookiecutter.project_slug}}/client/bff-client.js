@@ -100,7 +100,6 @@ export class BffClient {
   connect() {
     if (this.#state === "closed") {
       this.#failures = 0;
-      this.#needsFreshToken = false;
       this.#renewReady();
       this.#watchPage();
     }
@@ -328,8 +327,7 @@ export class BffClient {
   async #refresh() {
     const { signal } = this.#attempt;
     try {
-      const token = await this.#getToken({ signal, fresh: true });
-      if (!signal.aborted) await this.authenticate(token);
+      await this.authenticate(await this.#getToken({ signal, fresh: true }));
     } catch {
       // Asked again before long, and when the connection has ended.
     }
@@ -363,10 +361,8 @@ export class BffClient {
       if (payload.trace_id) this.#calls.settle(payload.trace_id, payload);
       else this.#listeners.tell(ERROR, new BffError(payload));
     } else if (type === "gap") {
-      const streams = payload.streams ?? {};
-      Object.keys(streams).forEach((stream) => this.#positions.forget(stream));
-      this.#positions.begin(streams);
-      this.#tellGap(streams);
+      this.#positions.begin(payload.streams);
+      this.#tellGap(payload.streams ?? {});
     } else if (type === "drain") {
       const ms = Number(payload.reconnect_after_ms);
       this.#drainMs = Math.min(Math.max(ms, 0) || 0, LONGEST_DRAIN_MS);
@@ -647,7 +643,7 @@ class Positions {
       const now = parseId(id);
       const before = this.#reached.get(stream);
       const isWhole = recovered?.[stream] ?? (before && !isAfter(now, before));
-      if (now === null || (before && isWhole)) continue;
+      if (now === null || isWhole) continue;
       this.#reached.set(stream, now);
       if (before) missed[stream] = id;
     }

@@ -121,6 +121,20 @@ describe("connecting", () => {
     assert.equal(bff.state, "closed");
   });
 
+  test("refused for good asks for a fresh token when the page begins again", async () => {
+    const hints = [];
+    const { bff } = makeClient({ getTicket: ({ fresh }) => hints.push(fresh) && "t" });
+    for (let time = 1; time <= 2; time += 1) {
+      bff.connect();
+      await settle();
+      socket().breakWith(4500);
+      await pass(500);
+      if (bff.state === "connecting") socket().breakWith(4500);
+      assert.equal(bff.state, "closed");
+    }
+    assert.deepEqual(hints, [false, true, true]);
+  });
+
   test("a token that is good again may be refused again", async () => {
     const hints = [];
     const { bff } = await openClient({ getTicket: ({ fresh }) => hints.push(fresh) && "t" });
@@ -432,8 +446,9 @@ describe("a page", () => {
     const { bff } = await openClient({}, { ping_interval: 0 });
     page.happens("online");
     socket().receive("pong", {});
-    await pass(60_000);
+    for (let minute = 1; minute <= 3; minute += 1) await pass(60_000);
     assert.equal(bff.state, "open");
+    assert.equal(socket().sent.length, 1);
   });
 
   test("is not listened to after the end", async () => {
@@ -443,7 +458,11 @@ describe("a page", () => {
     page.happens("online");
     await settle();
     assert.equal(opened(), 1);
-    assert.equal(bff.state, "closed");
+    bff.connect();
+    await settle();
+    socket().greet();
+    page.happens("online");
+    assert.equal(socket().sent.length, 1);
   });
 });
 

@@ -55,6 +55,7 @@ describe("events", () => {
   test("seen before are dropped, on this connection and the next", async () => {
     const { bff } = await openClient();
     const { heard } = listen(bff);
+    bff.onGap((streams) => heard.push(["gap", streams]));
     const ids = ["user/e/1", "user/e/2", "user/e/2", "user/e/1", "all/e/1", "a/b/e/1", "a/b/e/1"];
     for (const id of ids) socket().event(id);
     await comeBack();
@@ -302,9 +303,12 @@ describe("a topic", () => {
 
   test("that is refused is told to whoever asked, and not asked for again", async () => {
     const { bff } = await openClient();
+    const told = [];
+    bff.on("*", (event) => told.push(event));
     const done = failure(bff.subscribe("a"));
     socket().refuse("forbidden");
     assert.equal((await done).code, "forbidden");
+    assert.deepEqual(told, []);
     await comeBack();
     assert.deepEqual(socket().sent, []);
   });
@@ -327,6 +331,22 @@ describe("a topic", () => {
     assert.deepEqual(told, [["unsubscribed", ["b"]]]);
     await comeBack();
     assert.deepEqual(asked()[0].map(({ topic }) => topic), ["a", "c", "d", "e"]);
+  });
+
+  test("that is refused is found among many in few requests", async () => {
+    const { bff } = makeClient();
+    bff.connect();
+    for (let n = 1; n <= 64; n += 1) bff.subscribe(`t${n}`).catch(() => {});
+    await settle();
+    socket().greet();
+    for (let request = 1; asked().length === request; request += 1) {
+      const isBad = asked().at(-1).some(({ topic }) => topic === "t64");
+      if (isBad) socket().refuse("forbidden");
+      else socket().answer({ positions: {}, recovered: {} });
+      await settle();
+    }
+    assert.deepEqual(asked().at(-1), [{ topic: "t64", since: null }]);
+    assert.ok(asked().length <= 14, String(asked().length));
   });
 
   test("that cannot be had now is asked for again, with growing pauses", async () => {
@@ -435,5 +455,13 @@ describe("a topic", () => {
     socket().answer({ positions: {}, recovered: {} });
     await settle();
     assert.equal(asked()[1].length, 50);
+    socket().answer({ positions: {}, recovered: {} });
+    await settle();
+    for (let n = 1; n <= 150; n += 1) bff.unsubscribe(`t${n}`);
+    for (const size of [1, 100, 49]) {
+      assert.equal(socket().sentOf("unsubscribe").at(-1).topics.length, size);
+      socket().answer({});
+      await settle();
+    }
   });
 });
