@@ -187,7 +187,7 @@ export class BffClient {
   /** With a ticket of its own for each attempt, and the positions from which to go on. */
   async #address(signal) {
     const address = new URL(this.#url);
-    const ids = Object.values(this.positions).filter((id) => !id.startsWith(TOPIC));
+    const ids = [this.#positions.at("user"), this.#positions.at("all")].filter(Boolean);
     if (ids.length > 0) address.searchParams.set("since", ids.join(","));
     if (this.#getTicket) {
       this.#needsFreshToken ||= this.#session?.expires_at * 1000 <= Date.now();
@@ -415,41 +415,42 @@ export class BffClient {
 
   // Topics: `#wanted` by the page, each with its promise, and `#heard` over this connection.
 
-  /** Bring what is heard in line with what is wanted, one request at a time. */
-  async #tune(failures = 0) {
+  /**
+   * Bring what is heard in line with what is wanted, one request at a time. One topic that cannot
+   * be had fails its whole request: it is found by halves, so that the others are none the worse.
+   */
+  async #tune(failures = 0, most = TOPICS_PER_REQUEST) {
     if (this.#tuning) return;
     this.#tuning = true;
-    try {
-      let most = TOPICS_PER_REQUEST;
-      while (this.#state === "open") {
-        const surplus = without(this.#heard, this.#wanted).slice(0, TOPICS_PER_REQUEST);
-        const missing = without(this.#wanted.keys(), this.#heard).slice(0, most);
-        if (surplus.length > 0) await this.#leave(surplus);
-        else if (missing.length === 0) break;
-        else if (await this.#join(missing)) most = TOPICS_PER_REQUEST;
-        else most = Math.ceil(missing.length / 2);
+    while (this.#state === "open") {
+      const surplus = without(this.#heard, this.#wanted);
+      const missing = without(this.#wanted.keys(), this.#heard);
+      const isLeaving = surplus.length > 0;
+      const topics = (isLeaving ? surplus : missing).slice(0, most);
+      if (topics.length === 0) break;
+      try {
+        await (isLeaving ? this.#leave(topics) : this.#join(topics));
+        failures = 0;
+        most = Math.min(2 * most, TOPICS_PER_REQUEST);
+      } catch (error) {
+        most = Math.ceil(topics.length / 2);
+        if (topics.length > 1) continue;
+        if (!isPassing(error)) {
+          this.#refused(topics[0], error);
+        } else if (this.#state === "open") {
+          this.#after("tune", this.#pause(failures), () => this.#tune(failures + 1, most));
+          this.#queueLast(topics[0]);
+          break;
+        }
       }
-    } catch {
-      if (this.#state === "open") {
-        this.#after("tune", this.#pause(failures), () => this.#tune(failures + 1));
-      }
-    } finally {
-      this.#tuning = false;
     }
+    this.#tuning = false;
   }
 
-  /** Returns false when several were refused because of one, which remains to be found. */
   async #join(topics) {
     const asked = topics.map((topic) => ({ topic, since: this.#positions.at(TOPIC + topic) }));
     const joined = ({ positions, recovered }) => this.#joined(topics, positions, recovered);
-    try {
-      await this.#call("subscribe", { topics: asked }, {}, joined);
-    } catch (error) {
-      if (error.retryable || error.outcome === "unknown") throw error;
-      if (topics.length > 1) return false;
-      this.#refused(topics[0], error);
-    }
-    return true;
+    await this.#call("subscribe", { topics: asked }, {}, joined);
   }
 
   #joined(topics, positions, recovered) {
@@ -468,6 +469,12 @@ export class BffClient {
   #left(topic) {
     this.#heard.delete(topic);
     this.#positions.forget(TOPIC + topic);
+  }
+
+  #queueLast(topic) {
+    const wish = this.#wanted.get(topic);
+    this.#wanted.delete(topic);
+    if (wish) this.#wanted.set(topic, wish);
   }
 
   #unwant(topic, error) {
@@ -686,6 +693,11 @@ export class BffError extends Error {
     this.outcome = known.outcome ?? "unknown";
     this.traceId = known.traceId ?? null;
   }
+}
+
+/** Whether what has failed, and may be repeated, may succeed later. */
+function isPassing({ code, retryable, outcome }) {
+  return retryable || (outcome === "unknown" && code !== "internal");
 }
 
 function connectionLost(description, cause) {

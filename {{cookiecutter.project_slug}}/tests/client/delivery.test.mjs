@@ -133,6 +133,8 @@ describe("what was missed", () => {
     const { bff } = await follow({ user: "user/e/5", all: "all/e/2" });
     assert.equal(socket().url.search, "");
     socket().event("user/e/6");
+    socket().event("topic:a/e/1");
+    socket().event("another/e/1");
     await comeBack();
     assert.equal(socket().url.searchParams.get("since"), "user/e/6,all/e/2");
     bff.close();
@@ -347,6 +349,39 @@ describe("a topic", () => {
     }
     assert.deepEqual(asked().at(-1), [{ topic: "t64", since: null }]);
     assert.ok(asked().length <= 14, String(asked().length));
+  });
+
+  test("that cannot be had now does not keep the others out", async () => {
+    const { bff } = await openClient({}, { ping_interval: 0 });
+    const had = [];
+    for (const topic of ["a", "b", "c", "d"]) bff.subscribe(topic).then(() => had.push(topic));
+    for (let request = 1; request <= 12 && had.length < 3; request += 1) {
+      const isBad = asked().at(-1).some(({ topic }) => topic === "b");
+      if (isBad) socket().refuse("timeout", { outcome: "unknown" });
+      else socket().answer({ positions: {}, recovered: {} });
+      await settle();
+      await pass(500);
+    }
+    assert.deepEqual(had, ["a", "c", "d"]);
+  });
+
+  test("whose rule is broken is refused, not asked for for ever", async () => {
+    const { bff } = await openClient();
+    const done = failure(bff.subscribe("a"));
+    socket().refuse("internal", { outcome: "unknown" });
+    assert.equal((await done).code, "internal");
+  });
+
+  test("that cannot be left now is left later", async () => {
+    const { bff } = await subscribed();
+    bff.unsubscribe("a");
+    socket().refuse("rate_limited", { retryable: true });
+    await settle();
+    await pass(250);
+    assert.equal(socket().sentOf("unsubscribe").length, 2);
+    socket().answer({});
+    await settle();
+    assert.deepEqual(bff.positions, {});
   });
 
   test("that cannot be had now is asked for again, with growing pauses", async () => {
