@@ -40,6 +40,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     await state.mesh.start()
     state.background = [
         _background("relay", state.relay.run()),
+        _background("feeds", state.feeds.run()),
         _background("index", state.index.run()),
     ]
     try:

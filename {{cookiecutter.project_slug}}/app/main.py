@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
-
 from fastapi import FastAPI
 
 from app import development, routes
@@ -12,10 +10,7 @@ from app.auth.tickets import Tickets
 from app.auth.tokens import TokenVerifier
 from app.broadcasts.service import BroadcastService
 from app.cluster import redis as cluster_redis
-from app.cluster.index import ConnectionIndex
-from app.cluster.messenger import Messenger
-from app.cluster.relay import Relay
-from app.connections.registry import ConnectionRegistry
+from app.cluster.instance import Instance
 from app.db.database import Database
 from app.lifespan import lifespan
 from app.mesh import client as mesh_client
@@ -43,13 +38,8 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
     database = Database(settings)
 
     redis = cluster_redis.connect(settings.redis_url)
-    pipeline = cluster_redis.SharedPipeline(redis)
-    registry = ConnectionRegistry()
-    instance_id = secrets.token_hex(6)
-    index = ConnectionIndex(instance_id, redis, pipeline, registry, settings, metrics)
-    relay = Relay(instance_id, redis, registry, settings, metrics)
-    messenger = Messenger(pipeline, index, settings, metrics)
-    broadcasts = BroadcastService(database, pipeline, messenger, settings)
+    instance = Instance(redis, settings, metrics)
+    broadcasts = BroadcastService(database, instance.pipeline, instance.messenger, settings)
 
     verifier = TokenVerifier(settings)
     tickets = Tickets(redis, settings)
@@ -58,17 +48,18 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
     for router in routes.REALTIME:
         realtime.include(router)
     mesh = mesh_client.connect(settings, metrics, broker=broker)
-    dispatcher = Dispatcher(realtime, mesh, messenger, settings)
-    join_mesh(realtime, mesh, messenger, settings)
+    dispatcher = Dispatcher(realtime, mesh, instance.messenger, settings)
+    join_mesh(realtime, mesh, instance.messenger, settings)
 
     app = FastAPI(title=settings.app_name, lifespan=lifespan, max_body_size=settings.max_body_bytes)
     app.state.settings = settings
     app.state.metrics = metrics
     app.state.database = database
     app.state.redis = redis
-    app.state.index = index
-    app.state.relay = relay
-    app.state.messenger = messenger
+    app.state.index = instance.index
+    app.state.feeds = instance.feeds
+    app.state.relay = instance.relay
+    app.state.messenger = instance.messenger
     app.state.broadcasts = broadcasts
     app.state.authenticator = Authenticator(settings, verifier, tickets)
     app.state.tickets = tickets
@@ -77,9 +68,16 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
     app.state.mesh = mesh
     app.state.dispatcher = dispatcher
     app.state.sessions = sessions = Sessions(
-        registry, index, dispatcher, broadcasts, verifier.verify, settings, metrics
+        instance.id,
+        instance.registry,
+        instance.subscriptions,
+        dispatcher,
+        broadcasts,
+        verifier.verify,
+        settings,
+        metrics,
     )
-    app.state.draining = Draining(sessions, registry, settings.drain_seconds)
+    app.state.draining = Draining(sessions, instance.registry, settings.drain_seconds)
 
     problems.install(app)
     for http_router in routes.HTTP:

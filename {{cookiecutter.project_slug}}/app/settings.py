@@ -111,6 +111,7 @@ class Settings(MeshSettings):
     """Per socket."""
     connections_per_user: Count = 20
     """Over all instances."""
+    topics_per_connection: Count = 128
     drain_seconds: Annotated[float, Field(ge=0)] = 30
 
     stream_length: Count = 200
@@ -118,6 +119,8 @@ class Settings(MeshSettings):
     stream_seconds: Count = 600
     position_seconds: Count = 24 * 3600
     """How long a quiet user's position stays good."""
+    stream_check: Seconds = 30
+    """How often what live sockets got is compared with what Redis has."""
     lease_seconds: Seconds = 15
     """How long an instance that has fallen silent still counts as living."""
     lease_renewal: Seconds = 5

@@ -22,6 +22,8 @@ class RecordingTransport:
         self.frames.append(frame)
         return True
 
+    async def drained(self) -> None: ...
+
     def close(self, code: int, reason: str) -> None:
         self.closed = (code, reason)
 

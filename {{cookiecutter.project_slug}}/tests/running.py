@@ -107,12 +107,17 @@ class Bff:
 
     @asynccontextmanager
     async def browser(
-        self, user: str = "alice", scopes: Sequence[str] = ("orders",), **options: Any
+        self,
+        user: str = "alice",
+        scopes: Sequence[str] = ("orders",),
+        *,
+        query: str = "",
+        **options: Any,
     ) -> AsyncIterator[Browser]:
         """An open socket of that user, past its hello."""
         token = options.pop("token", None) or self.token(user, scopes)
         headers = {"Authorization": f"Bearer {token}"}
-        async with self.handshake(headers=headers, **options) as browser:
+        async with self.handshake(query, headers, **options) as browser:
             hello = await browser.receive()
             browser.hello = hello["payload"]["event"]
             yield browser

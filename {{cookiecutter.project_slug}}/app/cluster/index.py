@@ -10,10 +10,12 @@ from typing import Any
 
 import orjson
 
-from app.cluster.keys import Keys, StreamKeys
+from app.cluster.keys import Keys
 from app.cluster.lease import InstanceFacts, Lease
 from app.cluster.redis import UNAVAILABLE, RedisClient, Script, SharedPipeline, read_hash
+from app.cluster.streams import Page, page_arguments
 from app.connections.connection import Connection, instance_of
+from app.connections.positions import Position
 from app.connections.registry import ConnectionRegistry
 from app.errors import Code, Problem
 from app.settings import Settings
@@ -69,39 +71,37 @@ class ConnectionIndex:
         """Connections that are gone but may still be in the index."""
         self._leaving = asyncio.Event()
         self._register = Script(pipeline, "register")
-        self._tip = Script(pipeline, "tip")
         self._reap = Script(pipeline, "reap")
 
     # Connections
 
-    async def register(self, connection: Connection) -> dict[str, str]:
-        """Enter a connection; returns the position of each of its streams.
+    async def register(self, connection: Connection, since: Position | None = None) -> Page:
+        """Enter a connection; returns what its user was sent since a position.
 
         Raises:
             Problem: `rate_limited` when the user has too many connections on living instances.
         """
-        user = self._keys.user(connection.user_id)
-        _, position, tip = await asyncio.gather(
+        _, answer = await asyncio.gather(
             self._pipeline.submit("SADD", self._held_users, connection.user_id),
-            self._enter(connection, user),
-            self._tip([self._keys.all.meta, self._keys.all.stream], [self._position_seconds]),
+            self._enter(connection, since),
         )
-        if not position:
+        if not answer:
             await self._forget_dead(connection.user_id)
-            position = await self._enter(connection, user)
-        if not position:
+            answer = await self._enter(connection, since)
+        if not answer:
             self.unregister(connection)
             raise Problem(Code.RATE_LIMITED, "Too many connections")
-        return {"user": _id(user, position), "all": _id(self._keys.all, tip)}
+        return Page.of(answer)
 
-    def _enter(self, connection: Connection, user: StreamKeys) -> asyncio.Future[Any]:
+    def _enter(self, connection: Connection, since: Position | None) -> asyncio.Future[Any]:
+        user = self._keys.user(connection.user_id)
         return self._register(
-            [self._keys.connections(connection.user_id), user.meta, user.stream],
+            [user.meta, user.stream, self._keys.connections(connection.user_id)],
             [
+                *page_arguments(since, self._settings),
                 connection.id,
                 self._entry(connection),
                 self._settings.connections_per_user,
-                self._position_seconds,
             ],
         )
 
@@ -248,17 +248,8 @@ class ConnectionIndex:
     def _held_users(self) -> str:
         return self._keys.users_of(self.lease.member)
 
-    @property
-    def _position_seconds(self) -> int:
-        return self._settings.position_seconds
-
     def _entry(self, connection: Connection) -> bytes:
         return b"%s %s" % (self.lease.member.encode(), orjson.dumps(connection.facts))
-
-
-def _id(stream: StreamKeys, position: list[Any]) -> str:
-    epoch, offset = (part.decode() for part in position)
-    return f"{stream.name}/{epoch}/{offset}"
 
 
 def _connection_facts(connection_id: str, entry: bytes) -> ConnectionFacts:

@@ -46,6 +46,14 @@ class Keys:
         """The stream of one user."""
         return self._stream("user", f"{self.prefix}:{{u:{user_id}}}")
 
+    def topic(self, topic: str) -> StreamKeys:
+        """The stream of one topic."""
+        return self._stream(f"topic:{topic}", f"{self.prefix}:{{t:{topic}}}")
+
+    def to_topic(self, topic: str) -> str:
+        """Channel of a topic, which instances hear that hold a subscriber."""
+        return f"{self.prefix}:topic:{topic}"
+
     @staticmethod
     def _stream(name: str, tag: str) -> StreamKeys:
         return StreamKeys(name, f"{tag}:meta", f"{tag}:stream", tag)

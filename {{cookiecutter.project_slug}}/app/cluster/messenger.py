@@ -15,6 +15,8 @@ from app.cluster.redis import Script, SharedPipeline
 from app.connections.close_codes import CloseCode
 from app.connections.connection import instance_of
 from app.connections.messages import Event
+from app.connections.positions import TOPIC
+from app.errors import Code, Problem
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
@@ -30,7 +32,7 @@ class Sent:
 
 
 class Messenger:
-    """Sends events to browsers and closes their sockets, by connection, user or all.
+    """Sends events to browsers and closes their sockets, by connection, user, topic or all.
 
     Every method raises `redis.exceptions.RedisError`, `OSError` or `TimeoutError` when Redis
     does not take the message; then nobody can tell whether it was sent.
@@ -45,7 +47,7 @@ class Messenger:
         self._metrics = metrics
         self._keys = Keys(settings.prefix)
         self._send = Script(pipeline, "send")
-        self._close_user = Script(pipeline, "close_user")
+        self._tell_user = Script(pipeline, "tell_user")
         self._next_key: Callable[[], str | None] = lambda: None
 
     def idempotent(self, scope: str) -> Self:
@@ -104,6 +106,33 @@ class Messenger:
         self._metrics.messages_sent.labels("all").inc()
         return Sent(sent.id, self._index.count())
 
+    async def to_topic(self, topic: str, event: Any, *, idempotency_key: str | None = None) -> str:
+        """Send to the topic's subscribers; stored for those who come back. Returns the id.
+
+        How many there are is not known: an instance listens to the topics that it holds, and
+        nobody counts them.
+        """
+        keys, args = self._call(
+            self._keys.topic(_checked(topic)),
+            Event(topic, event).head(),
+            head(Kind.TOPIC, topic),
+            self._keys.to_topic(topic),
+            idempotency_key,
+        )
+        sent = _sent(await self._send(keys, args))
+        self._metrics.messages_sent.labels("topic").inc()
+        assert sent.id is not None  # noqa: S101
+        return sent.id
+
+    async def subscribe(self, user_id: str, topic: str) -> int:
+        """Let all present connections of a user have a topic, unasked; returns how many were
+        addressed. Each is told with an event `subscribed`."""
+        return await self._order(user_id, Kind.SUBSCRIBE_USER, _checked(topic))
+
+    async def unsubscribe(self, user_id: str, topic: str) -> int:
+        """Take a topic from all present connections of a user; each is told."""
+        return await self._order(user_id, Kind.UNSUBSCRIBE_USER, _checked(topic))
+
     async def close_connection(
         self, connection_id: str, code: CloseCode = CloseCode.REVOKED
     ) -> int:
@@ -115,28 +144,28 @@ class Messenger:
 
     async def close_user(self, user_id: str, code: CloseCode = CloseCode.REVOKED) -> int:
         """Close all connections of a user; returns how many were addressed."""
-        return (await self.close_users([user_id], code))[0]
+        return await self._order(user_id, Kind.CLOSE_USER, str(int(code)))
 
     async def close_users(
         self, user_ids: Iterable[str], code: CloseCode = CloseCode.REVOKED
     ) -> list[int]:
         """Close all connections of several users; how many were addressed of each."""
-        addressed: list[int] = await asyncio.gather(
-            *(
-                self._close_user(
-                    [self._keys.connections(user_id)],
-                    [envelope(Kind.CLOSE_USER, user_id, str(int(code))), self._keys.to_instance],
-                )
-                for user_id in dict.fromkeys(user_ids)
-            )
+        return await asyncio.gather(
+            *(self.close_user(user_id, code) for user_id in dict.fromkeys(user_ids))
         )
-        return addressed
 
     async def close_all(self, code: CloseCode = CloseCode.DRAIN) -> int:
         """Close every connection of every instance; returns how many were addressed."""
         text = envelope(Kind.CLOSE_ALL, str(int(code)))
         await self._pipeline.submit("PUBLISH", self._keys.to_all, text)
         return self._index.count()
+
+    async def _order(self, user_id: str, kind: Kind, line: str) -> int:
+        addressed: int = await self._tell_user(
+            [self._keys.connections(user_id)],
+            [envelope(kind, user_id, line), self._keys.to_instance],
+        )
+        return addressed
 
     async def _tell(self, connection_id: str, text: str) -> None:
         channel = self._keys.to_instance + instance_of(connection_id)
@@ -165,6 +194,8 @@ class Messenger:
         channel: str,
         idempotency_key: str | None,
     ) -> tuple[list[str], list[Any]]:
+        if len(text) > self._settings.max_queue_bytes:
+            raise Problem(Code.SERVICE_ERROR, "The message is larger than MAX_QUEUE_BYTES")
         key = idempotency_key or self._next_key()
         return [stream.meta, stream.stream, stream.idempotency(key or "")], [
             text,
@@ -176,6 +207,12 @@ class Messenger:
             self._settings.position_seconds,
             int(key is not None),
         ]
+
+
+def _checked(topic: str) -> str:
+    if TOPIC.fullmatch(topic) is None:
+        raise ValueError(f"{topic!r} is no topic: no spaces, commas or control characters")
+    return topic
 
 
 def _sent(result: list[Any]) -> Sent:

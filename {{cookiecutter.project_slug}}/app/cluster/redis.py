@@ -154,7 +154,7 @@ class Script:
     """A Lua script of this folder. All keys of one call must lie in one slot."""
 
     def __init__(self, pipeline: SharedPipeline, name: str) -> None:
-        parts = dict.fromkeys(("position", name))
+        parts = ("stream", name)
         text = "\n".join((_FOLDER / f"{part}.lua").read_text() for part in parts)
         self._pipeline = pipeline
         self._digest = pipeline.script(text)

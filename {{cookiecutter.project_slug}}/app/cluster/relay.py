@@ -8,11 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from app.backoff import pauses
+from app.cluster.channels import Channels
 from app.cluster.envelopes import Kind, envelope
+from app.cluster.feeds import Feed, Feeds
 from app.cluster.keys import Keys
 from app.cluster.redis import UNAVAILABLE, RedisClient
+from app.cluster.subscriptions import Subscriptions
 from app.connections.connection import Connection
 from app.connections.frames import Frame
+from app.connections.positions import Position
 from app.connections.registry import ConnectionRegistry
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -39,14 +43,18 @@ class Relay:
         instance_id: str,
         redis: RedisClient,
         registry: ConnectionRegistry,
+        channels: Channels,
+        feeds: Feeds,
+        subscriptions: Subscriptions,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
-        keys = Keys(settings.prefix)
-        self._own_channel = keys.to_instance + instance_id
-        self._channels = (self._own_channel, keys.to_all)
+        self._own_channel = Keys(settings.prefix).to_instance + instance_id
         self._redis = redis
         self._registry = registry
+        self._channels = channels
+        self._feeds = feeds
+        self._subscriptions = subscriptions
         self._metrics = metrics
         self._probe_seconds = settings.relay_probe
         self._reason = "not listening yet"
@@ -90,7 +98,7 @@ class Relay:
         pubsub = self._redis.pubsub()
         try:
             async with asyncio.timeout(self._deaf_after):
-                await pubsub.subscribe(*self._channels)
+                await self._channels.open(pubsub)
             self._heard_at = loop.time()
             probe_at = self._heard_at
             while True:
@@ -106,9 +114,12 @@ class Relay:
                     self._heard_at = loop.time()
                     await self._on_message(message)
         finally:
+            self._channels.close()
             await asyncio.shield(pubsub.aclose())  # type: ignore[no-untyped-call]
 
     async def _on_message(self, message: dict[str, Any]) -> None:
+        if message["type"] in ("subscribe", "unsubscribe"):
+            self._channels.confirmed(message["channel"].decode())
         if message["type"] != "message":
             return
         data: bytes = message["data"]
@@ -126,6 +137,7 @@ class Relay:
     def _hears(self) -> None:
         if self._reason:
             self._reason = ""
+            self._feeds.check_soon()
             logger.info("relay hears")
         self._metrics.relay_hears.set(1)
         self._listening.set()
@@ -134,20 +146,28 @@ class Relay:
         kind, _, rest = data.partition(b"\n")
         match kind:
             case b"user":
-                user_id, _, _, text = rest.split(b"\n", 3)
-                self._deliver(self._registry.by_user(user_id.decode()), text)
+                user_id, _, rest = rest.partition(b"\n")
+                self._hear(self._feeds.of_user(user_id.decode()), rest)
+            case b"topic":
+                topic, _, rest = rest.partition(b"\n")
+                self._hear(self._feeds.of_topic(topic.decode()), rest)
             case b"all":
-                _, _, _, text = rest.split(b"\n", 3)
-                self._deliver(list(self._registry), text)
+                self._hear(self._feeds.of_all(), rest.partition(b"\n")[2])
             case b"connection":
                 connection_id, _, text = rest.partition(b"\n")
-                self._deliver(self._one(connection_id), text)
+                self._send(self._one(connection_id), text)
             case b"close_connection":
                 connection_id, _, code = rest.partition(b"\n")
                 self._close(self._one(connection_id), code)
             case b"close_user":
                 user_id, _, code = rest.partition(b"\n")
                 self._close(self._registry.by_user(user_id.decode()), code)
+            case b"subscribe_user":
+                user_id, _, topic = rest.partition(b"\n")
+                self._subscriptions.subscribe_user(user_id.decode(), topic.decode())
+            case b"unsubscribe_user":
+                user_id, _, topic = rest.partition(b"\n")
+                self._subscriptions.unsubscribe_user(user_id.decode(), topic.decode())
             case b"close_all":
                 self._close(list(self._registry), rest)
 
@@ -155,11 +175,14 @@ class Relay:
         connection = self._registry.by_id(connection_id.decode())
         return [] if connection is None else [connection]
 
-    def _deliver(self, connections: Sequence[Connection], text: bytes) -> None:
-        frame = Frame(text)
+    def _hear(self, feed: Feed | None, rest: bytes) -> None:
+        if feed is not None:
+            epoch, offset, text = rest.split(b"\n", 2)
+            self._written += 1 + self._feeds.hear(feed, Position(epoch.decode(), int(offset)), text)
+
+    def _send(self, connections: Sequence[Connection], text: bytes) -> None:
         for connection in connections:
-            connection.send_frame(frame)
-        self._written += len(connections) + 1
+            connection.send_frame(Frame(text))
         self._metrics.deliveries.inc(len(connections))
 
     def _close(self, connections: Sequence[Connection], code: bytes) -> None:

@@ -24,6 +24,8 @@ class AsgiTransport:
         self._frames: deque[Frame] = deque()
         self._buffered = 0
         self._wake = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
         self._closing = asyncio.Event()
         self._close_with = (1000, "")
 
@@ -38,8 +40,12 @@ class AsgiTransport:
         if not self._closing.is_set():
             self._frames.append(frame)
             self._buffered = size
+            self._empty.clear()
             self._wake.set()
         return True
+
+    async def drained(self) -> None:
+        await self._empty.wait()
 
     def close(self, code: int, reason: str) -> None:
         if self._closing.is_set():
@@ -58,6 +64,7 @@ class AsgiTransport:
             await asyncio.wait({writer, closing}, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait({writer}, timeout=_CLOSE_SECONDS)
         finally:
+            self._empty.set()
             closing.cancel()
             writer.cancel()
 
@@ -72,6 +79,7 @@ class AsgiTransport:
                     code, reason = self._close_with
                     await self._send({"type": "websocket.close", "code": code, "reason": reason})
                     return
+                self._empty.set()
                 self._wake.clear()
                 await self._wake.wait()
         except (OSError, RuntimeError):

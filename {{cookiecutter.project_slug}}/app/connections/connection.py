@@ -27,7 +27,16 @@ class Connection:
     It starts held: frames wait until `open` has sent the hello, which is always the first.
     """
 
-    __slots__ = ("_held", "closing", "facts", "id", "max_queue_bytes", "transport", "user_id")
+    __slots__ = (
+        "_held",
+        "closing",
+        "facts",
+        "id",
+        "max_queue_bytes",
+        "topics",
+        "transport",
+        "user_id",
+    )
 
     def __init__(
         self,
@@ -46,6 +55,8 @@ class Connection:
         """What administrators may see of it: since, address, device, session."""
         self.closing: int | None = None
         """The code it is being closed with."""
+        self.topics: frozenset[str] = frozenset()
+        """What it is subscribed to; the registry keeps it."""
         self._held: list[Frame] | None = []
 
     def open(self, hello: Message) -> None:

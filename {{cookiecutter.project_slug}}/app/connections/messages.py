@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from app.connections.frames import encode
+from app.connections.positions import TOPIC, Position
 from app.errors import Code, Problem, describe
 
 SUBPROTOCOL = "bff.v1"
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
 TraceId = Annotated[str, Field(min_length=1, max_length=128)]
-Topic = Annotated[str, Field(min_length=1, max_length=255)]
+TopicName = Annotated[str, Field(pattern=rf"^{TOPIC.pattern}$")]
 
 
 # Frames that come in.
@@ -40,9 +41,20 @@ class Cancel(_Payload):
 
 
 class Subscription(_Payload):
-    topic: Topic
+    topic: TopicName
     since: str | None = None
     """A position: the `id` of the last message seen."""
+
+    @property
+    def position(self) -> Position | None:
+        """Where to go on from."""
+        return Position.parse(self.since)[1] if self.since else None
+
+    @model_validator(mode="after")
+    def _names_its_own_position(self) -> Self:
+        if self.since and Position.parse(self.since)[0] != f"topic:{self.topic}":
+            raise ValueError("since is a position in another stream")
+        return self
 
 
 class Subscribe(_Payload):
@@ -51,7 +63,7 @@ class Subscribe(_Payload):
 
 
 class Unsubscribe(_Payload):
-    topics: Annotated[tuple[Topic, ...], Field(min_length=1, max_length=128)]
+    topics: Annotated[tuple[TopicName, ...], Field(min_length=1, max_length=128)]
     trace_id: TraceId | None = None
 
 

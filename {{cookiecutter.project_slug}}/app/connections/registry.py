@@ -9,11 +9,12 @@ from app.connections.connection import Connection
 
 
 class ConnectionRegistry:
-    """Connections by id and by user."""
+    """Connections by id, by user and by topic."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, Connection] = {}
         self._by_user: dict[str, dict[str, Connection]] = {}
+        self._by_topic: dict[str, dict[str, Connection]] = {}
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -25,6 +26,8 @@ class ConnectionRegistry:
 
     def unregister(self, connection: Connection) -> bool:
         """Let a connection go; True when its user has no other here. Can be repeated."""
+        for topic in connection.topics:
+            self.unsubscribe(connection, topic)
         self._by_id.pop(connection.id, None)
         if not self._by_id:
             self._empty.set()
@@ -44,6 +47,23 @@ class ConnectionRegistry:
     def by_user(self, user_id: str) -> Sequence[Connection]:
         """The user's connections here; a copy, safe to keep while sockets come and go."""
         return tuple(self._by_user.get(user_id, {}).values())
+
+    def subscribe(self, connection: Connection, topic: str) -> None:
+        """Let a connection have a topic's messages. Can be repeated."""
+        self._by_topic.setdefault(topic, {})[connection.id] = connection
+        connection.topics |= {topic}
+
+    def unsubscribe(self, connection: Connection, topic: str) -> None:
+        """Take it back. Can be repeated."""
+        connection.topics -= {topic}
+        subscribers = self._by_topic.get(topic, {})
+        subscribers.pop(connection.id, None)
+        if not subscribers:
+            self._by_topic.pop(topic, None)
+
+    def by_topic(self, topic: str) -> Sequence[Connection]:
+        """The topic's subscribers here; a copy."""
+        return tuple(self._by_topic.get(topic, {}).values())
 
     def users(self) -> Sequence[str]:
         """Everyone who has a connection here."""

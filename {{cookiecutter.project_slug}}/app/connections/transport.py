@@ -12,7 +12,7 @@ EXTENSION: Final = "bff.detachable"
 
 
 class Transport(Protocol):
-    """One socket's way out. No method waits; what cannot leave at once is buffered in order."""
+    """One socket's way out. What cannot leave at once is buffered, in order."""
 
     @property
     def buffered(self) -> int:
@@ -23,6 +23,9 @@ class Transport(Protocol):
 
         After `close` it does nothing.
         """
+
+    async def drained(self) -> None:
+        """Wait until the peer has room for more, or the socket is gone."""
 
     def close(self, code: int, reason: str) -> None:
         """Send what is buffered, then close. Only the first call counts.

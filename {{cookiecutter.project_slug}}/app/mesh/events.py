@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,3 +46,14 @@ class EventRule:
             raise ValueError(f"{self.name!r} names no rule: letters, digits, dots and dashes do")
         if not 0 < len(self.topic.encode()) <= 255:
             raise ValueError(f"rule {self.name!r}: a topic has 1 to 255 bytes")
+
+
+def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether a topic fits a pattern, by the rules of AMQP's topic exchange."""
+    if not pattern:
+        return not words
+    if pattern[0] == "#":
+        return topic_matches(pattern[1:], words) or bool(
+            words and topic_matches(pattern, words[1:])
+        )
+    return bool(words) and pattern[0] in ("*", words[0]) and topic_matches(pattern[1:], words[1:])

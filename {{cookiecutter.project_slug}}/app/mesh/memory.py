@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from app.mesh.events import EventRule
+from app.mesh.events import EventRule, topic_matches
 from app.mesh.messages import Delivery, Kind, MalformedMessage, Message
 from app.mesh.service import Service
 from app.mesh.transport import LinkLost, MeshStatus, Receiver, Unroutable
@@ -256,17 +256,6 @@ class MemoryTransport:
                     self.broker.dead_letters.append(delivery)
                 if queue.events and queue.events[0] is delivery:
                     queue.events.popleft()
-
-
-def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether a topic fits a pattern, by the rules of AMQP's topic exchange."""
-    if not pattern:
-        return not words
-    if pattern[0] == "#":
-        return topic_matches(pattern[1:], words) or bool(
-            words and topic_matches(pattern, words[1:])
-        )
-    return bool(words) and pattern[0] in ("*", words[0]) and topic_matches(pattern[1:], words[1:])
 
 
 async def _end(tasks: set[asyncio.Task[None]]) -> None:

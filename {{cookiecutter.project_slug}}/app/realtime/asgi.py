@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 
 from starlette.websockets import WebSocket
 
 from app.auth.caller import Caller
 from app.connections.asgi import AsgiTransport
+from app.connections.positions import Position
 from app.connections.transport import EXTENSION, Detachable, Transport
 from app.realtime.conversation import Conversation
 from app.realtime.sessions import Sessions
@@ -16,19 +18,21 @@ from app.realtime.sessions import Sessions
 _CLOSE_SECONDS = 2.0
 
 
-async def serve(websocket: WebSocket, caller: Caller, sessions: Sessions) -> None:
-    """Let an accepted socket in.
+async def serve(
+    websocket: WebSocket, caller: Caller, sessions: Sessions, since: Mapping[str, Position]
+) -> None:
+    """Let an accepted socket in, whose client has read its streams up to `since`.
 
     On our own server this returns after the hello: the socket leaves its ASGI task, and the
     server feeds the conversation. On any other it returns when the socket is gone.
     """
     detachable: Detachable | None = websocket.scope.get("extensions", {}).get(EXTENSION)
     if detachable is None:
-        await _hold(websocket, caller, sessions)
+        await _hold(websocket, caller, sessions, since)
         return
     conversation = _begin(websocket, detachable, caller, sessions)
     if detachable.detach(conversation.receive, partial(sessions.close, conversation)):
-        await sessions.admit(conversation)
+        await sessions.admit(conversation, since)
     else:
         sessions.close(conversation, 1006)
 
@@ -45,13 +49,15 @@ def _begin(
     )
 
 
-async def _hold(websocket: WebSocket, caller: Caller, sessions: Sessions) -> None:
+async def _hold(
+    websocket: WebSocket, caller: Caller, sessions: Sessions, since: Mapping[str, Position]
+) -> None:
     transport = AsgiTransport(websocket.send)
     writing = asyncio.create_task(transport.run())
     conversation = _begin(websocket, transport, caller, sessions)
     code = 1006
     try:
-        await sessions.admit(conversation)
+        await sessions.admit(conversation, since)
         code = await _read(websocket, conversation, writing)
     finally:
         sessions.close(conversation, code)

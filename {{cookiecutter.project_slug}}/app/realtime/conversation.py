@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from app.auth.caller import Caller
+from app.cluster.subscriptions import Subscriptions, positions, recovered
 from app.connections.close_codes import CloseCode
 from app.connections.connection import Connection
 from app.connections.frames import Frame, check_depth, decode
@@ -27,6 +28,7 @@ from app.connections.messages import (
     PongFrame,
     RequestFrame,
     Response,
+    Subscribe,
     SubscribeFrame,
     UnsubscribeFrame,
     parse,
@@ -60,6 +62,7 @@ class Conversation:
         connection: Connection,
         caller: Caller,
         dispatcher: Dispatcher,
+        subscriptions: Subscriptions,
         verify: Verify,
         settings: Settings,
         metrics: Metrics,
@@ -67,6 +70,7 @@ class Conversation:
         self.connection = connection
         self.caller = caller
         self._dispatcher = dispatcher
+        self._subscriptions = subscriptions
         self._verify = verify
         self._settings = settings
         self._metrics = metrics
@@ -133,9 +137,11 @@ class Conversation:
                     self._send(ErrorMessage(problem, cancel.trace_id))
                 else:
                     task.cancel()
-            case SubscribeFrame(payload=wish) | UnsubscribeFrame(payload=wish):
-                problem = Problem(Code.NOT_FOUND, "No such topic is offered")
-                self._send(Response(wish.trace_id, error=problem.as_error()))
+            case SubscribeFrame(payload=wish):
+                self._start(wish.trace_id, lambda: self._subscribe(wish))
+            case UnsubscribeFrame(payload=names):
+                self._subscriptions.unsubscribe(self.connection, names.topics)
+                self._send(Response(names.trace_id, {}))
             case PingFrame(payload=beat):
                 self._send(Pong(beat.trace_id))
             case PongFrame():
@@ -180,6 +186,12 @@ class Conversation:
     async def _command(self, call: Call) -> Any:
         await self._dispatcher.command(self.caller, call, self.connection.id)
         return {"accepted": True}
+
+    async def _subscribe(self, wish: Subscribe) -> Any:
+        topics = {one.topic: one.position for one in wish.topics}
+        await self._dispatcher.check_topics(self.caller, topics)
+        joined = await self._subscriptions.subscribe(self.connection, topics)
+        return {"positions": positions(joined), "recovered": recovered(joined)}
 
     async def _authenticate(self, token: str) -> Any:
         caller = await self._verify(token)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from pydantic import BaseModel
@@ -16,7 +18,7 @@ from app.connections.messages import Call
 from app.errors import Code, Outcome, Problem
 from app.mesh.client import MeshClient
 from app.realtime.handlers import validate
-from app.realtime.router import Exposure, Method, RealtimeRouter
+from app.realtime.router import Exposure, Method, RealtimeRouter, Topic
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,7 @@ class Dispatcher:
         self, router: RealtimeRouter, mesh: MeshClient, messenger: Messenger, settings: Settings
     ) -> None:
         self._targets = router.targets
+        self._topics = list(router.topics.values())
         self._mesh = mesh
         self._messenger = messenger
         self._settings = settings
@@ -64,6 +67,30 @@ class Dispatcher:
         else:
             await mesh.command(call.service, call.method, call.params, timeout=timeout)
 
+    async def check_topics(self, caller: Caller, topics: Iterable[str]) -> None:
+        """Go on only if the caller may subscribe to all of these.
+
+        Raises:
+            Problem: `not_found`, nobody offers such a topic; `forbidden`; or what the rule raised.
+        """
+        mesh = self._mesh.with_context(mesh_context(caller, self._settings, ""))
+        for topic in topics:
+            rule = next((rule for rule in self._topics if rule.matches(topic)), None)
+            if rule is None:
+                raise Problem(Code.NOT_FOUND, f"No topic {topic} is offered")
+            caller.require(*rule.scopes)
+            async with self._bounded(f"topic {topic}", self._settings.request_timeout):
+                may = await rule.handler(
+                    {
+                        Topic: Topic(topic),
+                        Caller: caller,
+                        Messenger: self._messenger,
+                        MeshClient: mesh,
+                    }
+                )
+            if may is not True:
+                raise Problem(Code.FORBIDDEN, f"Topic {topic} is not for you")
+
     def _target(self, caller: Caller, call: Call) -> Exposure | Method:
         name = f"{call.service}.{call.method}"
         target = self._targets.get(name)
@@ -81,19 +108,25 @@ class Dispatcher:
         self, method: Method, caller: Caller, call: Call, mesh: MeshClient, timeout: float
     ) -> Any:
         params = validate(method.handler.params, call.params)
+        async with self._bounded(f"{call.service}.{call.method}", timeout):
+            result = await method.handler(
+                {
+                    BaseModel: params,
+                    Caller: caller,
+                    Messenger: self._messenger,
+                    MeshClient: mesh,
+                }
+            )
+        return result.model_dump(mode="json") if isinstance(result, BaseModel) else result
+
+    @asynccontextmanager
+    async def _bounded(self, what: str, timeout: float) -> AsyncIterator[None]:
+        """A handler's time, and a `Problem` for what it met of Redis or the network."""
         try:
             async with asyncio.timeout(timeout) as deadline:
-                result = await method.handler(
-                    {
-                        BaseModel: params,
-                        Caller: caller,
-                        Messenger: self._messenger,
-                        MeshClient: mesh,
-                    }
-                )
+                yield
         except UNAVAILABLE as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 raise Problem(Code.TIMEOUT, outcome=Outcome.UNKNOWN) from error
-            logger.warning("%s.%s: %s: %s", call.service, call.method, type(error).__name__, error)
+            logger.warning("%s: %s: %s", what, type(error).__name__, error)
             raise Problem(Code.SERVICE_UNAVAILABLE, outcome=Outcome.UNKNOWN) from error
-        return result.model_dump(mode="json") if isinstance(result, BaseModel) else result

@@ -1,5 +1,4 @@
-"""What one feature offers: mesh methods and own methods to sockets, methods and rules to the
-mesh."""
+"""What one feature offers: methods and topics to sockets, methods and rules to the mesh."""
 
 from __future__ import annotations
 
@@ -10,14 +9,22 @@ from typing import Any, TypeVar
 from app.auth.caller import Caller
 from app.cluster.messenger import Messenger
 from app.mesh.client import MeshClient
-from app.mesh.events import MeshEvent
+from app.mesh.events import MeshEvent, topic_matches
 from app.mesh.messages import MeshRequest
 from app.realtime.handlers import Handler, handler
 
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
 
+
+class Topic(str):
+    """The topic that a browser wants to subscribe to."""
+
+    __slots__ = ()
+
+
 _METHOD_MAY_ASK = frozenset({Caller, Messenger, MeshClient})
 _SERVED_MAY_ASK = frozenset({MeshRequest, Messenger, MeshClient})
+_TOPIC_MAY_ASK = frozenset({Topic, Caller, Messenger, MeshClient})
 _EVENT_MAY_ASK = frozenset({MeshEvent, Messenger, MeshClient})
 
 
@@ -45,6 +52,19 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
+class TopicRule:
+    """Who may subscribe to the topics of a pattern."""
+
+    pattern: str
+    scopes: frozenset[str]
+    handler: Handler
+
+    def matches(self, topic: str) -> bool:
+        """Whether it decides about this topic."""
+        return topic_matches(self.pattern.split("."), topic.split("."))
+
+
+@dataclass(frozen=True, slots=True)
 class Rule:
     """What happens at a mesh event."""
 
@@ -62,6 +82,8 @@ class RealtimeRouter:
     served: dict[str, Served] = field(default_factory=dict)
     """By method, as services call it on the service `APP_NAME`."""
     rules: dict[str, Rule] = field(default_factory=dict)
+    topics: dict[str, TopicRule] = field(default_factory=dict)
+    """By pattern. The first that matches decides."""
 
     def expose(
         self, service: str, *, methods: Collection[str], scopes: Collection[str] = ()
@@ -101,6 +123,23 @@ class RealtimeRouter:
 
         return declare
 
+    def topic(
+        self, pattern: str, *, scopes: Collection[str] = ()
+    ) -> Callable[[Function], Function]:
+        """Let browsers subscribe to topics of this pattern, if the token has all of `scopes` and
+        the function returns True: `*` is one word between dots, `#` any number of them.
+
+        The function may ask for `Topic`, `Caller`, `Messenger`, `MeshClient` and
+        `Annotated[..., Depends(...)]`, by type.
+        """
+
+        def declare(function: Function) -> Function:
+            bound = handler(function, _TOPIC_MAY_ASK, params=False)
+            self._decide(TopicRule(pattern, frozenset(scopes), bound))
+            return function
+
+        return declare
+
     def event(self, topic: str, *, name: str | None = None) -> Callable[[Function], Function]:
         """Handle mesh events whose topic matches: `*` is one word, `#` any number of them.
 
@@ -120,12 +159,14 @@ class RealtimeRouter:
         """Take in what another router offers.
 
         Raises:
-            ValueError: both offer the same method or have a rule of the same name.
+            ValueError: both offer the same method or topics, or have a rule of the same name.
         """
         for name, target in other.targets.items():
             self._offer(name, target)
         for name, served in other.served.items():
             self._add_served(name, served)
+        for topic_rule in other.topics.values():
+            self._decide(topic_rule)
         for rule in other.rules.values():
             self._add_rule(rule)
 
@@ -143,3 +184,8 @@ class RealtimeRouter:
         if rule.name in self.rules:
             raise ValueError(f"two event rules are called {rule.name!r}")
         self.rules[rule.name] = rule
+
+    def _decide(self, rule: TopicRule) -> None:
+        if rule.pattern in self.topics:
+            raise ValueError(f"topics {rule.pattern!r} are decided about twice")
+        self.topics[rule.pattern] = rule

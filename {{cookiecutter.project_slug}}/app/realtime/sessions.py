@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from app.auth.caller import Caller
 from app.broadcasts.service import BroadcastService
-from app.cluster.index import ConnectionIndex
 from app.cluster.redis import UNAVAILABLE
+from app.cluster.subscriptions import Joined, Subscriptions, positions, recovered
 from app.connections.close_codes import CloseCode
 from app.connections.connection import Connection, new_connection_id
 from app.connections.messages import Event, Hello
+from app.connections.positions import Position
 from app.connections.registry import ConnectionRegistry
 from app.connections.transport import Transport
 from app.errors import Problem
@@ -29,16 +30,18 @@ class Sessions:
 
     def __init__(
         self,
+        instance_id: str,
         registry: ConnectionRegistry,
-        index: ConnectionIndex,
+        subscriptions: Subscriptions,
         dispatcher: Dispatcher,
         broadcasts: BroadcastService,
         verify: Verify,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
+        self._instance_id = instance_id
         self._registry = registry
-        self._index = index
+        self._subscriptions = subscriptions
         self._dispatcher = dispatcher
         self._broadcasts = broadcasts
         self._verify = verify
@@ -55,7 +58,7 @@ class Sessions:
     ) -> Conversation:
         """A conversation on an accepted socket, known on this instance; what it says is held."""
         connection = Connection(
-            new_connection_id(self._index.instance_id),
+            new_connection_id(self._instance_id),
             caller.user_id,
             transport,
             max_queue_bytes=self._settings.max_queue_bytes,
@@ -70,33 +73,42 @@ class Sessions:
         self._metrics.connections.inc()
         self._metrics.connections_opened.inc()
         conversation = Conversation(
-            connection, caller, self._dispatcher, self._verify, self._settings, self._metrics
+            connection,
+            caller,
+            self._dispatcher,
+            self._subscriptions,
+            self._verify,
+            self._settings,
+            self._metrics,
         )
         self._open.add(conversation)
         return conversation
 
-    async def admit(self, conversation: Conversation) -> None:
-        """Make it known everywhere, then say hello.
+    async def admit(self, conversation: Conversation, since: Mapping[str, Position]) -> None:
+        """Make it known everywhere, say hello, and bring it up to the live flow.
 
-        In this order no message can fall between: what arrives before the hello is held, and
-        greetings are read when every later broadcast already finds the connection. A socket that
-        cannot be admitted is closed with the code that says why.
+        `since` is where the client has read to, in the streams `user` and `all`. Greetings are
+        read when every later broadcast finds the connection already; who has missed nothing of
+        either stream knows them. A socket that cannot be admitted is closed with the code that
+        says why.
         """
         connection, caller = conversation.connection, conversation.caller
         try:
-            positions = await self._index.register(connection)
-            greetings = await self._greetings(caller.user_id)
+            joined = await self._subscriptions.enter(connection, since)
+            is_up_to_date = list(recovered(joined).values()) == [True, True]
+            greetings = [] if is_up_to_date else await self._greetings(caller.user_id)
         except Problem as problem:
             connection.close(CloseCode.CONNECTION_LIMIT, problem.description)
         except UNAVAILABLE as error:
             logger.warning("socket refused, Redis: %s: %s", type(error).__name__, error)
             connection.close(CloseCode.SERVER_ERROR, "try again")
         else:
-            connection.open(self._hello(connection, caller, positions))
+            connection.open(self._hello(connection, caller, joined))
             for greeting in greetings:
                 connection.send(greeting)
+            await self._subscriptions.catch_up(connection, joined)
         if self._registry.by_id(connection.id) is None:
-            self._index.unregister(connection)
+            self._subscriptions.leave(connection)
 
     def close(self, conversation: Conversation, code: int) -> None:
         """Forget a socket that is gone. `code` is what its peer closed it with."""
@@ -105,7 +117,7 @@ class Sessions:
         connection.close(code)
         conversation.closed()
         self._open.discard(conversation)
-        self._registry.unregister(connection)
+        self._subscriptions.leave(connection)
         self._metrics.connections.dec()
         self._metrics.connections_closed.labels(code).inc()
         logger.info(
@@ -117,16 +129,18 @@ class Sessions:
                 "seconds": round(time.time() - connection.facts["since"], 1),
             },
         )
-        self._index.unregister(connection)
 
-    def _hello(self, connection: Connection, caller: Caller, positions: dict[str, str]) -> Hello:
+    def _hello(self, connection: Connection, caller: Caller, joined: Sequence[Joined]) -> Hello:
+        for is_recovered in recovered(joined).values():
+            self._metrics.recoveries.labels("recovered" if is_recovered else "lost").inc()
         return Hello(
             session_id=connection.id,
             user_id=caller.user_id,
             username=caller.username,
             expires_at=caller.expires_at,
             ping_interval=self._settings.ping_interval,
-            positions=positions,
+            positions=positions(joined),
+            recovered=recovered(joined),
         )
 
     async def _greetings(self, user_id: str) -> list[Event]:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Response, WebSocket
 from app.cluster.redis import UNAVAILABLE
 from app.connections.close_codes import CloseCode
 from app.connections.messages import SUBPROTOCOL
+from app.connections.positions import Position, parse_cursor
 from app.errors import Code, Problem
 from app.realtime.asgi import serve
 
@@ -29,7 +30,11 @@ async def websocket(websocket: WebSocket) -> None:
         await _refuse_handshake(websocket)
         return
     try:
+        since = _since(websocket)
         caller = await state.authenticator.authenticate_socket(websocket)
+    except ValueError as error:
+        await _accept(websocket)
+        await websocket.close(CloseCode.BAD_FRAME, f"since: {error}")
     except Problem as problem:
         await _refuse(websocket, problem)
     except UNAVAILABLE as error:
@@ -37,7 +42,19 @@ async def websocket(websocket: WebSocket) -> None:
         await _refuse(websocket, Problem(Code.SERVICE_UNAVAILABLE, "Try again"))
     else:
         await _accept(websocket)
-        await serve(websocket, caller, state.sessions)
+        await serve(websocket, caller, state.sessions, since)
+
+
+def _since(websocket: WebSocket) -> dict[str, Position]:
+    """How far the client has read the streams that every socket has.
+
+    Raises:
+        ValueError: what is given is no position in one of them.
+    """
+    since = parse_cursor(websocket.query_params.get("since", ""))
+    if since.keys() - {"user", "all"}:
+        raise ValueError("only user and all have positions here; topics have theirs in subscribe")
+    return since
 
 
 async def _accept(websocket: WebSocket) -> None:

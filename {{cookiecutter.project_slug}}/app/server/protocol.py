@@ -122,6 +122,10 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
         if not self.close_sent and not transport.is_closing():
             transport.write(data)
 
+    async def drained(self) -> None:
+        self.flush()
+        await self.writable.wait()
+
     def close(self, code: int, reason: str = "") -> None:
         if code == CloseCode.SLOW_CONSUMER:
             self._outgoing.clear()

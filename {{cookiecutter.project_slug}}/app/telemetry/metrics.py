@@ -36,12 +36,29 @@ class Metrics:
         )
         self.messages_sent = Counter(
             "bff_messages_sent",
-            "Messages given to Redis, by audience: connection, user, all",
+            "Messages given to Redis, by audience: connection, user, topic, all",
             ["audience"],
             registry=registry,
         )
         self.deliveries = Counter(
             "bff_deliveries", "Messages written to sockets of this instance", registry=registry
+        )
+        self.recoveries = Counter(
+            "bff_recoveries",
+            "Streams that a client came back to with a position: recovered or lost",
+            ["result"],
+            registry=registry,
+        )
+        self.holes = Counter(
+            "bff_holes",
+            "Times that a live stream's missing messages were fetched",
+            registry=registry,
+        )
+        self.gaps = Counter(
+            "bff_gaps",
+            "Times that live sockets were told of a loss, by stream: user, all, topic",
+            ["stream"],
+            registry=registry,
         )
         self.relay_hears = Gauge(
             "bff_relay_hears",

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.mesh.events import EventNotTaken, EventRule, MeshEvent
-from app.mesh.memory import topic_matches
+from app.mesh.events import EventNotTaken, EventRule, MeshEvent, topic_matches
 from app.telemetry.metrics import Metrics
 from tests.mesh.conftest import StartClient
 from tests.mesh.engines import Engine, raw

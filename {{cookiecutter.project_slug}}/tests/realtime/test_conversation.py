@@ -167,11 +167,6 @@ async def test_ping_is_answered(browser: Browser) -> None:
     assert (await browser.receive())["type"] == "pong"
 
 
-async def test_there_are_no_topics_to_subscribe_to(browser: Browser) -> None:
-    frame = {"type": "subscribe", "payload": {"topics": [{"topic": "x"}], "trace_id": "t"}}
-    assert await code_of(browser, frame) == "not_found"
-
-
 async def test_a_fresh_token_prolongs_the_socket(bff: Bff, browser: Browser) -> None:
     token = bff.token("alice", lifetime=3600)
     frame = {"type": "authenticate", "payload": {"token": token, "trace_id": "t"}}

@@ -1,4 +1,4 @@
--- Tell every instance that holds a user to close the user's connections.
+-- Give an order to every instance that holds a user.
 --
 -- KEYS: connections
 -- ARGV: envelope, part of the channel before the instance id

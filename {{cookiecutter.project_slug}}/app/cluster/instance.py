@@ -1,0 +1,48 @@
+"""This process as a member of the cluster: every part of the room made and joined."""
+
+from __future__ import annotations
+
+import secrets
+
+from app.cluster.channels import Channels
+from app.cluster.feeds import Feeds
+from app.cluster.index import ConnectionIndex
+from app.cluster.keys import Keys
+from app.cluster.messenger import Messenger
+from app.cluster.redis import RedisClient, SharedPipeline
+from app.cluster.relay import Relay
+from app.cluster.streams import StreamReader
+from app.cluster.subscriptions import Subscriptions
+from app.connections.registry import ConnectionRegistry
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+
+
+class Instance:
+    """What is sent comes from `messenger`, what is heard through `relay` and `feeds`."""
+
+    def __init__(self, redis: RedisClient, settings: Settings, metrics: Metrics) -> None:
+        self.id = secrets.token_hex(6)
+        self.registry = ConnectionRegistry()
+        self.pipeline = SharedPipeline(redis)
+        self.index = ConnectionIndex(
+            self.id, redis, self.pipeline, self.registry, settings, metrics
+        )
+        self.messenger = Messenger(self.pipeline, self.index, settings, metrics)
+        keys = Keys(settings.prefix)
+        channels = Channels(keys.to_instance + self.id, keys.to_all)
+        reader = StreamReader(self.pipeline, settings)
+        self.feeds = Feeds(self.registry, channels, reader, settings, metrics)
+        self.subscriptions = Subscriptions(
+            self.index, self.registry, self.feeds, channels, reader, settings
+        )
+        self.relay = Relay(
+            self.id,
+            redis,
+            self.registry,
+            channels,
+            self.feeds,
+            self.subscriptions,
+            settings,
+            metrics,
+        )

@@ -1,0 +1,174 @@
+"""Which streams each connection has: its user's, that of all, and topics."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from app.cluster.channels import Channels
+from app.cluster.feeds import Feed, Feeds
+from app.cluster.index import ConnectionIndex
+from app.cluster.keys import Keys
+from app.cluster.redis import UNAVAILABLE
+from app.cluster.streams import Page, StreamReader
+from app.connections.connection import Connection
+from app.connections.messages import Event
+from app.connections.positions import Position
+from app.connections.registry import ConnectionRegistry
+from app.errors import Code, Problem
+from app.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+_SECONDS = 5.0
+"""How long Redis may take to confirm that a topic is heard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """One stream that a connection has joined, and what it has missed of it."""
+
+    feed: Feed
+    since: Position | None
+    """How far the client has read it, if it knows the stream."""
+    page: Page
+    """What came after that."""
+
+
+def positions(joined: Iterable[Joined]) -> dict[str, str]:
+    """The id of the newest message of each stream."""
+    return {one.feed.stream: one.page.tip.id_in(one.feed.stream) for one in joined}
+
+
+def recovered(joined: Iterable[Joined]) -> dict[str, bool]:
+    """Of the streams that a position was given for: whether all that followed it comes now."""
+    return {one.feed.stream: one.page.complete for one in joined if one.since is not None}
+
+
+class Subscriptions:
+    """Whoever calls it has checked that the user may."""
+
+    def __init__(
+        self,
+        index: ConnectionIndex,
+        registry: ConnectionRegistry,
+        feeds: Feeds,
+        channels: Channels,
+        reader: StreamReader,
+        settings: Settings,
+    ) -> None:
+        self._index = index
+        self._registry = registry
+        self._feeds = feeds
+        self._channels = channels
+        self._reader = reader
+        self._most = settings.topics_per_connection
+        self._keys = Keys(settings.prefix)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def enter(
+        self, connection: Connection, since: Mapping[str, Position]
+    ) -> Sequence[Joined]:
+        """Make a registered connection known everywhere, and join it to `user` and `all`.
+
+        In this order no message can fall between: it joins the streams here before any instance
+        can learn of it, and reads them after. It gets nothing of them until `catch_up`.
+
+        Raises:
+            Problem: `rate_limited`, the user has too many connections.
+            RedisError, OSError, TimeoutError: Redis cannot be asked.
+        """
+        user, everybody = self._feeds.join(connection)
+        of_user, of_all = await asyncio.gather(
+            self._index.register(connection, since.get("user")),
+            self._reader.read(self._keys.all, since.get("all")),
+        )
+        return (
+            Joined(user, since.get("user"), of_user),
+            Joined(everybody, since.get("all"), of_all),
+        )
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection, here and soon everywhere. Can be repeated."""
+        self._feeds.leave(connection)
+        self._index.unregister(connection)
+
+    async def catch_up(self, connection: Connection, joined: Iterable[Joined]) -> None:
+        """Send what was missed, and let the connection into the live flow."""
+        for one in joined:
+            at = one.page.begins_at(one.since)
+            await self._feeds.follow(connection, one.feed, at, one.page)
+
+    async def subscribe(
+        self, connection: Connection, topics: Mapping[str, Position | None]
+    ) -> Sequence[Joined]:
+        """Let a connection have these topics, from the positions given or from now on.
+
+        Their messages begin with the caller's next `await`: whatever is to stand before them must
+        be sent by then. A topic that the connection has already is begun anew.
+
+        Raises:
+            Problem: `rate_limited`, too many topics; `service_unavailable`, Redis is away. Then it
+                has none of them.
+        """
+        if len(connection.topics | topics.keys()) > self._most:
+            raise Problem(Code.RATE_LIMITED, f"More than {self._most} topics")
+        feeds = [self._feeds.join_topic(connection, topic) for topic in topics]
+        try:
+            async with asyncio.timeout(_SECONDS):
+                pages = await self._read(topics)
+        except BaseException as error:
+            self.unsubscribe(connection, topics)
+            if isinstance(error, UNAVAILABLE):
+                raise Problem(Code.SERVICE_UNAVAILABLE, "Try again") from error
+            raise
+        joined = [
+            Joined(feed, since, page)
+            for feed, since, page in zip(feeds, topics.values(), pages, strict=True)
+        ]
+        self._run(self.catch_up(connection, joined))
+        return joined
+
+    async def _read(self, topics: Mapping[str, Position | None]) -> list[Page]:
+        """A page of each, read when all that is sent from then on is heard."""
+        await asyncio.gather(*(self._channels.hear(self._keys.to_topic(topic)) for topic in topics))
+        return await asyncio.gather(
+            *(self._reader.read(self._keys.topic(topic), at) for topic, at in topics.items())
+        )
+
+    def unsubscribe(self, connection: Connection, topics: Iterable[str]) -> None:
+        """Take topics back; whoever has one not is none the worse for it."""
+        for topic in topics:
+            self._feeds.leave_topic(connection, topic)
+
+    def subscribe_user(self, user_id: str, topic: str) -> None:
+        """Let all of a user's connections here have a topic; each is told with `subscribed`."""
+        for connection in self._registry.by_user(user_id):
+            self._run(self._subscribe_and_tell(connection, topic))
+
+    def unsubscribe_user(self, user_id: str, topic: str) -> None:
+        """Take it back; each is told with `unsubscribed`."""
+        for connection in self._registry.by_user(user_id):
+            self.unsubscribe(connection, [topic])
+            connection.send(Event("unsubscribed", {"topics": [topic]}))
+
+    async def _subscribe_and_tell(self, connection: Connection, topic: str) -> None:
+        try:
+            joined = await self.subscribe(connection, {topic: None})
+        except Problem as problem:
+            logger.warning("%s is not subscribed to a topic: %s", connection.id, problem)
+        else:
+            connection.send(Event("subscribed", {"positions": positions(joined)}))
+
+    def _run(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            logger.error("a subscription failed", exc_info=error)

@@ -1,0 +1,157 @@
+"""Topics: an instance hears those that its connections have, from where they say."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.cluster.redis import RedisClient
+from app.cluster.subscriptions import positions, recovered
+from app.connections.connection import Connection
+from app.connections.positions import Position
+from app.errors import Code, Problem
+from app.settings import Settings
+from tests.cluster.conftest import StartInstance
+from tests.cluster.test_feeds import gaps_of, transport_of
+from tests.waiting import until
+
+
+def events_of(connection: Connection, topic: str) -> list[Any]:
+    return [
+        message["payload"]["event"]
+        for message in transport_of(connection).messages()
+        if message["type"] == "event" and message["payload"]["topic"] == topic
+    ]
+
+
+async def test_subscribers_get_it_on_every_instance_and_nobody_else(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    alice, bob, carol = await a.join("alice"), await b.join("bob"), await b.join("carol")
+    for instance, connection in ((a, alice), (b, bob)):
+        await instance.subscriptions.subscribe(connection, {"prices.tea": None})
+    sent = await a.messenger.to_topic("prices.tea", 3)
+    await until(lambda: events_of(alice, "prices.tea") == events_of(bob, "prices.tea") == [3])
+    assert transport_of(alice).messages()[-1]["payload"]["id"] == sent
+    await b.messenger.to_user("carol", "marker", 1)
+    await until(lambda: events_of(carol, "marker") == [1])
+    assert events_of(carol, "prices.tea") == []
+
+
+async def test_a_position_brings_what_was_missed_then_the_live_flow(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    seen = await b.messenger.to_topic("prices", 0)
+    for number in range(1, 6):
+        await b.messenger.to_topic("prices", number)
+    joined = await a.subscriptions.subscribe(alice, {"prices": Position.parse(seen)[1]})
+    assert recovered(joined) == {"topic:prices": True}
+    assert positions(joined)["topic:prices"].endswith("/6")
+    await b.messenger.to_topic("prices", 6)
+    await until(lambda: 6 in events_of(alice, "prices"))
+    assert events_of(alice, "prices") == [1, 2, 3, 4, 5, 6]
+    assert gaps_of(alice) == []
+
+
+async def test_without_a_position_it_begins_now(start: StartInstance) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    await a.messenger.to_topic("prices", "before")
+    joined = await a.subscriptions.subscribe(alice, {"prices": None})
+    assert recovered(joined) == {}
+    await a.messenger.to_topic("prices", "after")
+    await until(lambda: events_of(alice, "prices") == ["after"])
+
+
+async def test_who_unsubscribes_gets_no_more(start: StartInstance) -> None:
+    a = await start()
+    alice, bob = await a.join("alice"), await a.join("bob")
+    for connection in (alice, bob):
+        await a.subscriptions.subscribe(connection, {"prices": None})
+    a.subscriptions.unsubscribe(alice, ["prices", "never-had"])
+    await a.messenger.to_topic("prices", 1)
+    await until(lambda: events_of(bob, "prices") == [1])
+    assert events_of(alice, "prices") == []
+
+
+async def test_an_instance_listens_only_to_topics_that_it_holds(
+    start: StartInstance, redis: RedisClient, settings: Settings
+) -> None:
+    a = await start(stream_check=0.1)
+    alice = await a.join("alice")
+
+    async def listeners() -> int:
+        channel = f"{settings.prefix}:topic:prices"
+        return dict(await redis.pubsub_numsub(channel))[channel.encode()]
+
+    assert await listeners() == 0
+    await a.subscriptions.subscribe(alice, {"prices": None})
+    assert await listeners() == 1
+    await a.leave(alice)
+
+    async def nobody() -> bool:
+        return await listeners() == 0
+
+    await until(nobody)
+    alice = await a.join("alice")
+    await a.subscriptions.subscribe(alice, {"prices": None})
+    await a.messenger.to_topic("prices", 1)
+    await until(lambda: events_of(alice, "prices") == [1])
+
+
+async def test_topics_are_heard_again_after_the_subscription_broke(
+    start: StartInstance, redis: RedisClient, settings: Settings
+) -> None:
+    if settings.redis_url == "memory://":
+        pytest.skip("TEST_REDIS_URL names no Redis whose clients can be killed")
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    await a.subscriptions.subscribe(alice, {"prices": None})
+    restarts = a.metrics.registry.get_sample_value("bff_relay_restarts_total") or 0
+    await redis.client_kill_filter(_type="pubsub", skipme=False)
+    await b.messenger.to_topic("prices", 1)
+    await until(lambda: events_of(alice, "prices") == [1])
+    assert (a.metrics.registry.get_sample_value("bff_relay_restarts_total") or 0) > restarts
+
+
+async def test_more_topics_than_the_limit_are_refused_and_none_is_taken(
+    start: StartInstance,
+) -> None:
+    a = await start(topics_per_connection=2)
+    alice = await a.join("alice")
+    await a.subscriptions.subscribe(alice, {"one": None})
+    with pytest.raises(Problem) as refused:
+        await a.subscriptions.subscribe(alice, {"one": None, "two": None, "three": None})
+    assert refused.value.code is Code.RATE_LIMITED
+    assert alice.topics == {"one"}
+
+
+async def test_subscribing_again_begins_anew(start: StartInstance) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    await a.subscriptions.subscribe(alice, {"prices": None})
+    sent = await a.messenger.to_topic("prices", 1)
+    await until(lambda: events_of(alice, "prices") == [1])
+    before_it = Position(Position.parse(sent)[1].epoch, 0)
+    await a.subscriptions.subscribe(alice, {"prices": before_it})
+    await a.messenger.to_topic("prices", 2)
+    await until(lambda: events_of(alice, "prices") == [1, 1, 2])
+
+
+async def test_the_server_subscribes_a_user_wherever_it_is(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    here, there = await a.join("alice"), await b.join("alice")
+    assert await a.messenger.subscribe("alice", "prices") == 2
+    await until(lambda: bool(events_of(here, "subscribed") and events_of(there, "subscribed")))
+    assert set(events_of(here, "subscribed")[0]["positions"]) == {"topic:prices"}
+    await b.messenger.to_topic("prices", 1)
+    await until(lambda: events_of(here, "prices") == events_of(there, "prices") == [1])
+    await b.messenger.unsubscribe("alice", "prices")
+    await until(lambda: events_of(there, "unsubscribed") == [{"topics": ["prices"]}])
+
+
+async def test_what_is_no_topic_is_refused_where_it_is_sent(start: StartInstance) -> None:
+    a = await start()
+    for topic in ("", "two words", "a,b", "x" * 256):
+        with pytest.raises(ValueError, match="no topic"):
+            await a.messenger.to_topic(topic, 1)
