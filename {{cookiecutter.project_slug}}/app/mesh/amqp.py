@@ -6,25 +6,26 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
-from aiormq import Channel, spec
+from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
-from aiormq.exceptions import ChannelInvalidStateError, DeliveryError
 
+from app.mesh import wire
 from app.mesh.consumer import QueueConsumer
 from app.mesh.events import EventRule
+from app.mesh.lane import Contents, Lane, Publisher
 from app.mesh.link import BROKER_SECONDS, Link, broker_errors, declare_exchanges, open_channel
 from app.mesh.messages import Kind, Message
 from app.mesh.rule_queue import RuleConsumer
 from app.mesh.service import Service
 from app.mesh.service_queue import ServiceConsumer
-from app.mesh.transport import LinkLost, MeshStatus, Receiver, Unroutable
+from app.mesh.transport import LinkLost, MeshStatus, Receiver
 from app.settings import MeshSettings
 
 CONTENT_TYPE = "application/json"
 
 
 class AmqpTransport:
-    """RabbitMQ through aiormq's channel: on the hot path every layer costs.
+    """RabbitMQ through aiormq, with calls and replies on a lane past it.
 
     Publishing and consuming are apart, so that a broker that throttles publishers (a memory
     alarm) still delivers replies.
@@ -36,6 +37,7 @@ class AmqpTransport:
         self._publishing = Link(url, "publishing", self._publisher, self._changed)
         self._consuming = Link(url, "consuming", self._consumer, self._changed)
         self._reply_to = ""
+        self._out: Publisher | None = None
         self._receiver: Receiver | None = None
         self._rules: Sequence[EventRule] = ()
         self._services: Sequence[Service] = ()
@@ -67,38 +69,33 @@ class AmqpTransport:
             LinkLost: the connection broke before the confirm, or too much is unconfirmed.
         """
         is_call = message.is_call
-        channel = await self._publishing.channel()
+        await self._publishing.channel()
         if is_call and not self._reply_to:
             await self._consuming.channel()
-            channel = await self._publishing.channel()
+            await self._publishing.channel()
         if is_call and not self._reply_to:
             raise LinkLost("no reply queue")
-        if len(channel.confirmations) >= self._settings.pending_requests:
+        if self._out is None:
+            raise LinkLost("the connection was closed")
+        if self._out.unconfirmed >= self._settings.pending_requests:
             raise LinkLost("the broker does not keep up")
-        properties = spec.Basic.Properties(
-            content_type=CONTENT_TYPE,
-            correlation_id=message.correlation_id,
-            message_id=message.correlation_id,
-            reply_to=self._reply_to if is_call else "",
-            expiration=message.expiration,
-            headers=message.headers,
+        confirm = self._out.publish(
+            message.correlation_id,
+            message.body,
+            exchange=self._exchange_of(message),
+            routing_key=message.routing_key,
+            mandatory=is_call,
+            properties=wire.properties(
+                content_type=CONTENT_TYPE,
+                headers=message.headers,
+                correlation_id=message.correlation_id,
+                reply_to=self._reply_to if is_call else "",
+                expiration=message.expiration,
+                message_id=message.correlation_id,
+            ),
         )
         message.sent = True
-        try:
-            with broker_errors():
-                await channel.basic_publish(
-                    message.body,
-                    exchange=self._exchange_of(message),
-                    routing_key=message.routing_key,
-                    properties=properties,
-                    mandatory=is_call,
-                    wait=False,
-                )
-        except DeliveryError:
-            raise Unroutable(message.routing_key) from None
-        except LinkLost as error:
-            message.sent = not isinstance(error.__cause__, ChannelInvalidStateError)
-            raise
+        await confirm
 
     def _exchange_of(self, message: Message) -> str:
         if message.kind is Kind.EVENT:
@@ -106,15 +103,23 @@ class AmqpTransport:
         return self._settings.rpc_exchange if message.is_call else ""
 
     @asynccontextmanager
-    async def _publisher(self, connection: AbstractConnection) -> AsyncIterator[Channel]:
+    async def _publisher(
+        self, connection: AbstractConnection, lane: Lane
+    ) -> AsyncIterator[Channel]:
         with broker_errors():
             channel = await open_channel(connection, confirms=True)
             async with asyncio.timeout(BROKER_SECONDS):
                 await declare_exchanges(channel, self._settings)
-        yield channel
+        out = Publisher(lane, channel.number, connection.connection_tune.frame_max)
+        self._out = out
+        try:
+            yield channel
+        finally:
+            self._out = None
+            out.end()
 
     @asynccontextmanager
-    async def _consumer(self, connection: AbstractConnection) -> AsyncIterator[Channel]:
+    async def _consumer(self, connection: AbstractConnection, lane: Lane) -> AsyncIterator[Channel]:
         """The reply queue, new and exclusive, and a consumer for each rule and service."""
         receiver = self._receiver
         assert receiver is not None  # noqa: S101
@@ -124,7 +129,8 @@ class AmqpTransport:
                 await declare_exchanges(channel, self._settings)
                 declared = await channel.queue_declare(exclusive=True, auto_delete=True)
                 reply_to = declared.queue or ""
-                await channel.basic_consume(reply_to, self._on_reply, no_ack=True)
+                lane.take(channel.number, Contents(wire.DELIVER, receiver.on_reply))
+                await channel.basic_consume(reply_to, _never, no_ack=True)
         consumers: list[QueueConsumer] = [
             *(RuleConsumer(self._settings, rule, receiver) for rule in self._rules),
             *(
@@ -148,11 +154,10 @@ class AmqpTransport:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _on_reply(self, message: DeliveredMessage) -> None:
-        if self._receiver is not None:
-            correlation_id = message.header.properties.correlation_id or ""
-            self._receiver.on_reply(correlation_id, message.body)
-
     def _changed(self) -> None:
         if self._receiver is not None:
             self._receiver.on_status()
+
+
+async def _never(message: DeliveredMessage) -> None:
+    """Replies come over the lane."""

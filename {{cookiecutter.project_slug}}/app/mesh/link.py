@@ -15,6 +15,7 @@ from aiormq.exceptions import AMQPError, DeliveryError
 from yarl import URL
 
 from app.backoff import pauses
+from app.mesh.lane import Lane
 from app.mesh.transport import LinkLost
 from app.settings import MeshSettings
 
@@ -31,7 +32,7 @@ logging.getLogger("aiormq").setLevel(logging.CRITICAL + 1)
 
 logger = logging.getLogger(__name__)
 
-Setup = Callable[[AbstractConnection], AbstractAsyncContextManager[Channel]]
+Setup = Callable[[AbstractConnection, Lane], AbstractAsyncContextManager[Channel]]
 
 
 @contextmanager
@@ -148,14 +149,15 @@ class Link:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[AbstractConnection, Channel]]:
-        client = aio_pika.Connection(self._url)
+        client, lane = aio_pika.Connection(self._url), Lane()
+        client.kwargs["transport_factory"] = lane
         try:
             with broker_errors():
                 async with asyncio.timeout(BROKER_SECONDS):
                     await client.connect()
             assert client.transport is not None  # noqa: S101
             connection = client.transport.connection
-            async with self._setup(connection) as channel:
+            async with self._setup(connection, lane) as channel:
                 yield connection, channel
         finally:
             await close(client)

@@ -1,0 +1,133 @@
+"""AMQP 0-9-1 frames as bytes: the few that calls are made of."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+METHOD, HEADER, BODY = 1, 2, 3
+"""Types of frames (section 4.2.3 of the specification)."""
+FRAME: Final = struct.Struct("!BHI")
+"""Type, channel, size of the payload; after the payload comes one byte, `END`."""
+END: Final = b"\xce"
+OVERHEAD: Final = FRAME.size + len(END)
+HEARTBEAT: Final = FRAME.pack(8, 0, 0) + END
+
+DELIVER: Final = b"\x00\x3c\x00\x3c"
+RETURN: Final = b"\x00\x3c\x00\x32"
+ACK: Final = b"\x00\x3c\x00\x50"
+NACK: Final = b"\x00\x3c\x00\x78"
+"""How the payloads of these methods of the class `basic` begin."""
+
+_BASIC: Final = 60
+_PUBLISH: Final = b"\x00\x3c\x00\x28\x00\x00"
+_CONFIRM: Final = struct.Struct("!4xQB")
+_CONTENT: Final = struct.Struct("!HHQH")
+_SIZE: Final = struct.Struct("!I")
+_CONTENT_TYPE: Final = 1 << 15
+_ENCODING: Final = 1 << 14
+_HEADERS: Final = 1 << 13
+_MODE: Final = 1 << 12
+_PRIORITY: Final = 1 << 11
+_CORRELATION_ID: Final = 1 << 10
+_REPLY_TO: Final = 1 << 9
+_EXPIRATION: Final = 1 << 8
+_MESSAGE_ID: Final = 1 << 7
+"""Which properties follow, in this order (section 4.2.6.1)."""
+
+
+def publish(
+    channel: int,
+    frame_max: int,
+    *,
+    exchange: str,
+    routing_key: str,
+    mandatory: bool,
+    properties: bytes,
+    body: bytes,
+) -> bytes:
+    """All frames of one `basic.publish`.
+
+    Raises:
+        ValueError: a name is longer than 255 bytes.
+    """
+    method = b"".join((_PUBLISH, _short(exchange), _short(routing_key), bytes((mandatory,))))
+    header = _CONTENT.pack(_BASIC, 0, len(body), 0)[:-2] + properties
+    frames = [
+        *(FRAME.pack(METHOD, channel, len(method)), method, END),
+        *(FRAME.pack(HEADER, channel, len(header)), header, END),
+    ]
+    for part in _parts(body, frame_max - OVERHEAD):
+        frames += FRAME.pack(BODY, channel, len(part)), part, END
+    return b"".join(frames)
+
+
+def properties(
+    *,
+    content_type: str,
+    headers: Mapping[str, str],
+    correlation_id: str,
+    reply_to: str,
+    expiration: str | None,
+    message_id: str,
+) -> bytes:
+    """The properties of a message, empty ones left out.
+
+    Raises:
+        ValueError: one is longer than 255 bytes.
+    """
+    flags = _CONTENT_TYPE | _HEADERS | _CORRELATION_ID | _MESSAGE_ID
+    parts = [b"", _short(content_type), _table(headers), _short(correlation_id)]
+    if reply_to:
+        flags |= _REPLY_TO
+        parts.append(_short(reply_to))
+    if expiration:
+        flags |= _EXPIRATION
+        parts.append(_short(expiration))
+    parts.append(_short(message_id))
+    parts[0] = flags.to_bytes(2)
+    return b"".join(parts)
+
+
+def content(payload: bytes) -> tuple[int, str]:
+    """Of a header: the size of the body that follows, and the correlation id or nothing."""
+    _, _, size, flags = _CONTENT.unpack_from(payload)
+    if not flags & _CORRELATION_ID:
+        return size, ""
+    at = _CONTENT.size
+    for flag in (_CONTENT_TYPE, _ENCODING):
+        if flags & flag:
+            at += 1 + payload[at]
+    if flags & _HEADERS:
+        at += _SIZE.size + _SIZE.unpack_from(payload, at)[0]
+    at += bool(flags & _MODE) + bool(flags & _PRIORITY)
+    return size, payload[at + 1 : at + 1 + payload[at]].decode()
+
+
+def confirmed(payload: bytes) -> tuple[int, bool]:
+    """Of an `ACK` or `NACK`: the delivery tag, and whether all before it are meant too."""
+    tag, bits = _CONFIRM.unpack_from(payload)
+    return tag, bool(bits & 1)
+
+
+def _parts(body: bytes, most: int) -> Iterator[bytes]:
+    if 0 < len(body) <= most:
+        yield body
+        return
+    for start in range(0, len(body), most):
+        yield body[start : start + most]
+
+
+def _short(text: str) -> bytes:
+    data = text.encode()
+    return bytes((len(data),)) + data
+
+
+def _table(values: Mapping[str, str]) -> bytes:
+    parts = [b""]
+    for name, value in values.items():
+        data = value.encode()
+        parts += _short(name), b"S", _SIZE.pack(len(data)), data
+    table = b"".join(parts)
+    return _SIZE.pack(len(table)) + table
