@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelManagedConnection
 from redis.backoff import ExponentialWithJitterBackoff
+from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import NoScriptError, RedisError
 from redis.typing import EncodableT
 
@@ -24,6 +27,31 @@ UNAVAILABLE: Final = (RedisError, OSError, TimeoutError)
 _FOLDER = Path(__file__).parent
 _PIPELINE = 500
 _TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 5, "socket_connect_timeout": 5}
+
+
+class _LosesConnections(AbstractConnection):
+    """A connection that says so when it is lost: on a write to a transport that is closed already,
+    uvloop raises RuntimeError, which redis-py passes on."""
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        try:
+            await super().send_packed_command(command, check_health)
+        except RuntimeError as error:
+            raise LostConnection(str(error)) from error
+
+
+class _Connection(_LosesConnections, Connection):
+    pass
+
+
+class _SSLConnection(_LosesConnections, SSLConnection):
+    pass
+
+
+class _SentinelConnection(_LosesConnections, SentinelManagedConnection):
+    pass
 
 
 def connect(url: str, max_connections: int = 50) -> RedisClient:
@@ -51,6 +79,7 @@ def connect(url: str, max_connections: int = 50) -> RedisClient:
                 retry=retry,
                 **_TIMEOUTS,
             )
+            pool.connection_class = _SSLConnection if parts.scheme == "rediss" else _Connection
             return Redis(connection_pool=pool)
         case "redis+sentinel":
             hosts = [
@@ -64,6 +93,7 @@ def connect(url: str, max_connections: int = 50) -> RedisClient:
                 "password": parts.password,
                 "protocol": 2,
                 "retry": retry,
+                "connection_class": _SentinelConnection,
                 **_TIMEOUTS,
             }
             sentinel = Sentinel(hosts, sentinel_kwargs=_TIMEOUTS)  # type: ignore[no-untyped-call]

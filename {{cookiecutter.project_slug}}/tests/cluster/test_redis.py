@@ -1,0 +1,40 @@
+"""A Redis in trouble raises what `UNAVAILABLE` names, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from redis.asyncio import Redis
+
+from app.cluster.redis import UNAVAILABLE, connect
+
+uvloop = pytest.importorskip("uvloop", reason="there is no uvloop for Windows")
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Redis as far as a handshake goes: every command is OK."""
+    with contextlib.suppress(OSError):
+        while commands := await reader.read(4096):
+            writer.write(b"+OK\r\n" * commands.count(b"*"))
+    writer.close()
+
+
+async def _write_to_a_closed_transport() -> None:
+    async with await asyncio.start_server(_answer, "127.0.0.1", 0) as server:
+        redis = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+        assert isinstance(redis, Redis)
+        connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
+        connection._writer.transport.abort()
+        await asyncio.sleep(0)
+        try:
+            await connection.send_command("PING")
+        finally:
+            await connection.disconnect(nowait=True)
+            await redis.aclose()
+
+
+def test_a_write_after_the_end_of_the_connection_is_no_defect_under_uvloop() -> None:
+    with pytest.raises(UNAVAILABLE):
+        uvloop.run(_write_to_a_closed_transport())
