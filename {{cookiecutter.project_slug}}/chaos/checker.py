@@ -363,7 +363,9 @@ class _Clients:
 
 
 def _index_violations(history: Sequence[Record], allowance: float) -> Iterator[Violation]:
-    """After `allowance` seconds without a fault the index holds exactly who is there."""
+    """After `allowance` seconds without a fault the index holds exactly who is there. What is wrong
+    time after time is told once."""
+    told: set[str] = set()
     faults: set[int] = set()
     quiet_since = 0.0
     process_of: dict[str, str] = {}
@@ -392,7 +394,9 @@ def _index_violations(history: Sequence[Record], allowance: float) -> Iterator[V
                 stale = {connection for connection, at in left.items() if at <= border}
                 there = {connection for connection, at in opened.values() if at <= border}
                 for what in _wrong(record, gone, stale, there):
-                    yield Violation(Rule.INDEX, record.at, "index", what)
+                    if what not in told:
+                        yield Violation(Rule.INDEX, record.at, "index", what)
+                    told.add(what)
 
 
 def _wrong(record: Indexed, gone: set[str], stale: set[str], there: set[str]) -> Iterator[str]:

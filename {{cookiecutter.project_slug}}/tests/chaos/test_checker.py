@@ -476,6 +476,7 @@ def test_index_lacks_an_open_connection(story: Story) -> None:
     story.connect()
     story.tick(ALLOWANCE)
     story.index()
+    story.index()
     assert story.broken() == [Rule.INDEX]
 
 
