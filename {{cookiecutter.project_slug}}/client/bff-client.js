@@ -417,7 +417,7 @@ export class BffClient {
 
   /**
    * Bring what is heard in line with what is wanted, one request at a time. One topic that cannot
-   * be had fails its whole request: it is found by halves, so that the others are none the worse.
+   * be had fails its whole request; from then on they are asked for by one, by two, by four.
    */
   async #tune(failures = 0, most = TOPICS_PER_REQUEST) {
     if (this.#tuning) return;
@@ -433,12 +433,12 @@ export class BffClient {
         failures = 0;
         most = Math.min(2 * most, TOPICS_PER_REQUEST);
       } catch (error) {
-        most = Math.ceil(topics.length / 2);
+        most = 1;
         if (topics.length > 1) continue;
         if (!isPassing(error)) {
           this.#refused(topics[0], error);
         } else if (this.#state === "open") {
-          this.#after("tune", this.#pause(failures), () => this.#tune(failures + 1, most));
+          this.#after("tune", this.#pause(failures), () => this.#tune(failures + 1, 1));
           this.#queueLast(topics[0]);
           break;
         }
