@@ -1,12 +1,14 @@
 /** The client against the running BFF at `BFF_URL`, in development with its example service. */
 
 import assert from "node:assert/strict";
+import { createHmac } from "node:crypto";
 import { after, test } from "node:test";
 
 import { BffClient, BffError } from "../../client/bff-client.js";
 
 const PATIENCE_MS = 15_000;
 const base = process.env.BFF_URL;
+const kept = Number(process.env.KEPT);
 const clients = [];
 
 after(() => clients.forEach((client) => client.close()));
@@ -24,8 +26,17 @@ async function tokenFor(user, ...scopes) {
   return (await http("POST", "/dev/token", { user, scopes })).token;
 }
 
-function make(credentials) {
-  const client = new BffClient({ url: new URL("/ws", base), ...credentials });
+/** A token that expires sooner than those of the development page. */
+function tokenOf(user, seconds) {
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+  const exp = Math.floor(Date.now() / 1000) + seconds;
+  const signed = `${part({ alg: "HS256", typ: "JWT" })}.${part({ sub: user, exp })}`;
+  const hmac = createHmac("sha256", process.env.SECRET);
+  return `${signed}.${hmac.update(signed).digest("base64url")}`;
+}
+
+function make(options) {
+  const client = new BffClient({ url: new URL("/ws", base), ...options });
   clients.push(client);
   return client;
 }
@@ -46,6 +57,30 @@ function soon(promise) {
 
 function next(client, topic) {
   return soon(new Promise((resolve) => client.on(topic, (...heard) => resolve(heard))));
+}
+
+/** What a client is told from now on: numbers of events, and gaps. */
+function listen(client, topic) {
+  const told = [];
+  client.on(topic, (event) => told.push(event.n ?? event));
+  client.onGap((streams) => told.push(Object.keys(streams)));
+  return told;
+}
+
+async function until(holds) {
+  const deadline = Date.now() + PATIENCE_MS;
+  while (!holds()) {
+    assert.ok(Date.now() < deadline, `not in time: ${holds}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+async function send(user, from, to) {
+  const token = await tokenFor("root", "admin");
+  for (let n = from; n <= to; n += 1) {
+    const body = { audience: "users", user_ids: [user], topic: "numbered", event: { n } };
+    await http("POST", "/admin/broadcasts", body, token);
+  }
 }
 
 function closed(client) {
@@ -113,4 +148,80 @@ test("a bad token, and a bad ticket, end the attempts", async () => {
     await assert.rejects(soon(stranger.connect()), BffError);
     assert.equal((await end).code, 4500);
   }
+});
+
+test("what was sent while a client was away follows, once and in order", async () => {
+  const fay = await connected("fay");
+  const told = listen(fay, "numbered");
+  await send("fay", 1, 2);
+  await until(() => told.length === 2);
+  fay.close();
+  await send("fay", 3, 5);
+  await soon(fay.connect());
+  await send("fay", 6, 6);
+  await until(() => told.includes(6));
+  assert.deepEqual(told, [1, 2, 3, 4, 5, 6]);
+  assert.deepEqual(fay.session.recovered, { user: true, all: true });
+});
+
+test("a page that was loaded again goes on from the positions that it kept", async () => {
+  const before = await connected("gil");
+  const { positions } = before;
+  before.close();
+  await send("gil", 1, 2);
+  const after = make({ getToken: () => tokenFor("gil"), positions });
+  const told = listen(after, "numbered");
+  await soon(after.connect());
+  await until(() => told.length === 2);
+  assert.deepEqual(told, [1, 2]);
+});
+
+test("more than the BFF keeps is a gap, and the flow goes on after it", async () => {
+  const hal = await connected("hal");
+  const told = listen(hal, "numbered");
+  hal.close();
+  await send("hal", 1, kept + 1);
+  await soon(hal.connect());
+  await send("hal", 100, 100);
+  await until(() => told.includes(100));
+  assert.deepEqual(told, [["user"], 100]);
+});
+
+test("a topic is heard, through reconnects, until it is not wanted any more", async () => {
+  const ida = await connected("ida");
+  const sender = await connected("sender");
+  const set = (price) => sender.request("prices", "set", { topic: "prices.tea", price });
+  const told = listen(ida, "prices.tea");
+  await set(1);
+  await soon(ida.subscribe("prices.tea"));
+  await set(2);
+  await until(() => told.length === 1);
+  ida.close();
+  await set(3);
+  await soon(ida.connect());
+  await set(4);
+  await until(() => told.length === 3);
+  ida.unsubscribe("prices.tea");
+  assert.ok(await ida.request("orders", "list"));
+  await set(5);
+  assert.ok(await ida.request("orders", "list"));
+  assert.deepEqual(told, [2, 3, 4]);
+});
+
+test("a topic that one may not have, or nobody offers, is refused; others are had", async () => {
+  const joe = make({ getToken: () => tokenFor("joe", "orders") });
+  const connecting = joe.connect();
+  const wishes = ["prices.tea", "prices.secret", "weather", "prices.milk"].map((topic) =>
+    joe.subscribe(topic).catch((error) => error.code),
+  );
+  await soon(connecting);
+  const ends = await soon(Promise.all(wishes));
+  assert.deepEqual(ends, [undefined, "forbidden", "not_found", undefined]);
+});
+
+test("a token that expires is renewed on the open connection", async () => {
+  const kim = make({ getToken: () => tokenOf("kim", 3), refreshMs: 2_000 });
+  const first = await soon(kim.connect());
+  await until(() => kim.session.expires_at > first.expires_at);
+  assert.equal(kim.session.session_id, first.session_id);
 });

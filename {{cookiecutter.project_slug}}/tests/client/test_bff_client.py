@@ -13,13 +13,37 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from pydantic import BaseModel
 
+from app.cluster.messenger import Messenger
 from app.main import create_app
+from app.realtime.router import RealtimeRouter, Topic
+from app.routes import REALTIME
 from app.settings import Settings
+from tests.running import SECRET
 
 OLDEST_NODE = 20
 NODE_WITH_WEBSOCKET = 22
 HERE = Path(__file__).parent
+KEPT = 5
+"""Messages that a stream keeps."""
+
+realtime = RealtimeRouter()
+
+
+class Price(BaseModel):
+    topic: str
+    price: int
+
+
+@realtime.topic("prices.*")
+async def may_see_price(topic: Topic) -> bool:
+    return topic != "prices.secret"
+
+
+@realtime.method("prices.set")
+async def set_price(params: Price, messenger: Messenger) -> None:
+    await messenger.to_topic(params.topic, params.price)
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +63,9 @@ def node() -> list[str]:
 
 
 @pytest.fixture
-def bff_url(tmp_path: Path) -> Iterator[str]:
-    """A BFF in development, on a real socket, with the example service."""
+def bff_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A BFF in development, on a real socket, with the example service and topics."""
+    monkeypatch.setattr("app.routes.REALTIME", (*REALTIME, realtime))
     listener = socket.create_server(("127.0.0.1", 0))
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     settings = Settings(
@@ -49,8 +74,9 @@ def bff_url(tmp_path: Path) -> Iterator[str]:
         redis_url="memory://",
         amqp_url="memory://",
         database_url=f"sqlite+aiosqlite:///{tmp_path}/client.sqlite3",
-        jwt_secret="a-secret-for-tests-only-0123456789abcdef",
+        jwt_secret=SECRET,
         allowed_origins=url,
+        stream_length=KEPT,
         drain_seconds=0,
     )
     server = uvicorn.Server(uvicorn.Config(create_app(settings), log_config=None))
@@ -88,4 +114,4 @@ def test_the_client_keeps_its_promises(node: list[str], file: str) -> None:
 
 
 def test_the_client_understands_the_running_bff(node: list[str], bff_url: str) -> None:
-    run(node, "live.mjs", BFF_URL=bff_url)
+    run(node, "live.mjs", BFF_URL=bff_url, SECRET=SECRET, KEPT=str(KEPT))
