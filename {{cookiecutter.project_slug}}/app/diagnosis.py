@@ -114,14 +114,14 @@ def _offers() -> list[Finding]:
     realtime = RealtimeRouter()
     for router in routes.REALTIME:
         realtime.include(router)
+    offered = [*realtime.targets.items()]
+    offered += [(name, pattern.exposure) for name, pattern in realtime.patterns.items()]
     calls = [
-        Finding(
-            True, f"a browser may call {name}, scopes: {', '.join(sorted(target.scopes)) or 'none'}"
-        )
-        for name, target in realtime.targets.items()
+        f"a browser may call {name}, scopes: {', '.join(sorted(target.scopes)) or 'none'}"
+        for name, target in offered
     ]
+    served = [f"a service of the mesh may call {name} here" for name in realtime.served]
     rules = [
-        Finding(True, f"mesh events {rule.topic} go to the rule {rule.name}")
-        for rule in realtime.rules.values()
+        f"mesh events {rule.topic} go to the rule {rule.name}" for rule in realtime.rules.values()
     ]
-    return [*calls, *rules]
+    return [Finding(True, text) for text in (*calls, *served, *rules)]

@@ -54,6 +54,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
             yield
     finally:
         await state.mesh.stop()
+        await state.dispatcher.stop()
         for task in state.background:
             task.cancel()
         await asyncio.gather(*state.background, return_exceptions=True)

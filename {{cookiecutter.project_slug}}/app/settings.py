@@ -109,6 +109,8 @@ class Settings(MeshSettings):
     message_burst: Count = 100
     requests_in_flight: Count = 32
     """Per socket."""
+    requests_per_user: Count = 64
+    """In flight per instance, over sockets and HTTP."""
     connections_per_user: Count = 20
     """Over all instances."""
     topics_per_connection: Count = 128

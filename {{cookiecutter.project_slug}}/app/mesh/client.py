@@ -8,6 +8,7 @@ import logging
 import re
 import secrets
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Self
 
@@ -111,14 +112,14 @@ class MeshClient:
         timeout: float | None = None,
         trace_id: str | None = None,
         encrypted: bool = False,
-        late: Late | None = None,
+        late: Callable[[Any, Problem | None], None] | None = None,
     ) -> Any:
         """Call a method and give back its result.
 
         `timeout` in seconds covers everything, waiting for a connection too; it is cut to
         `request_timeout_max`. `encrypted` lets nobody but the service read the call, and nobody
-        but us the reply. When the wait ends without the reply that may still come, by its deadline
-        or by cancellation, `late` is given it, or None after `keep_result_seconds`.
+        but us the reply. When the wait ends, by its deadline or by cancellation, and the reply may
+        still come, `late` is called once: with the result, or with the problem that there is none.
 
         Raises:
             Problem: the service's error, or what kept the call from being answered.
@@ -126,9 +127,9 @@ class MeshClient:
         message = self._call(Kind.REQUEST, service, method, params, context, timeout, trace_id)
         reply = self._waiting.expect(message)
         try:
-            return await self._measured(message, method, reply, encrypted)
+            return await self._measured(message, reply, encrypted)
         finally:
-            self._waiting.end(message, late)
+            self._waiting.end(message, late and _late(message, late))
 
     async def command(
         self,
@@ -149,7 +150,7 @@ class MeshClient:
             Problem: the command was not sent, or it is not known whether it was.
         """
         message = self._call(Kind.COMMAND, service, method, params, context, timeout, trace_id)
-        await self._measured(message, method, None, encrypted)
+        await self._measured(message, None, encrypted)
 
     async def describe(self, service: str) -> ServiceDescription:
         """What a service says of itself, at most `description_seconds` old.
@@ -213,7 +214,6 @@ class MeshClient:
     async def _measured(
         self,
         message: Message,
-        method: str,
         reply: asyncio.Future[Reply | None] | None,
         encrypted: bool,
     ) -> Any:
@@ -224,8 +224,7 @@ class MeshClient:
                 await self._seal(message)
             answer = await self._exchange(message, reply)
             if answer is not None and answer.error is not None:
-                where = f"{message.routing_key}.{method}"
-                raise nuropb.problem(answer.error, where=where, trace_id=message.trace_id)
+                raise nuropb.problem(answer.error, message)
             outcome = "ok"
             return answer and answer.result
         except Problem as problem:
@@ -339,6 +338,18 @@ class MeshClient:
             return False
         results.labels(rule.name, "handled").inc()
         return True
+
+
+def _late(message: Message, late: Callable[[Any, Problem | None], None]) -> Late:
+    def tell(answer: Reply | Problem) -> None:
+        if isinstance(answer, Problem):
+            late(None, answer)
+        elif answer.error is not None:
+            late(None, nuropb.problem(answer.error, message))
+        else:
+            late(answer.result, None)
+
+    return tell
 
 
 def _outcome(message: Message) -> Outcome:

@@ -44,6 +44,8 @@ class Message:
     deadline: float
     """When its sender gives up, by the event loop's clock."""
     headers: dict[str, Any] = field(default_factory=dict)
+    method: str = ""
+    """What of the service is called, for the log."""
     sent: bool = False
     """Set by the transport as soon as the broker may have it."""
     key: bytes | None = None

@@ -62,7 +62,9 @@ def call(
         "context": context,
         "trace_id": trace_id,
     }
-    return _message(kind, service, body, correlation_id, trace_id, deadline)
+    message = _message(kind, service, body, correlation_id, trace_id, deadline)
+    message.method = method
+    return message
 
 
 def event(
@@ -222,7 +224,7 @@ _OTHERS = {
 }
 
 
-def problem(error: dict[str, Any], *, where: str, trace_id: str) -> Problem:
+def problem(error: dict[str, Any], call: Message) -> Problem:
     """What the `error` of a reply means to a caller; descriptions that leak go to the log.
 
     Our own services give a code as well: then all of it is meant for the caller. That a service
@@ -239,5 +241,6 @@ def problem(error: dict[str, Any], *, where: str, trace_id: str) -> Problem:
     if name == "NuropbHandlingError" and description.startswith("Unknown method"):
         return Problem(Code.NOT_FOUND, description, outcome=Outcome.DONE)
     code, outcome = _OTHERS.get(name, (Code.SERVICE_ERROR, Outcome.DONE))
-    logger.warning("%s answered %s: %s (trace %s)", where, name, description, trace_id)
+    where = f"{call.routing_key}.{call.method}"
+    logger.warning("%s answered %s: %s (trace %s)", where, name, description, call.trace_id)
     return Problem(code, outcome=outcome)

@@ -7,7 +7,7 @@ from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.errors import Code, Problem
+from app.errors import Code, Outcome, Problem
 from app.mesh.messages import Message, Reply
 from app.settings import MeshSettings
 from app.telemetry.metrics import Metrics
@@ -17,8 +17,8 @@ UNKNOWN_SERVICE = "unknown"
 MAX_ENDED = 10_000
 """So many ended calls are remembered, to tell whose a late reply is."""
 
-Late = Callable[[Reply | None], None]
-"""Is given the reply that came after its caller had gone; None if none will come."""
+Late = Callable[[Reply | Problem], None]
+"""Is given the reply that came after its caller had gone, or why none will come."""
 
 
 @dataclass(slots=True)
@@ -82,14 +82,15 @@ class Waiting:
         if late is None or not message.sent:
             return
         if reply.done() and not reply.cancelled():
-            late(reply.result())
+            late(reply.result() or _lost())
         elif self._kept >= self._settings.pending_requests:
-            late(None)
+            late(_overdue())
         else:
             self._kept += 1
             ended.late = late
-            seconds = self._settings.keep_result_seconds
-            ended.timer = asyncio.get_running_loop().call_later(seconds, self._tell, ended, None)
+            wait = self._settings.keep_result_seconds
+            loop = asyncio.get_running_loop()
+            ended.timer = loop.call_later(wait, self._tell, ended, _overdue())
 
     def label(self, service: str) -> str:
         """The service's name as a metric's label."""
@@ -123,13 +124,13 @@ class Waiting:
             if message.sent and not reply.done():
                 reply.set_result(None)
         for ended in tuple(self._ended.values()):
-            self._tell(ended, None)
+            self._tell(ended, _lost())
 
     def _evict(self) -> None:
         _, oldest = self._ended.popitem(last=False)
-        self._tell(oldest, None)
+        self._tell(oldest, _overdue())
 
-    def _tell(self, ended: _Ended, answer: Reply | None) -> None:
+    def _tell(self, ended: _Ended, answer: Reply | Problem) -> None:
         late, ended.late = ended.late, None
         if ended.timer is not None:
             ended.timer.cancel()
@@ -137,3 +138,11 @@ class Waiting:
         if late is not None:
             self._kept -= 1
             late(answer)
+
+
+def _lost() -> Problem:
+    return Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN)
+
+
+def _overdue() -> Problem:
+    return Problem(Code.TIMEOUT, outcome=Outcome.UNKNOWN)

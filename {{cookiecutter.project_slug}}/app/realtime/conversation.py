@@ -181,10 +181,10 @@ class Conversation:
             self._send_problem(trace_id, Problem(Code.CANCELLED, outcome=Outcome.UNKNOWN))
 
     async def _request(self, call: Call) -> Any:
-        return await self._dispatcher.request(self.caller, call, self.connection.id)
+        return await self._dispatcher.request(self.caller, call, self.connection)
 
     async def _command(self, call: Call) -> Any:
-        await self._dispatcher.command(self.caller, call, self.connection.id)
+        await self._dispatcher.command(self.caller, call, self.connection)
         return {"accepted": True}
 
     async def _subscribe(self, wish: Subscribe) -> Any:

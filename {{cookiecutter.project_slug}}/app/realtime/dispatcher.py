@@ -14,11 +14,15 @@ from app.auth.caller import Caller
 from app.auth.identity import mesh_context
 from app.cluster.messenger import Messenger
 from app.cluster.redis import UNAVAILABLE
+from app.connections.connection import Connection
 from app.connections.messages import Call
 from app.errors import Code, Outcome, Problem
 from app.mesh.client import MeshClient
+from app.realtime.exposure import Exposure
+from app.realtime.forwarder import Forwarder
 from app.realtime.handlers import validate
-from app.realtime.router import Exposure, Method, RealtimeRouter, Topic
+from app.realtime.limits import InFlight
+from app.realtime.router import Method, RealtimeRouter, Topic
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -34,38 +38,60 @@ class Dispatcher:
     def __init__(
         self, router: RealtimeRouter, mesh: MeshClient, messenger: Messenger, settings: Settings
     ) -> None:
-        self._targets = router.targets
+        self._router = router
+        self._forwarder = Forwarder(mesh, messenger, settings)
+        self._in_flight = InFlight(settings.requests_per_user)
         self._topics = list(router.topics.values())
         self._mesh = mesh
         self._messenger = messenger
         self._settings = settings
 
-    async def request(self, caller: Caller, call: Call, session_id: str = "") -> Any:
+    async def request(
+        self, caller: Caller, call: Call, connection: Connection | None = None
+    ) -> Any:
         """The result of a call, as JSON has it.
 
         Raises:
             Problem: with the code and the outcome that the browser gets.
         """
-        timeout = self._timeout(call)
         target = self._target(caller, call)
-        mesh = self._mesh.with_context(mesh_context(caller, self._settings, session_id))
-        if isinstance(target, Method):
-            return await self._answer(target, caller, call, mesh, timeout)
-        return await mesh.request(call.service, call.method, call.params, timeout=timeout)
+        timeout = self._timeout(call, target)
+        mesh = self._mesh_of(caller, connection)
+        self._in_flight.enter(caller.user_id)
+        try:
+            if isinstance(target, Method):
+                return await self._answer(target, caller, call, mesh, timeout)
+            return await self._forwarder.request(target, caller, call, mesh, timeout, connection)
+        finally:
+            self._in_flight.leave(caller.user_id)
 
-    async def command(self, caller: Caller, call: Call, session_id: str = "") -> None:
+    async def command(
+        self, caller: Caller, call: Call, connection: Connection | None = None
+    ) -> None:
         """Hand over a call whose result nobody waits for; returns when it was accepted.
 
         Raises:
             Problem: it was refused.
         """
-        timeout = self._timeout(call)
         target = self._target(caller, call)
-        mesh = self._mesh.with_context(mesh_context(caller, self._settings, session_id))
-        if isinstance(target, Method):
-            await self._answer(target, caller, call, mesh, timeout)
-        else:
-            await mesh.command(call.service, call.method, call.params, timeout=timeout)
+        timeout = self._timeout(call, target)
+        mesh = self._mesh_of(caller, connection)
+        self._in_flight.enter(caller.user_id)
+        try:
+            if isinstance(target, Method):
+                await self._answer(target, caller, call, mesh, timeout)
+            else:
+                await self._forwarder.command(target, caller, call, mesh, timeout)
+        finally:
+            self._in_flight.leave(caller.user_id)
+
+    async def stop(self) -> None:
+        """Finish what is left of calls that were given up."""
+        await self._forwarder.stop()
+
+    def _mesh_of(self, caller: Caller, connection: Connection | None) -> MeshClient:
+        session_id = connection.id if connection is not None else ""
+        return self._mesh.with_context(mesh_context(caller, self._settings, session_id))
 
     async def check_topics(self, caller: Caller, topics: Iterable[str]) -> None:
         """Go on only if the caller may subscribe to all of these.
@@ -73,7 +99,7 @@ class Dispatcher:
         Raises:
             Problem: `not_found`, nobody offers such a topic; `forbidden`; or what the rule raised.
         """
-        mesh = self._mesh.with_context(mesh_context(caller, self._settings, ""))
+        mesh = self._mesh_of(caller, None)
         for topic in topics:
             rule = next((rule for rule in self._topics if rule.matches(topic)), None)
             if rule is None:
@@ -92,17 +118,19 @@ class Dispatcher:
                 raise Problem(Code.FORBIDDEN, f"Topic {topic} is not for you")
 
     def _target(self, caller: Caller, call: Call) -> Exposure | Method:
-        name = f"{call.service}.{call.method}"
-        target = self._targets.get(name)
+        target = self._router.find(call.service, call.method)
         if target is None:
-            raise Problem(Code.NOT_FOUND, f"{name} is not offered")
+            raise Problem(Code.NOT_FOUND, f"{call.service}.{call.method} is not offered")
         caller.require(*target.scopes)
         return target
 
-    def _timeout(self, call: Call) -> float:
-        if call.timeout_ms is None:
-            return self._settings.request_timeout
-        return min(call.timeout_ms / 1000, self._settings.request_timeout_max)
+    def _timeout(self, call: Call, target: Exposure | Method) -> float:
+        """The browser's time if it names one, within what the method and the settings allow."""
+        limit = self._settings.request_timeout_max
+        usual = self._settings.request_timeout
+        if isinstance(target, Exposure) and target.timeout is not None:
+            usual = limit = min(target.timeout, limit)
+        return usual if call.timeout_ms is None else min(call.timeout_ms / 1000, limit)
 
     async def _answer(
         self, method: Method, caller: Caller, call: Call, mesh: MeshClient, timeout: float

@@ -47,7 +47,7 @@ def handler(
     model: type[BaseModel] | None = None
     sources: dict[str, _Source] = {}
     for name, hint in _hints(function).items():
-        if params and isinstance(hint, type) and issubclass(hint, BaseModel):
+        if params and hint not in offered and _is_model(hint):
             if model is not None:
                 raise TypeError(f"{_name(function)} asks for two parameter models")
             model = hint
@@ -55,6 +55,10 @@ def handler(
         else:
             sources[name] = _source(function, name, hint, offered)
     return Handler(function, model, sources)
+
+
+def _is_model(hint: Any) -> bool:
+    return isinstance(hint, type) and issubclass(hint, BaseModel)
 
 
 def validate(model: type[BaseModel] | None, params: dict[str, Any]) -> BaseModel | None:

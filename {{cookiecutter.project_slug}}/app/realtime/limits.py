@@ -1,8 +1,11 @@
-"""How much one socket may ask for."""
+"""How much one socket or one user may ask for."""
 
 from __future__ import annotations
 
 import time
+from collections import defaultdict
+
+from app.errors import Code, Problem
 
 
 class TokenBucket:
@@ -25,3 +28,27 @@ class TokenBucket:
             return False
         self._left -= 1
         return True
+
+
+class InFlight:
+    """How many requests of each user run on this instance."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._running: defaultdict[str, int] = defaultdict(int)
+
+    def enter(self, user_id: str) -> None:
+        """Count one in; every `enter` has its `leave`.
+
+        Raises:
+            Problem: `too_many_in_flight`.
+        """
+        if self._running[user_id] >= self._limit:
+            raise Problem(Code.TOO_MANY_IN_FLIGHT)
+        self._running[user_id] += 1
+
+    def leave(self, user_id: str) -> None:
+        """Count it out."""
+        self._running[user_id] -= 1
+        if not self._running[user_id]:
+            del self._running[user_id]

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from app.auth.caller import Caller
 from app.cluster.messenger import Messenger
+from app.connections.messages import Call
 from app.mesh.client import MeshClient
 from app.mesh.events import MeshEvent, topic_matches
 from app.mesh.messages import MeshRequest
+from app.realtime.exposure import Exposure, Pattern, check_names
 from app.realtime.handlers import Handler, handler
 
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
@@ -26,13 +31,6 @@ _METHOD_MAY_ASK = frozenset({Caller, Messenger, MeshClient})
 _SERVED_MAY_ASK = frozenset({MeshRequest, Messenger, MeshClient})
 _TOPIC_MAY_ASK = frozenset({Topic, Caller, Messenger, MeshClient})
 _EVENT_MAY_ASK = frozenset({MeshEvent, Messenger, MeshClient})
-
-
-@dataclass(frozen=True, slots=True)
-class Exposure:
-    """A mesh method that browsers may call."""
-
-    scopes: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +77,8 @@ class RealtimeRouter:
 
     targets: dict[str, Exposure | Method] = field(default_factory=dict)
     """By `<service>.<method>`, as browsers call it."""
+    patterns: dict[str, Pattern] = field(default_factory=dict)
+    """By `<service>.<pattern>`, in the order of their declaration."""
     served: dict[str, Served] = field(default_factory=dict)
     """By method, as services call it on the service `APP_NAME`."""
     rules: dict[str, Rule] = field(default_factory=dict)
@@ -86,11 +86,59 @@ class RealtimeRouter:
     """By pattern. The first that matches decides."""
 
     def expose(
-        self, service: str, *, methods: Collection[str], scopes: Collection[str] = ()
+        self,
+        *services: str,
+        methods: Collection[str],
+        scopes: Collection[str] = (),
+        check: Callable[..., Awaitable[bool]] | None = None,
+        params: type[BaseModel] | None = None,
+        timeout: float | None = None,
+        encrypted: bool = False,
+        cancel_method: str | None = None,
+        keep_result: bool = False,
     ) -> None:
-        """Let browsers whose token has all of `scopes` call these methods of a mesh service."""
-        for method in methods:
-            self._offer(f"{service}.{method}", Exposure(frozenset(scopes)))
+        """Let browsers whose token has all of `scopes` call these methods of mesh services.
+
+        In a method's name `*` stands for any characters: `get_*`. A full name goes before
+        patterns, and of these the first that was declared counts.
+
+        * `check` is asked for each call, and only True lets it pass. It may ask for what a method
+          may ask for, and for the `Call`.
+        * `params` is the model of the parameters. What it does not know is left out.
+        * `timeout` in seconds takes the place of `REQUEST_TIMEOUT`, and a browser gets no more.
+        * `encrypted`: only the service can read the call.
+        * `cancel_method` of the service is told the `trace_id` of a call that was cancelled or
+          whose socket has closed: if it can be reached, and without a token.
+        * `keep_result`: an answer that comes when nobody waits any more goes to the user as an
+          event `result`, with the request's `trace_id`.
+
+        Raises:
+            ValueError: a name that cannot be, or that is offered already.
+            TypeError: `check` asks for what it cannot have.
+        """
+        checking = None
+        if check is not None:
+            checking = handler(check, _METHOD_MAY_ASK | {Call}, params=params is not None)
+            if checking.params not in (None, params):
+                raise TypeError(f"the check asks for another model than {params}")
+        exposure = Exposure(
+            frozenset(scopes), checking, params, timeout, encrypted, cancel_method, keep_result
+        )
+        for service, method in product(services, methods):
+            check_names(service, method)
+            if "*" in method:
+                self._add_pattern(f"{service}.{method}", Pattern.of(service, method, exposure))
+            else:
+                self._offer(f"{service}.{method}", exposure)
+
+    def find(self, service: str, method: str) -> Exposure | Method | None:
+        """What a browser reaches under that name, if anything."""
+        target = self.targets.get(f"{service}.{method}")
+        if target is None:
+            for pattern in self.patterns.values():
+                if pattern.matches(service, method):
+                    return pattern.exposure
+        return target
 
     def method(self, name: str, *, scopes: Collection[str] = ()) -> Callable[[Function], Function]:
         """Answer `<service>.<method>` here, for browsers whose token has all of `scopes`.
@@ -163,6 +211,8 @@ class RealtimeRouter:
         """
         for name, target in other.targets.items():
             self._offer(name, target)
+        for name, pattern in other.patterns.items():
+            self._add_pattern(name, pattern)
         for name, served in other.served.items():
             self._add_served(name, served)
         for topic_rule in other.topics.values():
@@ -174,6 +224,11 @@ class RealtimeRouter:
         if name in self.targets:
             raise ValueError(f"{name!r} is offered twice")
         self.targets[name] = target
+
+    def _add_pattern(self, name: str, pattern: Pattern) -> None:
+        if name in self.patterns:
+            raise ValueError(f"{name!r} is offered twice")
+        self.patterns[name] = pattern
 
     def _add_served(self, name: str, served: Served) -> None:
         if name in self.served:

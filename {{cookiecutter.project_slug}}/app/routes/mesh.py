@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from app.cluster.messenger import Messenger
+from app.connections.messages import TopicName
 from app.realtime.router import RealtimeRouter
 from app.routes.admin import MAX_USERS, Topic, UserId
 
@@ -19,6 +20,16 @@ class SendToUsers(BaseModel):
     user_ids: UserIds
     topic: Topic
     event: Any = None
+
+
+class SendToTopic(BaseModel):
+    topic: TopicName
+    event: Any = None
+
+
+class Stored(BaseModel):
+    id: str
+    """Under which the message is stored."""
 
 
 class Broadcast(BaseModel):
@@ -47,6 +58,12 @@ async def send_to_users(params: SendToUsers, messenger: Messenger) -> Sent:
     return Sent(
         ids=[one.id for one in sent if one.id], addressed=sum(one.addressed for one in sent)
     )
+
+
+@realtime.serve("send_to_topic")
+async def send_to_topic(params: SendToTopic, messenger: Messenger) -> Stored:
+    """Send an event to everybody who has subscribed to a topic."""
+    return Stored(id=await messenger.to_topic(params.topic, params.event))
 
 
 @realtime.serve("broadcast")

@@ -15,6 +15,8 @@ from app.mesh.messages import Delivery, Kind, MalformedMessage, Message
 
 CAPTURES = json.loads((Path(__file__).parent / "captures.json").read_text())
 
+CALL = Message(Kind.REQUEST, "s", b"", "c", "t", 0)
+
 
 async def _deadline() -> float:
     return asyncio.get_running_loop().time() + 10
@@ -75,7 +77,7 @@ def test_a_reply_of_the_library_is_understood() -> None:
 def test_an_exceptions_first_reply_is_its_error(replies: str) -> None:
     reply = nuropb.decode_reply(CAPTURES[replies][0].encode())
     assert reply.error is not None
-    assert nuropb.problem(reply.error, where="s.m", trace_id="t").code is Code.SERVICE_ERROR
+    assert nuropb.problem(reply.error, CALL).code is Code.SERVICE_ERROR
 
 
 def test_an_event_of_the_library_is_understood() -> None:
@@ -143,11 +145,11 @@ async def test_what_json_has_not_is_not_sent(value: Any) -> None:
 def test_each_error_class_has_its_code(
     error: str, code: Code, outcome: Outcome, passed_on: bool
 ) -> None:
-    problem = nuropb.problem({"error": error, "description": "words"}, where="s.m", trace_id="t")
+    problem = nuropb.problem({"error": error, "description": "words"}, CALL)
     assert (problem.code, problem.outcome) == (code, outcome)
     assert (problem.description == "words") is passed_on
 
 
 def test_an_unknown_method_is_not_found() -> None:
     error = {"error": "NuropbHandlingError", "description": "Unknown method nope"}
-    assert nuropb.problem(error, where="s.m", trace_id="t").code is Code.NOT_FOUND
+    assert nuropb.problem(error, CALL).code is Code.NOT_FOUND

@@ -14,8 +14,9 @@ from app.cluster.messenger import Messenger
 from app.errors import Code, Problem
 from app.mesh.client import MeshClient
 from app.mesh.events import MeshEvent
+from app.realtime.exposure import Exposure
 from app.realtime.handlers import validate
-from app.realtime.router import Exposure, Method, RealtimeRouter
+from app.realtime.router import Method, RealtimeRouter
 
 ALICE = Caller("alice", "Alice", frozenset({"orders"}), "", 0, "token")
 

@@ -10,6 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from app import routes
+from app.auth.caller import Caller
 from app.cluster.messenger import Messenger
 from app.errors import Code, Problem
 from app.main import create_app
@@ -34,6 +35,11 @@ async def greet(params: Greet, request: MeshRequest, messenger: Messenger, mesh:
     """A method of one's own."""
     sent = await messenger.to_user(params.user_id, "greeted", {"by": request.context["user_id"]})
     return f"{sent.id}"
+
+
+@realtime.topic("prices.*")
+async def prices(caller: Caller) -> bool:
+    return True
 
 
 @realtime.serve("fail")
@@ -78,6 +84,18 @@ async def test_send_to_users_reaches_each_socket_of_these_users(
     assert sent == {"ids": [event["id"] for event in heard], "addressed": 2}
 
 
+async def test_send_to_topic_reaches_its_subscribers(
+    bff: Bff, other: MeshClient, settings: Settings
+) -> None:
+    async with bff.browser("alice") as alice:
+        wish = {"topics": [{"topic": "prices.tea"}], "trace_id": "s"}
+        assert (await alice.ask({"type": "subscribe", "payload": wish}))["error"] is None
+        params = {"topic": "prices.tea", "event": {"price": 3}}
+        sent = await other.request(settings.app_name, "send_to_topic", params)
+        heard = await alice.event("prices.tea")
+    assert (heard["event"], heard["id"]) == ({"price": 3}, sent["id"])
+
+
 async def test_broadcast_reaches_everybody(bff: Bff, other: MeshClient, settings: Settings) -> None:
     params = {"topic": "news", "event": {"n": 1}}
     async with bff.browser("alice") as alice, bff.browser("bob") as bob:
@@ -115,6 +133,7 @@ async def test_wrong_parameters_are_told_and_failures_are_not(
         ("send_to_users", {"user_ids": ["a\x00b"], "topic": "t"}),
         ("send_to_users", {"user_ids": ["a"] * 1001, "topic": "t"}),
         ("broadcast", {"topic": ""}),
+        ("send_to_topic", {"topic": "no, topic"}),
         ("disconnect_users", {}),
     ]
     for method, params in wrong:

@@ -16,7 +16,9 @@ from app.routes import (
     orders,
     payments,
     profile,
+    reports,
     rpc,
+    seats,
     websocket,
 )
 
@@ -37,4 +39,6 @@ REALTIME = (
     chat.realtime,
     invoices.realtime,
     payments.realtime,
+    reports.realtime,
+    seats.realtime,
 )

@@ -6,20 +6,24 @@ from typing import Any
 
 from app.main import create_app
 from app.mesh.memory import MemoryBroker
+from app.mesh.service import Context, Service
 from app.settings import Settings
 from tests.running import run
 
 INVOICE = {"number": "2030-1", "user_id": "alice", "total": "12.50"}
 
+invoices = Service("invoices")
 
-async def list_invoices(context: dict[str, Any]) -> list[dict[str, Any]]:
+
+@invoices.method("list")
+async def list_invoices(context: Context) -> list[dict[str, Any]]:
     return [INVOICE] if context["user_id"] == INVOICE["user_id"] else []
 
 
 async def test_a_user_sees_their_invoices_and_no_others(settings: Settings) -> None:
     settings = settings.model_copy(update={"amqp_url": "memory://"})
     broker = MemoryBroker()
-    broker.serve("invoices", {"list": list_invoices})
+    broker.serve(invoices)
     async with run(settings, create_app(settings, broker=broker)) as bff:
         async with bff.browser("alice", ["invoices"]) as alice:
             assert (await alice.request("invoices", "list"))["result"] == [INVOICE]

@@ -8,23 +8,30 @@ import pytest
 
 from app.main import create_app
 from app.mesh.memory import MemoryBroker
+from app.mesh.service import Context, Service
 from app.settings import Settings
 from tests.running import run
 
+invoices = Service("invoices")
 
-async def pay(context: dict[str, Any], number: str, account: str) -> dict[str, Any]:
+
+@invoices.method("pay")
+async def pay(number: str, account: str) -> dict[str, Any]:
     return {"number": number, "paid_from": account}
 
 
 @pytest.mark.parametrize("closed", [False, True])
 async def test_a_closed_account_pays_nothing(settings: Settings, closed: bool) -> None:
-    async def own(context: dict[str, Any]) -> dict[str, Any]:
+    accounts = Service("accounts")
+
+    @accounts.method("own")
+    async def own(context: Context) -> dict[str, Any]:
         return {"number": f"account of {context['user_id']}", "closed": closed}
 
     settings = settings.model_copy(update={"amqp_url": "memory://"})
     broker = MemoryBroker()
-    broker.serve("accounts", {"own": own})
-    broker.serve("invoices", {"pay": pay})
+    broker.serve(accounts)
+    broker.serve(invoices)
     async with (
         run(settings, create_app(settings, broker=broker)) as bff,
         bff.browser("alice", ["invoices"]) as alice,

@@ -1,0 +1,34 @@
+"""Reports, which take their time: made by the mesh service `reports`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from app.auth.caller import Caller
+from app.realtime.router import RealtimeRouter
+
+realtime = RealtimeRouter()
+
+
+class Wanted(BaseModel):
+    team: str
+    year: Annotated[int, Field(ge=2000, le=2100)]
+
+
+async def own_team(params: Wanted, caller: Caller) -> bool:
+    return f"team:{params.team}" in caller.scopes
+
+
+realtime.expose("reports", methods=["get_*", "list"], scopes=["reports"])
+realtime.expose(
+    "reports",
+    methods=["make"],
+    scopes=["reports"],
+    params=Wanted,
+    check=own_team,
+    timeout=20,
+    cancel_method="stop",
+    keep_result=True,
+)

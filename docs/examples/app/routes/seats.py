@@ -1,0 +1,26 @@
+"""Seats: the service `theatre` tells when the last one of a show is gone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from app.cluster.messenger import Messenger
+from app.mesh.messages import MeshRequest
+from app.realtime.router import RealtimeRouter
+
+realtime = RealtimeRouter()
+
+
+class SoldOut(BaseModel):
+    show: str
+    waiting: Annotated[list[str], Field(max_length=500)]
+
+
+@realtime.serve("sold_out")
+async def sold_out(params: SoldOut, request: MeshRequest, messenger: Messenger) -> int:
+    """Tell everybody who waits; returns how many sockets that were."""
+    event = {"show": params.show, "by": request.context.get("user_id")}
+    sent = await messenger.to_users(params.waiting, "seats.sold_out", event)
+    return sum(one.addressed for one in sent)
