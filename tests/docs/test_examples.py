@@ -20,7 +20,7 @@ from tests.e2e.waiting import until_true
 from tests.servers import Server
 
 ROUTES = "app/routes/__init__.py"
-SCOPES = ("profile", "chat", "orders", "invoices")
+SCOPES = ("profile", "chat", "orders", "invoices", "rooms")
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +93,28 @@ async def test_route_method_setting_and_table_work_in_a_running_project(
         async with browser(bff, deployment, "carol", "orders") as carols:
             refused = await carols.ask("chat", "say", {"to": "bob", "text": "hello"})
             assert refused["error"]["code"] == "forbidden"
+
+
+async def test_topics_and_presence_work_in_a_running_project(
+    customised: InstalledProject, tmp_path: Path
+) -> None:
+    deployment = in_development(customised, tmp_path, PRESENCE_GRACE="0", LEASE_RENEWAL="0.2")
+    with serving(deployment) as bff:
+        async with browser(bff, deployment, "bob") as bobs:
+            secret = await bobs.answered("subscribe", topics=[{"topic": "rooms.secret"}])
+            assert secret["error"]["code"] == "forbidden"
+            topics = [{"topic": "rooms.kitchen"}, {"topic": "presence.alice"}]
+            assert (await bobs.answered("subscribe", topics=topics))["error"] is None
+            async with browser(bff, deployment, "alice") as alices:
+                await alices.ask("rooms", "write", {"room": "kitchen", "text": "tea?"})
+                heard = await bobs.event("rooms.kitchen")
+                assert heard["event"] == {"by": "alice", "text": "tea?"}
+                came = await bobs.event("presence.alice")
+                assert came["event"] == {"type": "user.online", "user_id": "alice"}
+                online = await bobs.ask("rooms", "online", {"users": ["alice", "carol"]})
+                assert online["result"] == ["alice"]
+            left = await bobs.frame(lambda frame: "user.offline" in str(frame))
+            assert left["payload"]["event"]["user_id"] == "alice"
 
 
 async def test_a_real_nuropb_service_answers(

@@ -42,6 +42,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         _background("relay", state.relay.run()),
         _background("feeds", state.feeds.run()),
         _background("index", state.index.run()),
+        _background("presence", state.presence.run()),
     ]
     try:
         async with asyncio.timeout(_FIRST_HEARING):

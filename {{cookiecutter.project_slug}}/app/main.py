@@ -11,10 +11,12 @@ from app.auth.tokens import TokenVerifier
 from app.broadcasts.service import BroadcastService
 from app.cluster import redis as cluster_redis
 from app.cluster.instance import Instance
+from app.cluster.presence import presence_topic
 from app.db.database import Database
 from app.lifespan import lifespan
 from app.mesh import client as mesh_client
 from app.mesh.memory import MemoryBroker
+from app.realtime.at_hand import AtHand
 from app.realtime.dispatcher import Dispatcher
 from app.realtime.drain import Draining
 from app.realtime.router import RealtimeRouter
@@ -37,19 +39,23 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
     metrics = Metrics()
     database = Database(settings)
 
+    realtime = RealtimeRouter()
+    for router in routes.REALTIME:
+        realtime.include(router)
+
     redis = cluster_redis.connect(settings.redis_url)
-    instance = Instance(redis, settings, metrics)
+    instance = Instance(
+        redis, settings, metrics, presence_is_watched=realtime.offers(presence_topic("anybody"))
+    )
     broadcasts = BroadcastService(database, instance.pipeline, instance.messenger, settings)
 
     verifier = TokenVerifier(settings)
     tickets = Tickets(redis, settings)
 
-    realtime = RealtimeRouter()
-    for router in routes.REALTIME:
-        realtime.include(router)
     mesh = mesh_client.connect(settings, metrics, broker=broker)
-    dispatcher = Dispatcher(realtime, mesh, instance.messenger, settings)
-    join_mesh(realtime, mesh, instance.messenger, settings)
+    at_hand = AtHand(instance.messenger, mesh, instance.presence, database, settings)
+    dispatcher = Dispatcher(realtime, at_hand)
+    join_mesh(realtime, at_hand)
 
     app = FastAPI(title=settings.app_name, lifespan=lifespan, max_body_size=settings.max_body_bytes)
     app.state.settings = settings
@@ -60,6 +66,7 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
     app.state.feeds = instance.feeds
     app.state.relay = instance.relay
     app.state.messenger = instance.messenger
+    app.state.presence = instance.presence
     app.state.broadcasts = broadcasts
     app.state.authenticator = Authenticator(settings, verifier, tickets)
     app.state.tickets = tickets

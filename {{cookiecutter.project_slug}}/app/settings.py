@@ -126,6 +126,8 @@ class Settings(MeshSettings):
     lease_seconds: Seconds = 15
     """How long an instance that has fallen silent still counts as living."""
     lease_renewal: Seconds = 5
+    presence_grace: Annotated[float, Field(ge=0)] = 5
+    """Seconds that somebody may be away before he is said to be offline."""
     relay_probe: Seconds = 5
     """How often the relay proves that it hears; three probes unheard make it deaf."""
 

@@ -12,6 +12,7 @@ import orjson
 
 from app.cluster.keys import Keys
 from app.cluster.lease import InstanceFacts, Lease
+from app.cluster.presence_queue import PresenceQueue
 from app.cluster.redis import UNAVAILABLE, RedisClient, Script, SharedPipeline, read_hash
 from app.cluster.streams import Page, page_arguments
 from app.connections.connection import Connection, instance_of
@@ -54,6 +55,7 @@ class ConnectionIndex:
         redis: RedisClient,
         pipeline: SharedPipeline,
         registry: ConnectionRegistry,
+        presence: PresenceQueue,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
@@ -62,6 +64,7 @@ class ConnectionIndex:
         self._redis = redis
         self._pipeline = pipeline
         self._registry = registry
+        self._presence = presence
         self._settings = settings
         self._metrics = metrics
         self._keys = Keys(settings.prefix)
@@ -91,6 +94,7 @@ class ConnectionIndex:
         if not answer:
             self.unregister(connection)
             raise Problem(Code.RATE_LIMITED, "Too many connections")
+        await self._presence.come([connection.user_id])
         return Page.of(answer)
 
     def _enter(self, connection: Connection, since: Position | None) -> asyncio.Future[Any]:
@@ -122,6 +126,7 @@ class ConnectionIndex:
                 if gone:
                     pipeline.srem(users, *gone)
                 await pipeline.execute()
+            await self._presence.leave(gone)
             back = [user_id for user_id in gone if self._registry.by_user(user_id)]
             if back:
                 await self._redis.sadd(users, *back)
@@ -129,9 +134,13 @@ class ConnectionIndex:
         self._leaving.clear()
 
     async def connections_of(self, user_id: str) -> list[ConnectionFacts]:
-        """The user's connections, on whatever instance."""
+        """The user's connections, on whatever instance is not known to be dead."""
         entries = await read_hash(self._redis, self._keys.connections(user_id))
-        return [_connection_facts(field.decode(), value) for field, value in entries.items()]
+        return [
+            _connection_facts(field.decode(), value)
+            for field, value in entries.items()
+            if value.split(b" ", 1)[0].decode() not in self.lease.dead
+        ]
 
     # Instances
 
@@ -205,6 +214,7 @@ class ConnectionIndex:
                         self._entry(connection),
                     )
                 await pipeline.execute()
+            await self._presence.come({connection.user_id for connection in batch})
             for connection in batch:
                 if self._registry.by_id(connection.id) is None:
                     self.unregister(connection)
@@ -220,7 +230,7 @@ class ConnectionIndex:
         users = self._keys.users_of(member)
         batch: list[str] = []
         async for user_id in self._redis.sscan_iter(users, count=_BATCH):
-            batch.append(self._keys.connections(user_id.decode()))
+            batch.append(user_id.decode())
             if len(batch) == _BATCH:
                 await self._reap_users(batch, member)
                 batch.clear()
@@ -229,8 +239,10 @@ class ConnectionIndex:
         await self._redis.hdel(self._keys.lease_facts, member)
         await self._redis.zrem(self._keys.leases, member)
 
-    async def _reap_users(self, connections: list[str], member: str) -> None:
-        removed = await asyncio.gather(*(self._reap([key], [member]) for key in connections))
+    async def _reap_users(self, users: list[str], member: str) -> None:
+        keys = [self._keys.connections(user_id) for user_id in users]
+        removed = await asyncio.gather(*(self._reap([key], [member]) for key in keys))
+        await self._presence.leave(users)
         self._metrics.entries_reaped.inc(sum(removed))
 
     async def _forget_dead(self, user_id: str) -> None:

@@ -9,6 +9,8 @@ from app.cluster.feeds import Feeds
 from app.cluster.index import ConnectionIndex
 from app.cluster.keys import Keys
 from app.cluster.messenger import Messenger
+from app.cluster.presence import Presence
+from app.cluster.presence_queue import PresenceQueue
 from app.cluster.redis import RedisClient, SharedPipeline
 from app.cluster.relay import Relay
 from app.cluster.streams import StreamReader
@@ -21,14 +23,25 @@ from app.telemetry.metrics import Metrics
 class Instance:
     """What is sent comes from `messenger`, what is heard through `relay` and `feeds`."""
 
-    def __init__(self, redis: RedisClient, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        redis: RedisClient,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        presence_is_watched: bool = False,
+    ) -> None:
         self.id = secrets.token_hex(6)
         self.registry = ConnectionRegistry()
         self.pipeline = SharedPipeline(redis)
+        presence_queue = PresenceQueue(self.pipeline, settings, watched=presence_is_watched)
         self.index = ConnectionIndex(
-            self.id, redis, self.pipeline, self.registry, settings, metrics
+            self.id, redis, self.pipeline, self.registry, presence_queue, settings, metrics
         )
         self.messenger = Messenger(self.pipeline, self.index, settings, metrics)
+        self.presence = Presence(
+            redis, self.pipeline, self.index, presence_queue, self.messenger, settings
+        )
         keys = Keys(settings.prefix)
         channels = Channels(keys.to_instance + self.id, keys.to_all)
         reader = StreamReader(self.pipeline, settings)

@@ -28,6 +28,8 @@ class Keys:
         """zset: `<instance>#<generation>` to the end of its lease, in ms of Redis' clock."""
         self.lease_facts = f"{prefix}:{{instances}}:facts"
         """hash: the same member to JSON about the instance."""
+        self.presence = f"{prefix}:{{presence}}"
+        """zset: user to when his presence is to be looked at, in ms of Redis' clock."""
         self.to_instance = f"{prefix}:to:"
         """Channel of one instance, without its id."""
         self.to_all = f"{prefix}:all"

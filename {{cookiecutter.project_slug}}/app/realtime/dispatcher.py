@@ -12,18 +12,17 @@ from pydantic import BaseModel
 
 from app.auth.caller import Caller
 from app.auth.identity import mesh_context
-from app.cluster.messenger import Messenger
 from app.cluster.redis import UNAVAILABLE
 from app.connections.connection import Connection
 from app.connections.messages import Call
 from app.errors import Code, Outcome, Problem
 from app.mesh.client import MeshClient
+from app.realtime.at_hand import AtHand
 from app.realtime.exposure import Exposure
 from app.realtime.forwarder import Forwarder
 from app.realtime.handlers import validate
 from app.realtime.limits import InFlight
 from app.realtime.router import Method, RealtimeRouter, Topic
-from app.settings import Settings
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +34,14 @@ class Dispatcher:
     by name, and a `context` made here.
     """
 
-    def __init__(
-        self, router: RealtimeRouter, mesh: MeshClient, messenger: Messenger, settings: Settings
-    ) -> None:
+    def __init__(self, router: RealtimeRouter, at_hand: AtHand) -> None:
         self._router = router
-        self._forwarder = Forwarder(mesh, messenger, settings)
-        self._in_flight = InFlight(settings.requests_per_user)
+        self._forwarder = Forwarder(at_hand.mesh, at_hand.messenger, at_hand.settings)
+        self._in_flight = InFlight(at_hand.settings.requests_per_user)
         self._topics = list(router.topics.values())
-        self._mesh = mesh
-        self._messenger = messenger
-        self._settings = settings
+        self._at_hand = at_hand
+        self._mesh = at_hand.mesh
+        self._settings = at_hand.settings
 
     async def request(
         self, caller: Caller, call: Call, connection: Connection | None = None
@@ -107,12 +104,7 @@ class Dispatcher:
             caller.require(*rule.scopes)
             async with self._bounded(f"topic {topic}", self._settings.request_timeout):
                 may = await rule.handler(
-                    {
-                        Topic: Topic(topic),
-                        Caller: caller,
-                        Messenger: self._messenger,
-                        MeshClient: mesh,
-                    }
+                    self._at_hand.arguments({Topic: Topic(topic), Caller: caller, MeshClient: mesh})
                 )
             if may is not True:
                 raise Problem(Code.FORBIDDEN, f"Topic {topic} is not for you")
@@ -138,12 +130,7 @@ class Dispatcher:
         params = validate(method.handler.params, call.params)
         async with self._bounded(f"{call.service}.{call.method}", timeout):
             result = await method.handler(
-                {
-                    BaseModel: params,
-                    Caller: caller,
-                    Messenger: self._messenger,
-                    MeshClient: mesh,
-                }
+                self._at_hand.arguments({BaseModel: params, Caller: caller, MeshClient: mesh})
             )
         return result.model_dump(mode="json") if isinstance(result, BaseModel) else result
 

@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from app.auth.caller import Caller
-from app.cluster.messenger import Messenger
 from app.connections.messages import Call
-from app.mesh.client import MeshClient
 from app.mesh.events import MeshEvent, topic_matches
 from app.mesh.messages import MeshRequest
+from app.realtime.at_hand import MAY_ASK
 from app.realtime.exposure import Exposure, Pattern, check_names
 from app.realtime.handlers import Handler, handler
 
@@ -27,10 +26,10 @@ class Topic(str):
     __slots__ = ()
 
 
-_METHOD_MAY_ASK = frozenset({Caller, Messenger, MeshClient})
-_SERVED_MAY_ASK = frozenset({MeshRequest, Messenger, MeshClient})
-_TOPIC_MAY_ASK = frozenset({Topic, Caller, Messenger, MeshClient})
-_EVENT_MAY_ASK = frozenset({MeshEvent, Messenger, MeshClient})
+_METHOD_MAY_ASK = MAY_ASK | {Caller}
+_SERVED_MAY_ASK = MAY_ASK | {MeshRequest}
+_TOPIC_MAY_ASK = MAY_ASK | {Topic, Caller}
+_EVENT_MAY_ASK = MAY_ASK | {MeshEvent}
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +142,8 @@ class RealtimeRouter:
     def method(self, name: str, *, scopes: Collection[str] = ()) -> Callable[[Function], Function]:
         """Answer `<service>.<method>` here, for browsers whose token has all of `scopes`.
 
-        The function may ask for a Pydantic model (the parameters), `Caller`, `Messenger`,
-        `MeshClient` and `Annotated[..., Depends(...)]`, by type.
+        The function may ask by type for a Pydantic model (the parameters), `Caller`, what is in
+        `MAY_ASK` and `Annotated[..., Depends(...)]`.
         """
         if "." not in name:
             raise ValueError(f"{name!r}: a method is named <service>.<method>")
@@ -161,7 +160,7 @@ class RealtimeRouter:
 
         The mesh is trusted: there are no scopes. With `encrypted` plain calls are refused, and
         `MESH_PRIVATE_KEY_FILE` is needed. The function may ask for a Pydantic model (the
-        parameters), `MeshRequest`, `Messenger`, `MeshClient` and `Annotated[..., Depends(...)]`.
+        parameters), `MeshRequest`, what is in `MAY_ASK` and `Annotated[..., Depends(...)]`.
         """
 
         def declare(function: Function) -> Function:
@@ -177,8 +176,8 @@ class RealtimeRouter:
         """Let browsers subscribe to topics of this pattern, if the token has all of `scopes` and
         the function returns True: `*` is one word between dots, `#` any number of them.
 
-        The function may ask for `Topic`, `Caller`, `Messenger`, `MeshClient` and
-        `Annotated[..., Depends(...)]`, by type.
+        The function may ask for `Topic`, `Caller`, what is in `MAY_ASK` and
+        `Annotated[..., Depends(...)]`.
         """
 
         def declare(function: Function) -> Function:
@@ -202,6 +201,10 @@ class RealtimeRouter:
             return function
 
         return declare
+
+    def offers(self, topic: str) -> bool:
+        """Whether a rule decides about a topic."""
+        return any(rule.matches(topic) for rule in self.topics.values())
 
     def include(self, other: RealtimeRouter) -> None:
         """Take in what another router offers.

@@ -14,27 +14,25 @@ from app.mesh.client import MeshClient
 from app.mesh.events import EventNotTaken, EventRule, MeshEvent
 from app.mesh.messages import MeshRequest
 from app.mesh.service import Answer, Service
+from app.realtime.at_hand import AtHand
 from app.realtime.handlers import validate
 from app.realtime.router import RealtimeRouter, Rule, Served
-from app.settings import Settings
 
 
-def join_mesh(
-    router: RealtimeRouter, mesh: MeshClient, messenger: Messenger, settings: Settings
-) -> None:
+def join_mesh(router: RealtimeRouter, at_hand: AtHand) -> None:
     """Tell the mesh what a router declares: its rules, and the service `APP_NAME` if it serves."""
     for rule in router.rules.values():
-        mesh.add_rule(event_rule(rule, mesh, messenger))
+        at_hand.mesh.add_rule(event_rule(rule, at_hand))
     if router.served:
-        key = settings.mesh_private_key_file
-        service = Service(settings.app_name, private_key=key.read_text() if key else "")
+        key = at_hand.settings.mesh_private_key_file
+        service = Service(at_hand.settings.app_name, private_key=key.read_text() if key else "")
         for method, served in router.served.items():
-            answer, function = _answer(served, mesh, messenger), served.handler.function
+            answer, function = _answer(served, at_hand), served.handler.function
             service.add(method, answer, function, encrypted=served.encrypted)
-        mesh.add_service(service)
+        at_hand.mesh.add_service(service)
 
 
-def event_rule(rule: Rule, mesh: MeshClient, messenger: Messenger) -> EventRule:
+def event_rule(rule: Rule, at_hand: AtHand) -> EventRule:
     """An event rule as the mesh wants it.
 
     An event that cannot be worked off now, because Redis is away or a call says `retryable`,
@@ -42,9 +40,9 @@ def event_rule(rule: Rule, mesh: MeshClient, messenger: Messenger) -> EventRule:
     """
 
     async def handle(event: MeshEvent) -> None:
-        once = messenger.idempotent(f"{event.id}/{rule.name}")
+        once = at_hand.messenger.idempotent(f"{event.id}/{rule.name}")
         try:
-            await rule.handler({MeshEvent: event, Messenger: once, MeshClient: mesh})
+            await rule.handler(at_hand.arguments({MeshEvent: event, Messenger: once}))
         except RedisError as error:
             raise EventNotTaken(f"Redis: {error}") from error
         except Problem as problem:
@@ -55,20 +53,22 @@ def event_rule(rule: Rule, mesh: MeshClient, messenger: Messenger) -> EventRule:
     return EventRule(name=rule.name, topic=rule.topic, handler=handle)
 
 
-def _answer(served: Served, mesh: MeshClient, messenger: Messenger) -> Answer:
+def _answer(served: Served, at_hand: AtHand) -> Answer:
     """A call that RabbitMQ delivers again sends nothing twice."""
 
     async def answer(request: MeshRequest) -> Any:
         params = validate(served.handler.params, request.params)
-        once = messenger.idempotent(f"{request.correlation_id}/{request.method}")
+        once = at_hand.messenger.idempotent(f"{request.correlation_id}/{request.method}")
         try:
             return await served.handler(
-                {
-                    BaseModel: params,
-                    MeshRequest: request,
-                    Messenger: once,
-                    MeshClient: mesh.with_context(request.context),
-                }
+                at_hand.arguments(
+                    {
+                        BaseModel: params,
+                        MeshRequest: request,
+                        Messenger: once,
+                        MeshClient: at_hand.mesh.with_context(request.context),
+                    }
+                )
             )
         except UNAVAILABLE as error:
             raise Problem(Code.SERVICE_UNAVAILABLE, outcome=Outcome.UNKNOWN) from error

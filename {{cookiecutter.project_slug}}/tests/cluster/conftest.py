@@ -26,7 +26,7 @@ class Instance(instance.Instance):
 
     def __init__(self, redis: RedisClient, settings: Settings) -> None:
         self.metrics = Metrics()
-        super().__init__(redis, settings, self.metrics)
+        super().__init__(redis, settings, self.metrics, presence_is_watched=True)
 
     async def join(
         self, user_id: str, since: str = "", transport: RecordingTransport | None = None
@@ -77,7 +77,8 @@ async def start(redis: RedisClient, settings: Settings) -> AsyncIterator[StartIn
 @asynccontextmanager
 async def _listening(instance: Instance) -> AsyncIterator[Instance]:
     await instance.index.renew()
-    tasks = [asyncio.create_task(work) for work in (instance.relay.run(), instance.feeds.run())]
+    works = (instance.relay.run(), instance.feeds.run(), instance.presence.run())
+    tasks = [asyncio.create_task(work) for work in works]
     try:
         async with asyncio.timeout(10):
             await instance.relay.listening()

@@ -17,6 +17,7 @@ from app.routes import (
     payments,
     profile,
     reports,
+    rooms,
     rpc,
     seats,
     websocket,
@@ -41,4 +42,5 @@ REALTIME = (
     payments.realtime,
     reports.realtime,
     seats.realtime,
+    rooms.realtime,
 )
