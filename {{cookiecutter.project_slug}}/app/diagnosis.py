@@ -95,6 +95,8 @@ def _settings(settings: Settings) -> list[Finding]:
             True, f"tokens are checked with {keys}, algorithms {', '.join(settings.jwt_algorithms)}"
         )
     ]
+    if settings.mesh_token_secret is None and settings.jwt_secret is None:
+        found.append(Finding(True, "services get no token: MESH_TOKEN_SECRET is empty"))
     if settings.jwt_audience is None:
         found.append(Finding(True, "tokens for an audience are refused: JWT_AUDIENCE is empty"))
     if settings.jwt_issuer is None:

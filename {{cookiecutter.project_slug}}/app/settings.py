@@ -27,6 +27,10 @@ def _origin(value: str) -> str:
     return f"{parts.scheme}://{parts.netloc}".lower()
 
 
+def _is_weak(secret: str) -> bool:
+    return len(secret.encode()) < MIN_SECRET_BYTES or len(set(secret)) < MIN_SECRET_CHARACTERS
+
+
 def _blank_is_none(value: object) -> object:
     return None if value == "" else value
 
@@ -131,8 +135,13 @@ class Settings(MeshSettings):
     relay_probe: Seconds = 5
     """How often the relay proves that it hears; three probes unheard make it deaf."""
 
-    mesh_token_key: str = "Authorization"  # noqa: S105
-    """The key of a call's `context` under which services look for the caller's token."""
+    mesh_token_secret: Annotated[SecretStr | None, BlankIsNone] = None
+    """The HS256 secret of the tokens that services get; `jwt_secret` when there is none."""
+    mesh_token_seconds: Count = 60
+    """How long the token of one call is good."""
+    mesh_token_keys: Names = ("Authorization",)
+    """The keys of a call's `context` under which services look for the token. Services that were
+    written for `nuropb_gw` look under its `Authorisation`."""
     mesh_token_prefix: str = ""
     """What stands before that token: NuroPb services expect nothing."""
     mesh_private_key_file: Annotated[FilePath | None, BlankIsNone] = None
@@ -176,11 +185,12 @@ class Settings(MeshSettings):
             return self
         if self.embedded:
             raise ValueError("memory:// is for development: production needs Redis and RabbitMQ")
-        if self.jwt_secret is not None:
-            secret = self.jwt_secret.get_secret_value()
-            if len(secret.encode()) < MIN_SECRET_BYTES or len(set(secret)) < MIN_SECRET_CHARACTERS:
+        for name in ("jwt_secret", "mesh_token_secret"):
+            value: SecretStr | None = getattr(self, name)
+            secret = value.get_secret_value() if value is not None else None
+            if secret is not None and _is_weak(secret):
                 raise ValueError(
-                    f"JWT_SECRET is weak: take at least {MIN_SECRET_BYTES} random bytes, "
+                    f"{name.upper()} is weak: take at least {MIN_SECRET_BYTES} random bytes, "
                     "for instance from `openssl rand -hex 32`"
                 )
         return self
