@@ -36,7 +36,7 @@ class Dispatcher:
 
     def __init__(self, router: RealtimeRouter, at_hand: AtHand) -> None:
         self._router = router
-        self._forwarder = Forwarder(at_hand.mesh, at_hand.messenger, at_hand.settings)
+        self._forwarder = Forwarder(at_hand)
         self._in_flight = InFlight(at_hand.settings.requests_per_user)
         self._topics = list(router.topics.values())
         self._at_hand = at_hand

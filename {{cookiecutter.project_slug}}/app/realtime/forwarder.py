@@ -12,16 +12,15 @@ from pydantic import BaseModel
 
 from app.auth.caller import Caller
 from app.backoff import pauses
-from app.cluster.messenger import Messenger
 from app.cluster.redis import UNAVAILABLE
 from app.connections.connection import Connection
 from app.connections.frames import encode
 from app.connections.messages import Call
 from app.errors import Code, Outcome, Problem
 from app.mesh.client import MeshClient
+from app.realtime.at_hand import AtHand
 from app.realtime.exposure import Exposure
 from app.realtime.handlers import validate
-from app.settings import Settings
 
 TOPIC = "result"
 """Of the event that holds an answer which came when nobody waited any more."""
@@ -37,10 +36,11 @@ logger = logging.getLogger(__name__)
 class Forwarder:
     """Hands exposed calls to the mesh, on the terms of their exposure."""
 
-    def __init__(self, mesh: MeshClient, messenger: Messenger, settings: Settings) -> None:
-        self._mesh = mesh
-        self._messenger = messenger
-        self._settings = settings
+    def __init__(self, at_hand: AtHand) -> None:
+        self._at_hand = at_hand
+        self._mesh = at_hand.mesh
+        self._messenger = at_hand.messenger
+        self._settings = at_hand.settings
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def request(
@@ -113,10 +113,12 @@ class Forwarder:
         """The parameters to send, if the call passes its model and its check."""
         params = validate(exposure.params, call.params)
         if exposure.check is not None:
-            given = {BaseModel: params, Caller: caller, MeshClient: mesh, Call: call}
+            given = self._at_hand.arguments(
+                {BaseModel: params, Caller: caller, MeshClient: mesh, Call: call}
+            )
             try:
                 async with asyncio.timeout_at(deadline):
-                    may = await exposure.check({**given, Messenger: self._messenger})
+                    may = await exposure.check(given)
             except TimeoutError:
                 raise Problem(Code.TIMEOUT) from None
             except UNAVAILABLE as error:
