@@ -38,7 +38,7 @@ class Workshop:
             for old, new in (
                 ("import admin, auth,", "import admin, auth, bench,"),
                 ("    orders.router,\n", "    orders.router,\n    bench.router,\n"),
-                ("(orders.realtime,)", "(orders.realtime, bench.realtime)"),
+                ("REALTIME = (", "REALTIME = (bench.realtime, "),
             ):
                 if text.count(old) != 1:
                     raise BenchError(f"routes/__init__.py has changed: {old!r}")

@@ -27,7 +27,7 @@ async def websocket_endpoint(websocket: WebSocket) -> None:
     await websocket.accept()
     detachable = websocket.scope["extensions"][EXTENSION]
     detachable.detach(lambda _: None, lambda _: None)
-    detachable.write(Frame(b'{"positions":{}}'))
+    detachable.write(Frame(b'{"positions":{}}'), limit=1024)
 
 
 @app.get("/bench/{command}")
