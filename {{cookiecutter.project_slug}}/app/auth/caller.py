@@ -65,6 +65,8 @@ def _text(value: object) -> str | None:
     """A claim that is short and safe to put into keys, logs and JSON; else None."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID:
         return None
+    if value.isprintable():
+        return value
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
         return None
     return value

@@ -84,10 +84,9 @@ class ConnectionIndex:
         Raises:
             Problem: `rate_limited` when the user has too many connections on living instances.
         """
-        _, answer = await asyncio.gather(
-            self._pipeline.submit("SADD", self._held_users, connection.user_id),
-            self._enter(connection, since),
-        )
+        held = self._pipeline.submit("SADD", self._held_users, connection.user_id)
+        answer = await self._enter(connection, since)
+        await held
         if not answer:
             await self._forget_dead(connection.user_id)
             answer = await self._enter(connection, since)

@@ -18,8 +18,9 @@ from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import NoScriptError, RedisError
 from redis.typing import EncodableT
 
+from app.cluster.exchange import Command, exchange
+
 RedisClient = Redis | RedisCluster
-Command = tuple[EncodableT, ...]
 
 UNAVAILABLE: Final = (RedisError, OSError, TimeoutError)
 """What a Redis in trouble raises."""
@@ -163,6 +164,7 @@ class SharedPipeline:
                 self._wait(("EVAL", text, *command[2:]), answer)
             elif isinstance(result, Exception):
                 answer.set_exception(result)
+                answer.exception()  # one that nobody awaits any more is no news: another failed
             else:
                 answer.set_result(result)
 
@@ -171,8 +173,8 @@ class SharedPipeline:
         if isinstance(self._redis, RedisCluster):
             calls = (redis.execute_command(*command) for command in commands)
             return await asyncio.gather(*calls, return_exceptions=True)
-        if len(commands) == 1:
-            return [await redis.execute_command(*commands[0])]
+        if type(self._redis) is Redis:
+            return await exchange(self._redis, commands)
         async with redis.pipeline(transaction=False) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)

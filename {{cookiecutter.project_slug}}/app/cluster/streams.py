@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,5 +65,9 @@ class StreamReader:
         Raises:
             RedisError, OSError, TimeoutError: Redis cannot be asked.
         """
+        return Page.of(await self.ask(stream, after))
+
+    def ask(self, stream: StreamKeys, after: Position | None = None) -> asyncio.Future[Any]:
+        """The same, for `Page.of`, asked in this turn of the loop whatever else is awaited."""
         arguments = page_arguments(after, self._settings)
-        return Page.of(await self._read([stream.meta, stream.stream], arguments))
+        return self._read([stream.meta, stream.stream], arguments)

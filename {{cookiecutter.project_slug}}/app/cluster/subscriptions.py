@@ -82,10 +82,9 @@ class Subscriptions:
             RedisError, OSError, TimeoutError: Redis cannot be asked.
         """
         user, everybody = self._feeds.join(connection)
-        of_user, of_all = await asyncio.gather(
-            self._index.register(connection, since.get("user")),
-            self._reader.read(self._keys.all, since.get("all")),
-        )
+        answer = self._reader.ask(self._keys.all, since.get("all"))
+        of_user = await self._index.register(connection, since.get("user"))
+        of_all = Page.of(await answer)
         return (
             Joined(user, since.get("user"), of_user),
             Joined(everybody, since.get("all"), of_all),

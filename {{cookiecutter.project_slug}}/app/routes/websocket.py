@@ -17,7 +17,6 @@ logger = logging.getLogger(__name__)
 router = APIRouter()
 
 
-@router.websocket("/ws")
 async def websocket(websocket: WebSocket) -> None:
     """Speak `bff.v1` with a browser (the template's `docs/protocol.md`).
 
@@ -78,3 +77,7 @@ async def _refuse(websocket: WebSocket, problem: Problem) -> None:
     signed_out = problem.code is Code.UNAUTHENTICATED
     code = CloseCode.NOT_AUTHENTICATED if signed_out else CloseCode.SERVER_ERROR
     await websocket.close(code, problem.description)
+
+
+router.add_websocket_route("/ws", websocket)
+"""Starlette's route: FastAPI's own would look for dependencies at each handshake."""

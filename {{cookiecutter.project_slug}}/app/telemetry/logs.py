@@ -19,8 +19,10 @@ _NOISY = {
     "aio_pika": logging.CRITICAL,
     "httpx": logging.WARNING,
     "uvicorn.error": logging.INFO,
+    "websockets.server": logging.WARNING,
 }
-"""The least level of who talks too much; below it, uvicorn logs every header and frame."""
+"""The least level of who talks too much: below it, uvicorn logs every header and frame, and
+websockets says again that a socket was opened."""
 
 
 def configure(settings: MeshSettings) -> None:
