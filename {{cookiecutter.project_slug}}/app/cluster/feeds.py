@@ -71,16 +71,18 @@ class Feeds:
         registry: ConnectionRegistry,
         channels: Channels,
         reader: StreamReader,
+        missed: asyncio.Event,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
+        """`missed` is set by whoever knows that messages may have passed this instance by."""
         self._registry = registry
         self._channels = channels
         self._reader = reader
         self._metrics = metrics
         self._keys = Keys(settings.prefix)
         self._check_seconds = settings.stream_check
-        self._check_now = asyncio.Event()
+        self._missed = missed
         self._all = Feed("all", "")
         self._users: dict[str, Feed] = {}
         self._topics: dict[str, Feed] = {}
@@ -191,13 +193,13 @@ class Feeds:
     # Holes
 
     async def run(self) -> None:
-        """Compare every stream with Redis, spread over `STREAM_CHECK`; all at once when
-        `check_soon` asks for it. Channels of topics that nobody here has are dropped."""
+        """Compare every stream with Redis, spread over `STREAM_CHECK`; all at once when something
+        may have been missed. Channels of topics that nobody here has are dropped."""
         while True:
             batches = self._batches()
             for batch in batches:
                 if await self._is_asked(within=self._check_seconds / len(batches)):
-                    self._check_now.clear()
+                    self._missed.clear()
                     batches = self._batches()
                     break
                 await asyncio.gather(*(self._compare(feed) for feed in batch))
@@ -212,17 +214,13 @@ class Feeds:
     async def _is_asked(self, within: float) -> bool:
         try:
             async with asyncio.timeout(within):
-                return await self._check_now.wait()
+                return await self._missed.wait()
         except TimeoutError:
             return False
 
     def _batches(self) -> list[list[Feed]]:
         feeds = [self._all, *self._users.values(), *self._topics.values()]
         return [feeds[start : start + _BATCH] for start in range(0, len(feeds), _BATCH)]
-
-    def check_soon(self) -> None:
-        """Something may have been missed: the subscription is new."""
-        self._check_now.set()
 
     def _mend(self, feed: Feed) -> None:
         if feed.mending or feed.position is None:

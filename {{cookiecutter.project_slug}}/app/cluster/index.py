@@ -56,15 +56,18 @@ class ConnectionIndex:
         pipeline: SharedPipeline,
         registry: ConnectionRegistry,
         presence: PresenceQueue,
+        missed: asyncio.Event,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
+        """`missed` is set when messages may have passed this instance by."""
         self.instance_id = instance_id
         self.lease = Lease(instance_id, pipeline, registry, settings)
         self._redis = redis
         self._pipeline = pipeline
         self._registry = registry
         self._presence = presence
+        self._missed = missed
         self._settings = settings
         self._metrics = metrics
         self._keys = Keys(settings.prefix)
@@ -191,6 +194,7 @@ class ConnectionIndex:
             self._leased = False
             await self.lease.take()
             await self._rewrite()
+            self._missed.set()
             self._leased = True
             return self.lease.dead
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 
 from app.cluster.channels import Channels
@@ -34,9 +35,10 @@ class Instance:
         self.id = secrets.token_hex(6)
         self.registry = ConnectionRegistry()
         self.pipeline = SharedPipeline(redis)
+        missed = asyncio.Event()
         presence_queue = PresenceQueue(self.pipeline, settings, watched=presence_is_watched)
         self.index = ConnectionIndex(
-            self.id, redis, self.pipeline, self.registry, presence_queue, settings, metrics
+            self.id, redis, self.pipeline, self.registry, presence_queue, missed, settings, metrics
         )
         self.messenger = Messenger(self.pipeline, self.index, settings, metrics)
         self.presence = Presence(
@@ -45,7 +47,7 @@ class Instance:
         keys = Keys(settings.prefix)
         channels = Channels(keys.to_instance + self.id, keys.to_all)
         reader = StreamReader(self.pipeline, settings)
-        self.feeds = Feeds(self.registry, channels, reader, settings, metrics)
+        self.feeds = Feeds(self.registry, channels, reader, missed, settings, metrics)
         self.subscriptions = Subscriptions(
             self.index, self.registry, self.feeds, channels, reader, settings
         )
@@ -56,6 +58,7 @@ class Instance:
             channels,
             self.feeds,
             self.subscriptions,
+            missed,
             settings,
             metrics,
         )

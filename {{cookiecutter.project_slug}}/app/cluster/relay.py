@@ -46,6 +46,7 @@ class Relay:
         channels: Channels,
         feeds: Feeds,
         subscriptions: Subscriptions,
+        missed: asyncio.Event,
         settings: Settings,
         metrics: Metrics,
     ) -> None:
@@ -55,6 +56,7 @@ class Relay:
         self._channels = channels
         self._feeds = feeds
         self._subscriptions = subscriptions
+        self._missed = missed
         self._metrics = metrics
         self._probe_seconds = settings.relay_probe
         self._reason = "not listening yet"
@@ -137,7 +139,7 @@ class Relay:
     def _hears(self) -> None:
         if self._reason:
             self._reason = ""
-            self._feeds.check_soon()
+            self._missed.set()
             logger.info("relay hears")
         self._metrics.relay_hears.set(1)
         self._listening.set()
