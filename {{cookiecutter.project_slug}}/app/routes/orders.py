@@ -72,9 +72,16 @@ async def share(
     return Shared(connections=sent.addressed)
 
 
-# Mesh to browsers
+# Mesh to browsers: to the user, and to whoever follows a topic
+
+
+@realtime.topic("orders.latest", scopes=["orders"])
+async def may_follow_orders() -> bool:
+    return True
 
 
 @realtime.event("orders.*.updated")
 async def order_updated(event: MeshEvent, messenger: Messenger) -> None:
-    await messenger.to_user(event.payload["user_id"], "order.updated", event.payload)
+    order = event.payload
+    await messenger.to_user(order["user_id"], "order.updated", order)
+    await messenger.to_topic("orders.latest", {"item": order["item"], "status": order["status"]})

@@ -16,6 +16,19 @@ async def test_an_order_is_placed_listed_and_announced(bff: Bff) -> None:
         assert listed["result"]["orders"] == [placed["result"]]
 
 
+async def test_whoever_may_follows_the_latest_orders(bff: Bff) -> None:
+    topics = {"topics": [{"topic": "orders.latest"}], "trace_id": "follow"}
+    async with bff.browser("alice") as alice, bff.browser("bob") as bob:
+        assert (await bob.ask({"type": "subscribe", "payload": topics}))["error"] is None
+        await alice.request("orders", "place", item="tea", quantity=2)
+        latest = await bob.event("orders.latest")
+        assert latest["event"] == {"item": "tea", "status": "placed"}
+        assert latest["id"].startswith("topic:orders.latest/")
+    async with bff.browser("eve", scopes=()) as eve:
+        refused = await eve.ask({"type": "subscribe", "payload": topics})
+        assert refused["error"]["code"] == "forbidden"
+
+
 async def test_orders_are_the_callers_own(bff: Bff) -> None:
     async with bff.http("alice") as alice, bff.http("bob") as bob:
         await alice.post("/orders", json={"item": "tea"})
