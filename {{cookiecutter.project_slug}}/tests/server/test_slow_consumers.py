@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
+import websockets
 
 from app.connections.close_codes import CloseCode
 from app.connections.connection import Connection
@@ -101,3 +102,23 @@ async def test_who_never_reads_again_is_forgotten_all_the_same(
     closed = {"code": str(int(CloseCode.SLOW_CONSUMER))}
     registry = bff.app.state.metrics.registry
     assert registry.get_sample_value("bff_connections_closed_total", closed) == 1
+
+
+async def test_who_comes_back_gets_exactly_what_it_missed(bff: Bff, settings: Settings) -> None:
+    received: list[int] = []
+    async with stalled(bff) as sam:
+        position = sam.hello["positions"]["user"]
+        sent = await send_until_closing(bff, settings)
+        sam.websocket.transport.resume_reading()
+        with suppress(websockets.ConnectionClosed):
+            while True:
+                message = await sam.event("bulk")
+                received.append(message["event"]["number"])
+                position = message["id"]
+    missed = sent - len(received)
+    assert missed > 0
+    await send(bff, sent, USER)
+    async with bff.browser(USER, query=f"?since={position}") as sam:
+        assert sam.hello["recovered"] == {"user": True}
+        received += [(await sam.event("bulk"))["event"]["number"] for _ in range(missed + 1)]
+    assert received == list(range(sent + 1))
