@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import time
 from collections import Counter
@@ -38,7 +39,6 @@ SERVERS: dict[str, tuple[Callable[[Deployment], list[str | Path]], int]] = {
     "bff serve": (lambda d: [d.project.bff, "serve", "--port", "0"], -signal.SIGTERM),
     "workers": (lambda d: [d.project.bff, "serve", "--port", "0", "--workers", "2"], 0),
     "plain uvicorn": (lambda d: [d.project.python, *PLAIN], -signal.SIGTERM),
-    "workers of plain uvicorn": (lambda d: [d.project.python, *PLAIN, "--workers", "2"], 0),
 }
 """How the BFF can be run, and how each ends on SIGTERM: uvicorn raises the signal again, its
 parent of several workers does not."""
@@ -92,13 +92,35 @@ async def ends(browser: Browser) -> Left:
     return Left(await browser.closed(EXIT_SECONDS), time.monotonic())
 
 
-async def comes_back(browser: Browser, person: Person, to: Instance, connect: Connect) -> Left:
-    """All that a client does: it waits for the end, then as long as it was told, and connects."""
+async def comes_back(
+    browser: Browser, person: Person, to: Instance, connect: Connect
+) -> tuple[Left, Browser]:
+    """All that a client does: it waits for the end, then as long as it was told, and goes on
+    elsewhere from where it was."""
     left = await ends(browser)
     (told,) = [frame for frame in browser.frames if frame["type"] == "drain"]
     await asyncio.sleep(told["payload"]["reconnect_after_ms"] / 1000)
-    await connect(to, person)
-    return left
+    seen = [message["id"] for message in browser.events("counted")]
+    since = seen[-1] if seen else browser.hello["positions"]["user"]
+    return left, await connect(to, person, query=f"since={since}")
+
+
+async def count_up(
+    admin: Admin, instance: Instance, people: set[Person], stop: asyncio.Event
+) -> int:
+    """Send numbered messages to people until told to stop; how many it were."""
+    audience = {"audience": "users", "user_ids": [person.id for person in people]}
+    for number in itertools.count():
+        await admin.broadcast(instance, "counted", event={"number": number}, **audience)
+        if stop.is_set():
+            return number + 1
+        await asyncio.sleep(0.1)
+    raise AssertionError
+
+
+def numbers_of(*browsers: Browser) -> list[int]:
+    """The numbers of the messages that came, in this order."""
+    return [message["event"]["number"] for each in browsers for message in each.events("counted")]
 
 
 async def crowd_on(
@@ -119,13 +141,16 @@ async def ask_to_wait(browser: Browser, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("how", SERVERS)
-async def test_sockets_leave_evenly_over_the_drain_time_and_nothing_is_cut(
+async def test_sockets_leave_evenly_over_the_drain_time_and_nothing_is_lost(
     deployment: Deployment, stays: Instance, admin: Admin, connect: Connect, how: str
 ) -> None:
     command, exit_code = SERVERS[how]
     leaves = deployment.start(how.replace(" ", "-"), command(deployment))
     await leaves.started(2 if "workers" in how else 1)
     crowd = await crowd_on(leaves, deployment, connect, SOCKETS)
+    people = {person for person, _ in crowd}
+    stop = asyncio.Event()
+    counting = asyncio.create_task(count_up(admin, stays, people, stop))
     busy = [browser for _, browser in crowd[:: SOCKETS // 10]]
     for browser in busy:
         await ask_to_wait(browser, 2)
@@ -144,7 +169,8 @@ async def test_sockets_leave_evenly_over_the_drain_time_and_nothing_is_cut(
         await Browser.open(leaves, token=crowd[0][0].token)
     assert refused.value.response.status_code == 503
 
-    left = await asyncio.gather(*leaving)
+    came_back = await asyncio.gather(*leaving)
+    left = [each for each, _ in came_back]
     assert Counter(each.code for each in left) == {DRAIN: SOCKETS}
     answers = [await browser.response("in-flight") for browser in busy]
     assert [(answer["error"], answer["result"]) for answer in answers] == [(None, 2)] * len(busy)
@@ -157,8 +183,15 @@ async def test_sockets_leave_evenly_over_the_drain_time_and_nothing_is_cut(
     assert time.monotonic() - told_at < EXIT_SECONDS
     assert "Traceback" not in leaves.output
 
+    stop.set()
+    sent = await counting
+    await admin.fence(stays, *(browser for _, browser in came_back))
+    for (_, before), (_, after) in zip(crowd, came_back, strict=True):
+        assert after.hello["recovered"] == {"user": True}
+        assert numbers_of(before, after) == list(range(sent))
+
     async def all_are_back() -> bool:
-        found = [await admin.connections(stays, person.id) for person in {p for p, _ in crowd}]
+        found = [await admin.connections(stays, person.id) for person in people]
         return [len(connections) for connections in found] == [PER_USER] * len(found)
 
     await until(all_are_back, "everybody is on the other instance and nowhere else")
