@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,7 @@ class ConnectionIndex:
         Raises:
             Problem: `rate_limited` when the user has too many connections on living instances.
         """
+        member = self.lease.member
         held = self._pipeline.submit("SADD", self._held_users, connection.user_id)
         answer = await self._enter(connection, since)
         await held
@@ -96,6 +97,8 @@ class ConnectionIndex:
         if not answer:
             self.unregister(connection)
             raise Problem(Code.RATE_LIMITED, "Too many connections")
+        if self.lease.member != member:
+            await self._write([connection])
         await self._presence.come([connection.user_id])
         return Page.of(answer)
 
@@ -207,20 +210,20 @@ class ConnectionIndex:
         connections = [connection for connection in self._registry if connection.closing is None]
         for start in range(0, len(connections), _BATCH):
             batch = connections[start : start + _BATCH]
-            async with self._redis.pipeline(transaction=False) as pipeline:
-                for connection in batch:
-                    pipeline.sadd(self._held_users, connection.user_id)
-                for connection in batch:
-                    pipeline.hset(
-                        self._keys.connections(connection.user_id),
-                        connection.id,
-                        self._entry(connection),
-                    )
-                await pipeline.execute()
+            await self._write(batch)
             await self._presence.come({connection.user_id for connection in batch})
             for connection in batch:
                 if self._registry.by_id(connection.id) is None:
                     self.unregister(connection)
+
+    async def _write(self, connections: Sequence[Connection]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for connection in connections:
+                pipeline.sadd(self._held_users, connection.user_id)
+            for connection in connections:
+                key = self._keys.connections(connection.user_id)
+                pipeline.hset(key, connection.id, self._entry(connection))
+            await pipeline.execute()
 
     # The dead
 

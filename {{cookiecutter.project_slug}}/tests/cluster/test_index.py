@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from redis.typing import EncodableT
 
+from app.cluster import lease
 from app.cluster.index import ConnectionIndex
-from app.cluster.redis import RedisClient
+from app.cluster.redis import RedisClient, read_hash
 from app.errors import Code, Problem
 from app.settings import Settings
 from tests.cluster.conftest import Instance, StartInstance
 from tests.waiting import until
+
+LONG = 60.0
+"""Seconds of a lease that no test outlasts."""
 
 
 @pytest.fixture
@@ -75,6 +83,128 @@ async def test_a_reaper_at_work_harms_no_new_generation(start: StartInstance) ->
     await a.index.renew()
     await asyncio.gather(b.index._reap_all(dead), b.index._reap_all(dead))
     assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
+
+
+async def test_an_instance_that_returns_in_the_middle_of_being_reaped_is_whole(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    """Stopped for longer than its lease, and continued when half of it is reaped."""
+    a, b = await start(), await start(lease_seconds=LONG)
+    joined = [await a.join(f"user-{number}") for number in range(4)]
+    await asyncio.sleep(0.5)  # the lease must truly run out
+    dead = await b.index.renew()
+    old = a.index.lease.member
+    reap_one = b.index._reap
+    reaped = 0
+
+    async def half_way(keys: Sequence[str], args: Sequence[EncodableT]) -> object:
+        nonlocal reaped
+        reaped += 1
+        if reaped == 3:
+            await a.index.renew()
+        return await reap_one(keys, args)
+
+    b.index._reap = half_way  # type: ignore[assignment]
+    await b.index._reap_all(dead)
+    assert reaped == 4
+    for connection in joined:
+        found = await b.index.connections_of(connection.user_id)
+        assert [facts.connection_id for facts in found] == [connection.id]
+    keys = a.index._keys
+    held = await redis.smembers(keys.users_of(a.index.lease.member))
+    assert held == {connection.user_id.encode() for connection in joined}
+    assert not await redis.exists(keys.users_of(old))
+
+
+async def test_who_joins_while_the_generation_changes_belongs_to_the_new_one(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    """An entry on its way may reach Redis after all the others were written anew."""
+    a, b = await start(), await start()
+    register = a.index._register
+
+    async def late(keys: Sequence[str], args: Sequence[EncodableT]) -> object:
+        await redis.delete(a.index._keys.leases)
+        await a.index.renew()
+        return await register(keys, args)
+
+    a.index._register = late  # type: ignore[assignment]
+    alice = await a.join("alice")
+    mark = a.index.lease.member.encode()
+    assert mark.endswith(b"#2")
+    entries = await read_hash(redis, a.index._keys.connections("alice"))
+    assert [entry.partition(b" ")[0] for entry in entries.values()] == [mark]
+    assert await redis.smembers(a.index._keys.users_of(mark.decode())) == {b"alice"}
+    await b.index._forget_dead("alice")
+    assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
+
+
+async def test_two_reapers_at_once_remove_each_entry_once_and_nothing_else(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    a, b, c = await start(), await start(lease_seconds=LONG), await start(lease_seconds=LONG)
+    dead = [await a.join(f"user-{number % 3}") for number in range(9)]
+    await asyncio.sleep(0.5)  # the lease of `a` must truly run out
+    await b.index.renew()
+    stays = [await b.join(f"user-{number}") for number in range(3)]
+    await asyncio.gather(reap(b), reap(c), reap(b), reap(c))
+    found = [
+        facts.connection_id
+        for number in range(3)
+        for facts in await c.index.connections_of(f"user-{number}")
+    ]
+    assert found == [connection.id for connection in stays]
+    counts = [each.metrics.registry.get_sample_value("bff_entries_reaped_total") for each in (b, c)]
+    assert sum(count or 0 for count in counts) == len(dead)
+    member = a.index.lease.member
+    assert await redis.zscore(a.index._keys.leases, member) is None
+    assert not await redis.hexists(a.index._keys.lease_facts, member)
+
+
+@pytest.mark.parametrize("hours", [-24, 24])
+async def test_the_clock_of_an_instance_does_not_matter(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Leases begin and end by the clock of Redis."""
+    right = time.time
+    clock = SimpleNamespace(time=lambda: right() + hours * 3600)
+    monkeypatch.setattr(lease, "time", clock)
+    wrong = await start(lease_seconds=1.5)
+    monkeypatch.undo()
+    alice = await wrong.join("alice")
+    b = await start(lease_seconds=LONG)
+
+    monkeypatch.setattr(lease, "time", clock)
+    for _ in range(3):
+        assert wrong.index.lease.member not in await b.index.renew()
+        assert b.index.lease.member not in await wrong.index.renew()
+        assert await living(wrong.index) == await living(b.index) == {wrong.id, b.id}
+    assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
+
+    async def is_dead() -> bool:
+        return wrong.index.lease.member in await b.index.renew()
+
+    await until(is_dead)
+    assert await living(b.index) == {b.id}
+
+
+async def test_who_takes_the_place_of_a_dead_one_on_its_host_is_not_taken_for_it(
+    start: StartInstance,
+) -> None:
+    """An orchestrator gives a new instance the name of the host that the dead one had."""
+    dead, b = await start(), await start(lease_seconds=LONG)
+    await dead.join("alice")
+    heir = await start(lease_seconds=LONG)
+    alice = await heir.join("alice")
+    hosts = {facts.instance: facts.host for facts in await b.index.instances()}
+    assert hosts[dead.id] == hosts[heir.id]
+
+    async def only_the_heir() -> bool:
+        await reap(b)
+        return [f.connection_id for f in await b.index.connections_of("alice")] == [alice.id]
+
+    await until(only_the_heir)
+    assert await living(b.index) == {b.id, heir.id}
 
 
 async def test_a_wiped_redis_is_filled_again(start: StartInstance, redis: RedisClient) -> None:
