@@ -108,7 +108,7 @@ def run(command: list[str], file: str, **environment: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("file", ["bff-client.test.mjs", "delivery.test.mjs"])
+@pytest.mark.parametrize("file", ["bff-client.test.mjs", "delivery.test.mjs", "promise.test.mjs"])
 def test_the_client_keeps_its_promises(node: list[str], file: str) -> None:
     run(node, file)
 
