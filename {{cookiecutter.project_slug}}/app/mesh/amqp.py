@@ -13,7 +13,14 @@ from app.mesh import wire
 from app.mesh.consumer import QueueConsumer
 from app.mesh.events import EventRule
 from app.mesh.lane import Contents, Lane, Publisher
-from app.mesh.link import BROKER_SECONDS, Link, broker_errors, declare_exchanges, open_channel
+from app.mesh.link import (
+    BROKER_SECONDS,
+    Link,
+    broker_errors,
+    declare_exchanges,
+    end,
+    open_channel,
+)
 from app.mesh.messages import Kind, Message
 from app.mesh.rule_queue import RuleConsumer
 from app.mesh.service import Service
@@ -150,9 +157,7 @@ class AmqpTransport:
         finally:
             self._reply_to = ""
             receiver.on_replies_lost()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(*tasks)
 
     def _changed(self) -> None:
         if self._receiver is not None:

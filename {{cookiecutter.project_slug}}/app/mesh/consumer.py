@@ -10,9 +10,19 @@ from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
 
 from app.backoff import pauses
-from app.mesh.link import LONGEST_PAUSE, broker_errors, consumer_cancelled
+from app.mesh.link import (
+    BROKER_SECONDS,
+    LONGEST_PAUSE,
+    broker_errors,
+    consumer_cancelled,
+    ends_if_cancelled,
+)
 from app.mesh.messages import Delivery
 from app.mesh.transport import LinkLost
+
+RENEW_SECONDS = 15
+"""How often queue and binding are declared anew: an exchange that was deleted takes its bindings
+along, and tells no consumer."""
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +34,11 @@ class QueueConsumer(ABC):
         self._name = name
         self.consumes = asyncio.Event()
         """Set once the queue is there and bound: from then on no message is missed."""
+
+    @abstractmethod
+    async def declare(self, channel: Channel) -> None:
+        """Make sure that exchange, queue and binding are there. Arguments never change: RabbitMQ
+        refuses other ones for a queue that exists."""
 
     @abstractmethod
     async def consume(self, connection: AbstractConnection) -> None:
@@ -47,11 +62,18 @@ class QueueConsumer(ABC):
         Raises:
             Exception: whatever it was; always.
         """
+        ends_if_cancelled()
         self.consumes.set()
         ends = {*workers, channel.closing, consumer_cancelled(channel)}
-        ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        ended.pop().result()
-        raise LinkLost("the queue is gone")
+        while True:
+            ended, _ = await asyncio.wait(
+                ends, timeout=RENEW_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            if ended:
+                ended.pop().result()
+                raise LinkLost("the queue is gone")
+            async with asyncio.timeout(BROKER_SECONDS):
+                await self.declare(channel)
 
 
 def delivery(message: DeliveredMessage) -> Delivery:

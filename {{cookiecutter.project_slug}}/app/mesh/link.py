@@ -6,12 +6,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
-from typing import Protocol
+from typing import Any, Protocol
 
 import aio_pika
 from aiormq import Channel
 from aiormq.abc import AbstractConnection
-from aiormq.exceptions import AMQPError, DeliveryError
+from aiormq.exceptions import AMQPError, DeliveryError, InvalidFrameError
 from yarl import URL
 
 from app.backoff import pauses
@@ -52,12 +52,18 @@ def broker_errors() -> Iterator[None]:
     except DeliveryError:
         raise
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
+        if _is_cancelled():
             raise
         raise LinkLost("the connection was closed") from None
     except (AMQPError, StopAsyncIteration, RuntimeError, OSError, TimeoutError) as error:
+        if _is_cancelled():
+            raise asyncio.CancelledError from error
         raise LinkLost(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 async def open_channel(connection: AbstractConnection, *, confirms: bool) -> Channel:
@@ -76,6 +82,35 @@ async def declare_exchanges(channel: Channel, settings: MeshSettings) -> None:
         (settings.dead_letter_exchange, "fanout"),
     ):
         await channel.exchange_declare(name, exchange_type=kind, durable=True)
+
+
+async def end(*tasks: asyncio.Task[Any], seconds: float = BROKER_SECONDS) -> None:
+    """Cancel tasks until they have ended, or for some seconds.
+
+    Once is not enough: what they wait for may swallow it, as Python 3.11's `wait_for` does when
+    the answer comes in the same moment.
+    """
+    left = {task for task in tasks if not task.done()}
+    deadline = asyncio.get_running_loop().time() + seconds
+    while left and asyncio.get_running_loop().time() < deadline:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=1)
+    for task in tasks:
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            logger.info("Mesh: ended with %s: %s", type(error).__name__, error)
+    for task in left:
+        logger.critical("Mesh: %s does not end", task)
+
+
+def ends_if_cancelled() -> None:
+    """Heed a cancellation that something before has swallowed.
+
+    Raises:
+        CancelledError: this task is to end.
+    """
+    if _is_cancelled():
+        raise asyncio.CancelledError
 
 
 class _Closable(Protocol):
@@ -133,8 +168,7 @@ class Link:
     async def stop(self) -> None:
         """Close the connection."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait({self._task}, timeout=2 * BROKER_SECONDS)
+            await end(self._task, seconds=2 * BROKER_SECONDS)
 
     async def _supervise(self) -> None:
         waits = pauses(0.2, LONGEST_PAUSE)
@@ -152,7 +186,7 @@ class Link:
         client, lane = aio_pika.Connection(self._url), Lane()
         client.kwargs["transport_factory"] = lane
         try:
-            with broker_errors():
+            with broker_errors(), self._refusals():
                 async with asyncio.timeout(BROKER_SECONDS):
                     await client.connect()
             assert client.transport is not None  # noqa: S101
@@ -162,9 +196,23 @@ class Link:
         finally:
             await close(client)
 
+    @contextmanager
+    def _refusals(self) -> Iterator[None]:
+        """Say in words what aiormq tells as a frame that it did not expect."""
+        try:
+            yield
+        except InvalidFrameError as error:
+            if "Connection.OpenOk" not in str(error):
+                raise
+            vhost = self._url.path[1:] or "/"
+            raise LinkLost(
+                f"the broker refuses the vhost {vhost!r}: it is not there, or not for this user"
+            ) from error
+
     async def _use_until_lost(self, connection: AbstractConnection, channel: Channel) -> None:
         ends = {connection.closing, channel.closing, consumer_cancelled(channel)}
         ended: set[asyncio.Future[None]] = set()
+        ends_if_cancelled()
         try:
             while not ended:
                 blocked = await _is_blocked(connection)

@@ -10,7 +10,7 @@ from aiormq.abc import AbstractConnection, DeliveredMessage
 
 from app.mesh.consumer import QueueConsumer, delivery
 from app.mesh.events import EventRule
-from app.mesh.link import BROKER_SECONDS, close, open_channel
+from app.mesh.link import BROKER_SECONDS, close, declare_exchanges, end, open_channel
 from app.mesh.transport import Receiver
 from app.settings import MeshSettings
 
@@ -29,7 +29,7 @@ class RuleConsumer(QueueConsumer):
 
     def __init__(self, settings: MeshSettings, rule: EventRule, receiver: Receiver) -> None:
         super().__init__(f"event rule {rule.name}")
-        self._exchange = settings.events_exchange
+        self._settings = settings
         self._queue = f"{settings.app_name}.events.{rule.name}.v1"
         self._dead_letters = f"{settings.app_name}.dead-letters.v1"
         self._rule = rule
@@ -41,17 +41,16 @@ class RuleConsumer(QueueConsumer):
         handling = asyncio.get_running_loop().create_task(self._handle(channel, deliveries))
         try:
             async with asyncio.timeout(BROKER_SECONDS):
-                await self._declare(channel)
+                await self.declare(channel)
                 await channel.basic_qos(prefetch_count=PREFETCH)
                 await channel.basic_consume(self._queue, deliveries.put)
             await self.until_lost(channel, handling)
         finally:
-            handling.cancel()
-            await asyncio.gather(handling, return_exceptions=True)
+            await end(handling)
             await close(channel)
 
-    async def _declare(self, channel: Channel) -> None:
-        """Arguments are constant: RabbitMQ refuses other ones for a queue that exists."""
+    async def declare(self, channel: Channel) -> None:
+        await declare_exchanges(channel, self._settings)
         await channel.queue_declare(
             self._dead_letters,
             durable=True,
@@ -68,7 +67,8 @@ class RuleConsumer(QueueConsumer):
             "x-dead-letter-routing-key": self._dead_letters,
         }
         await channel.queue_declare(self._queue, durable=True, arguments=arguments)
-        await channel.queue_bind(self._queue, self._exchange, routing_key=self._rule.topic)
+        exchange = self._settings.events_exchange
+        await channel.queue_bind(self._queue, exchange, routing_key=self._rule.topic)
 
     async def _handle(self, channel: Channel, deliveries: asyncio.Queue[DeliveredMessage]) -> None:
         while True:

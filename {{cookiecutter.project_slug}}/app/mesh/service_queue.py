@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
@@ -43,11 +44,18 @@ class ServiceConsumer(QueueConsumer):
         super().__init__(f"service {service.name}")
         self._settings = settings
         self._service = service
+        self._queue = f"nuropb-{service.name}-sq"
         self._receiver = receiver
         self._publish = publish
 
+    async def declare(self, channel: Channel) -> None:
+        await declare_exchanges(channel, self._settings)
+        arguments: dict[str, Any] = {"x-dead-letter-exchange": self._settings.dead_letter_exchange}
+        await channel.queue_declare(self._queue, durable=True, arguments=arguments)
+        exchange, name = self._settings.rpc_exchange, self._service.name
+        await channel.queue_bind(self._queue, exchange, routing_key=name)
+
     async def consume(self, connection: AbstractConnection) -> None:
-        queue = f"nuropb-{self._service.name}-sq"
         channel = await open_channel(connection, confirms=False)
 
         async def on_call(message: DeliveredMessage) -> None:
@@ -55,16 +63,9 @@ class ServiceConsumer(QueueConsumer):
 
         try:
             async with asyncio.timeout(BROKER_SECONDS):
-                await declare_exchanges(channel, self._settings)
-                await channel.queue_declare(
-                    queue,
-                    durable=True,
-                    arguments={"x-dead-letter-exchange": self._settings.dead_letter_exchange},
-                )
-                exchange = self._settings.rpc_exchange
-                await channel.queue_bind(queue, exchange, routing_key=self._service.name)
+                await self.declare(channel)
                 await channel.basic_qos(prefetch_count=CONCURRENT_CALLS)
-                await channel.basic_consume(queue, on_call)
+                await channel.basic_consume(self._queue, on_call)
             await self.until_lost(channel)
         finally:
             await close(channel)

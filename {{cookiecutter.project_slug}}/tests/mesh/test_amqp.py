@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
+import aiormq
 import pytest
 
 from app.errors import Code, Outcome, Problem
 from app.mesh.amqp import AmqpTransport
 from app.mesh.client import MeshClient
 from app.mesh.events import EventRule, MeshEvent
+from app.mesh.service import Service
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from tests.mesh.conftest import StartClient
@@ -91,6 +94,41 @@ async def test_a_queue_that_cannot_be_declared_harms_only_its_rule(
     await until(heard)
     assert await mesh.request(service, "echo", {}, context={}) == {}
     assert mesh.status.connected
+
+
+async def test_every_queue_is_exclusive_or_durable_and_bounded(
+    start_client: StartClient,
+    engine: RabbitEngine,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RabbitMQ 4.3 refuses queues that are neither exclusive nor durable."""
+    declared: dict[str, dict[str, Any]] = {}
+    declare = aiormq.Channel.queue_declare
+
+    async def record(self: Any, queue: str = "", **more: Any) -> Any:
+        answer = await declare(self, queue, **more)
+        declared[queue or "reply"] = more
+        return answer
+
+    monkeypatch.setattr(aiormq.Channel, "queue_declare", record)
+
+    async def take(event: MeshEvent) -> None: ...
+
+    service, rule = Service(f"service-{settings.app_name}"), EventRule("first", "a", take)
+    await start_client(rule, services=[service])
+    own = f"{settings.app_name}."
+    assert set(declared) == {
+        "reply",
+        f"nuropb-{service.name}-sq",
+        f"{own}events.first.v1",
+        f"{own}dead-letters.v1",
+    }
+    for name, how in declared.items():
+        assert how.get("exclusive") or how.get("durable"), name
+        if name.startswith(own):
+            assert how["arguments"]["x-max-length"], name
+    await engine.channel.queue_delete(f"nuropb-{service.name}-sq")
 
 
 async def test_no_body_is_logged(
