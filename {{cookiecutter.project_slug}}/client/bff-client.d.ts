@@ -177,7 +177,7 @@ export class BffClient {
    * Refused later, or taken away by the BFF, it is told as event `unsubscribed`.
    */
   subscribe(topic: string): Promise<void>;
-  /** Have the BFF send a topic no more. */
+  /** Have the BFF send a topic no more, however often it was subscribed. */
   unsubscribe(topic: string): void;
 
   /** Hear the events of a topic, or of all with "*". */

@@ -208,6 +208,24 @@ test("a topic is heard, through reconnects, until it is not wanted any more", as
   assert.deepEqual(told, [2, 3, 4]);
 });
 
+test("a topic that the BFF gives is heard, through reconnects too", async () => {
+  const lea = await connected("lea");
+  const sender = await connected("sender");
+  const set = (price) => sender.request("prices", "set", { topic: "prices.gold", price });
+  const told = listen(lea, "prices.gold");
+  const given = next(lea, "subscribed");
+  await sender.request("prices", "give", { topic: "prices.gold", user: "lea" });
+  await given;
+  await set(1);
+  await until(() => told.length === 1);
+  lea.close();
+  await set(2);
+  await soon(lea.connect());
+  await set(3);
+  await until(() => told.length === 3);
+  assert.deepEqual(told, [1, 2, 3]);
+});
+
 test("a topic that one may not have, or nobody offers, is refused; others are had", async () => {
   const joe = make({ getToken: () => tokenFor("joe", "orders") });
   const connecting = joe.connect();

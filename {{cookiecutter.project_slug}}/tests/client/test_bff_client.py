@@ -41,6 +41,16 @@ async def may_see_price(topic: Topic) -> bool:
     return topic != "prices.secret"
 
 
+class Gift(BaseModel):
+    topic: str
+    user: str
+
+
+@realtime.method("prices.give")
+async def give_price(params: Gift, messenger: Messenger) -> None:
+    await messenger.subscribe(params.user, params.topic)
+
+
 @realtime.method("prices.set")
 async def set_price(params: Price, messenger: Messenger) -> None:
     await messenger.to_topic(params.topic, params.price)
