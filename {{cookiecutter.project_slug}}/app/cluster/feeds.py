@@ -51,7 +51,8 @@ class Feed:
         self.reader: Final = reader
         """The user or the topic; nothing for all."""
         self.position: Position | None = None
-        """Up to here its connections have everything; None until the first has read the tip."""
+        """Up to here its connections have everything; None until the first has read the tip, and
+        for good once the last has left: who comes then has another feed."""
         self.heard: Position | None = None
         """The latest message that came before there was a position."""
         self.joining: dict[Connection, _Joiner] = {}
@@ -132,7 +133,7 @@ class Feeds:
         if feed is not None:
             feed.joining.pop(connection, None)
             if not self._registry.by_user(feed.reader):
-                del self._users[feed.reader]
+                self._users.pop(feed.reader).position = None
 
     def leave_topic(self, connection: Connection, topic: str) -> None:
         """Let a connection go from a topic. Can be repeated."""
@@ -141,7 +142,7 @@ class Feeds:
         if feed is not None:
             feed.joining.pop(connection, None)
             if not self._registry.by_topic(topic):
-                del self._topics[topic]
+                self._topics.pop(topic).position = None
 
     def keys_of(self, feed: Feed) -> StreamKeys:
         """Where Redis holds the stream."""

@@ -279,6 +279,24 @@ async def test_streams_are_compared_from_time_to_time_unasked(
     await until(lambda: numbers_of(alice) == [0])
 
 
+async def test_a_stream_that_was_left_is_not_made_up_for_to_who_comes_later(
+    start: StartInstance,
+) -> None:
+    """The streams that are compared together are gathered up to `STREAM_CHECK` before."""
+    a = await start()
+    before = await a.join("alice")
+    left = a.feeds.of_user("alice")
+    assert left is not None
+    await a.leave(before)
+    for number in range(3):
+        await a.messenger.to_user("alice", "n", number)
+    alice = await a.join("alice")
+    await a.feeds._compare(left)
+    assert numbers_of(alice) == []
+    await a.messenger.to_user("alice", "n", 3)
+    await until(lambda: numbers_of(alice) == [3])
+
+
 async def test_what_is_lost_for_good_is_told_and_the_socket_stays(
     start: StartInstance, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
