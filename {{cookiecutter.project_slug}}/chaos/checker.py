@@ -15,6 +15,7 @@ from enum import StrEnum
 from chaos.history import (
     Broke,
     Connected,
+    DeadLettered,
     Delivered,
     Died,
     Gap,
@@ -88,11 +89,7 @@ def check(history: Sequence[Record], *, allowance: float) -> Verdict:
         *messages.violations,
         *clients.violations(),
         *_index_violations(history, allowance),
-        *(
-            Violation(Rule.HEALTH, record.at, record.process, record.reason)
-            for record in history
-            if isinstance(record, Sick)
-        ),
+        *_given_up(history),
     ]
     readers = list(clients.readers.values())
     return Verdict(
@@ -103,6 +100,16 @@ def check(history: Sequence[Record], *, allowance: float) -> Verdict:
         announcements=sum(len(reader.skips) for reader in readers),
         lost=sum(reader.lost for reader in readers),
     )
+
+
+def _given_up(history: Sequence[Record]) -> Iterator[Violation]:
+    for record in history:
+        match record:
+            case DeadLettered():
+                what = "is among the dead letters, where nobody reads it"
+                yield Violation(Rule.GAP, record.at, f"message {record.message}", what)
+            case Sick():
+                yield Violation(Rule.HEALTH, record.at, record.process, record.reason)
 
 
 class _Messages:

@@ -104,10 +104,10 @@ class Client:
                 pass
             finally:
                 leaving.cancel()
-                self.ready.clear()
-                self._asked.clear()
-                code = websocket.close_code or 1006
-                self._history.add(Left(at=self._clock(), client=self.name, code=code))
+            self.ready.clear()
+            self._asked.clear()
+            code = websocket.close_code or 1006
+            self._history.add(Left(at=self._clock(), client=self.name, code=code))
 
     def _greeted(self, hello: dict[str, Any], process: str, since: dict[str, str]) -> None:
         self._history.add(
@@ -144,13 +144,10 @@ class Client:
                 case "response":
                     if not self._answer(payload):
                         return
-                    if not self._follows_all() and not self._asked:
+                    if not self.ready.is_set():
                         await self._subscribe(websocket)
                     elif self._chance.random() < 0.3 and not self.stays.is_set():
                         await self._unsubscribe(websocket)
-
-    def _follows_all(self) -> bool:
-        return self.ready.is_set()
 
     async def _subscribe(self, websocket: ClientConnection) -> None:
         if not self.topics:

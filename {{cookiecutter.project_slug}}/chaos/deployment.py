@@ -163,6 +163,7 @@ class Deployment:
             "LEASE_SECONDS": str(LEASE),
             "LEASE_RENEWAL": str(RENEWAL),
             "RELAY_PROBE": "1",
+            "STREAM_CHECK": "3",
             "DRAIN_SECONDS": "2",
             "STREAM_LENGTH": str(STREAM_LENGTH),
         }

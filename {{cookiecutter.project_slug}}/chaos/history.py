@@ -89,6 +89,13 @@ class Refused(Record):
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class DeadLettered(Record):
+    """An event rule gave it up."""
+
+    message: int
+
+
 # Clients
 
 

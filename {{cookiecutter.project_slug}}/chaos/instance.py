@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from app import cli, routes
 from app.cluster.messenger import Messenger
 from app.mesh.events import MeshEvent
-from app.realtime.router import RealtimeRouter
+from app.realtime.router import RealtimeRouter, Topic
 
 EVENT = "chaos"
 """The topic of the events that clients get."""
@@ -41,6 +41,11 @@ async def say(params: Numbered, messenger: Messenger) -> Stored:
     return Stored(id=await _send(messenger, params))
 
 
+@realtime.topic("chaos.*")
+async def anybody_may(topic: Topic) -> bool:
+    return True
+
+
 @realtime.event(RULE)
 async def chaos_happened(event: MeshEvent, messenger: Messenger) -> None:
     await _send(messenger, Numbered.model_validate(event.payload))
@@ -51,6 +56,8 @@ async def _send(messenger: Messenger, numbered: Numbered) -> str | None:
     kind, _, name = numbered.stream.partition(":")
     if kind == "user":
         return (await messenger.to_user(name, EVENT, event)).id
+    if kind == "topic":
+        return await messenger.to_topic(name, event)
     return (await messenger.to_all(EVENT, event)).id
 
 

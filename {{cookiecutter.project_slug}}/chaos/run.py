@@ -17,12 +17,12 @@ from app.telemetry.metrics import Metrics
 from chaos.client import Client
 from chaos.deployment import LEASE, RENEWAL, Clock, Deployment
 from chaos.faults import Faults
-from chaos.history import History, Indexed
+from chaos.history import DeadLettered, History, Indexed
 from chaos.plan import plan
-from chaos.traffic import ByAdmin, ByMesh, ByMethod, Traffic, Way
+from chaos.traffic import ByAdmin, ByMesh, ByMethod, Traffic, Way, dead_letters
 
 USERS = ("alice", "bob", "carol")
-TOPICS: tuple[str, ...] = ()
+TOPICS = ("chaos.tea", "chaos.milk")
 DEVICES = 3
 """Of each user."""
 ALLOWANCE = LEASE + 2 * RENEWAL + 2
@@ -45,19 +45,20 @@ async def run(seed: int, seconds: float, history: History, folder: Path, clock: 
         chance = random.Random(f"{seed} ways")
         ways: list[Way] = [ByMethod(deployment, chance), ByAdmin(deployment, chance), ByMesh(mesh)]
         streams = [*(f"user:{user}" for user in USERS), *(f"topic:{t}" for t in TOPICS), "all"]
-        background = [asyncio.create_task(client.run()) for client in clients]
-        background.append(asyncio.create_task(_watch_index(deployment, history, clock)))
-        flow = asyncio.create_task(traffic.flow(ways, streams))
-        try:
+        async with asyncio.TaskGroup() as background:
+            tasks = [background.create_task(client.run()) for client in clients]
+            tasks.append(background.create_task(_watch_index(deployment, history, clock)))
+            flow = background.create_task(traffic.flow(ways, streams))
             await Faults(deployment, history, clock).carry_out(plan(seed, seconds))
             await asyncio.sleep(max(0.0, seconds - clock()))
             flow.cancel()
-            await asyncio.gather(flow, return_exceptions=True)
+            await asyncio.wait({flow})
             await _settle(deployment, clients, traffic, ways, streams)
-        finally:
-            for task in (flow, *background):
+            for task in tasks:
                 task.cancel()
-            await mesh.stop()
+        await mesh.stop()
+        for message in await dead_letters(deployment):
+            history.add(DeadLettered(at=clock(), message=message))
 
 
 async def _settle(
@@ -93,7 +94,7 @@ def _clients(seed: int, deployment: Deployment, history: History, clock: Clock) 
         Client(
             f"{user}/{device}",
             user,
-            TOPICS[: device + 1],
+            TOPICS[:device],
             deployment.token(user),
             instances,
             history,

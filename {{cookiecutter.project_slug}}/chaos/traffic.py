@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+import aio_pika
 import httpx
 
 from app.errors import Outcome, Problem
@@ -103,6 +105,21 @@ class ByMesh:
                 raise NotSent(str(problem)) from problem
             raise
         return None
+
+
+async def dead_letters(deployment: Deployment) -> list[int]:
+    """The messages that event rules gave up."""
+    async with (
+        asyncio.timeout(2 * _SECONDS),
+        await aio_pika.connect(deployment.rabbitmq.url) as connection,
+    ):
+        channel = await connection.channel()
+        name = f"{deployment.settings.app_name}.dead-letters.v1"
+        queue = await channel.get_queue(name)
+        found = []
+        while letter := await queue.get(no_ack=True, fail=False):
+            found.append(json.loads(letter.body)["event"]["message"])
+    return found
 
 
 class _Http:

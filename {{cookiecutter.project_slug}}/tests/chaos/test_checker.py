@@ -11,6 +11,7 @@ from chaos.checker import Rule, Verdict, check
 from chaos.history import (
     Broke,
     Connected,
+    DeadLettered,
     Delivered,
     Died,
     Gap,
@@ -191,6 +192,14 @@ def test_gap_recovered_is_said_and_not_done(story: Story) -> None:
 def test_gap_an_event_that_the_mesh_has_confirmed_never_came(story: Story) -> None:
     story.connect()
     story.send(1, None)
+    assert story.broken() == [Rule.GAP]
+
+
+def test_gap_an_event_ends_among_the_dead_letters(story: Story) -> None:
+    story.connect()
+    story.send(1, None)
+    story.gap("user/e/1")
+    story.records.append(DeadLettered(at=story.tick(), message=1))
     assert story.broken() == [Rule.GAP]
 
 
