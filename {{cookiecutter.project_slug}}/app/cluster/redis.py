@@ -13,7 +13,7 @@ from redis.asyncio import BlockingConnectionPool, Redis, RedisCluster, Sentinel
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import SentinelManagedConnection
-from redis.backoff import ExponentialWithJitterBackoff
+from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import NoScriptError, RedisError
 from redis.typing import EncodableT
@@ -59,13 +59,15 @@ def connect(url: str, max_connections: int = 50) -> RedisClient:
     """A client for `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`, `memory://`.
 
     Nothing is connected yet. Commands wait up to 5 s for a connection of the pool and up to 5 s
-    for an answer; lost connections are replaced, with up to three attempts.
+    for an answer. Lost connections are replaced, but no command is repeated: whether one without
+    an answer was carried out nobody knows, and a message that is sent again comes twice. Who may
+    repeat, does so itself.
 
     Raises:
         ValueError: the address is of no known kind.
     """
     parts = urlsplit(url)
-    retry = Retry(ExponentialWithJitterBackoff(cap=1, base=0.01), 3)
+    once = Retry(NoBackoff(), 0)
     match parts.scheme:
         case "memory":
             from fakeredis import FakeAsyncRedis, FakeServer
@@ -77,7 +79,7 @@ def connect(url: str, max_connections: int = 50) -> RedisClient:
                 max_connections=max_connections,
                 timeout=5,
                 protocol=2,
-                retry=retry,
+                retry=once,
                 **_TIMEOUTS,
             )
             pool.connection_class = _SSLConnection if parts.scheme == "rediss" else _Connection
@@ -93,7 +95,7 @@ def connect(url: str, max_connections: int = 50) -> RedisClient:
                 "username": parts.username,
                 "password": parts.password,
                 "protocol": 2,
-                "retry": retry,
+                "retry": once,
                 "connection_class": _SentinelConnection,
                 **_TIMEOUTS,
             }
@@ -101,7 +103,8 @@ def connect(url: str, max_connections: int = 50) -> RedisClient:
             master: Redis = sentinel.master_for(parts.path.strip("/") or "mymaster", **options)
             return master
         case "redis+cluster" | "rediss+cluster":
-            return RedisCluster.from_url(url.replace("+cluster", "", 1), protocol=2, **_TIMEOUTS)
+            address = url.replace("+cluster", "", 1)
+            return RedisCluster.from_url(address, protocol=2, retry=once, **_TIMEOUTS)
     raise ValueError(f"REDIS_URL: {parts.scheme}:// is no known kind of Redis")
 
 

@@ -8,9 +8,32 @@ import contextlib
 import pytest
 from redis.asyncio import Redis
 
-from app.cluster.redis import UNAVAILABLE, connect
+from app.cluster.redis import UNAVAILABLE, SharedPipeline, connect
 
 uvloop = pytest.importorskip("uvloop", reason="there is no uvloop for Windows")
+
+
+async def test_a_command_that_is_not_answered_is_not_sent_again() -> None:
+    received = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while commands := await reader.read(4096):
+            if b"PUBLISH" in commands:
+                received.append(commands)
+                break
+            writer.write(b"+OK\r\n" * commands.count(b"*"))
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        redis = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+        pipeline = SharedPipeline(redis)
+        with pytest.raises(UNAVAILABLE):
+            await pipeline.submit("PUBLISH", "channel", "one")
+        answers = [pipeline.submit("PUBLISH", "channel", text) for text in ("two", "three")]
+        for refused in await asyncio.gather(*answers, return_exceptions=True):
+            assert isinstance(refused, UNAVAILABLE)
+        await redis.aclose()
+    assert len(received) == 2
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
