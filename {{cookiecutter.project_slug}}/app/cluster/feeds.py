@@ -30,7 +30,7 @@ _DRAIN_SECONDS: Final = 30.0
 """How long a socket that catches up may take to make room."""
 
 
-class _Joiner:
+class Joiner:
     """A connection that is not in the live flow yet; what is live passes it by meanwhile."""
 
     __slots__ = ("position",)
@@ -55,7 +55,7 @@ class Feed:
         for good once the last has left: who comes then has another feed."""
         self.heard: Position | None = None
         """The latest message that came before there was a position."""
-        self.joining: dict[Connection, _Joiner] = {}
+        self.joining: dict[Connection, Joiner] = {}
         self.mending = False
 
 
@@ -111,7 +111,7 @@ class Feeds:
         if feed is None:
             feed = self._users[user_id] = Feed("user", user_id)
         for each in (feed, self._all):
-            each.joining[connection] = _Joiner()
+            each.joining[connection] = Joiner()
         return feed, self._all
 
     def join_topic(self, connection: Connection, topic: str) -> Feed:
@@ -119,7 +119,7 @@ class Feeds:
         feed = self._topics.get(topic)
         if feed is None:
             feed = self._topics[topic] = Feed(f"topic:{topic}", topic)
-        feed.joining[connection] = _Joiner()
+        feed.joining[connection] = Joiner()
         self._registry.subscribe(connection, topic)
         return feed
 
@@ -281,31 +281,34 @@ class Feeds:
 
     # Joining
 
-    async def follow(self, connection: Connection, feed: Feed, at: Position, page: Page) -> None:
+    async def follow(
+        self, connection: Connection, feed: Feed, joiner: Joiner, at: Position, page: Page
+    ) -> None:
         """Send a connection what it has missed, and let it into the live flow.
 
         `page` was read from `at`. Ends early when the connection is closed, has left the stream
-        or joined it anew. When Redis cannot be asked, or the socket makes no room, it is closed:
-        whoever comes back goes on from there.
+        or joined it anew, so that another joiner stands for it. When Redis cannot be asked, or
+        the socket makes no room, it is closed: whoever comes back goes on from there.
         """
-        joiner = feed.joining.get(connection)
-        if joiner is None:
-            return
+
+        def has_left() -> bool:
+            return connection.closing is not None or feed.joining.get(connection) is not joiner
+
         try:
-            while True:
+            while not has_left():
                 for offset, text in page.messages:
                     await _has_room(connection, len(text))
+                    if has_left():
+                        return
                     connection.send_frame(Frame(text))
                     at = Position(at.epoch, offset)
-                if connection.closing is not None or feed.joining.get(connection) is not joiner:
-                    return
                 if self._is_level(feed, at, page.tip):
                     joiner.position = at
                     if feed.position == at:
                         del feed.joining[connection]
                     return
                 page = await self._reader.read(self.keys_of(feed), at)
-                if not page.complete:
+                if not page.complete and not has_left():
                     at = page.tip
                     connection.send(Gap({feed.stream: at.id_in(feed.stream)}))
         except UNAVAILABLE as error:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.cluster.channels import Channels
-from app.cluster.feeds import Feed, Feeds
+from app.cluster.feeds import Feed, Feeds, Joiner
 from app.cluster.index import ConnectionIndex
 from app.cluster.keys import Keys
 from app.cluster.redis import UNAVAILABLE
@@ -32,6 +32,8 @@ class Joined:
     """One stream that a connection has joined, and what it has missed of it."""
 
     feed: Feed
+    joiner: Joiner
+    """What stands for the connection there until it is in the live flow."""
     since: Position | None
     """How far the client has read it, if it knows the stream."""
     page: Page
@@ -82,12 +84,13 @@ class Subscriptions:
             RedisError, OSError, TimeoutError: Redis cannot be asked.
         """
         user, everybody = self._feeds.join(connection)
+        as_user, as_one_of_all = (feed.joining[connection] for feed in (user, everybody))
         answer = self._reader.ask(self._keys.all, since.get("all"))
         of_user = await self._index.register(connection, since.get("user"))
         of_all = Page.of(await answer)
         return (
-            Joined(user, since.get("user"), of_user),
-            Joined(everybody, since.get("all"), of_all),
+            Joined(user, as_user, since.get("user"), of_user),
+            Joined(everybody, as_one_of_all, since.get("all"), of_all),
         )
 
     def leave(self, connection: Connection) -> None:
@@ -99,7 +102,7 @@ class Subscriptions:
         """Send what was missed, and let the connection into the live flow."""
         for one in joined:
             at = one.page.begins_at(one.since)
-            await self._feeds.follow(connection, one.feed, at, one.page)
+            await self._feeds.follow(connection, one.feed, one.joiner, at, one.page)
 
     async def subscribe(
         self, connection: Connection, topics: Mapping[str, Position | None]
@@ -116,6 +119,7 @@ class Subscriptions:
         if len(connection.topics | topics.keys()) > self._most:
             raise Problem(Code.RATE_LIMITED, f"More than {self._most} topics")
         feeds = [self._feeds.join_topic(connection, topic) for topic in topics]
+        joiners = [feed.joining[connection] for feed in feeds]
         try:
             async with asyncio.timeout(_SECONDS):
                 pages = await self._read(topics)
@@ -124,10 +128,7 @@ class Subscriptions:
             if isinstance(error, UNAVAILABLE):
                 raise Problem(Code.SERVICE_UNAVAILABLE, "Try again") from error
             raise
-        joined = [
-            Joined(feed, since, page)
-            for feed, since, page in zip(feeds, topics.values(), pages, strict=True)
-        ]
+        joined = [Joined(*one) for one in zip(feeds, joiners, topics.values(), pages, strict=True)]
         self._run(self.catch_up(connection, joined))
         return joined
 

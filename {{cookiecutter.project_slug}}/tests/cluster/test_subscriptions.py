@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -9,11 +10,13 @@ import pytest
 from app.cluster.redis import RedisClient
 from app.cluster.subscriptions import positions, recovered
 from app.connections.connection import Connection
+from app.connections.frames import Frame
 from app.connections.positions import Position
 from app.errors import Code, Problem
 from app.settings import Settings
 from tests.cluster.conftest import StartInstance
 from tests.cluster.test_feeds import gaps_of, transport_of
+from tests.doubles import RecordingTransport
 from tests.waiting import until
 
 
@@ -72,6 +75,58 @@ async def test_who_unsubscribes_gets_no_more(start: StartInstance) -> None:
     await a.messenger.to_topic("prices", 1)
     await until(lambda: events_of(bob, "prices") == [1])
     assert events_of(alice, "prices") == []
+
+
+class Full(RecordingTransport):
+    """A transport that has no more room after its first frame, until it is drained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = asyncio.Event()
+
+    async def drained(self) -> None:
+        await self.room.wait()
+        self.buffered = 0
+
+    def write(self, frame: Frame, limit: int) -> bool:
+        self.buffered = 0 if self.room.is_set() else 1 << 19
+        return super().write(frame, limit)
+
+
+async def test_who_unsubscribes_while_catching_up_gets_no_more(start: StartInstance) -> None:
+    a = await start()
+    alice = await a.join("alice", transport=(transport := Full()))
+    seen = Position.parse(await a.messenger.to_topic("prices", 0))[1]
+    await a.messenger.to_topic("prices", 1)
+    await a.subscriptions.subscribe(alice, {"prices": seen})
+    await asyncio.sleep(0)
+    a.subscriptions.unsubscribe(alice, ["prices"])
+    transport.room.set()
+    await a.messenger.to_user("alice", "marker", 1)
+    await until(lambda: events_of(alice, "marker") == [1])
+    assert events_of(alice, "prices") == []
+
+
+async def test_who_subscribes_anew_while_catching_up_gets_each_once(start: StartInstance) -> None:
+    a = await start()
+    alice = await a.join("alice", transport=(transport := Full()))
+    await a.subscriptions.subscribe(await a.join("bob"), {"milk": None})
+    seen = {
+        topic: Position.parse(await a.messenger.to_topic(topic, 0))[1] for topic in ("tea", "milk")
+    }
+    for topic in seen:
+        await a.messenger.to_topic(topic, 1)
+    await a.subscriptions.subscribe(alice, seen)
+    await asyncio.sleep(0)
+    a.subscriptions.unsubscribe(alice, ["milk"])
+    await a.subscriptions.subscribe(alice, {"milk": seen["milk"]})
+    await asyncio.sleep(0)
+    transport.room.set()
+    await until(lambda: events_of(alice, "tea") == [1])
+    for topic in seen:
+        await a.messenger.to_topic(topic, 2)
+    await until(lambda: 2 in events_of(alice, "tea") and 2 in events_of(alice, "milk"))
+    assert events_of(alice, "tea") == events_of(alice, "milk") == [1, 2]
 
 
 async def test_an_instance_listens_only_to_topics_that_it_holds(
