@@ -40,13 +40,18 @@ def main(seed: int | None, seconds: float, folder: Path | None) -> None:
     click.echo(f"Seed {seed}, {seconds:g} s; history and logs in {folder}")
     logging.disable()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stopped = ""
     try:
         asyncio.run(run(seed, seconds, history, folder / "servers", Clock()))
-    except (KeyboardInterrupt, ServerError) as error:
-        click.echo(str(error) or "Interrupted", err=True)
-        sys.exit(2)
+    except* ServerError as errors:
+        stopped = str(errors.exceptions[0])
+    except* KeyboardInterrupt:
+        stopped = "Interrupted"
     finally:
         history.close()
+    if stopped:
+        click.echo(stopped, err=True)
+        sys.exit(2)
     verdict = check(history.records, allowance=ALLOWANCE)
     click.echo(report.text(history.records, verdict))
     if verdict.violations:

@@ -142,7 +142,6 @@ class Deployment:
         self._clock = clock
         secret = secrets.token_hex(32)
         self.settings = Settings(
-            _env_file=None,
             app_name="chaos",
             redis_url=self.redis.url,
             amqp_url=self.rabbitmq.url,

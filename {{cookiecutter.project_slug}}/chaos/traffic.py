@@ -165,9 +165,8 @@ class Traffic:
         has all that was sent before. Returns them by stream."""
         last: dict[str, set[int]] = {stream: set() for stream in streams}
         for way, stream in _pairs(ways, streams):
-            taken = None
-            while taken is None:
-                taken = await self.send(way, stream)
+            while (taken := await self.send(way, stream)) is None:
+                await asyncio.sleep(_PAUSE[0])
             last[stream].add(taken)
         return last
 
