@@ -113,11 +113,11 @@ class Subscriptions:
         be sent by then. A topic that the connection has already is begun anew.
 
         Raises:
-            Problem: `rate_limited`, too many topics; `service_unavailable`, Redis is away. Then it
+            Problem: `forbidden`, too many topics; `service_unavailable`, Redis is away. Then it
                 has none of them.
         """
         if len(connection.topics | topics.keys()) > self._most:
-            raise Problem(Code.RATE_LIMITED, f"More than {self._most} topics")
+            raise Problem(Code.FORBIDDEN, f"No more than {self._most} topics for one socket")
         feeds = [self._feeds.join_topic(connection, topic) for topic in topics]
         joiners = [feed.joining[connection] for feed in feeds]
         try:

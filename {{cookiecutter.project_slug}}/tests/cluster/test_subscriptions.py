@@ -177,7 +177,7 @@ async def test_more_topics_than_the_limit_are_refused_and_none_is_taken(
     await a.subscriptions.subscribe(alice, {"one": None})
     with pytest.raises(Problem) as refused:
         await a.subscriptions.subscribe(alice, {"one": None, "two": None, "three": None})
-    assert refused.value.code is Code.RATE_LIMITED
+    assert refused.value.code is Code.FORBIDDEN
     assert alice.topics == {"one"}
 
 
