@@ -5,20 +5,21 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
 from tests import servers
 from tests.baked import InstalledProject
-from tests.e2e.browser import Browser
+from tests.e2e.browser import Browser, Frame
 from tests.e2e.conftest import Admin, Connect, Person, until_connected
 from tests.e2e.deployment import Cluster, Deployment, knows_both, start_cluster
 from tests.e2e.processes import Instance
 from tests.e2e.services.plain import plain_service, publish
 from tests.e2e.waiting import until, until_true
 from tests.servers import Server
-from tests.servers.server import free_port
+from tests.servers.server import answers, free_port
 
 LEASE = 3.0
 RENEWAL = 0.5
@@ -212,6 +213,47 @@ async def test_while_redis_is_away_sockets_stay_and_afterwards_delivery_is_back(
     assert [len(browser.events("back")) for browser in everybody] == [1, 1, 1, 0]
 
 
+async def test_a_wiped_redis_is_written_anew_and_the_sockets_are_told(
+    cluster: Cluster,
+    own_redis: Server,
+    admin: Admin,
+    alice: Person,
+    alices: list[Browser],
+    bobs: Browser,
+) -> None:
+    """Nothing disconnects: only leases, positions and messages are gone."""
+    await admin.broadcast(cluster.a, "before", audience="users", user_ids=[alice.id])
+    old = [(await browser.event("before"))["id"] for browser in alices]
+    assert answers(urlsplit(own_redis.url).port or 0, b"FLUSHALL\r\n", b"+OK")
+
+    await _until_whole(cluster, admin, alice, alices)
+    await until(lambda: knows_both(cluster.deployment, cluster.b), "both have a lease again")
+    told = [await browser.frame(_tells_of_users_gap) for browser in alices]
+    epochs = {gap["payload"]["streams"]["user"].split("/")[1] for gap in told}
+    assert epochs.isdisjoint(identity.split("/")[1] for identity in old)
+    stored = await admin.broadcast(cluster.a, "after", audience="users", user_ids=[alice.id])
+    assert stored["addressed"] == 3
+    await admin.fence(cluster.b, *alices, bobs)
+    for browser in alices:
+        assert [message["id"] for message in browser.events("after")] == stored["message_ids"]
+    assert {stored["message_ids"][0].split("/")[1]} == epochs
+    assert bobs.events("after") == []
+
+
+async def test_an_instance_goes_in_time_although_redis_is_frozen(
+    cluster: Cluster, own_redis: Server, alices: list[Browser]
+) -> None:
+    _, *leave = alices
+    own_redis.pause()
+    try:
+        cluster.b.signal(signal.SIGTERM)
+        assert [await browser.closed() for browser in leave] == [DRAIN, DRAIN]
+        assert await cluster.b.exited(25) == -signal.SIGTERM
+    finally:
+        own_redis.resume()
+    assert "Traceback" not in cluster.b.output
+
+
 async def test_a_frozen_redis_is_noticed_too(
     cluster: Cluster, own_redis: Server, admin: Admin, alice: Person, alices: list[Browser]
 ) -> None:
@@ -272,6 +314,10 @@ async def test_while_rabbitmq_is_away_calls_fail_and_afterwards_they_work(
         assert (await browser.event("demo.happened"))["event"] == event
     await admin.fence(cluster.b, *alices, bobs)
     assert [len(browser.events("demo.happened")) for browser in (*alices, bobs)] == [1, 1, 1, 0]
+
+
+def _tells_of_users_gap(frame: Frame) -> bool:
+    return frame["type"] == "gap" and "user" in frame["payload"]["streams"]
 
 
 async def _until_red(instance: Instance, name: str) -> str:
