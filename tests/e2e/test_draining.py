@@ -250,6 +250,8 @@ async def test_a_second_ctrl_c_cuts_it_short(deployment: Deployment, connect: Co
     leaves.signal(signal.SIGINT)
     left = await asyncio.gather(*(ends(browser) for _, browser in crowd))
     assert Counter(each.code for each in left) == {DRAIN: PER_USER}
+    had_their_turn = [browser for _, browser in crowd if browser.frames[-1]["type"] == "drain"]
+    assert len(had_their_turn) < PER_USER
     assert await leaves.exited(10) in (0, 130, -signal.SIGINT)
     assert "Traceback" not in leaves.output
 
