@@ -139,7 +139,7 @@ def customised(installed: InstalledProject, path: Path) -> InstalledProject:
     lists = routes / "__init__.py"
     text = lists.read_text()
     for old, new in (
-        ("import admin, auth, health,", "import admin, auth, demo, health,"),
+        ("import admin, auth, events,", "import admin, auth, demo, events,"),
         ("    orders.router,\n", "    orders.router,\n    demo.router,\n"),
         ("orders.realtime)", "orders.realtime, demo.realtime)"),
     ):

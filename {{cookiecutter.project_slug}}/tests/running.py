@@ -91,6 +91,68 @@ class Browser:
         return self.websocket.close_code
 
 
+class EventSource:
+    """An event stream as a browser reads it (WHATWG HTML, section 9.2.6)."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self.hello: dict[str, Any] = {}
+        self.last_event_id = ""
+        self.retry: int | None = None
+        self.comments = 0
+        self._lines = self._read_lines()
+
+    async def receive(self) -> dict[str, Any]:
+        """The data of the next event, which must be one line of JSON."""
+        data: list[bytes] = []
+        async with asyncio.timeout(SECONDS):
+            async for line in self._lines:
+                field, _, value = line.partition(b": ")
+                if line.startswith(b":"):
+                    self.comments += 1
+                elif field == b"data":
+                    data.append(value)
+                elif field == b"id":
+                    self.last_event_id = value.decode()
+                elif field == b"retry":
+                    self.retry = int(value)
+                elif not line and data:
+                    (text,) = data
+                    frame: dict[str, Any] = json.loads(text)
+                    return frame
+                else:
+                    assert not line, line
+        raise EOFError
+
+    async def event(self, topic: str) -> dict[str, Any]:
+        """The payload of the next event of that topic; others are passed over."""
+        while True:
+            frame = await self.receive()
+            if frame["type"] == "event" and frame["payload"]["topic"] == topic:
+                payload: dict[str, Any] = frame["payload"]
+                return payload
+
+    async def closed(self) -> int | None:
+        """The code of the `close` with which the stream must end; others are passed over."""
+        code = None
+        with suppress(EOFError):
+            while True:
+                frame = await self.receive()
+                assert code is None
+                if frame["type"] == "close":
+                    code = frame["payload"]["code"]
+        return code
+
+    async def _read_lines(self) -> AsyncIterator[bytes]:
+        """Not httpx' own, which end at line breaks that are none here."""
+        rest = b""
+        async for chunk in self.response.aiter_bytes():
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                assert b"\r" not in line
+                yield line
+
+
 @dataclass
 class Bff:
     """A running BFF."""
@@ -131,6 +193,39 @@ class Bff:
             f"ws://{self.address}/ws{query}", additional_headers=headers, **options
         ) as websocket:
             yield Browser(websocket)
+
+    @asynccontextmanager
+    async def events(
+        self,
+        user: str = "alice",
+        scopes: Sequence[str] = ("orders",),
+        *,
+        last_event_id: str = "",
+        token: str = "",
+        **query: str,
+    ) -> AsyncIterator[EventSource]:
+        """An open event stream of that user, past its hello."""
+        headers = {"Authorization": f"Bearer {token or self.token(user, scopes)}"}
+        if last_event_id:
+            headers["Last-Event-ID"] = last_event_id
+        async with self.event_stream(headers, **query) as source:
+            assert source.response.status_code == 200, await source.response.aread()
+            hello = await source.receive()
+            assert hello["payload"]["topic"] == "hello"
+            source.hello = hello["payload"]["event"]
+            yield source
+
+    @asynccontextmanager
+    async def event_stream(
+        self, headers: dict[str, str] | None = None, **query: str
+    ) -> AsyncIterator[EventSource]:
+        """The answer to a request for an event stream; what comes is for the test to read."""
+        encoded = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        async with (
+            httpx.AsyncClient(base_url=f"http://{self.address}", timeout=SECONDS) as http,
+            http.stream("GET", "/events", params=query, headers=encoded) as response,
+        ):
+            yield EventSource(response)
 
     def http(self, user: str = "alice", scopes: Sequence[str] = ("orders",)) -> httpx.AsyncClient:
         return httpx.AsyncClient(

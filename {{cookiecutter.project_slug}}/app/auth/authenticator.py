@@ -60,6 +60,21 @@ class Authenticator:
         self.check_origin(connection)
         return await self._authenticate(connection, self._find(connection, with_ticket=True))
 
+    async def authenticate_stream(self, connection: HTTPConnection) -> Caller:
+        """The caller of an event stream: by header, then cookie.
+
+        Browsers name no origin when a page reads from its own. They say `same-origin` then, which
+        no page can make them say.
+
+        Raises:
+            Problem: as `authenticate_socket`.
+        """
+        credential = self._find(connection, with_ticket=False)
+        by_cookie = credential is not None and credential.kind == "cookie"
+        own_page = connection.headers.get("sec-fetch-site") == "same-origin"
+        self._origins.check(connection, required=by_cookie and not own_page)
+        return await self._authenticate(connection, credential)
+
     async def authenticate(self, connection: HTTPConnection) -> Caller:
         """The caller of an HTTP request: by header, then cookie.
 

@@ -20,11 +20,11 @@ class _Bearer(HTTPBearer):
         return None
 
 
-_bearer = _Bearer(scheme_name="token", bearerFormat="JWT", auto_error=False)
+bearer = _Bearer(scheme_name="token", bearerFormat="JWT", auto_error=False)
 
 
 async def current_caller(
-    connection: HTTPConnection, _: Annotated[None, Security(_bearer)]
+    connection: HTTPConnection, _: Annotated[None, Security(bearer)]
 ) -> Caller:
     """The caller of a request or a handshake.
 

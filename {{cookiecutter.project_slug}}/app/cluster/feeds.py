@@ -173,7 +173,7 @@ class Feeds:
         connections = self._connections(feed)
         if feed.joining:
             connections = [one for one in connections if self._is_live(feed, one)]
-        frame = Frame(text)
+        frame = Frame(text, {feed.stream: position})
         for connection in connections:
             connection.send_frame(frame)
         self._metrics.deliveries.inc(len(connections))
@@ -270,7 +270,7 @@ class Feeds:
         is_new = known is None or known.epoch != tip.epoch
         feed.position = Position(tip.epoch, 0) if is_new else tip
         self._metrics.gaps.labels(feed.stream.partition(":")[0]).inc()
-        frame = Frame(Gap({feed.stream: feed.position.id_in(feed.stream)}).encode())
+        frame = _gap(feed, feed.position)
         for connection in self._connections(feed):
             joiner = feed.joining.get(connection)
             if joiner is None:
@@ -300,8 +300,8 @@ class Feeds:
                     await _has_room(connection, len(text))
                     if has_left():
                         return
-                    connection.send_frame(Frame(text))
                     at = Position(at.epoch, offset)
+                    connection.send_frame(Frame(text, {feed.stream: at}))
                 if self._is_level(feed, at, page.tip):
                     joiner.position = at
                     if feed.position == at:
@@ -310,7 +310,7 @@ class Feeds:
                 page = await self._reader.read(self.keys_of(feed), at)
                 if not page.complete and not has_left():
                     at = page.tip
-                    connection.send(Gap({feed.stream: at.id_in(feed.stream)}))
+                    connection.send_frame(_gap(feed, at))
         except UNAVAILABLE as error:
             logger.warning("catching up ended, Redis: %s: %s", type(error).__name__, error)
             connection.close(CloseCode.SERVER_ERROR, "try again")
@@ -325,6 +325,10 @@ class Feeds:
             self._mend(feed)
             return at == tip
         return at.offset >= feed.position.offset
+
+
+def _gap(feed: Feed, at: Position) -> Frame:
+    return Frame(Gap({feed.stream: at.id_in(feed.stream)}).encode(), {feed.stream: at})
 
 
 async def _has_room(connection: Connection, size: int) -> None:

@@ -39,10 +39,20 @@ class Joined:
     page: Page
     """What came after that."""
 
+    @property
+    def begins_at(self) -> Position:
+        """Its next message is the first that the connection gets."""
+        return self.page.begins_at(self.since)
+
 
 def positions(joined: Iterable[Joined]) -> dict[str, str]:
     """The id of the newest message of each stream."""
     return {one.feed.stream: one.page.tip.id_in(one.feed.stream) for one in joined}
+
+
+def beginnings(joined: Iterable[Joined]) -> dict[str, Position]:
+    """Where each stream goes on: what was missed comes first, if it comes."""
+    return {one.feed.stream: one.begins_at for one in joined}
 
 
 def recovered(joined: Iterable[Joined]) -> dict[str, bool]:
@@ -101,8 +111,7 @@ class Subscriptions:
     async def catch_up(self, connection: Connection, joined: Iterable[Joined]) -> None:
         """Send what was missed, and let the connection into the live flow."""
         for one in joined:
-            at = one.page.begins_at(one.since)
-            await self._feeds.follow(connection, one.feed, one.joiner, at, one.page)
+            await self._feeds.follow(connection, one.feed, one.joiner, one.begins_at, one.page)
 
     async def subscribe(
         self, connection: Connection, topics: Mapping[str, Position | None]
@@ -161,7 +170,8 @@ class Subscriptions:
         except Problem as problem:
             logger.warning("%s is not subscribed to a topic: %s", connection.id, problem)
         else:
-            connection.send(Event("subscribed", {"positions": positions(joined)}))
+            event = Event("subscribed", {"positions": positions(joined)})
+            connection.send(event, beginnings(joined))
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)

@@ -1,8 +1,9 @@
-"""A transport for any ASGI server."""
+"""Transports for any ASGI server."""
 
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -16,7 +17,7 @@ _CLOSE_SECONDS = 2.0
 """How long a peer that has stopped reading may hold up the close."""
 
 
-class AsgiTransport:
+class AsgiTransport(ABC):
     """A queue of frames and the one writer, `run`, that takes them to the server."""
 
     def __init__(self, send: Send) -> None:
@@ -27,7 +28,8 @@ class AsgiTransport:
         self._empty = asyncio.Event()
         self._empty.set()
         self._closing = asyncio.Event()
-        self._close_with = (1000, "")
+        self.close_with = (1000, "")
+        """Code and reason of the close."""
 
     @property
     def buffered(self) -> int:
@@ -50,14 +52,14 @@ class AsgiTransport:
     def close(self, code: int, reason: str) -> None:
         if self._closing.is_set():
             return
-        self._close_with = (code, reason)
+        self.close_with = (code, reason)
         if code == CloseCode.SLOW_CONSUMER:
             self._frames.clear()
         self._closing.set()
         self._wake.set()
 
     async def run(self) -> None:
-        """Write until the socket is closed or the peer is gone."""
+        """Write until the connection is closed or the peer is gone."""
         writer = asyncio.create_task(self._write())
         closing = asyncio.create_task(self._closing.wait())
         try:
@@ -73,14 +75,33 @@ class AsgiTransport:
             while True:
                 while self._frames:
                     frame = self._frames.popleft()
-                    await self._send({"type": "websocket.send", "text": frame.text})
+                    await self._send_frame(frame)
                     self._buffered -= len(frame.payload)
                 if self._closing.is_set():
-                    code, reason = self._close_with
-                    await self._send({"type": "websocket.close", "code": code, "reason": reason})
+                    await self._send_close(*self.close_with)
                     return
                 self._empty.set()
                 self._wake.clear()
-                await self._wake.wait()
+                await self._idle(self._wake)
         except (OSError, RuntimeError):
             """The peer is gone: ASGI servers say so with an OSError, Starlette as RuntimeError."""
+
+    @abstractmethod
+    async def _send_frame(self, frame: Frame) -> None: ...
+
+    @abstractmethod
+    async def _send_close(self, code: int, reason: str) -> None: ...
+
+    async def _idle(self, wake: asyncio.Event) -> None:
+        """Wait for something to write; may return before there is."""
+        await wake.wait()
+
+
+class WebSocketTransport(AsgiTransport):
+    """A socket that was accepted."""
+
+    async def _send_frame(self, frame: Frame) -> None:
+        await self._send({"type": "websocket.send", "text": frame.text})
+
+    async def _send_close(self, code: int, reason: str) -> None:
+        await self._send({"type": "websocket.close", "code": code, "reason": reason})

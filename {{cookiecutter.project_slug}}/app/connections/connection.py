@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from typing import Any
 
 from app.connections.close_codes import CloseCode
 from app.connections.frames import Frame
 from app.connections.messages import Message
+from app.connections.positions import Position
 from app.connections.transport import Transport
 
 
@@ -59,16 +61,19 @@ class Connection:
         """What it is subscribed to; the registry keeps it."""
         self._held: list[Frame] | None = []
 
-    def open(self, hello: Message) -> None:
-        """Send the hello, then whatever arrived in the meantime."""
+    def open(self, hello: Message, positions: Mapping[str, Position] | None = None) -> None:
+        """Send the hello, then whatever arrived in the meantime.
+
+        `positions` is where the streams go on that the connection has: the next of each is sent.
+        """
         held, self._held = self._held, None
-        self.send(hello)
+        self.send(hello, positions)
         for frame in held or ():
             self.send_frame(frame)
 
-    def send(self, message: Message) -> None:
-        """Send a message to this socket alone."""
-        self.send_frame(Frame(message.encode()))
+    def send(self, message: Message, positions: Mapping[str, Position] | None = None) -> None:
+        """Send a message to this socket alone, after which streams go on at `positions`."""
+        self.send_frame(Frame(message.encode(), positions or {}))
 
     def send_frame(self, frame: Frame) -> None:
         """Send a finished frame; a socket too slow for what waits is closed with 4002."""

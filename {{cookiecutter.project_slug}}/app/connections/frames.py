@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
 
+from app.connections.positions import Position
 from app.errors import Code, Problem
+
+_NOWHERE: Final[Mapping[str, Position]] = MappingProxyType({})
 
 
 class Frame:
     """A finished text message, made once and shared by every socket it goes to."""
 
-    __slots__ = ("_text", "payload", "wire")
+    __slots__ = ("_text", "payload", "positions", "retry_ms", "wire")
 
-    def __init__(self, payload: bytes) -> None:
+    def __init__(
+        self,
+        payload: bytes,
+        positions: Mapping[str, Position] = _NOWHERE,
+        retry_ms: int | None = None,
+    ) -> None:
         self.payload: Final = payload
         """The message in UTF-8."""
+        self.positions: Final = positions
+        """How far whoever has it has read, of each stream that it says something about."""
+        self.retry_ms: Final = retry_ms
+        """How long to wait before coming back, if it says so."""
         self.wire: Final = _header(len(payload)) + payload
         """The WebSocket frame: FIN, text, no mask (RFC 6455, section 5.2)."""
         self._text: str | None = None

@@ -273,3 +273,15 @@ class Drain(_Outbound):
 
     def payload(self) -> dict[str, Any]:
         return {"reconnect_after_ms": self.reconnect_after_ms}
+
+
+@dataclass(frozen=True, slots=True)
+class Close(_Outbound):
+    """The last message of an event stream: what a socket says in its close frame."""
+
+    type: ClassVar[str] = "close"
+    code: int
+    reason: str = ""
+
+    def payload(self) -> dict[str, Any]:
+        return {"code": self.code, "reason": self.reason}

@@ -9,7 +9,7 @@ from functools import partial
 from starlette.websockets import WebSocket
 
 from app.auth.caller import Caller
-from app.connections.asgi import AsgiTransport
+from app.connections.asgi import WebSocketTransport
 from app.connections.positions import Position
 from app.connections.transport import EXTENSION, Detachable, Transport
 from app.realtime.conversation import Conversation
@@ -52,7 +52,7 @@ def _begin(
 async def _hold(
     websocket: WebSocket, caller: Caller, sessions: Sessions, since: Mapping[str, Position]
 ) -> None:
-    transport = AsgiTransport(websocket.send)
+    transport = WebSocketTransport(websocket.send)
     writing = asyncio.create_task(transport.run())
     conversation = _begin(websocket, transport, caller, sessions)
     code = 1006

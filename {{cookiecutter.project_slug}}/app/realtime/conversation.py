@@ -113,7 +113,8 @@ class Conversation:
     def warn(self, reconnect_after_ms: int) -> None:
         """Tell the client to send nothing new here, and how long to wait after the close."""
         self.warned = True
-        self._send(Drain(reconnect_after_ms))
+        text = Drain(reconnect_after_ms).encode()
+        self.connection.send_frame(Frame(text, retry_ms=reconnect_after_ms))
 
     async def finish(self) -> None:
         """Close with 4001 as soon as the requests that run are answered; take no others."""

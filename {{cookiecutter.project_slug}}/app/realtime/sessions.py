@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from app.auth.caller import Caller
 from app.broadcasts.service import BroadcastService
 from app.cluster.redis import UNAVAILABLE
-from app.cluster.subscriptions import Joined, Subscriptions, positions, recovered
+from app.cluster.subscriptions import Joined, Subscriptions, beginnings, positions, recovered
 from app.connections.close_codes import CloseCode
 from app.connections.connection import Connection, new_connection_id
 from app.connections.messages import Event, Hello
 from app.connections.positions import Position
 from app.connections.registry import ConnectionRegistry
 from app.connections.transport import Transport
-from app.errors import Problem
+from app.errors import Code, Problem
 from app.realtime.conversation import Conversation, Verify
 from app.realtime.dispatcher import Dispatcher
 from app.settings import Settings
@@ -84,26 +84,36 @@ class Sessions:
         self._open.add(conversation)
         return conversation
 
-    async def admit(self, conversation: Conversation, since: Mapping[str, Position]) -> None:
+    async def admit(
+        self,
+        conversation: Conversation,
+        since: Mapping[str, Position],
+        topics: Collection[str] = (),
+    ) -> None:
         """Make it known everywhere, say hello, and bring it up to the live flow.
 
-        `since` is where the client has read to, in the streams `user` and `all`. Greetings are
-        read when every later broadcast finds the connection already; who has missed nothing of
-        either stream knows them. A socket that cannot be admitted is closed with the code that
-        says why.
+        `since` is where the client has read to, in the streams `user`, `all` and those of the
+        `topics` that it has from the beginning; whoever calls has checked that it may. Greetings
+        are read when every later broadcast finds the connection already; who has missed nothing of
+        `user` and `all` knows them. A connection that cannot be admitted is closed with the code
+        that says why, before anything was sent.
         """
         connection, caller = conversation.connection, conversation.caller
         try:
             joined = await self._subscriptions.enter(connection, since)
             is_up_to_date = list(recovered(joined).values()) == [True, True]
             greetings = [] if is_up_to_date else await self._greetings(caller.user_id)
+            more = await self._subscribe(connection, since, topics) if topics else ()
         except Problem as problem:
-            connection.close(CloseCode.CONNECTION_LIMIT, problem.description)
+            too_many = problem.code is Code.RATE_LIMITED
+            code = CloseCode.CONNECTION_LIMIT if too_many else CloseCode.SERVER_ERROR
+            connection.close(code, problem.description)
         except UNAVAILABLE as error:
             logger.warning("socket refused, Redis: %s: %s", type(error).__name__, error)
             connection.close(CloseCode.SERVER_ERROR, "try again")
         else:
-            connection.open(self._hello(connection, caller, joined))
+            all_joined = (*joined, *more)
+            connection.open(self._hello(connection, caller, all_joined), beginnings(all_joined))
             for greeting in greetings:
                 connection.send(greeting)
             await self._subscriptions.catch_up(connection, joined)
@@ -129,6 +139,12 @@ class Sessions:
                 "seconds": round(time.time() - connection.facts["since"], 1),
             },
         )
+
+    async def _subscribe(
+        self, connection: Connection, since: Mapping[str, Position], topics: Collection[str]
+    ) -> Sequence[Joined]:
+        wishes = {topic: since.get(f"topic:{topic}") for topic in topics}
+        return await self._subscriptions.subscribe(connection, wishes)
 
     def _hello(self, connection: Connection, caller: Caller, joined: Sequence[Joined]) -> Hello:
         for is_recovered in recovered(joined).values():
