@@ -12,6 +12,8 @@ EXAMPLES = ROOT / "docs" / "examples"
 FRAGMENTS = EXAMPLES / "fragments"
 OVERLAY = ("app", "migrations", "tests")
 """Folders of examples that are whole files of a project."""
+CLIENT = "from app.mesh import client as mesh_client\n"
+AFTER_MESH = "    mesh = mesh_client.connect(settings, metrics, broker=broker)\n"
 AFTER_SETTINGS = "\n    @property\n    def development"
 
 
@@ -25,9 +27,17 @@ def customise(installed: InstalledProject, into: Path) -> InstalledProject:
     settings = into / "app" / "settings.py"
     fields, mark, rest = _read(settings).partition(AFTER_SETTINGS)
     assert mark, "app/settings.py has changed: where do the fields end now?"
-    _write(settings, f"{fields}\n{_fragment('app/settings.py.txt')}{mark}{rest}")
+    added = _fragment("app/settings.py.txt") + _fragment("app/ledger_settings.py.txt")
+    _write(settings, f"{fields}\n{added}{mark}{rest}")
     example = into / ".env.example"
-    _write(example, f"{_read(example)}\n{_fragment('env.example.txt')}")
+    _write(
+        example, f"{_read(example)}\n{_fragment('env.example.txt')}{_fragment('env.ledger.txt')}"
+    )
+    main = into / "app" / "main.py"
+    before, mark, rest = _read(main).partition(AFTER_MESH)
+    assert mark, "app/main.py has changed: where is the mesh made now?"
+    before = before.replace(CLIENT, f"{CLIENT}from app.mesh import jsonrpc\n")
+    _write(main, f"{before}{mark}{_fragment('app/main.py.txt')}{rest}")
     return InstalledProject(into, installed.venv)
 
 

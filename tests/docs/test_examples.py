@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import AsyncIterator, Iterator
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import httpx
 import pytest
 
 from scripts.bake import ROOT
+from tests import servers
 from tests.baked import InstalledProject
 from tests.docs.customised import EXAMPLES, OVERLAY, customise
 from tests.e2e.browser import Browser
@@ -117,6 +119,89 @@ async def test_topics_and_presence_work_in_a_running_project(
             assert left["payload"]["event"]["user_id"] == "alice"
 
 
+async def test_a_second_mesh_in_another_format_is_called_like_the_first(
+    customised: InstalledProject, tmp_path: Path
+) -> None:
+    broker = servers.private_rabbitmq()
+    try:
+        broker.control("add_vhost", "ledger")
+        broker.control("set_permissions", "-p", "ledger", "guest", ".*", ".*", ".*")
+        url = f"{broker.url}ledger"
+        deployment = in_development(customised, tmp_path, LEDGER_AMQP_URL=url)
+        service: list[str | Path] = [
+            sys.executable,
+            Path(__file__).with_name("jsonrpc_service.py"),
+            url,
+        ]
+        with (
+            program("ledger", service, tmp_path, says="ledger is there"),
+            serving(deployment) as bff,
+        ):
+            async with browser(bff, deployment, "alice") as alices:
+                answer = await alices.ask("ledger", "balance", {"currency": "EUR"})
+                assert answer["result"] == {"user": "alice", "balance": 7, "currency": "EUR"}
+                wrong = (await alices.ask("ledger", "balance"))["error"]
+                assert (wrong["code"], wrong["outcome"]) == ("invalid_params", "done")
+                assert "db-17" not in str(alices.frames)
+            broker.stop()
+            with user(bff, deployment, "alice") as alice:
+                until_true(lambda: alice.get("/health/ready").status_code == 503, "it is not ready")
+                check = alice.get("/health/ready").json()["checks"]["mesh"]
+                assert check["reason"].startswith("ledger: ")
+    finally:
+        broker.remove()
+
+
+@pytest.mark.parametrize("kind", ["ours", "nuropb"])
+async def test_the_ten_line_service_answers_and_announces(
+    kind: str,
+    installed: InstalledProject,
+    rabbitmq_server: Server,
+    nuropb_python: Path | None,
+    tmp_path: Path,
+) -> None:
+    if kind == "nuropb" and nuropb_python is None:
+        pytest.skip("needs the real nuropb 0.1.8, which runs on Python < 3.12 only")
+    url = rabbitmq_server.url
+    command: list[str | Path] = (
+        [installed.python, EXAMPLES / "services" / "greeter.py"]
+        if kind == "ours"
+        else [nuropb_python or "", EXAMPLES / "services" / "nuropb_greeter.py", url]
+    )
+    variables = {"PYTHONPATH": str(installed.path), "AMQP_URL": url}
+    script = f"""
+import asyncio
+from app.errors import Problem
+from app.mesh.client import connect
+from app.mesh.events import EventRule
+from app.settings import MeshSettings
+
+async def main():
+    mesh, heard = connect(MeshSettings(app_name="listener-{kind}")), asyncio.Queue()
+    async def hear(event):
+        await heard.put(event.payload)
+    mesh.add_rule(EventRule("greeted", "greeter.greeted", hear))
+    await mesh.start()
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                context = dict(user_id="u")
+                params = dict(name="Bob")
+                print(await mesh.request("greeter", "greet", params, context=context, timeout=2))
+                break
+            except Problem:
+                await asyncio.sleep(0.1)
+        print(await heard.get())
+    await mesh.stop()
+
+asyncio.run(main())
+"""
+    with program(f"{kind} greeter", command, tmp_path, **variables):
+        done = installed.run(installed.python, "-c", script, AMQP_URL=url)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.splitlines()[-2:] == ["Hello Bob", "{'user_id': 'u', 'name': 'Bob'}"]
+
+
 async def test_a_real_nuropb_service_answers(
     installed: InstalledProject,
     rabbitmq_server: Server,
@@ -162,12 +247,21 @@ def serving(deployment: Deployment) -> Iterator[Instance]:
 @contextmanager
 def nuropb_service(python: Path, amqp_url: str, logs: Path) -> Iterator[None]:
     command: list[str | Path] = [python, EXAMPLES / "services" / "orders.py", amqp_url]
-    service = Program("orders", command, cwd=EXAMPLES, logs=logs, variables={})
+    with program("orders", command, logs, says="orders is on the mesh"):
+        yield
+
+
+@contextmanager
+def program(
+    name: str, command: Sequence[str | Path], logs: Path, says: str = "", **variables: str
+) -> Iterator[None]:
+    """A program that runs meanwhile; it is there when it says so."""
+    running = Program(name, command, cwd=EXAMPLES, logs=logs, variables=variables)
     try:
-        until_true(lambda: "orders is on the mesh" in service.output, "the service is up")
+        until_true(lambda: says in running.output, f"{name} is up")
         yield
     finally:
-        service.close()
+        running.close()
 
 
 def user(bff: Instance, deployment: Deployment, name: str) -> httpx.Client:

@@ -58,15 +58,26 @@ async def test_a_nuropb_client_calls_every_method_of_the_bff(
     bobs: Browser,
 ) -> None:
     to_alice = {"user_ids": [alice.id], "topic": "news", "event": {"n": 1}}
-    described, sent, broadcast, unknown, wrong, closed = await nuropb(
+    described, online, sent, topical, broadcast, unknown, wrong, closed = await nuropb(
         ("nuropb_describe", {}),
+        ("presence", {"user_ids": [alice.id, "nobody"]}),
         ("send_to_users", to_alice),
+        ("send_to_topic", {"topic": "prices.tea", "event": {"n": 3}}),
         ("broadcast", {"topic": "all-news", "event": {"n": 2}}),
         ("no_such_method", {}),
         ("send_to_users", {"user_ids": [], "topic": "news"}),
         ("disconnect_users", {"user_ids": [alice.id]}),
     )
-    assert {"send_to_users", "broadcast", "disconnect_users"} <= set(described["result"]["methods"])
+    assert set(described["result"]["methods"]) == {
+        "send_to_users",
+        "send_to_topic",
+        "broadcast",
+        "disconnect_users",
+        "presence",
+    }
+    assert len(online["result"]["users"][alice.id]) == len(alices)
+    assert online["result"]["users"]["nobody"] == []
+    assert topical["result"]["id"].startswith("topic:prices.tea/")
     assert sent["error"] is None
     assert sent["result"]["addressed"] == len(alices)
     for browser in alices:

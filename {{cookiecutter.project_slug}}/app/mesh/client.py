@@ -8,7 +8,7 @@ import logging
 import re
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from app.mesh.amqp import AmqpTransport
 from app.mesh.describe import Descriptions, ServiceDescription
 from app.mesh.encryption import Unreadable
 from app.mesh.events import EventNotTaken, EventRule
+from app.mesh.format import MessageFormat
 from app.mesh.memory import MemoryBroker, MemoryTransport
 from app.mesh.messages import Delivery, Kind, MalformedMessage, Message, Reply
 from app.mesh.service import Service
@@ -40,10 +41,21 @@ logger = logging.getLogger(__name__)
 class MeshClient:
     """The mesh as the rest of the app sees it."""
 
-    def __init__(self, settings: MeshSettings, metrics: Metrics, transport: MeshTransport) -> None:
+    def __init__(
+        self,
+        settings: MeshSettings,
+        metrics: Metrics,
+        transport: MeshTransport,
+        *,
+        message_format: MessageFormat = nuropb,
+        name: str = "mesh",
+    ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._transport = transport
+        self._format = message_format
+        self._name = name
+        self._routes: dict[str, MeshClient] = {}
         self._rules: list[EventRule] = []
         self.services: list[Service] = []
         """What is answered here."""
@@ -56,6 +68,13 @@ class MeshClient:
         twin = copy.copy(self)
         twin._context = context
         return twin
+
+    def route(self, services: Iterable[str], to: MeshClient) -> None:
+        """Have another client call these services: on another vhost, or in another format.
+
+        It starts and stops with this one. Whoever calls need not know.
+        """
+        self._routes.update(dict.fromkeys(services, to))
 
     def add_rule(self, rule: EventRule) -> None:
         """Take in an event rule, before `start`.
@@ -92,14 +111,21 @@ class MeshClient:
     async def start(self) -> None:
         """Begin to connect. Works without a broker too: `status` tells when there is one."""
         await self._transport.start(self, self._rules, self.services)
+        for other in set(self._routes.values()):
+            await other.start()
 
     async def stop(self) -> None:
         """Disconnect; requests without an answer fail."""
+        for other in set(self._routes.values()):
+            await other.stop()
         await self._transport.stop()
 
     @property
     def status(self) -> MeshStatus:
-        """Whether calls can be made now."""
+        """Whether calls can be made now, those by way of other clients too."""
+        for other in self._routes.values():
+            if not other.status.connected:
+                return MeshStatus(False, f"{other._name}: {other.status.reason}")
         return self._transport.status
 
     async def request(
@@ -124,12 +150,13 @@ class MeshClient:
         Raises:
             Problem: the service's error, or what kept the call from being answered.
         """
-        message = self._call(Kind.REQUEST, service, method, params, context, timeout, trace_id)
-        reply = self._waiting.expect(message)
+        via = self._via(service)
+        message = via._call(Kind.REQUEST, service, method, params, context, timeout, trace_id)
+        reply = via._waiting.expect(message)
         try:
-            return await self._measured(message, reply, encrypted)
+            return await via._measured(message, reply, encrypted)
         finally:
-            self._waiting.end(message, late and _late(message, late))
+            via._waiting.end(message, late and via._late(message, late))
 
     async def command(
         self,
@@ -149,8 +176,9 @@ class MeshClient:
         Raises:
             Problem: the command was not sent, or it is not known whether it was.
         """
-        message = self._call(Kind.COMMAND, service, method, params, context, timeout, trace_id)
-        await self._measured(message, None, encrypted)
+        via = self._via(service)
+        message = via._call(Kind.COMMAND, service, method, params, context, timeout, trace_id)
+        await via._measured(message, None, encrypted)
 
     async def describe(self, service: str) -> ServiceDescription:
         """What a service says of itself, at most `description_seconds` old.
@@ -158,7 +186,7 @@ class MeshClient:
         Raises:
             Problem: it does not say.
         """
-        return await self._descriptions.of(service)
+        return await self._via(service)._descriptions.of(service)
 
     async def publish(
         self,
@@ -179,10 +207,14 @@ class MeshClient:
         deadline = self._deadline(None)
         trace_id = trace_id or secrets.token_hex(16)
         try:
-            message = nuropb.event(topic, event, context or {}, target, trace_id, deadline)
+            message = self._format.event(topic, event, context or {}, target, trace_id, deadline)
         except TypeError as error:
             raise Problem(Code.INVALID_PARAMS, "The event is not JSON") from error
         await self._exchange(message, None)
+
+    def _via(self, service: str) -> MeshClient:
+        other = self._routes.get(service)
+        return self if other is None else other.with_context(self._context)
 
     def _call(
         self,
@@ -202,9 +234,11 @@ class MeshClient:
         trace_id = trace_id or secrets.token_hex(16)
         try:
             context = {**self._context, **(context or {}), "trace_id": trace_id}
-            return nuropb.call(kind, service, method, params, context, trace_id, deadline)
+            message = self._format.call(kind, service, method, params, context, trace_id, deadline)
         except TypeError as error:
             raise Problem(Code.INVALID_PARAMS, "The parameters are not JSON") from error
+        message.method = method
+        return message
 
     def _deadline(self, timeout: float | None) -> float:
         seconds = self._settings.request_timeout if timeout is None else timeout
@@ -224,7 +258,7 @@ class MeshClient:
                 await self._seal(message)
             answer = await self._exchange(message, reply)
             if answer is not None and answer.error is not None:
-                raise nuropb.problem(answer.error, message)
+                raise self._format.problem(answer.error, message)
             outcome = "ok"
             return answer and answer.result
         except Problem as problem:
@@ -283,6 +317,17 @@ class MeshClient:
     async def _ask(self, service: str) -> Any:
         return await self.request(service, describe.METHOD, {}, context={})
 
+    def _late(self, message: Message, late: Callable[[Any, Problem | None], None]) -> Late:
+        def tell(answer: Reply | Problem) -> None:
+            if isinstance(answer, Problem):
+                late(None, answer)
+            elif answer.error is not None:
+                late(None, self._format.problem(answer.error, message))
+            else:
+                late(answer.result, None)
+
+        return tell
+
     def on_reply(self, correlation_id: str, body: bytes) -> None:
         """Hand a reply to its request."""
         message = self._waiting.find(correlation_id)
@@ -291,7 +336,7 @@ class MeshClient:
         try:
             if message.key is not None and encryption.is_sealed(body):
                 body = encryption.unseal(body, message.key)
-            answer = nuropb.decode_reply(body)
+            answer = self._format.decode_reply(body)
         except (MalformedMessage, Unreadable) as error:
             logger.warning("%s: bad reply: %s", message.routing_key, error)
             answer = Reply(error={"error": "NuropbMessageError", "description": ""})
@@ -313,13 +358,13 @@ class MeshClient:
 
     def on_status(self) -> None:
         """Show the connection in the metrics."""
-        self._metrics.mesh_connected.set(self.status.connected)
+        self._metrics.mesh_connected.labels(self._name).set(self._transport.status.connected)
 
     async def on_event(self, rule: EventRule, delivery: Delivery) -> bool:
         """Give an event to its rule until it is taken; False when it is a dead letter."""
         results = self._metrics.mesh_events
         try:
-            event = nuropb.decode_event(delivery)
+            event = self._format.decode_event(delivery)
             for pause in pauses(0.1, 5):
                 try:
                     async with asyncio.timeout(HANDLER_SECONDS):
@@ -340,29 +385,27 @@ class MeshClient:
         return True
 
 
-def _late(message: Message, late: Callable[[Any, Problem | None], None]) -> Late:
-    def tell(answer: Reply | Problem) -> None:
-        if isinstance(answer, Problem):
-            late(None, answer)
-        elif answer.error is not None:
-            late(None, nuropb.problem(answer.error, message))
-        else:
-            late(answer.result, None)
-
-    return tell
-
-
 def _outcome(message: Message) -> Outcome:
     return Outcome.UNKNOWN if message.sent else Outcome.NOT_SENT
 
 
 def connect(
-    settings: MeshSettings, metrics: Metrics | None = None, *, broker: MemoryBroker | None = None
+    settings: MeshSettings,
+    metrics: Metrics | None = None,
+    *,
+    broker: MemoryBroker | None = None,
+    message_format: MessageFormat = nuropb,
+    name: str = "mesh",
 ) -> MeshClient:
-    """The client for `settings.amqp_url`; `broker` is the in-process mesh to share, if that."""
+    """The client for `settings.amqp_url`; `broker` is the in-process mesh to share, if that.
+
+    A second one needs a `name` of its own, for health and metrics.
+    """
     transport: MeshTransport
     if settings.amqp_url == "memory://":
         transport = MemoryTransport(settings.app_name, broker or MemoryBroker())
     else:
         transport = AmqpTransport(settings)
-    return MeshClient(settings, metrics or Metrics(), transport)
+    return MeshClient(
+        settings, metrics or Metrics(), transport, message_format=message_format, name=name
+    )

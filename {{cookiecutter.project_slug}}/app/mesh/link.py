@@ -75,13 +75,15 @@ async def open_channel(connection: AbstractConnection, *, confirms: bool) -> Cha
 
 
 async def declare_exchanges(channel: Channel, settings: MeshSettings) -> None:
-    """As NuroPb declares them, so that whoever comes first makes them."""
+    """As NuroPb declares them, so that whoever comes first makes them. The default exchange, which
+    has no name, is always there."""
     for name, kind in (
         (settings.rpc_exchange, "direct"),
         (settings.events_exchange, "topic"),
         (settings.dead_letter_exchange, "fanout"),
     ):
-        await channel.exchange_declare(name, exchange_type=kind, durable=True)
+        if name:
+            await channel.exchange_declare(name, exchange_type=kind, durable=True)
 
 
 async def end(*tasks: asyncio.Task[Any], seconds: float = BROKER_SECONDS) -> None:

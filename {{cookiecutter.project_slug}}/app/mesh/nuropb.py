@@ -62,9 +62,7 @@ def call(
         "context": context,
         "trace_id": trace_id,
     }
-    message = _message(kind, service, body, correlation_id, trace_id, deadline)
-    message.method = method
-    return message
+    return _message(kind, service, body, correlation_id, trace_id, deadline)
 
 
 def event(

@@ -6,7 +6,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
+from app.cluster.index import ConnectionFacts
 from app.cluster.messenger import Messenger
+from app.cluster.presence import Presence
 from app.connections.messages import TopicName
 from app.realtime.router import RealtimeRouter
 from app.routes.admin import MAX_USERS, Topic, UserId
@@ -39,6 +41,15 @@ class Broadcast(BaseModel):
 
 class DisconnectUsers(BaseModel):
     user_ids: UserIds
+
+
+class AskPresence(BaseModel):
+    user_ids: UserIds
+
+
+class WhoIsOnline(BaseModel):
+    users: dict[str, list[ConnectionFacts]]
+    """The connections of each user, on whatever instance; none for who is offline."""
 
 
 class Addressed(BaseModel):
@@ -77,3 +88,9 @@ async def broadcast(params: Broadcast, messenger: Messenger) -> Sent:
 async def disconnect_users(params: DisconnectUsers, messenger: Messenger) -> Addressed:
     """Close all sockets of some users with 4504: they are not to come back by themselves."""
     return Addressed(addressed=sum(await messenger.close_users(params.user_ids)))
+
+
+@realtime.serve("presence")
+async def presence(params: AskPresence, presence: Presence) -> WhoIsOnline:
+    """Who is online, and where."""
+    return WhoIsOnline(users=await presence.of(params.user_ids))

@@ -104,7 +104,8 @@ class Metrics:
         )
         self.mesh_connected = Gauge(
             "bff_mesh_connected",
-            "1 while the mesh is connected",
+            "1 while the mesh is connected, by client: mesh, and yours",
+            ["mesh"],
             registry=registry,
             multiprocess_mode="livemin",
         )

@@ -193,7 +193,7 @@ async def test_a_call_made_meanwhile_waits_no_longer_than_its_time(
     await engine.interrupt()
     await until(lambda: not mesh.status.connected)
     assert mesh.status.reason
-    assert _value(metrics, "bff_mesh_connected") == 0
+    assert _value(metrics, "bff_mesh_connected", {"mesh": "mesh"}) == 0
     with pytest.raises(Problem) as caught:
         await mesh.request(service, "echo", {}, context={}, timeout=0.1)
     assert caught.value.code is Code.MESH_UNAVAILABLE

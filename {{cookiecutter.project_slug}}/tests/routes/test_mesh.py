@@ -114,6 +114,17 @@ async def test_disconnect_users_ends_their_sockets_and_no_others(
         assert (await bob.request("orders", "list"))["error"] is None
 
 
+async def test_presence_tells_who_is_online_and_where(
+    bff: Bff, other: MeshClient, settings: Settings
+) -> None:
+    async with bff.browser("alice") as alice:
+        asked = {"user_ids": ["alice", "bob"]}
+        users = (await other.request(settings.app_name, "presence", asked))["users"]
+    (connection,) = users["alice"]
+    assert connection["connection_id"] == alice.hello["session_id"]
+    assert users["bob"] == []
+
+
 async def test_a_method_of_ones_own_knows_who_calls(
     bff: Bff, other: MeshClient, settings: Settings
 ) -> None:
