@@ -14,7 +14,7 @@ import click
 
 from chaos import report
 from chaos.checker import check
-from chaos.deployment import Clock
+from chaos.deployment import STREAM_LENGTH, Clock
 from chaos.history import History
 from chaos.run import ALLOWANCE, run
 from chaos.servers import ServerError
@@ -52,7 +52,7 @@ def main(seed: int | None, seconds: float, folder: Path | None) -> None:
     if stopped:
         click.echo(stopped, err=True)
         sys.exit(2)
-    verdict = check(history.records, allowance=ALLOWANCE)
+    verdict = check(history.records, allowance=ALLOWANCE, stream_length=STREAM_LENGTH)
     click.echo(report.text(history.records, verdict))
     if verdict.violations:
         click.echo(f'Again: make chaos ARGS="--seed {seed} --seconds {seconds:g}"')

@@ -38,6 +38,7 @@ class Rule(StrEnum):
     """What must hold."""
 
     GAP = "no unannounced gap"
+    GIVEN_UP = "nothing given up that is still there"
     ORDER = "no wrong order"
     TWICE = "no message applied twice"
     STRANGER = "no message to whom it is not for"
@@ -75,14 +76,14 @@ class Verdict:
     """Confirmed messages that a client did not get and was told of, each client counted."""
 
 
-def check(history: Sequence[Record], *, allowance: float) -> Verdict:
+def check(history: Sequence[Record], *, allowance: float, stream_length: int) -> Verdict:
     """What the history shows.
 
     `allowance`: seconds without a fault after which the index must be true, a little more than the
-    lease and its renewal.
+    lease and its renewal. `stream_length`: how many messages each stream holds.
     """
     messages = _Messages(history)
-    clients = _Clients(messages)
+    clients = _Clients(messages, stream_length)
     for record in history:
         clients.note(record)
     violations = [
@@ -279,7 +280,8 @@ class _Reader:
 class _Clients:
     """What each client saw."""
 
-    def __init__(self, messages: _Messages) -> None:
+    def __init__(self, messages: _Messages, stream_length: int) -> None:
+        self._stream_length = stream_length
         self.readers: dict[tuple[str, str], _Reader] = {}
         self._messages = messages
         self._user: dict[str, str] = {}
@@ -329,13 +331,23 @@ class _Clients:
             )
             return
         reader.missed_until = position
-        if stream not in record.since or record.recovered.get(stream) is False:
+        if stream not in record.since:
             reader.skip(record.at, position)
+        elif record.recovered.get(stream) is False:
+            self._announce(reader, record.at, position)
 
     def _gap(self, record: Gap, position: Id) -> None:
         reader = self.readers.get((record.client, position.stream))
         if reader is not None:
-            reader.skip(record.at, position)
+            self._announce(reader, record.at, position)
+
+    def _announce(self, reader: _Reader, at: float, position: Id) -> None:
+        before = reader.position
+        missed = position.offset - before.offset
+        if before.epoch == position.epoch and missed <= self._stream_length:
+            what = f"told of a loss between {before} and {position}: the stream has it"
+            self._violations.append(Violation(Rule.GIVEN_UP, at, reader.client, what))
+        reader.skip(at, position)
 
     def _come(self, record: Delivered) -> None:
         id = Id.parse(record.id)

@@ -32,6 +32,7 @@ from chaos.history import (
 )
 
 ALLOWANCE = 5.0
+STREAM_LENGTH = 1
 TEA = "topic:tea"
 
 
@@ -76,7 +77,9 @@ class Story:
         recovered: bool | None = None,
         client: str = "phone",
     ) -> None:
-        said = {} if recovered is None else dict.fromkeys(since, recovered)
+        said = {}
+        if recovered is not None:
+            said = {stream: recovered or stream == "all" for stream in since}
         self.records.append(
             Positioned(
                 at=self.tick(), client=client, since=since, positions=positions, recovered=said
@@ -122,7 +125,7 @@ class Story:
 
     @property
     def verdict(self) -> Verdict:
-        return check(self.records, allowance=ALLOWANCE)
+        return check(self.records, allowance=ALLOWANCE, stream_length=STREAM_LENGTH)
 
     def broken(self) -> list[Rule]:
         return [violation.rule for violation in self.verdict.violations]
@@ -198,7 +201,7 @@ def test_gap_an_event_that_the_mesh_has_confirmed_never_came(story: Story) -> No
 def test_gap_an_event_ends_among_the_dead_letters(story: Story) -> None:
     story.connect()
     story.send(1, None)
-    story.gap("user/e/1")
+    story.gap("user/e/2")
     story.records.append(DeadLettered(at=story.tick(), message=1))
     assert story.broken() == [Rule.GAP]
 
@@ -247,7 +250,7 @@ def test_no_gap_when_the_hello_says_not_recovered(story: Story, after: str) -> N
     story.send(1, "user/e/1")
     story.send(2, None)
     story.connect(after, since="user/e/0", recovered=False)
-    assert (story.broken(), story.verdict.lost, story.verdict.announcements) == ([], 2, 2)
+    assert (story.broken(), story.verdict.lost, story.verdict.announcements) == ([], 2, 1)
 
 
 def test_no_gap_when_an_open_socket_is_told(story: Story) -> None:
@@ -282,6 +285,23 @@ def test_gap_what_a_slow_answer_shows_to_be_later_than_the_first_position(story:
     story.connect("user/e/1")
     story.records.append(Taken(at=story.tick(), message=1, id="user/e/2"))
     assert story.broken() == [Rule.GAP]
+
+
+# Nothing given up
+
+
+@pytest.mark.parametrize("missed", [0, 1])
+def test_given_up_what_a_returning_client_could_have_had(story: Story, missed: int) -> None:
+    story.connect()
+    story.leave()
+    story.connect(f"user/e/{missed}", since="user/e/0", recovered=False)
+    assert story.broken() == [Rule.GIVEN_UP]
+
+
+def test_given_up_what_an_open_socket_could_have_had(story: Story) -> None:
+    story.connect()
+    story.gap("user/e/1")
+    assert story.broken() == [Rule.GIVEN_UP]
 
 
 # No wrong order
@@ -337,12 +357,12 @@ def test_order_is_not_known_of_a_message_with_unknown_outcome(story: Story) -> N
 # No message applied twice
 
 
-def test_twice_one_id_after_an_announcement_that_goes_back(story: Story) -> None:
+def test_twice_one_id_after_an_announcement(story: Story) -> None:
     story.connect()
     story.send(1, "user/e/1")
     story.get(1, "user/e/1")
     story.leave()
-    story.connect("user/e/0", since="user/e/1", recovered=False)
+    story.connect("user/f/0", since="user/e/1", recovered=False)
     story.get(1, "user/e/1")
     assert story.broken() == [Rule.TWICE]
 
