@@ -8,11 +8,13 @@ import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import httpx
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 from jose import jwt
 
 from tests.baked import InstalledProject
@@ -33,7 +35,10 @@ class Deployment:
         self.folder = folder
         self.secret = secrets.token_hex(32)
         self.app_name = f"e2e-{secrets.token_hex(4)}"
+        key = folder / "mesh.pem"
+        key.write_bytes(_new_key())
         self.settings = {
+            "MESH_PRIVATE_KEY_FILE": str(key),
             "PYTHONPATH": str(project.path),
             "APP_NAME": self.app_name,
             "ENVIRONMENT": "production",
@@ -100,6 +105,15 @@ class Deployment:
             output = instance.output
             for canary in {*self.canaries, self.secret}:
                 assert canary not in output, f"{instance.name} has logged {canary}"
+
+
+@cache
+def _new_key() -> bytes:
+    return rsa.generate_private_key(65537, 2048).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
 
 
 @dataclass(frozen=True)

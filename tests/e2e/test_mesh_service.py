@@ -26,8 +26,10 @@ class NuropbCaller:
         self._command = [str(python), str(_CALLER), amqp_url]
         self.service = service
 
-    async def __call__(self, *calls: tuple[str, dict[str, Any]]) -> list[Any]:
-        wanted = [[self.service, method, params, {}, False] for method, params in calls]
+    async def __call__(
+        self, *calls: tuple[str, dict[str, Any]], encrypted: bool = False
+    ) -> list[Any]:
+        wanted = [[self.service, method, params, {}, encrypted] for method, params in calls]
         process = await asyncio.create_subprocess_exec(
             *self._command,
             json.dumps(wanted),
@@ -74,6 +76,7 @@ async def test_a_nuropb_client_calls_every_method_of_the_bff(
         "broadcast",
         "disconnect_users",
         "presence",
+        "whisper",
     }
     assert len(online["result"]["users"][alice.id]) == len(alices)
     assert online["result"]["users"]["nobody"] == []
@@ -108,3 +111,15 @@ async def test_both_instances_answer_and_each_call_is_answered_once(
     await admin.fence(cluster.a, *alices)
     for browser in alices:
         assert [event["event"] for event in browser.events("numbered")] == list(range(20))
+
+
+async def test_a_method_that_asks_for_encryption_gets_it_from_a_nuropb_client(
+    nuropb: NuropbCaller, alice: Person, alices: list[Browser]
+) -> None:
+    whisper = ("whisper", {"to": alice.id, "text": "psst"})
+    (plain,) = await nuropb(whisper)
+    assert plain["error"]["error"] == "NuropbValidationError"
+    told, wrong = await nuropb(whisper, ("whisper", {"to": ""}), encrypted=True)
+    assert told == {"result": {"connections": len(alices)}, "error": None}
+    assert wrong["error"]["error"] == "NuropbValidationError"
+    assert (await alices[0].event("demo.whispered"))["event"] == {"text": "psst"}

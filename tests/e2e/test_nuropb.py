@@ -145,6 +145,13 @@ async def test_the_second_reply_after_an_exception_harms_nobody(
     assert len(bobs.responses("failing")) == len(bobs.responses("failing-later")) == 1
 
 
+async def test_an_encrypted_method_of_a_real_service_is_called_encrypted(bobs: Browser) -> None:
+    answer = await bobs.ask("demo", "secret", {"code": "4711"})
+    assert answer["result"] == {"opened_with": "4711"}
+    refused = (await bobs.ask("demo", "secret_refused"))["error"]
+    assert (refused["code"], refused["description"]) == ("forbidden", "Only the owner may do this")
+
+
 async def test_a_command_is_accepted_and_carried_out(bobs: Browser) -> None:
     answer = await bobs.command("demo", "note", {"text": bobs.connection_id})
     assert answer["result"] == {"accepted": True}

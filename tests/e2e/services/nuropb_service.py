@@ -1,12 +1,15 @@
-"""A mesh service on the real nuropb 0.1.8, run in a Python of its own: `… <amqp url>`."""
+"""A mesh service on the real nuropb 0.1.8, run in a Python of its own: `… <amqp url>`.
 
-from __future__ import annotations
+Without `from __future__ import annotations`: nuropb cannot describe methods whose annotations are
+texts.
+"""
 
 import asyncio
 import datetime
 import sys
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import rsa
 from nuropb.contexts.context_manager_decorator import nuropb_context
 from nuropb.contexts.describe import publish_to_mesh
 from nuropb.interface import NuropbAuthorizationError, NuropbSuccess
@@ -34,6 +37,7 @@ class Demo:
     def __init__(self) -> None:
         self._api: RMQAPI | None = None
         self._notes: list[str] = []
+        self._private_key = rsa.generate_private_key(65537, 2048)
 
     def echo(self, **values: Any) -> dict[str, Any]:
         return values
@@ -63,6 +67,14 @@ class Demo:
     @publish_to_mesh(authorize_func=claims_of)  # type: ignore[untyped-decorator]
     def claims(self, ctx: Any) -> Any:
         return ctx.user_claims
+
+    @publish_to_mesh(requires_encryption=True)  # type: ignore[untyped-decorator]
+    def secret(self, code: str) -> dict[str, str]:
+        return {"opened_with": code}
+
+    @publish_to_mesh(requires_encryption=True)  # type: ignore[untyped-decorator]
+    def secret_refused(self) -> None:
+        raise NuropbAuthorizationError("Only the owner may do this")
 
     def tell(self, user_id: str, text: str) -> str:
         """Publish an event for a user."""
