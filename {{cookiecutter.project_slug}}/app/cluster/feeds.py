@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from typing import Final
 
 from app.cluster.channels import Channels
+from app.cluster.feed import Feed, Joiner, gap
 from app.cluster.keys import Keys, StreamKeys
 from app.cluster.redis import UNAVAILABLE
 from app.cluster.streams import Page, StreamReader
 from app.connections.close_codes import CloseCode
 from app.connections.connection import Connection
 from app.connections.frames import Frame
-from app.connections.messages import Gap
 from app.connections.positions import Position
 from app.connections.registry import ConnectionRegistry
 from app.settings import Settings
@@ -28,35 +28,6 @@ _UNDER_WAY: Final = 128 * 1024
 """Bytes of what was missed that may wait in a socket's transport."""
 _DRAIN_SECONDS: Final = 30.0
 """How long a socket that catches up may take to make room."""
-
-
-class Joiner:
-    """A connection that is not in the live flow yet; what is live passes it by meanwhile."""
-
-    __slots__ = ("position",)
-
-    def __init__(self) -> None:
-        self.position: Position | None = None
-        """How far it has read once it needs no more pages: what comes beyond is its own."""
-
-
-class Feed:
-    """One stream as this instance hears it."""
-
-    __slots__ = ("heard", "joining", "mending", "position", "reader", "stream")
-
-    def __init__(self, stream: str, reader: str) -> None:
-        self.stream: Final = stream
-        """What browsers call it."""
-        self.reader: Final = reader
-        """The user or the topic; nothing for all."""
-        self.position: Position | None = None
-        """Up to here its connections have everything; None until the first has read the tip, and
-        for good once the last has left: who comes then has another feed."""
-        self.heard: Position | None = None
-        """The latest message that came before there was a position."""
-        self.joining: dict[Connection, Joiner] = {}
-        self.mending = False
 
 
 class Feeds:
@@ -172,24 +143,12 @@ class Feeds:
         feed.position = position
         connections = self._connections(feed)
         if feed.joining:
-            connections = [one for one in connections if self._is_live(feed, one)]
+            connections = [one for one in connections if feed.is_live(one)]
         frame = Frame(text, {feed.stream: position})
         for connection in connections:
             connection.send_frame(frame)
         self._metrics.deliveries.inc(len(connections))
         return len(connections)
-
-    @staticmethod
-    def _is_live(feed: Feed, connection: Connection) -> bool:
-        """Whether the message at the feed's position is this connection's to get now."""
-        joiner = feed.joining.get(connection)
-        if joiner is None:
-            return True
-        read, at = joiner.position, feed.position
-        if read is None or at is None or read.epoch != at.epoch or read.offset >= at.offset:
-            return False
-        del feed.joining[connection]
-        return True
 
     # Holes
 
@@ -255,7 +214,8 @@ class Feeds:
         if not page.complete:
             if at != asked:
                 return True
-            self._lost(feed, page.tip)
+            self._metrics.gaps.labels(feed.stream.partition(":")[0]).inc()
+            feed.lose(page.tip, self._connections(feed))
             return True
         if page.messages and page.messages[-1][0] > at.offset:
             self._metrics.holes.inc()
@@ -263,21 +223,6 @@ class Feeds:
             if offset > at.offset:
                 self._deliver(feed, Position(at.epoch, offset), text)
         return feed.position is not None and feed.position.offset < page.tip.offset
-
-    def _lost(self, feed: Feed, tip: Position) -> None:
-        """Tell the live connections; in a new epoch they get everything from its beginning on."""
-        known = feed.position
-        is_new = known is None or known.epoch != tip.epoch
-        feed.position = Position(tip.epoch, 0) if is_new else tip
-        self._metrics.gaps.labels(feed.stream.partition(":")[0]).inc()
-        frame = _gap(feed, feed.position)
-        for connection in self._connections(feed):
-            joiner = feed.joining.get(connection)
-            if joiner is None:
-                connection.send_frame(frame)
-            elif joiner.position is not None and joiner.position.epoch != tip.epoch:
-                del feed.joining[connection]
-                connection.send_frame(frame)
 
     # Joining
 
@@ -310,7 +255,7 @@ class Feeds:
                 page = await self._reader.read(self.keys_of(feed), at)
                 if not page.complete and not has_left():
                     at = page.tip
-                    connection.send_frame(_gap(feed, at))
+                    connection.send_frame(gap(feed, at))
         except UNAVAILABLE as error:
             logger.warning("catching up ended, Redis: %s: %s", type(error).__name__, error)
             connection.close(CloseCode.SERVER_ERROR, "try again")
@@ -325,10 +270,6 @@ class Feeds:
             self._mend(feed)
             return at == tip
         return at.offset >= feed.position.offset
-
-
-def _gap(feed: Feed, at: Position) -> Frame:
-    return Frame(Gap({feed.stream: at.id_in(feed.stream)}).encode(), {feed.stream: at})
 
 
 async def _has_room(connection: Connection, size: int) -> None:

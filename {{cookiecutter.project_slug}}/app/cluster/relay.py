@@ -10,7 +10,8 @@ from typing import Any
 from app.backoff import pauses
 from app.cluster.channels import Channels
 from app.cluster.envelopes import Kind, envelope
-from app.cluster.feeds import Feed, Feeds
+from app.cluster.feed import Feed
+from app.cluster.feeds import Feeds
 from app.cluster.keys import Keys
 from app.cluster.redis import UNAVAILABLE, RedisClient
 from app.cluster.subscriptions import Subscriptions

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.cluster.channels import Channels
-from app.cluster.feeds import Feed, Feeds, Joiner
+from app.cluster.feed import Feed, Joiner
+from app.cluster.feeds import Feeds
 from app.cluster.index import ConnectionIndex
 from app.cluster.keys import Keys
 from app.cluster.redis import UNAVAILABLE

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.cluster.feeds import Feed
+from app.cluster.feed import Feed
 from app.cluster.redis import RedisClient
 from app.connections.close_codes import CloseCode
 from app.connections.connection import Connection
