@@ -127,7 +127,7 @@ class Subscriptions:
                 has none of them.
         """
         if len(connection.topics | topics.keys()) > self._most:
-            raise Problem(Code.FORBIDDEN, f"No more than {self._most} topics for one socket")
+            raise Problem(Code.FORBIDDEN, f"No more than {self._most} topics for one connection")
         feeds = [self._feeds.join_topic(connection, topic) for topic in topics]
         joiners = [feed.joining[connection] for feed in feeds]
         try:

@@ -87,7 +87,7 @@ async def events(
 def _topics(text: str, at_most: int) -> list[str]:
     topics = list(dict.fromkeys(text.split(","))) if text else []
     if len(topics) > at_most:
-        raise Problem(Code.RATE_LIMITED, f"More than {at_most} topics")
+        raise Problem(Code.FORBIDDEN, f"No more than {at_most} topics for one connection")
     for topic in topics:
         if not TOPIC.fullmatch(topic):
             raise Problem(Code.INVALID_PARAMS, "topics: one of them cannot be a topic")
