@@ -238,13 +238,14 @@ class MemoryTransport:
         if self._receiver is None:
             return
         for rule in self._rules:
-            task = asyncio.get_running_loop().create_task(self._consume(rule, self._receiver))
+            queue = self.broker.queue(f"{self._app_name}.events.{rule.name}.v1", rule.topic)
+            consuming = self._consume(queue, rule, self._receiver)
+            task = asyncio.get_running_loop().create_task(consuming)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._receiver.on_status()
 
-    async def _consume(self, rule: EventRule, receiver: Receiver) -> None:
-        queue = self.broker.queue(f"{self._app_name}.events.{rule.name}.v1", rule.topic)
+    async def _consume(self, queue: _RuleQueue, rule: EventRule, receiver: Receiver) -> None:
         async with queue.active:
             while True:
                 while not queue.events:

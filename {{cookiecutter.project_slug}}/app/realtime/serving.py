@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel
-from redis.exceptions import RedisError
+from redis.exceptions import DataError
 
 from app.cluster.messenger import Messenger
 from app.cluster.redis import UNAVAILABLE
@@ -35,16 +35,18 @@ def join_mesh(router: RealtimeRouter, at_hand: AtHand) -> None:
 def event_rule(rule: Rule, at_hand: AtHand) -> EventRule:
     """An event rule as the mesh wants it.
 
-    An event that cannot be worked off now, because Redis is away or a call says `retryable`,
-    waits in its place.
+    An event that cannot be worked off now, because Redis or something else is away or a call says
+    `retryable`, waits in its place.
     """
 
     async def handle(event: MeshEvent) -> None:
         once = at_hand.messenger.idempotent(f"{event.id}/{rule.name}")
         try:
             await rule.handler(at_hand.arguments({MeshEvent: event, Messenger: once}))
-        except RedisError as error:
-            raise EventNotTaken(f"Redis: {error}") from error
+        except DataError:
+            raise  # what Redis cannot hold it will not hold later
+        except UNAVAILABLE as error:
+            raise EventNotTaken(f"{type(error).__name__}: {error}") from error
         except Problem as problem:
             if problem.retryable:
                 raise EventNotTaken(str(problem)) from problem

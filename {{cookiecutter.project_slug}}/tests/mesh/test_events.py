@@ -172,6 +172,29 @@ async def test_of_two_instances_one_handles_an_event(
     await until(lambda: second.taken[-1:] == ["after"])
 
 
+async def test_an_old_and_a_new_version_run_side_by_side(
+    start_client: StartClient, engine: Engine, first: Recorder, second: Recorder
+) -> None:
+    """The new one has a rule more. What is for it alone waits until it is there again."""
+    old = await _started(start_client, engine, first=("a", first))
+    rules = [EventRule(name, _topic(engine, "a"), to) for name, to in _both(first, second)]
+    new = await start_client(*rules)
+    for number in range(10):
+        await old.publish(_topic(engine, "a"), number)
+    await until(lambda: len(first.taken) >= 10 and len(second.taken) >= 10)
+    await new.stop()
+    await old.publish(_topic(engine, "a"), "while the new one is away")
+    await until(lambda: "while the new one is away" in first.taken)
+    assert first.taken[:10] == second.taken == list(range(10))
+    await start_client(*rules)
+    await until(lambda: second.taken[10:] == ["while the new one is away"])
+    assert len(first.taken) == 11
+
+
+def _both(first: Recorder, second: Recorder) -> list[tuple[str, Recorder]]:
+    return [("first", first), ("second", second)]
+
+
 async def test_an_event_in_work_comes_again_when_the_broker_went(
     start_client: StartClient, engine: Engine, first: Recorder
 ) -> None:
