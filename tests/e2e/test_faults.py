@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -15,10 +16,11 @@ from tests.baked import InstalledProject
 from tests.e2e.browser import Browser, Frame
 from tests.e2e.conftest import Admin, Connect, Person, until_connected
 from tests.e2e.deployment import Cluster, Deployment, knows_both, start_cluster
+from tests.e2e.events import event_stream
 from tests.e2e.processes import Instance
 from tests.e2e.services.plain import plain_service, publish
 from tests.e2e.waiting import until, until_true
-from tests.servers import Server
+from tests.servers import Server, nginx
 from tests.servers.server import answers, free_port
 
 LEASE = 3.0
@@ -108,6 +110,51 @@ async def test_with_all_servers_away_it_starts_and_says_what_is_missing(
         assert checks[name]["reason"]
     assert (await http.get(f"{alone.url}/health/live")).status_code == 200
     alone.close()
+
+
+async def test_an_event_stream_goes_on_at_another_instance_when_its_own_is_killed(
+    cluster: Cluster,
+    admin: Admin,
+    alice: Person,
+    connect: Connect,
+    http: httpx.AsyncClient,
+    tmp_path: Path,
+) -> None:
+    """Through nginx, which knows of no death: it asks, fails, and asks the next."""
+    on_a = await connect(cluster.a, alice)
+    configuration = cluster.deployment.project.read("deploy/nginx.conf")
+    async with nginx.before(configuration, tmp_path, cluster.a.port, cluster.b.port) as address:
+        url = f"http://{address}/events?topics=demo.news.sse"
+        async with event_stream(http, url, alice) as events:
+            hello = await anext(events)
+            session_id = hello.frame["payload"]["event"]["session_id"]
+            is_on_a = session_id.partition(".")[0] == on_a.connection_id.partition(".")[0]
+            own, other = (cluster.a, cluster.b) if is_on_a else (cluster.b, cluster.a)
+            await admin.broadcast(own, "seen", audience="users", user_ids=[alice.id])
+            seen = await anext(events)
+            own.signal(signal.SIGKILL)
+            assert await own.exited() == -signal.SIGKILL
+            with pytest.raises(httpx.RemoteProtocolError):
+                await anext(events)
+        for topic in ("first", "second"):
+            await admin.broadcast(other, topic, audience="users", user_ids=[alice.id])
+        await admin.broadcast(other, "third")
+        told = await http.post(
+            f"{other.url}/demo/news/demo.news.sse",
+            json={"n": 4},
+            headers={"Authorization": f"Bearer {alice.token}"},
+        )
+        assert told.is_success, told.text
+        async with event_stream(http, url, alice, seen.id) as events:
+            hello = await anext(events)
+            recovered = hello.frame["payload"]["event"]["recovered"]
+            assert recovered == {"user": True, "all": True, "topic:demo.news.sse": True}
+            missed = [(await anext(events)).frame["payload"] for _ in range(4)]
+            topics = [event["topic"] for event in missed]
+            assert sorted(topics) == ["demo.news.sse", "first", "second", "third"]
+            assert topics.index("first") < topics.index("second")
+            await admin.broadcast(other, "live")
+            assert (await anext(events)).frame["payload"]["topic"] == "live"
 
 
 async def test_of_a_killed_instance_nothing_is_left_after_its_lease(

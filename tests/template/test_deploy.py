@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from tests.baked import BakedProject
-from tests.servers import programs
+from tests.servers import nginx
 from tests.servers.server import free_port
 
 DEADLINE = 30
@@ -152,30 +151,13 @@ def _strings(value: object) -> list[str]:
 # --- nginx ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def nginx() -> Path:
-    program = programs.provide("nginx", container=False)
-    assert program is not None
-    return program
-
-
-def local_configuration(default: BakedProject, folder: Path, port: int, *upstreams: int) -> Path:
-    """deploy/nginx.conf with addresses of this machine instead of the names in compose. `resolve`
-    goes with the names: only nginx from 1.27.3 on knows it, Debian's is older."""
+def test_nginx_takes_its_configuration(default: BakedProject, tmp_path: Path) -> None:
     text = default.read("deploy/nginx.conf")
-    servers = (f"server 127.0.0.1:{upstream}" for upstream in itertools.cycle(upstreams))
-    text, found = re.subn(r"server bff-[12]:8000 resolve", lambda _: next(servers), text)
-    assert found == len(INSTANCES)
-    text = text.replace("listen 8080", f"listen 127.0.0.1:{port}").replace("/tmp/", f"{folder}/")
-    written = folder / "nginx.conf"
-    written.write_text(text)
-    return written
-
-
-def test_nginx_takes_its_configuration(nginx: Path, default: BakedProject, tmp_path: Path) -> None:
-    configuration = local_configuration(default, tmp_path, free_port(), free_port())
+    configuration = nginx.local_configuration(text, tmp_path, free_port(), free_port())
     done = subprocess.run(
-        [nginx, "-t", "-p", tmp_path, "-c", configuration], capture_output=True, text=True
+        [nginx.program(), "-t", "-p", tmp_path, "-c", configuration],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "[warn]" not in done.stderr
@@ -185,40 +167,14 @@ Proxied = Callable[..., AbstractAsyncContextManager[str]]
 
 
 @pytest.fixture
-def proxied(nginx: Path, default: BakedProject, tmp_path: Path) -> Proxied:
+def proxied(default: BakedProject, tmp_path: Path) -> Proxied:
     """nginx in front of servers that the test gives: `async with proxied(server) as address`."""
 
-    @asynccontextmanager
-    async def run(*servers: Server) -> AsyncIterator[str]:
-        port = free_port()
-        upstreams = [next(iter(server.sockets)).getsockname()[1] for server in servers]
-        configuration = local_configuration(default, tmp_path, port, *upstreams)
-        with (tmp_path / "output.log").open("wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                *(str(nginx), "-p", str(tmp_path), "-c", str(configuration)),
-                *("-g", "daemon off; master_process off;"),
-                stdout=output,
-                stderr=output,
-            )
-        try:
-            async with asyncio.timeout(DEADLINE):
-                while not await _listens(port):  # noqa: ASYNC110  nothing tells when nginx listens
-                    await asyncio.sleep(0.02)
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            await process.wait()
+    def run(*servers: Server) -> AbstractAsyncContextManager[str]:
+        ports = (next(iter(server.sockets)).getsockname()[1] for server in servers)
+        return nginx.before(default.read("deploy/nginx.conf"), tmp_path, *ports)
 
     return run
-
-
-async def _listens(port: int) -> bool:
-    try:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:
-        return False
-    writer.close()
-    return True
 
 
 async def test_nginx_lets_sockets_through_and_believes_no_client(
@@ -269,8 +225,20 @@ async def test_nginx_passes_requests_on_and_keeps_metrics_inside(proxied: Proxie
         assert (await client.get("/metrics")).status_code == HTTPStatus.NOT_FOUND
 
 
-async def test_nginx_brings_sockets_that_a_draining_instance_refuses_to_another(
-    proxied: Proxied,
+async def open_socket(address: str) -> None:
+    async with connect(f"ws://{address}/ws") as socket:
+        await socket.send("hello")
+        assert await socket.recv() == "hello"
+
+
+async def open_stream(address: str) -> None:
+    async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+        assert (await client.get("/events?topics=tea")).text == "data: hello"
+
+
+@pytest.mark.parametrize("opens", [open_socket, open_stream])
+async def test_nginx_brings_what_a_draining_instance_refuses_to_another(
+    proxied: Proxied, opens: Callable[[str], Awaitable[None]]
 ) -> None:
     refused = 0
 
@@ -279,18 +247,20 @@ async def test_nginx_brings_sockets_that_a_draining_instance_refuses_to_another(
         refused += 1
         return connection.respond(HTTPStatus.SERVICE_UNAVAILABLE, "draining")
 
+    def stream(connection: ServerConnection, request: Request) -> Response | None:
+        is_stream = request.path.startswith("/events?")
+        return connection.respond(HTTPStatus.OK, "data: hello") if is_stream else None
+
     async def echo(connection: ServerConnection) -> None:
         async for message in connection:
             await connection.send(message)
 
     async with (
         serve(echo, "127.0.0.1", 0, process_request=refuse) as drains,
-        serve(echo, "127.0.0.1", 0) as stays,
+        serve(echo, "127.0.0.1", 0, process_request=stream) as stays,
         proxied(drains, stays) as address,
         asyncio.timeout(DEADLINE),
     ):
         for _ in range(4):
-            async with connect(f"ws://{address}/ws") as socket:
-                await socket.send("hello")
-                assert await socket.recv() == "hello"
+            await opens(address)
     assert refused

@@ -38,6 +38,7 @@ class EventStreamTransport(AsgiTransport):
         response to the caller. `ping_interval` is the longest silence, in seconds."""
         super().__init__(send)
         self.started = False
+        self.ended = False
         self._headers = headers
         self._refusals = refusals
         self._ping_interval = ping_interval
@@ -75,6 +76,7 @@ class EventStreamTransport(AsgiTransport):
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             body = _retry(_COME_BACK) + b"\n" + body
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self.ended = not more
 
 
 def last_event(code: int, reason: str) -> bytes:

@@ -9,6 +9,8 @@ from app.connections.frames import Frame
 
 EXTENSION: Final = "bff.detachable"
 """Under this name of the ASGI scope's `extensions` our server offers a `Detachable`."""
+ABORT: Final = "bff.abort"
+"""Under this name a function that cuts an HTTP connection, whatever still waits for its peer."""
 
 
 class Transport(Protocol):

@@ -14,9 +14,11 @@ from app.auth.caller import Caller
 from app.connections.close_codes import CloseCode
 from app.connections.event_stream import EventStreamTransport, last_event
 from app.connections.positions import Position
+from app.connections.transport import ABORT
 from app.errors import Code, Problem
 from app.realtime.sessions import Sessions
 
+_CUT_SECONDS: Final = 1.0
 _HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 _REFUSALS: Final = {
     CloseCode.CONNECTION_LIMIT: Code.RATE_LIMITED,
@@ -73,6 +75,8 @@ class EventStream(Response):
         finally:
             self._sessions.close(conversation, 1006)
             writing.cancel()
+            if transport.started and not transport.ended:
+                await _cut(scope, gone)
             gone.cancel()
         code, reason = transport.close_with
         if not transport.started and code in _REFUSALS:
@@ -82,6 +86,14 @@ class EventStream(Response):
 def ended(code: CloseCode, reason: str) -> Response:
     """A stream that only says why it ends."""
     return Response(last_event(code, reason), headers=_HEADERS, media_type=EventStream.media_type)
+
+
+async def _cut(scope: Scope, gone: asyncio.Task[None]) -> None:
+    """Let nothing wait for a peer that does not read; only our own server can."""
+    abort = scope.get("extensions", {}).get(ABORT)
+    if abort is not None:
+        abort()
+        await asyncio.wait({gone}, timeout=_CUT_SECONDS)
 
 
 async def _disconnected(receive: Receive) -> None:

@@ -53,6 +53,7 @@ def configuration(
     return uvicorn.Config(
         app,
         factory=app is FACTORY,
+        http="app.server.http:HttpProtocol" if _is_known() else "auto",
         ws=ws or _websocket_protocol(),
         ws_max_size=settings.max_frame_bytes,
         ws_ping_interval=settings.ping_interval,
@@ -83,7 +84,7 @@ def run(
 
 def _websocket_protocol() -> str:
     """Ours, if it knows the inside of this uvicorn; sockets work with any."""
-    if uvicorn.__version__.startswith(SUPPORTED):
+    if _is_known():
         return "app.server.protocol:WebSocketProtocol"
     logger.warning(
         "uvicorn %s is not one of %s*: sockets cost more than they need to",
@@ -91,3 +92,7 @@ def _websocket_protocol() -> str:
         "*, ".join(SUPPORTED),
     )
     return "websockets-sansio"
+
+
+def _is_known() -> bool:
+    return uvicorn.__version__.startswith(SUPPORTED)

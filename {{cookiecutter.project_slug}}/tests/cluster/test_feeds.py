@@ -13,7 +13,7 @@ from app.cluster.redis import RedisClient
 from app.connections.close_codes import CloseCode
 from app.connections.connection import Connection
 from app.connections.frames import Frame
-from app.connections.positions import Position
+from app.connections.positions import Position, format_cursor
 from app.settings import Settings
 from tests.cluster.conftest import Instance, StartInstance
 from tests.doubles import RecordingTransport
@@ -309,6 +309,8 @@ async def test_what_is_lost_for_good_is_told_and_the_socket_stays(
     await b.messenger.to_user("alice", "n", "next")
     await until(lambda: numbers_of(alice) == ["next"])
     assert alice.closing is None
+    (gap,) = (frame for frame in transport_of(alice).frames if b'"type":"gap"' in frame.payload)
+    assert format_cursor(gap.positions) == last.id, "an event stream goes on where the gap says"
     assert metric(a, "bff_gaps_total", stream="user") == 1
 
 

@@ -349,7 +349,9 @@ async def test_it_ends_after_its_token_and_may_come_back(settings: Settings) -> 
             assert source.hello["recovered"] == {"user": True, "all": True}
 
 
-async def test_a_reader_that_stops_costs_its_bound_and_is_let_go(settings: Settings) -> None:
+async def test_a_reader_that_stops_costs_its_bound_and_is_cut(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = settings.model_copy(update={"max_queue_bytes": 64 * 1024})
     async with run(settings) as bff, bff.browser("bob") as neighbour:
         state = bff.app.state
@@ -366,7 +368,9 @@ async def test_a_reader_that_stops_costs_its_bound_and_is_let_go(settings: Setti
         while await is_known():
             for _ in range(20):
                 await state.messenger.to_user("alice", "news", "x" * 32 * 1024)
-        await until(lambda: len(state.sessions._open) == 1)
+        await until(lambda: len(bff.server.server_state.connections) == 1)
+        assert len(list(state.sessions)) == 1
+        assert [each for each in caplog.records if each.levelname == "ERROR"] == []
         closed = state.metrics.registry.get_sample_value(
             "bff_connections_closed_total", {"code": str(int(CloseCode.SLOW_CONSUMER))}
         )
