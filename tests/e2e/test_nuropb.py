@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -171,6 +172,23 @@ async def test_a_request_can_be_cancelled(bobs: Browser) -> None:
     await bobs.say("cancel", trace_id="x")
     error = (await bobs.response("x"))["error"]
     assert (error["code"], error["outcome"]) == ("cancelled", "unknown")
+
+
+async def test_an_answer_that_nobody_waited_for_is_found_on_another_instance(
+    cluster: Cluster, bob: Person, connect: Connect
+) -> None:
+    asking = await connect(cluster.a, bob)
+    since = asking.hello["positions"]["user"]
+    await asking.say(
+        "request", service="demo", method="report", params={"seconds": 1}, trace_id="mine"
+    )
+    assert await asking.answers()
+    await asking.close()
+    later = await connect(cluster.b, bob, query=f"since={quote(since)}")
+    kept = await later.event("result")
+    assert kept["event"] == {"trace_id": "mine", "result": {"took": 1}, "error": None}
+    once_more = await connect(cluster.a, bob, query=f"since={quote(since)}")
+    assert await once_more.event("result") == kept
 
 
 @pytest.mark.parametrize(("method", "result"), [("tell", "told"), ("finish", "finished")])

@@ -49,6 +49,10 @@ class Demo:
         await asyncio.sleep(seconds)
         return value
 
+    async def report(self, seconds: float) -> dict[str, float]:
+        await asyncio.sleep(seconds)
+        return {"took": seconds}
+
     def fail(self) -> None:
         raise RuntimeError("password of db-17 is hunter2")
 

@@ -8,6 +8,7 @@ import pytest
 
 from app.errors import Code, Outcome, Problem
 from app.mesh.client import MeshClient
+from app.mesh.service import Service
 from app.telemetry.metrics import Metrics
 from tests.mesh.conftest import StartClient
 from tests.mesh.engines import Engine
@@ -142,6 +143,32 @@ async def test_calls_in_flight_are_bounded(start_client: StartClient, service: s
     assert caught.value.code is Code.TOO_MANY_IN_FLIGHT
     assert await first == "waited"
     assert await mesh.request(service, "echo", {}, context={}) == {}
+
+
+async def test_a_slow_service_leaves_room_for_the_others(
+    start_client: StartClient, service: str, engine: Engine
+) -> None:
+    other = Service(f"other-{service}")
+
+    @other.method("now")
+    async def now() -> str:
+        return "now"
+
+    await engine.serve(other)
+    mesh = await start_client(pending_per_service=2, pending_requests=4)
+    slow = [
+        asyncio.create_task(mesh.request(service, "wait", {"seconds": 0.3}, timeout=10))
+        for _ in range(2)
+    ]
+    await asyncio.sleep(0)
+    for call in (mesh.request, mesh.command):
+        with pytest.raises(Problem) as caught:
+            await call(service, "echo", {})
+        assert caught.value.code is Code.TOO_MANY_IN_FLIGHT
+        assert caught.value.retryable
+    assert await mesh.request(other.name, "now", {}) == "now"
+    assert await asyncio.gather(*slow) == ["waited", "waited"]
+    assert await mesh.request(service, "echo", {}) == {}
 
 
 async def test_a_cancelled_request_leaves_nothing_behind(
