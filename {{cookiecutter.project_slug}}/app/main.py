@@ -50,7 +50,7 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
     broadcasts = BroadcastService(database, instance.pipeline, instance.messenger, settings)
 
     verifier = TokenVerifier(settings)
-    tickets = Tickets(redis, settings)
+    tickets = Tickets(instance.pipeline, settings)
 
     mesh = mesh_client.connect(settings, metrics, broker=broker)
     at_hand = AtHand(instance.messenger, mesh, instance.presence, database, settings)

@@ -13,7 +13,7 @@ import orjson
 from cryptography.fernet import Fernet, InvalidToken
 
 from app.auth.caller import Caller
-from app.cluster.redis import RedisClient
+from app.cluster.redis import SharedPipeline
 from app.errors import Code, Problem
 from app.settings import Settings
 
@@ -29,15 +29,17 @@ class Tickets:
     is encrypted with a key that only the ticket gives.
     """
 
-    def __init__(self, redis: RedisClient, settings: Settings) -> None:
-        self._redis = redis
+    def __init__(self, pipeline: SharedPipeline, settings: Settings) -> None:
+        self._pipeline = pipeline
         self._settings = settings
 
     async def issue(self, caller: Caller, origin: str | None) -> str:
         """A ticket good for `TICKET_SECONDS`, once, and only for the origin that asked for it."""
         ticket = secrets.token_urlsafe(32)
         entry = _cipher(ticket).encrypt(orjson.dumps([origin, _fields(caller)]))
-        await self._redis.set(self._key(ticket), entry, ex=self._settings.ticket_seconds)
+        await self._pipeline.submit(
+            "SET", self._key(ticket), entry, "EX", self._settings.ticket_seconds
+        )
         return ticket
 
     async def redeem(self, ticket: str, origin: str | None) -> Caller:
@@ -48,7 +50,7 @@ class Tickets:
         """
         if not ticket.isascii() or len(ticket) > _MAX_TICKET:
             raise _refused("it is no ticket")
-        entry = await self._redis.getdel(self._key(ticket))
+        entry: bytes | None = await self._pipeline.submit("GETDEL", self._key(ticket))
         if entry is None:
             raise _refused("it is unknown, used or too old")
         try:

@@ -24,22 +24,21 @@ async def exchange(redis: Redis, commands: Sequence[Command]) -> list[Any]:
     """The answers as Redis gives them, in order; to a command that it refused, the error.
 
     Raises:
-        RedisError, OSError, TimeoutError: Redis cannot be asked, after the client's retries too.
+        RedisError, OSError, TimeoutError: Redis cannot be asked; what it has done, nobody knows.
     """
     packed = [piece for command in commands for piece in _packer.pack(*command)]  # type: ignore[arg-type]
     pool = redis.connection_pool
     connection = await pool.get_connection()  # type: ignore[no-untyped-call]
     try:
-        answers: list[Any] = await connection.retry.call_with_retry(
-            lambda: _attempt(connection, packed, len(commands)),
-            lambda _: connection.disconnect(),
-        )
+        return await _exchange(connection, packed, len(commands))
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
     finally:
         await pool.release(connection)
-    return answers
 
 
-async def _attempt(connection: AbstractConnection, packed: list[bytes], count: int) -> list[Any]:
+async def _exchange(connection: AbstractConnection, packed: list[bytes], count: int) -> list[Any]:
     await connection.send_packed_command(packed)
     answers: list[Any] = []
     async with asyncio.timeout(_SECONDS):

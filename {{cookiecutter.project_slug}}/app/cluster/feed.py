@@ -35,7 +35,7 @@ class Feed:
         """Up to here its connections have everything; None until the first has read the tip, and
         for good once the last has left: who comes then has another feed."""
         self.heard: Position | None = None
-        """The latest message that came before there was a position."""
+        """The latest message that could not be delivered: there was no position yet, or a hole."""
         self.joining: dict[Connection, Joiner] = {}
         self.mending = False
 

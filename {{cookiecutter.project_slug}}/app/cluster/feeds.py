@@ -136,6 +136,7 @@ class Feeds:
         elif position.epoch == at.epoch and position.offset == at.offset + 1:
             return self._deliver(feed, position, text)
         elif position.epoch != at.epoch or position.offset > at.offset:
+            feed.heard = position
             self._mend(feed)
         return 0
 
@@ -195,8 +196,10 @@ class Feeds:
             return
         feed.mending = True
         try:
-            while await self._read_on(feed):
-                pass
+            is_behind = True
+            while is_behind:
+                feed.heard = None
+                is_behind = await self._read_on(feed) or feed.heard is not None
         except UNAVAILABLE as error:
             logger.warning("stream not compared, Redis: %s: %s", type(error).__name__, error)
         except Exception:

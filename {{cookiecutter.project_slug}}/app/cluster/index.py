@@ -13,7 +13,14 @@ import orjson
 from app.cluster.keys import Keys
 from app.cluster.lease import InstanceFacts, Lease
 from app.cluster.presence_queue import PresenceQueue
-from app.cluster.redis import UNAVAILABLE, RedisClient, Script, SharedPipeline, read_hash
+from app.cluster.redis import (
+    UNAVAILABLE,
+    RedisClient,
+    Script,
+    SharedPipeline,
+    read_hash,
+    why,
+)
 from app.cluster.streams import Page, page_arguments
 from app.connections.connection import Connection, instance_of
 from app.connections.positions import Position
@@ -71,6 +78,8 @@ class ConnectionIndex:
         self._settings = settings
         self._metrics = metrics
         self._keys = Keys(settings.prefix)
+        self.reason = "no lease yet"
+        """Why the lease could not be renewed when it was last due; empty when it could."""
         self._leased = False
         self._renewing = asyncio.Lock()
         self._left: list[Connection] = []
@@ -175,7 +184,8 @@ class ConnectionIndex:
             try:
                 await self._reap_all(await self.renew())
             except UNAVAILABLE as error:
-                logger.warning("lease not renewed: %s: %s", type(error).__name__, error)
+                self.reason = why(error)
+                logger.warning("lease not renewed: %s", self.reason)
 
     async def _remove_for_ever(self) -> None:
         while True:
@@ -190,6 +200,7 @@ class ConnectionIndex:
         """Renew the lease, or take one as a new generation; returns the dead generations."""
         async with self._renewing:
             if await self.lease.renew():
+                self.reason = ""
                 return self.lease.dead
             if self._leased:
                 self._metrics.lease_losses.inc()
@@ -199,6 +210,7 @@ class ConnectionIndex:
             await self._rewrite()
             self._missed.set()
             self._leased = True
+            self.reason = ""
             return self.lease.dead
 
     async def leave(self) -> None:

@@ -13,7 +13,7 @@ from app.cluster.envelopes import Kind, envelope
 from app.cluster.feed import Feed
 from app.cluster.feeds import Feeds
 from app.cluster.keys import Keys
-from app.cluster.redis import UNAVAILABLE, RedisClient
+from app.cluster.redis import UNAVAILABLE, RedisClient, new_pubsub, publish_to, why
 from app.cluster.subscriptions import Subscriptions
 from app.connections.connection import Connection
 from app.connections.frames import Frame
@@ -24,8 +24,11 @@ from app.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+_PROBE = envelope(Kind.PROBE).encode()
 _PROBES_UNHEARD = 3
 _LONGEST_PAUSE = 5.0
+_LAST_LOOK = 0.05
+"""Seconds to read what has come while this process stood still, before it is called silence."""
 _TURN = 10_000
 """After so many frames others get their turn, about 5 ms: a stream of messages may never be empty,
 and what comes to a socket within a turn leaves in one write."""
@@ -64,6 +67,8 @@ class Relay:
         self._heard_at = 0.0
         self._listening = asyncio.Event()
         self._written = 0
+        self._unsent = ""
+        """Why the last probe could not be sent; empty when it could."""
 
     @property
     def reason(self) -> str:
@@ -87,38 +92,51 @@ class Relay:
         while True:
             try:
                 await self._listen()
-            except UNAVAILABLE as error:
+            except* UNAVAILABLE as errors:
+                error = errors.exceptions[0]
                 if not self._reason:
                     waits = pauses(0.1, _LONGEST_PAUSE)
-                self._reason = f"{type(error).__name__}: {error}"
+                self._reason = why(error)
                 self._metrics.relay_hears.set(0)
                 self._metrics.relay_restarts.inc()
                 logger.warning("relay is deaf, listening anew: %s", self._reason)
             await asyncio.sleep(next(waits))
 
     async def _listen(self) -> None:
-        loop = asyncio.get_running_loop()
-        pubsub = self._redis.pubsub()
+        async with asyncio.timeout(self._deaf_after):
+            pubsub = await new_pubsub(self._redis)
         try:
             async with asyncio.timeout(self._deaf_after):
                 await self._channels.open(pubsub)
-            self._heard_at = loop.time()
-            probe_at = self._heard_at
-            while True:
-                now = loop.time()
-                if now - self._heard_at > self._deaf_after:
-                    raise TimeoutError(f"heard nothing for {now - self._heard_at:.0f} s")
-                if now >= probe_at:
-                    probe_at = now + self._probe_seconds
-                    async with asyncio.timeout(self._deaf_after):
-                        await self._redis.publish(self._own_channel, envelope(Kind.PROBE))
-                message = await pubsub.get_message(timeout=max(0.0, probe_at - now))
-                if message is not None:
-                    self._heard_at = loop.time()
-                    await self._on_message(message)
+            self._heard_at = asyncio.get_running_loop().time()
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._hear_for_ever(pubsub))
+                tasks.create_task(self._probe_for_ever(pubsub))
         finally:
             self._channels.close()
-            await asyncio.shield(pubsub.aclose())  # type: ignore[no-untyped-call]
+            await asyncio.shield(pubsub.aclose())
+
+    async def _hear_for_ever(self, pubsub: Any) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            patience = self._heard_at + self._deaf_after - loop.time()
+            message = await pubsub.get_message(timeout=max(_LAST_LOOK, patience))
+            if message is not None:
+                self._heard_at = loop.time()
+                await self._on_message(message)
+            elif (silence := loop.time() - self._heard_at) >= self._deaf_after:
+                raise TimeoutError(f"heard nothing for {silence:.0f} s{self._unsent}")
+
+    async def _probe_for_ever(self, pubsub: Any) -> None:
+        """A probe that cannot be sent is one that is not heard: the silence decides."""
+        while True:
+            try:
+                async with asyncio.timeout(self._deaf_after):
+                    await publish_to(self._redis, pubsub, self._own_channel, _PROBE)
+                self._unsent = ""
+            except UNAVAILABLE as error:
+                self._unsent = f", the last probe: {why(error)}"
+            await asyncio.sleep(self._probe_seconds)
 
     async def _on_message(self, message: dict[str, Any]) -> None:
         if message["type"] in ("subscribe", "unsubscribe"):
@@ -126,7 +144,7 @@ class Relay:
         if message["type"] != "message":
             return
         data: bytes = message["data"]
-        if data == Kind.PROBE.encode():
+        if data == _PROBE:
             self._hears()
             return
         try:

@@ -11,7 +11,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from pydantic import BaseModel
 from starlette.datastructures import State
 
-from app.cluster.redis import UNAVAILABLE
+from app.cluster.redis import UNAVAILABLE, why
 
 router = APIRouter(tags=["health"])
 
@@ -91,8 +91,10 @@ async def _redis(state: State) -> str:
         async with asyncio.timeout(_PING_SECONDS):
             await state.redis.ping()
     except UNAVAILABLE as error:
-        return f"{type(error).__name__}: {error}"
-    reason: str = state.relay.reason
+        return why(error)
+    if reason := state.index.reason:
+        return f"the lease is not renewed: {reason}"
+    reason = state.relay.reason
     return reason and f"the relay does not hear: {reason}"
 
 

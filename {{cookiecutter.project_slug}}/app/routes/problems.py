@@ -11,8 +11,7 @@ from typing import Any, Final, cast
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
-from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException
@@ -30,8 +29,7 @@ MEDIA_TYPE: Final = "application/problem+json"
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _MAX_DETAIL = 300
 _STORE_IN_TROUBLE = (
-    RedisConnectionError,
-    RedisTimeoutError,
+    RedisError,
     OperationalError,
     InterfaceError,
     PoolTimeoutError,

@@ -16,7 +16,7 @@ from app.auth.caller import Caller
 from app.auth.dependencies import CallerDep
 from app.auth.tickets import Tickets
 from app.auth.tokens import TokenVerifier
-from app.cluster.redis import RedisClient, connect
+from app.cluster.redis import RedisClient, SharedPipeline, connect
 from app.routes import auth, problems
 from app.settings import Settings
 from tests.running import SECRET
@@ -45,7 +45,7 @@ def make_token() -> MakeToken:
 
 @pytest.fixture
 def tickets(redis: RedisClient, settings: Settings) -> Tickets:
-    return Tickets(redis, settings)
+    return Tickets(SharedPipeline(redis), settings)
 
 
 @pytest.fixture

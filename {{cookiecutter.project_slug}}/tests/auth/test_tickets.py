@@ -10,7 +10,7 @@ import pytest
 
 from app.auth.caller import Caller
 from app.auth.tickets import Tickets
-from app.cluster.redis import RedisClient
+from app.cluster.redis import RedisClient, SharedPipeline
 from app.errors import Code, Problem
 from app.settings import Settings
 from tests.waiting import until
@@ -58,7 +58,7 @@ async def test_asked_for_without_origin_it_is_bound_to_none(
 
 
 async def test_it_expires(redis: RedisClient, settings: Settings, alice: Caller) -> None:
-    tickets = Tickets(redis, settings.model_copy(update={"ticket_seconds": 1}))
+    tickets = Tickets(SharedPipeline(redis), settings.model_copy(update={"ticket_seconds": 1}))
     ticket = await tickets.issue(alice, ORIGIN)
 
     async def is_gone() -> bool:

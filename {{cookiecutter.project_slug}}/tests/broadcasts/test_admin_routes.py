@@ -16,7 +16,7 @@ from app.auth.tokens import TokenVerifier, issue
 from app.broadcasts.service import BroadcastService
 from app.cluster.index import ConnectionFacts
 from app.cluster.lease import InstanceFacts
-from app.cluster.redis import RedisClient
+from app.cluster.redis import RedisClient, SharedPipeline
 from app.routes import admin, problems
 from app.settings import Settings
 from tests.broadcasts.conftest import RecordingMessenger
@@ -58,7 +58,7 @@ def app(
     app.state.messenger = messenger
     app.state.index = StandInIndex()
     app.state.authenticator = Authenticator(
-        settings, TokenVerifier(settings), Tickets(redis, settings)
+        settings, TokenVerifier(settings), Tickets(SharedPipeline(redis), settings)
     )
     problems.install(app)
     app.include_router(admin.router)

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
+from redis.asyncio import RedisCluster
 
 from app.cluster import instance
 from app.cluster.redis import RedisClient, connect
@@ -47,9 +48,19 @@ class Instance(instance.Instance):
         await self.subscriptions.catch_up(connection, joined)
         return connection
 
+    def metric(self, name: str) -> float:
+        """What a metric has counted so far."""
+        return self.metrics.registry.get_sample_value(name) or 0.0
+
     async def leave(self, connection: Connection) -> None:
         self.subscriptions.leave(connection)
         await self.index.remove_left()
+
+
+def everywhere(redis: RedisClient) -> dict[str, Any]:
+    """Options that send a command to every node of a cluster."""
+    is_cluster = isinstance(redis, RedisCluster)
+    return {"target_nodes": RedisCluster.ALL_NODES} if is_cluster else {}
 
 
 StartInstance = Callable[..., Coroutine[Any, Any, Instance]]

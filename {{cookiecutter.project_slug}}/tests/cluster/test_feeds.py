@@ -10,6 +10,7 @@ import pytest
 
 from app.cluster.feed import Feed
 from app.cluster.redis import RedisClient
+from app.cluster.streams import Page
 from app.connections.close_codes import CloseCode
 from app.connections.connection import Connection
 from app.connections.frames import Frame
@@ -312,6 +313,27 @@ async def test_what_is_lost_for_good_is_told_and_the_socket_stays(
     (gap,) = (frame for frame in transport_of(alice).frames if b'"type":"gap"' in frame.payload)
     assert format_cursor(gap.positions) == last.id, "an event stream goes on where the gap says"
     assert metric(a, "bff_gaps_total", stream="user") == 1
+
+
+async def test_what_comes_while_a_hole_is_read_is_not_forgotten(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(), await start()
+    alice, bob = await a.join("alice"), await a.join("bob")
+    read = a.feeds._reader.read
+
+    async def read_slowly(*what: Any) -> Page:
+        page = await read(*what)
+        if len(numbers_of(bob)) == 0:
+            await b.messenger.to_user("alice", "n", 2)
+            await b.messenger.to_user("bob", "n", "by now alice's has come too")
+            await until(lambda: len(numbers_of(bob)) == 1)
+        return page
+
+    await Deaf(a, monkeypatch).during(1, lambda n: b.messenger.to_user("alice", "n", n))
+    monkeypatch.setattr(a.feeds._reader, "read", read_slowly)
+    await b.messenger.to_user("alice", "n", 1)
+    await until(lambda: numbers_of(alice) == [0, 1, 2])
 
 
 async def test_a_redis_that_lost_its_data_is_told_and_its_new_messages_come(

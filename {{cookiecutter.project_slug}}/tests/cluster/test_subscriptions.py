@@ -14,7 +14,7 @@ from app.connections.frames import Frame
 from app.connections.positions import Position
 from app.errors import Code, Problem
 from app.settings import Settings
-from tests.cluster.conftest import StartInstance
+from tests.cluster.conftest import StartInstance, everywhere
 from tests.cluster.test_feeds import gaps_of, transport_of
 from tests.doubles import RecordingTransport
 from tests.waiting import until
@@ -137,7 +137,7 @@ async def test_an_instance_listens_only_to_topics_that_it_holds(
 
     async def listeners() -> int:
         channel = f"{settings.prefix}:topic:prices"
-        return dict(await redis.pubsub_numsub(channel))[channel.encode()]
+        return dict(await redis.pubsub_numsub(channel, **everywhere(redis)))[channel.encode()]
 
     assert await listeners() == 0
     await a.subscriptions.subscribe(alice, {"prices": None})
@@ -163,7 +163,7 @@ async def test_topics_are_heard_again_after_the_subscription_broke(
     alice = await a.join("alice")
     await a.subscriptions.subscribe(alice, {"prices": None})
     restarts = a.metrics.registry.get_sample_value("bff_relay_restarts_total") or 0
-    await redis.client_kill_filter(_type="pubsub", skipme=False)
+    await redis.execute_command("CLIENT KILL", "TYPE", "pubsub", **everywhere(redis))
     await b.messenger.to_topic("prices", 1)
     await until(lambda: events_of(alice, "prices") == [1])
     assert (a.metrics.registry.get_sample_value("bff_relay_restarts_total") or 0) > restarts

@@ -90,7 +90,7 @@ async def test_redis_away_is_no_reason_to_give_up(
     async def away(*_: object) -> None:
         raise ConnectionError("away")
 
-    monkeypatch.setattr(bff.app.state.tickets._redis, "getdel", away)
+    monkeypatch.setattr(bff.app.state.tickets._pipeline, "submit", away)
     assert await first_code(bff, query="?ticket=x") == CloseCode.SERVER_ERROR
 
 
