@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -22,6 +25,7 @@ from tests.e2e.waiting import until_true
 from tests.servers import Server
 
 ROUTES = "app/routes/__init__.py"
+TOKEN_EXPIRED, REVOKED = 4003, 4504
 SCOPES = ("profile", "chat", "orders", "invoices", "rooms")
 
 
@@ -200,6 +204,42 @@ asyncio.run(main())
         done = installed.run(installed.python, "-c", script, AMQP_URL=url)
     assert done.returncode == 0, done.stdout
     assert done.stdout.splitlines()[-2:] == ["Hello Bob", "{'user_id': 'u', 'name': 'Bob'}"]
+
+
+def test_event_streams_are_read_with_fetch(customised: InstalledProject, tmp_path: Path) -> None:
+    """Two tokens: the first one expires at once, and it comes back with the second."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("needs Node, which has fetch")
+    deployment = in_development(customised, tmp_path)
+    with serving(deployment) as bff:
+        tokens = [deployment.token("bob", lifetime=seconds) for seconds in (1, 600)]
+        client = (EXAMPLES / "client" / "events.mjs").as_uri()
+        script = f"""
+            import {{ events }} from {json.dumps(client)};
+            const tokens = {json.dumps(tokens)};
+            for await (const frame of events("{bff.url}/events", () => tokens.shift()))
+              console.log(JSON.stringify(frame.payload));
+        """
+        command = [node, "--input-type=module", "-e", script]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as reader:
+            try:
+                assert reader.stdout is not None
+                met = (json.loads(line) for line in reader.stdout)
+                assert next(met)["event"]["user_id"] == "bob"
+                assert next(met)["code"] == TOKEN_EXPIRED
+                assert next(met)["event"]["recovered"] == {"user": True, "all": True}
+                with user(bff, deployment, "alice") as alice:
+                    said = alice.post("/rpc/chat/say", json={"to": "bob", "text": "hello"})
+                    assert said.json() == {"connections": 1}
+                assert next(met)["event"] == {"by": "alice", "text": "hello"}
+                admin = {"Authorization": f"Bearer {deployment.token('carol', 'admin')}"}
+                url = f"{bff.url}/admin/users/bob/connections"
+                assert httpx.delete(url, headers=admin).is_success
+                assert next(met)["code"] == REVOKED
+                assert reader.wait(30) == 0
+            finally:
+                reader.kill()
 
 
 async def test_a_real_nuropb_service_answers(

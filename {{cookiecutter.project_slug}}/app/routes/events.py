@@ -66,7 +66,7 @@ async def events(
     would pass by itself begins a stream and ends it with the code 4006.
     """
     state = request.app.state
-    if last_event_id == CLOSED:
+    if CLOSED in (last_event_id, since):
         return Response(status_code=204)
     if state.draining.begun:
         raise Problem(Code.SERVICE_UNAVAILABLE, "This instance is going away")

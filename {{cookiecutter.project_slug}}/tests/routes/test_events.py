@@ -336,6 +336,7 @@ async def test_an_administrator_sees_and_ends_it_for_good(bff: Bff) -> None:
         assert await source.closed() == CloseCode.REVOKED
     headers = signed_in(bff) | {"Last-Event-ID": source.last_event_id}
     assert await refusal(bff, headers) == (204, None)
+    assert await refusal(bff, signed_in(bff), since=source.last_event_id) == (204, None)
     async with bff.events("alice"):
         pass
 
