@@ -40,8 +40,11 @@ async def _events(response: httpx.Response) -> AsyncIterator[Received]:
     cursor = ""
     lines = response.aiter_lines()
     while True:
-        async with asyncio.timeout(SECONDS):
-            field, _, value = (await anext(lines)).partition(": ")
+        try:
+            async with asyncio.timeout(SECONDS):
+                field, _, value = (await anext(lines)).partition(": ")
+        except StopAsyncIteration:
+            return
         if field == "id":
             cursor = value
         elif field == "data":

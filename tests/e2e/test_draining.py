@@ -20,6 +20,7 @@ from tests.baked import InstalledProject
 from tests.e2e.browser import Browser
 from tests.e2e.conftest import Admin, Connect, Person, person_of
 from tests.e2e.deployment import Deployment
+from tests.e2e.events import event_stream
 from tests.e2e.processes import Instance
 from tests.e2e.waiting import until
 from tests.servers import Server
@@ -213,6 +214,38 @@ async def test_sockets_leave_evenly_over_the_drain_time_and_nothing_is_lost(
         return [len(connections) for connections in found] == [PER_USER] * len(found)
 
     await until(all_are_back, "everybody is on the other instance and nowhere else")
+
+
+@pytest.mark.parametrize("how", ["bff serve", "plain uvicorn"])
+async def test_event_streams_leave_like_sockets_and_miss_nothing(
+    deployment: Deployment, stays: Instance, admin: Admin, http: httpx.AsyncClient, how: str
+) -> None:
+    leaves = deployment.start(f"streams-{how[:5].strip()}", SERVERS[how][0](deployment))
+    leaves.until_ready()
+    ann = person_of(deployment)("ann")
+
+    async def leave() -> tuple[float, str]:
+        async with event_stream(http, f"{leaves.url}/events", ann) as events:
+            await anext(events)
+            opened.release()
+            frames = [received async for received in events]
+        assert [received.frame["type"] for received in frames] == ["drain", "close"]
+        assert frames[-1].frame["payload"]["code"] == DRAIN
+        return time.monotonic(), frames[-1].id
+
+    opened = asyncio.Semaphore(0)
+    leaving = [asyncio.create_task(leave()) for _ in range(PER_USER)]
+    for _ in leaving:
+        await opened.acquire()
+    leaves.signal(signal.SIGTERM)
+    left = await asyncio.gather(*leaving)
+    assert max(at for at, _ in left) - min(at for at, _ in left) > DRAIN_SECONDS / 2
+    assert await leaves.exited(EXIT_SECONDS) == SERVERS[how][1]
+    assert "Traceback" not in leaves.output
+    await admin.broadcast(stays, "missed", audience="users", user_ids=[ann.id])
+    async with event_stream(http, f"{stays.url}/events", ann, left[0][1]) as events:
+        await anext(events)
+        assert (await anext(events)).frame["payload"]["topic"] == "missed"
 
 
 async def test_an_instance_without_sockets_goes_at_once(deployment: Deployment) -> None:
