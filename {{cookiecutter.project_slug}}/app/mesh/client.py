@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import logging
 import re
 import secrets
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import cache
 from typing import Any, Self
 
 from app.backoff import pauses
@@ -60,13 +60,15 @@ class MeshClient:
         self.services: list[Service] = []
         """What is answered here."""
         self._waiting = Waiting(settings, metrics)
+        self._counters = cache(metrics.mesh_calls.labels)
+        self._timers = cache(metrics.mesh_seconds.labels)
         self._descriptions = Descriptions(self._ask, settings.description_seconds)
         self._context: dict[str, Any] = {}
 
     def with_context(self, context: dict[str, Any]) -> Self:
         """The same client, whose calls carry this context: in whose name they are made."""
-        twin = copy.copy(self)
-        twin._context = context
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__, _context=context)
         return twin
 
     def route(self, services: Iterable[str], to: MeshClient) -> None:
@@ -266,10 +268,9 @@ class MeshClient:
             raise
         finally:
             label = self._waiting.label(message.routing_key)
-            self._metrics.mesh_calls.labels(label, outcome).inc()
+            self._counters(label, outcome).inc()
             if reply is not None:
-                elapsed = asyncio.get_running_loop().time() - started
-                self._metrics.mesh_seconds.labels(label).observe(elapsed)
+                self._timers(label).observe(asyncio.get_running_loop().time() - started)
 
     async def _exchange(
         self, message: Message, reply: asyncio.Future[Reply | None] | None

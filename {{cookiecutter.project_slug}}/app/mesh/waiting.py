@@ -22,10 +22,12 @@ Late = Callable[[Reply | Problem], None]
 
 
 @dataclass(slots=True)
-class _Ended:
+class _Kept:
+    """A call whose reply is still wanted."""
+
     message: Message
-    late: Late | None = None
-    timer: asyncio.TimerHandle | None = None
+    late: Late
+    timer: asyncio.TimerHandle
 
 
 class Waiting:
@@ -37,8 +39,9 @@ class Waiting:
         self._replies: dict[str, tuple[Message, asyncio.Future[Reply | None]]] = {}
         self._in_flight: defaultdict[str, int] = defaultdict(int)
         self._total = 0
-        self._ended: OrderedDict[str, _Ended] = OrderedDict()
-        self._kept = 0
+        self._ended: OrderedDict[str, str] = OrderedDict()
+        """Services by correlation id."""
+        self._kept: dict[str, _Kept] = {}
         self.reached: set[str] = set()
         """Services that have taken a call."""
 
@@ -73,24 +76,25 @@ class Waiting:
     def end(self, message: Message, late: Late | None = None) -> None:
         """Nobody waits any more; `late` is told of the reply, if it may still come. To be called
         again for the same message is nothing."""
-        _, reply = self._replies.pop(message.correlation_id, (None, None))
+        correlation_id = message.correlation_id
+        _, reply = self._replies.pop(correlation_id, (None, None))
         if reply is None:
             return
-        if len(self._ended) >= MAX_ENDED:
-            self._evict()
-        ended = self._ended[message.correlation_id] = _Ended(message)
+        self._ended[correlation_id] = message.routing_key
+        if len(self._ended) > MAX_ENDED:
+            self._ended.popitem(last=False)
         if late is None or not message.sent:
             return
         if reply.done() and not reply.cancelled():
             late(reply.result() or _lost())
-        elif self._kept >= self._settings.pending_requests:
+        elif len(self._kept) >= self._settings.pending_requests:
             late(_overdue())
         else:
-            self._kept += 1
-            ended.late = late
+            message.body = b""
             wait = self._settings.keep_result_seconds
             loop = asyncio.get_running_loop()
-            ended.timer = loop.call_later(wait, self._tell, ended, _overdue())
+            timer = loop.call_later(wait, self._tell, correlation_id, _overdue())
+            self._kept[correlation_id] = _Kept(message, late, timer)
 
     def label(self, service: str) -> str:
         """The service's name as a metric's label."""
@@ -104,40 +108,32 @@ class Waiting:
         message, reply = self._replies.get(correlation_id, (None, None))
         if message is not None and reply is not None and not reply.done():
             return message
-        ended = self._ended.get(correlation_id)
-        message = message or (ended.message if ended else None)
-        service = self.label(message.routing_key) if message else UNKNOWN_SERVICE
-        self._metrics.mesh_late_replies.labels(service).inc()
-        return ended.message if ended and ended.late else None
+        service = message.routing_key if message else self._ended.get(correlation_id, "")
+        self._metrics.mesh_late_replies.labels(self.label(service)).inc()
+        kept = self._kept.get(correlation_id)
+        return kept.message if kept else None
 
     def answer(self, correlation_id: str, answer: Reply) -> None:
         """Give a reply to who waits, or to who was to be told later."""
         _, reply = self._replies.get(correlation_id, (None, None))
         if reply is not None:
             reply.set_result(answer)
-        elif (ended := self._ended.get(correlation_id)) is not None:
-            self._tell(ended, answer)
+        else:
+            self._tell(correlation_id, answer)
 
     def lose_all(self) -> None:
         """The reply queue is gone: what may have been sent is answered by nobody."""
         for message, reply in self._replies.values():
             if message.sent and not reply.done():
                 reply.set_result(None)
-        for ended in tuple(self._ended.values()):
-            self._tell(ended, _lost())
+        for correlation_id in tuple(self._kept):
+            self._tell(correlation_id, _lost())
 
-    def _evict(self) -> None:
-        _, oldest = self._ended.popitem(last=False)
-        self._tell(oldest, _overdue())
-
-    def _tell(self, ended: _Ended, answer: Reply | Problem) -> None:
-        late, ended.late = ended.late, None
-        if ended.timer is not None:
-            ended.timer.cancel()
-            ended.timer = None
-        if late is not None:
-            self._kept -= 1
-            late(answer)
+    def _tell(self, correlation_id: str, answer: Reply | Problem) -> None:
+        kept = self._kept.pop(correlation_id, None)
+        if kept is not None:
+            kept.timer.cancel()
+            kept.late(answer)
 
 
 def _lost() -> Problem:
