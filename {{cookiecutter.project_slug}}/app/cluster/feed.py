@@ -53,11 +53,20 @@ class Feed:
     def lose(self, tip: Position, connections: Sequence[Connection]) -> None:
         """Go on behind a loss, and tell those whom it concerns.
 
-        In a new epoch everything comes from its beginning on. Who has read further than the loss
-        reaches needs no word, and who still reads finds out by itself.
+        In a new epoch everything comes from its beginning on. In the same one, what comes after
+        the position of a connection that waits for the feed: it has just read that from the
+        stream, which therefore has the rest. Who has read further than the loss reaches needs no
+        word, and who still reads finds out by itself.
         """
-        is_new = self.position is None or self.position.epoch != tip.epoch
-        self.position = at = Position(tip.epoch, 0) if is_new else tip
+        known = self.position
+        if known is None or known.epoch != tip.epoch:
+            at = Position(tip.epoch, 0)
+        else:
+            waiting = (one.position for one in self.joining.values() if one.position is not None)
+            reached = (one.offset for one in waiting if one.epoch == tip.epoch)
+            beyond = (offset for offset in reached if offset > known.offset)
+            at = Position(tip.epoch, min(beyond, default=tip.offset))
+        self.position = at
         frame = gap(self, at)
         for connection in connections:
             joiner = self.joining.get(connection)

@@ -47,8 +47,23 @@ def test_one_that_still_reads_finds_out_by_itself(feed: Feed) -> None:
     assert not is_told(feed, Position("old", 9), None)
 
 
-def test_one_that_the_loss_overtakes_is_told(feed: Feed) -> None:
+def test_the_feed_goes_on_from_who_has_read_least_beyond_the_loss(feed: Feed) -> None:
+    """What that one has just read from is still in the stream, and so is all that follows."""
+    for offset in (2, 5, 7):
+        feed.joining[connection()] = joiner = Joiner()
+        joiner.position = Position("old", offset)
+    feed.lose(Position("old", 9), [*feed.joining])
+    assert feed.position == Position("old", 5)
+    assert [one.position for one in feed.joining.values()] == [
+        Position("old", 5),
+        Position("old", 7),
+    ]
+
+
+def test_one_whose_rest_the_stream_has_lost_too_is_told(feed: Feed) -> None:
+    feed.position = Position("old", 5)
     assert is_told(feed, Position("old", 9), Position("old", 5))
+    assert feed.position == Position("old", 9)
 
 
 def test_one_that_has_read_beyond_the_loss_is_not(feed: Feed) -> None:
