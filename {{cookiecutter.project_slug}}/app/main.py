@@ -22,7 +22,7 @@ from app.realtime.drain import Draining
 from app.realtime.router import RealtimeRouter
 from app.realtime.serving import join_mesh
 from app.realtime.sessions import Sessions
-from app.routes import problems
+from app.routes import problems, websocket
 from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.metrics import Metrics
@@ -87,6 +87,7 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
     app.state.draining = Draining(sessions, instance.registry, settings.drain_seconds)
 
     problems.install(app)
+    app.add_middleware(websocket.SocketsFirst)
     for http_router in routes.HTTP:
         app.include_router(http_router)
     if settings.development:

@@ -145,9 +145,11 @@ def _header(token: str) -> tuple[str, str | None]:
     if len(token) > MAX_TOKEN or not _COMPACT.fullmatch(token):
         raise _refused("it is no token")
     try:
-        header = jwt.get_unverified_header(token)
-    except Exception:  # RecursionError too: whoever wrote the header is not known yet
+        header = orjson.loads(base64url_decode(token.partition(".")[0].encode()))
+    except Exception:  # whoever wrote the header is not known yet
         raise _refused("its header is broken") from None
+    if not isinstance(header, dict):
+        raise _refused("its header is broken")
     algorithm, key_id = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str) or not isinstance(key_id, str | None) or "crit" in header:
         raise _refused("its header is not one of ours")

@@ -5,12 +5,11 @@ A new feature is a new file here and a line in each list below that it has somet
 
 from __future__ import annotations
 
-from app.routes import admin, auth, events, health, mesh, orders, rpc, websocket
+from app.routes import admin, auth, events, health, mesh, orders, rpc
 
 HTTP = (
     health.router,
     auth.router,
-    websocket.router,
     events.router,
     rpc.router,
     admin.router,

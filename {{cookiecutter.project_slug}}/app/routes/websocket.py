@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from fastapi import APIRouter, Response, WebSocket
+from fastapi import Response, WebSocket
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.cluster.redis import UNAVAILABLE
 from app.connections.close_codes import CloseCode
@@ -14,7 +15,24 @@ from app.errors import Code, Problem
 from app.realtime.asgi import serve
 
 logger = logging.getLogger(__name__)
-router = APIRouter()
+PATH = "/ws"
+
+
+class SocketsFirst:
+    """Middleware that takes handshakes to the endpoint past FastAPI's own layers and its routing,
+    which have nothing to do for them and cost as much as to check a token."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] == "websocket"
+            and scope["path"].removeprefix(scope.get("root_path", "")) == PATH
+        ):
+            await websocket(WebSocket(scope, receive, send))
+        else:
+            await self._app(scope, receive, send)
 
 
 async def websocket(websocket: WebSocket) -> None:
@@ -77,7 +95,3 @@ async def _refuse(websocket: WebSocket, problem: Problem) -> None:
     signed_out = problem.code is Code.UNAUTHENTICATED
     code = CloseCode.NOT_AUTHENTICATED if signed_out else CloseCode.SERVER_ERROR
     await websocket.close(code, problem.description)
-
-
-router.add_websocket_route("/ws", websocket)
-"""Starlette's route: FastAPI's own would look for dependencies at each handshake."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -33,6 +34,10 @@ _FLUSH_BATCH: Final = 500
 
 _BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 """To a handshake that cannot be parsed, for instance with a header line over 8 KiB."""
+
+
+_WEBSOCKETS: Final = logging.getLogger("websockets.server")
+"""Not uvicorn's, which tells that a socket was opened itself."""
 
 
 class _Nowhere:
@@ -77,8 +82,20 @@ class WebSocketProtocol(WebSocketsSansIOProtocol):
     the conversation, and the ASGI task with all that hung on it is let go.
     """
 
+    __slots__ = (
+        "_abort_timer",
+        "_closed",
+        "_context",
+        "_flusher",
+        "_outgoing",
+        "_outgoing_bytes",
+        "_receive",
+    )
+    """Beside the dictionary of uvicorn's class, which is large, and slow to look into."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.conn.logger = _WEBSOCKETS
         self._receive: Callable[[str | bytes], None] | None = None
         self._closed: Callable[[int], None] | None = None
         self._context: contextvars.Context | None = None

@@ -42,7 +42,7 @@ class _HideQueries(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
             record.args = tuple(
-                _QUERY.sub("?...", value) if isinstance(value, str) else value
+                _QUERY.sub("?...", value) if isinstance(value, str) and "?" in value else value
                 for value in record.args
             )
         return True

@@ -22,13 +22,11 @@ from app.routes import (
     rooms,
     rpc,
     seats,
-    websocket,
 )
 
 HTTP = (
     health.router,
     auth.router,
-    websocket.router,
     events.router,
     rpc.router,
     admin.router,
