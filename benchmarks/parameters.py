@@ -43,7 +43,7 @@ class Parameters:
 
 
 FULL = Parameters(
-    rounds=5,
+    rounds=3,
     sizes=(100, 1_000, 5_000),
     audience=1_000,
     seconds=1.0,
