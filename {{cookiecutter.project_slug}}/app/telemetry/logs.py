@@ -29,6 +29,7 @@ def configure(settings: MeshSettings) -> None:
     """Send everything to standard error, once, in the chosen format."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
     for name, level in _NOISY.items():
         logging.getLogger(name).setLevel(max(level, logging.getLogger().level))
