@@ -50,6 +50,7 @@ class Clients:
         for client, left in self._away.items():
             yield Violation(Rule.GAP, left, client, "left, and could never come back")
         for (client, stream), reader in self.readers.items():
+            yield from reader.given_up(self._messages, self._stream_length)
             if client not in self._away and self._follows(client, stream):
                 yield from reader.lacks(self._messages)
 
@@ -68,20 +69,12 @@ class Clients:
         if stream not in record.since:
             reader.skip(record.at, position)
         elif record.recovered.get(stream) is False:
-            self._announce(reader, record.at, position)
+            reader.skip(record.at, position, announced=True)
 
     def _gap(self, record: Gap, position: Id) -> None:
         reader = self.readers.get((record.client, position.stream))
         if reader is not None:
-            self._announce(reader, record.at, position)
-
-    def _announce(self, reader: Reader, at: float, position: Id) -> None:
-        before = reader.position
-        missed = position.offset - before.offset
-        if before.epoch == position.epoch and missed <= self._stream_length:
-            what = f"told of a loss between {before} and {position}: the stream has it"
-            self._violations.append(Violation(Rule.GIVEN_UP, at, reader.client, what))
-        reader.skip(at, position)
+            reader.skip(record.at, position, announced=True)
 
     def _come(self, record: Delivered) -> None:
         id = Id.parse(record.id)

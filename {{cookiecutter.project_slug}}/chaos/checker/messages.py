@@ -39,6 +39,17 @@ class Messages:
             what = f"{id} is message {other} and message {message}"
             self.violations.append(Violation(Rule.TWICE, at, stream, what))
 
+    def newest(self, stream: str, epoch: str, at: float) -> int:
+        """How far a stream can have come by that time: up to the first that was sent later."""
+        placed = [
+            (id.offset, self.sent[message].at <= at)
+            for (name, id), message in self._named.items()
+            if name == stream and id.epoch == epoch
+        ]
+        sooner = max((offset for offset, is_sooner in placed if is_sooner), default=0)
+        later = min((offset for offset, is_sooner in placed if not is_sooner), default=sooner + 1)
+        return max(sooner, later - 1)
+
     def in_order(self, message: int) -> bool:
         """Whether its place among the others of its way is known."""
         return message in self.taken

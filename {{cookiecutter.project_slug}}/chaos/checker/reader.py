@@ -17,6 +17,8 @@ class Skip:
     at: float
     before: Id
     after: Id
+    announced: bool
+    """Or the client itself has begun anew."""
 
     def covers(self, sent: Sent, id: Id | None) -> bool:
         """Whether a message may be missing because of this announcement."""
@@ -53,8 +55,8 @@ class Reader:
     dropped: int = 0
     lost: int = 0
 
-    def skip(self, at: float, after: Id) -> None:
-        self.skips.append(Skip(at, self.position, after))
+    def skip(self, at: float, after: Id, *, announced: bool = False) -> None:
+        self.skips.append(Skip(at, self.position, after, announced))
         self.position = after
         self.since_skip.clear()
         self.latest.clear()
@@ -122,6 +124,17 @@ class Reader:
             else:
                 what = f"message {message} ({id or sent.way}) never came, and no word of it"
                 yield self._broken(Rule.GAP, taken.at, what)
+
+    def given_up(self, messages: Messages, stream_length: int) -> Iterator[Violation]:
+        """No loss was told of while the stream still had all that the client had missed."""
+        for skip in self.skips:
+            before, epoch = skip.before, skip.after.epoch
+            if not skip.announced or before.epoch != epoch:
+                continue
+            newest = max(skip.after.offset, messages.newest(self.stream, epoch, skip.at))
+            if newest - before.offset <= stream_length:
+                what = f"told of a loss between {before} and {skip.after}: the stream has it"
+                yield self._broken(Rule.GIVEN_UP, skip.at, what)
 
     def _concerns(self, sent: Sent, id: Id | None) -> bool:
         """Whether the message is later than the client's first position."""

@@ -304,6 +304,17 @@ def test_given_up_what_an_open_socket_could_have_had(story: Story) -> None:
     assert story.broken() == [Rule.GIVEN_UP]
 
 
+def test_not_given_up_what_the_stream_had_no_more_when_the_loss_was_told(story: Story) -> None:
+    """Behind a loss a stream may go on before its newest message."""
+    story.connect()
+    for number in (1, 2, 3):
+        story.send(number, f"user/e/{number}")
+    story.gap("user/e/1")
+    for number in (2, 3):
+        story.get(number, f"user/e/{number}")
+    assert story.broken() == []
+
+
 # No wrong order
 
 
