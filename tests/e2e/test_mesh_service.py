@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import aiormq
 import pytest
+from pamqp.common import FieldTable
 
 from tests.baked import environment
 from tests.e2e.browser import Browser
@@ -123,3 +125,37 @@ async def test_a_method_that_asks_for_encryption_gets_it_from_a_nuropb_client(
     assert told == {"result": {"connections": len(alices)}, "error": None}
     assert wrong["error"]["error"] == "NuropbValidationError"
     assert (await alices[0].event("demo.whispered"))["event"] == {"text": "psst"}
+
+
+async def test_no_poison_ends_the_bff_on_the_mesh(
+    nuropb: NuropbCaller, cluster: Cluster, rabbitmq_server: Server
+) -> None:
+    """Each of these takes a service on nuropb 0.1.8 off the mesh for good, but for the last."""
+    headers: FieldTable = {"nuropb_protocol": "0.1.1", "nuropb_type": "request", "encrypted": ""}
+    call = json.dumps({"tag": "request", "method": "presence", "params": {}, "context": {}})
+    poison: list[tuple[str, FieldTable | None, str | None]] = [
+        ("{no json", headers, "q"),
+        ("[1]", headers, "q"),
+        (call, {**headers, "encrypted": "yes"}, "q"),
+        (call, {**headers, "nuropb_protocol": "9.9.9"}, "q"),
+        (call, {**headers, "nuropb_type": "gossip"}, "q"),
+        (call, {**headers, "nuropb_type": "response"}, "q"),
+        (call, None, "q"),
+        (call, headers, None),
+        (call.replace("{}", "[]"), headers, "q"),
+    ]
+    connection = await aiormq.connect(rabbitmq_server.url)
+    channel = await connection.channel()
+    for body, table, reply_to in poison * 3:
+        await channel.basic_publish(
+            body.encode(),
+            exchange="nuropb-rpc-exchange",
+            routing_key=nuropb.service,
+            properties=aiormq.spec.Basic.Properties(headers=table, reply_to=reply_to),
+        )
+    answers = await nuropb(*[("presence", {"user_ids": ["nobody"]})] * 4)
+    assert [answer["error"] for answer in answers] == [None] * 4
+    left = await channel.queue_declare(f"nuropb-{nuropb.service}-sq", passive=True)
+    assert (left.message_count, left.consumer_count) == (0, 2)
+    await connection.close()
+    assert "Traceback" not in cluster.a.output + cluster.b.output

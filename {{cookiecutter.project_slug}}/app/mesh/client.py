@@ -12,24 +12,21 @@ from contextlib import suppress
 from functools import cache
 from typing import Any, Self
 
-from app.backoff import pauses
 from app.errors import Code, Outcome, Problem
-from app.mesh import describe, encryption, nuropb
+from app.mesh import describe, nuropb
 from app.mesh.amqp import AmqpTransport
 from app.mesh.describe import Descriptions, ServiceDescription
-from app.mesh.encryption import Unreadable
-from app.mesh.events import EventNotTaken, EventRule
+from app.mesh.events import EventRule
 from app.mesh.format import MessageFormat
+from app.mesh.inbox import Inbox
 from app.mesh.memory import MemoryBroker, MemoryTransport
-from app.mesh.messages import Delivery, Kind, MalformedMessage, Message, Reply
+from app.mesh.messages import Kind, Message, Reply
 from app.mesh.service import Service
 from app.mesh.transport import LinkLost, MeshStatus, MeshTransport, Unroutable
 from app.mesh.waiting import Late, Waiting
 from app.settings import MeshSettings
 from app.telemetry.metrics import Metrics
 
-HANDLER_SECONDS = 60
-"""A handler that takes longer is taken for stuck, and its event for a dead letter."""
 MAX_TOPIC_BYTES = 255
 
 _SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -112,7 +109,8 @@ class MeshClient:
 
     async def start(self) -> None:
         """Begin to connect. Works without a broker too: `status` tells when there is one."""
-        await self._transport.start(self, self._rules, self.services)
+        inbox = Inbox(self._waiting, self._format, self._metrics, self._note_status)
+        await self._transport.start(inbox, self._rules, self.services)
         for other in set(self._routes.values()):
             await other.start()
 
@@ -129,6 +127,10 @@ class MeshClient:
             if not other.status.connected:
                 return MeshStatus(False, f"{other._name}: {other.status.reason}")
         return self._transport.status
+
+    def _note_status(self) -> None:
+        connected = self._transport.status.connected
+        self._metrics.mesh_connected.labels(self._name).set(connected)
 
     async def request(
         self,
@@ -328,62 +330,6 @@ class MeshClient:
                 late(answer.result, None)
 
         return tell
-
-    def on_reply(self, correlation_id: str, body: bytes) -> None:
-        """Hand a reply to its request."""
-        message = self._waiting.find(correlation_id)
-        if message is None:
-            return
-        try:
-            if message.key is not None and encryption.is_sealed(body):
-                body = encryption.unseal(body, message.key)
-            answer = self._format.decode_reply(body)
-        except (MalformedMessage, Unreadable) as error:
-            logger.warning("%s: bad reply: %s", message.routing_key, error)
-            answer = Reply(error={"error": "NuropbMessageError", "description": ""})
-        self._waiting.answer(correlation_id, answer)
-
-    def on_replies_lost(self) -> None:
-        """Fail every request that may have been sent; the others still wait for a connection."""
-        self._waiting.lose_all()
-
-    async def on_call(self, service: Service, delivery: Delivery) -> Message | None:
-        """Have a service of ours answer, and count it."""
-        outcome = "malformed"
-        try:
-            reply = await service.answer(delivery)
-            outcome = "answered"
-            return reply
-        finally:
-            self._metrics.mesh_served.labels(service.name, outcome).inc()
-
-    def on_status(self) -> None:
-        """Show the connection in the metrics."""
-        self._metrics.mesh_connected.labels(self._name).set(self._transport.status.connected)
-
-    async def on_event(self, rule: EventRule, delivery: Delivery) -> bool:
-        """Give an event to its rule until it is taken; False when it is a dead letter."""
-        results = self._metrics.mesh_events
-        try:
-            event = self._format.decode_event(delivery)
-            for pause in pauses(0.1, 5):
-                try:
-                    async with asyncio.timeout(HANDLER_SECONDS):
-                        await rule.handler(event)
-                except EventNotTaken as reason:
-                    results.labels(rule.name, "retried").inc()
-                    logger.warning("Rule %s waits %.1f s: %s", rule.name, pause, reason)
-                    await asyncio.sleep(pause)
-                else:
-                    break
-        except Exception:
-            results.labels(rule.name, "dead_lettered").inc()
-            logger.exception(
-                "Rule %s: event %s to the dead letters", rule.name, delivery.routing_key
-            )
-            return False
-        results.labels(rule.name, "handled").inc()
-        return True
 
 
 def _outcome(message: Message) -> Outcome:

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from app.errors import Code, Outcome, Problem
+from app.mesh import nuropb
 from app.mesh.client import MeshClient
+from app.mesh.inbox import Inbox
 from app.mesh.service import Service
 from app.telemetry.metrics import Metrics
 from tests.mesh.conftest import StartClient
@@ -66,8 +68,9 @@ async def test_a_second_reply_is_only_counted(
 ) -> None:
     """NuroPb sends one after each exception; `tests/e2e` has the real one."""
     correlation_id = await mesh.request(service, "correlation_id", {}, context={})
-    mesh.on_reply(correlation_id, b'{"result": "a second one"}')
-    mesh.on_reply("of-nobody", b"{}")
+    inbox = Inbox(mesh._waiting, nuropb, metrics, lambda: None)
+    inbox.on_reply(correlation_id, b'{"result": "a second one"}')
+    inbox.on_reply("of-nobody", b"{}")
     for label in (service, "unknown"):
         assert _value(metrics, "bff_mesh_late_replies_total", {"service": label}) == 1
 

@@ -318,6 +318,25 @@ async def test_a_kept_result_that_will_never_come_is_told_too(
     assert not mesh._waiting._kept
 
 
+async def test_an_instance_that_ends_tells_of_results_that_will_not_come(
+    bff: Bff, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    async def record(self: Any, user_id: str, topic: str, event: Any, **more: Any) -> None:
+        told.append((user_id, topic, event))
+
+    monkeypatch.setattr(type(bff.app.state.messenger), "to_user", record)
+    async with bff.browser("alice", []) as alice:
+        await alice.send(call(bank, "slow_kept", "k"))
+        await until(lambda: bool(bank.called("slow_kept")))
+    bff.server.should_exit = True
+    await until(lambda: bool(told))
+    ((user_id, topic, event),) = told
+    assert (user_id, topic, event["trace_id"]) == ("alice", "result", "k")
+    assert (event["error"]["code"], event["error"]["outcome"]) == ("mesh_unavailable", "unknown")
+
+
 async def test_redis_that_is_away_delays_a_kept_result(
     bff: Bff, bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
