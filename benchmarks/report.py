@@ -59,7 +59,7 @@ def page(results: Results, chosen: Sequence[Contestant], facts: Facts, notes: st
     measured = list(_measured(results, chosen))
     verdicts = [bar.judge(results) for bar in BARS]
     ratios = [["", *(one.title for one in peers)]]
-    ratios += [_leads(results, figure, peers) for figure in measured]
+    ratios += [row for figure in measured if any((row := _leads(results, figure, peers))[1:])]
     values = [["", *(one.title for one in chosen)]]
     values += [_values(results, figure, chosen) for figure in measured]
     return f"""# Benchmarks
