@@ -42,32 +42,48 @@ _TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 5, "socket_connect_timeout
 _SENTINEL_TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 1, "socket_connect_timeout": 1}
 
 
-class _LosesConnections(AbstractConnection):
-    """A connection that says so when it is lost: on a write to a transport that is closed already,
-    uvloop raises RuntimeError, which redis-py passes on."""
+class _Cancellable(AbstractConnection):
+    """A connection on which a send can be cancelled, and that says so when it is lost.
+
+    redis-py sends within `asyncio.wait_for`, which makes a task of each, and on Python 3.11 loses
+    the caller's cancellation if it comes as the send is done. On a write to a transport that is
+    closed already uvloop raises RuntimeError, which redis-py passes on.
+    """
 
     async def send_packed_command(
         self, command: bytes | str | Iterable[bytes], check_health: bool = True
     ) -> None:
+        if not self.is_connected:
+            await self.connect_check_health(check_health=False)
+        if isinstance(command, str):
+            command = command.encode()
         try:
-            await super().send_packed_command(command, check_health)
-        except RuntimeError as error:
-            raise RedisConnectionError(str(error)) from error
+            async with asyncio.timeout(self.socket_timeout):
+                await self._send_packed_command(
+                    [command] if isinstance(command, bytes) else command
+                )
+        except BaseException as error:
+            await self.disconnect(nowait=True)
+            if isinstance(error, TimeoutError):
+                raise RedisTimeoutError("Timeout writing to socket") from None
+            if isinstance(error, OSError | RuntimeError):
+                raise RedisConnectionError(f"Error while writing to socket: {error}") from error
+            raise
 
 
-class _Connection(_LosesConnections, Connection):
+class _Connection(_Cancellable, Connection):
     pass
 
 
-class _SSLConnection(_LosesConnections, SSLConnection):
+class _SSLConnection(_Cancellable, SSLConnection):
     pass
 
 
-class _SentinelConnection(_LosesConnections, SentinelManagedConnection):
+class _SentinelConnection(_Cancellable, SentinelManagedConnection):
     pass
 
 
-class _SentinelSSLConnection(_LosesConnections, SentinelManagedSSLConnection):
+class _SentinelSSLConnection(_Cancellable, SentinelManagedSSLConnection):
     pass
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from typing import Any
 
 import pytest
 from redis.asyncio import Redis
 
-from app.cluster.redis import UNAVAILABLE, SharedPipeline, connect
+from app.cluster.redis import UNAVAILABLE, SharedPipeline, _Connection, connect
 
 uvloop = pytest.importorskip("uvloop", reason="there is no uvloop for Windows")
 
@@ -61,3 +62,21 @@ async def _write_to_a_closed_transport() -> None:
 def test_a_write_after_the_end_of_the_connection_is_no_defect_under_uvloop() -> None:
     with pytest.raises(UNAVAILABLE):
         uvloop.run(_write_to_a_closed_transport())
+
+
+async def test_whoever_is_cancelled_as_a_send_is_done_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`asyncio.wait_for` of Python 3.11 would go on: what was to end then never does."""
+    async with await asyncio.start_server(_answer, "127.0.0.1", 0) as server:
+        redis = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+        await redis.ping()
+        sending: asyncio.Task[Any] = asyncio.create_task(redis.execute_command("PING"))
+        send = _Connection._send_packed_command
+
+        async def cancelled_when_done(connection: _Connection, command: list[bytes]) -> None:
+            await send(connection, command)
+            sending.cancel()
+
+        monkeypatch.setattr(_Connection, "_send_packed_command", cancelled_when_done)
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await redis.aclose()
