@@ -16,7 +16,13 @@ from scripts.bake import bake as bake_into
 from tests.baked import BakedProject
 from tests.template.conftest import Bake
 
-SECRETS = ("JWT_SECRET", "REDIS_PASSWORD", "RABBITMQ_PASSWORD", "POSTGRES_PASSWORD")
+SECRETS = (
+    "JWT_SECRET",
+    "MESH_TOKEN_SECRET",
+    "REDIS_PASSWORD",
+    "RABBITMQ_PASSWORD",
+    "POSTGRES_PASSWORD",
+)
 
 
 def secrets_of(project: BakedProject) -> list[str]:
