@@ -80,13 +80,13 @@ async def start(redis: RedisClient, settings: Settings) -> AsyncIterator[StartIn
 
         async def start_one(**changed: Any) -> Instance:
             instance = Instance(redis, settings.model_copy(update=changed))
-            return await stack.enter_async_context(_listening(instance))
+            return await stack.enter_async_context(listening(instance))
 
         yield start_one
 
 
 @asynccontextmanager
-async def _listening(instance: Instance) -> AsyncIterator[Instance]:
+async def listening(instance: Instance) -> AsyncIterator[Instance]:
     await instance.index.renew()
     works = (instance.relay.run(), instance.feeds.run(), instance.presence.run())
     tasks = [asyncio.create_task(work) for work in works]
