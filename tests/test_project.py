@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
+from tests import servers
 from tests.baked import InstalledProject
 from tests.servers import Server
 
@@ -46,6 +47,19 @@ def test_its_tests_pass_on_real_servers(
     )
     assert not [skip for skip in skips if "TEST_" in skip]
     tell(skips)
+
+
+@pytest.mark.parametrize("make", [servers.redis_cluster, servers.redis_under_sentinel])
+def test_its_delivery_tests_pass_on_every_kind_of_redis(
+    installed: InstalledProject, make: Callable[[], Server]
+) -> None:
+    """What does not fit the kind, such as a proxy before a cluster, is skipped and says so."""
+    server = make()
+    try:
+        parts = ("tests/cluster", "tests/auth/test_tickets.py", "tests/broadcasts")
+        tell(installed.run_tests(*parts, TEST_REDIS_URL=server.url))
+    finally:
+        server.remove()
 
 
 def test_its_wheel_holds_scripts_pages_and_migrations(

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from tests.servers import programs
 from tests.servers.container import Container
 from tests.servers.postgres import PostgresServer
 from tests.servers.rabbitmq import RabbitmqServer
-from tests.servers.redis import RedisServer
+from tests.servers.redis import RedisCluster, RedisServer, RedisUnderSentinel
 from tests.servers.server import GivenServer, Server
 
-__all__ = ["Server", "postgres", "private_rabbitmq", "private_redis", "rabbitmq", "redis"]
+__all__ = [
+    "Server",
+    "keeping_redis",
+    "postgres",
+    "private_rabbitmq",
+    "private_redis",
+    "rabbitmq",
+    "redis",
+    "redis_cluster",
+    "redis_under_sentinel",
+    "secret_redis",
+]
 
 
 def redis() -> Server:
@@ -46,6 +58,32 @@ def private_redis() -> Server:
         url="redis://127.0.0.1:{port}/0",
         ready=("redis-cli", "ping"),
     ).start()
+
+
+def keeping_redis() -> RedisServer:
+    """A Redis of the caller's own that keeps its data when it is killed."""
+    return RedisServer(_redis_program(), appendonly="yes").start()
+
+
+def secret_redis(password: str) -> RedisServer:
+    """A Redis of the caller's own that wants a password."""
+    return RedisServer(_redis_program(), requirepass=password).start()
+
+
+def redis_cluster() -> RedisCluster:
+    """Three nodes of the caller's own."""
+    return RedisCluster(_redis_program()).start()
+
+
+def redis_under_sentinel() -> RedisUnderSentinel:
+    """A master, a replica and a sentinel of the caller's own."""
+    return RedisUnderSentinel(_redis_program()).start()
+
+
+def _redis_program() -> Path:
+    program = programs.provide("redis-server", container=False)
+    assert program is not None
+    return program
 
 
 def private_rabbitmq() -> Server:
