@@ -362,6 +362,7 @@ async def test_in_a_cluster_a_node_that_was_away_is_missed_and_losses_are_announ
         assert all("Error" in reason for reason in await all_red(on_nodes))
         assert [await browser.answers() for browser in running.browsers] == [True, True]
         node.start()
+        await until(nodes.is_whole, "the node is taken back", RECOVERY)
         await running.is_whole(complete=False)
 
 
