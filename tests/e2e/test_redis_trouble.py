@@ -190,6 +190,7 @@ def deployed(
         LEASE_SECONDS="3",
         LEASE_RENEWAL="0.5",
         RELAY_PROBE=str(PROBE),
+        STREAM_CHECK="2",
         DRAIN_SECONDS="0",
     )
     try:

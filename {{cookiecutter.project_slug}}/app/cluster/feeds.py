@@ -9,6 +9,7 @@ from typing import Final
 
 from app.cluster.channels import Channels
 from app.cluster.feed import Feed, Joiner, gap
+from app.cluster.index import ConnectionIndex
 from app.cluster.keys import Keys, StreamKeys
 from app.cluster.redis import UNAVAILABLE
 from app.cluster.streams import Page, StreamReader
@@ -40,6 +41,7 @@ class Feeds:
 
     def __init__(
         self,
+        index: ConnectionIndex,
         registry: ConnectionRegistry,
         channels: Channels,
         reader: StreamReader,
@@ -48,6 +50,7 @@ class Feeds:
         metrics: Metrics,
     ) -> None:
         """`missed` is set by whoever knows that messages may have passed this instance by."""
+        self._index = index
         self._registry = registry
         self._channels = channels
         self._reader = reader
@@ -217,6 +220,11 @@ class Feeds:
         if not page.complete:
             if at != asked:
                 return True
+            if feed.stream == "user" and page.tip.epoch != at.epoch:
+                # The index of a user lies where the stream lies, and may be lost with it.
+                await self._index.enter_again(self._connections(feed))
+                if feed.position != asked:
+                    return True
             self._metrics.gaps.labels(feed.stream.partition(":")[0]).inc()
             feed.lose(page.tip, self._connections(feed))
             return True

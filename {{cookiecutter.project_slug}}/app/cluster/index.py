@@ -181,8 +181,11 @@ class ConnectionIndex:
     async def _renew_for_ever(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_renewal)
+            was_away = bool(self.reason)
             try:
                 await self._reap_all(await self.renew())
+                if was_away:
+                    self._missed.set()
             except UNAVAILABLE as error:
                 self.reason = why(error)
                 logger.warning("lease not renewed: %s", self.reason)
@@ -218,8 +221,12 @@ class ConnectionIndex:
         await self._reap_member(self.lease.member)
 
     async def _rewrite(self) -> None:
-        """Enter every connection under the new generation; those that left meanwhile go again."""
-        connections = [connection for connection in self._registry if connection.closing is None]
+        """Enter every connection under the new generation."""
+        await self.enter_again(self._registry)
+
+    async def enter_again(self, connections: Iterable[Connection]) -> None:
+        """Write entries that Redis may have lost; those that left meanwhile go again."""
+        connections = [connection for connection in connections if connection.closing is None]
         for start in range(0, len(connections), _BATCH):
             batch = connections[start : start + _BATCH]
             await self._write(batch)

@@ -47,7 +47,7 @@ class Instance:
         keys = Keys(settings.prefix)
         channels = Channels(keys.to_instance + self.id, keys.to_all)
         reader = StreamReader(self.pipeline, settings)
-        self.feeds = Feeds(self.registry, channels, reader, missed, settings, metrics)
+        self.feeds = Feeds(self.index, self.registry, channels, reader, missed, settings, metrics)
         self.subscriptions = Subscriptions(
             self.index, self.registry, self.feeds, channels, reader, settings
         )

@@ -37,8 +37,8 @@ class Keys:
         self.all = self._stream("all", f"{prefix}:{{all}}")
 
     def users_of(self, member: str) -> str:
-        """set: whom a generation of an instance holds, for the reaper."""
-        return f"{self.prefix}:instance:{member}:users"
+        """set: whom a generation of an instance holds, for the reaper; lost with the lease only."""
+        return f"{self.prefix}:{{instances}}:{member}:users"
 
     def connections(self, user_id: str) -> str:
         """hash: connection id to `<instance>#<generation> <facts>`."""

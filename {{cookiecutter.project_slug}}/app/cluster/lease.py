@@ -28,8 +28,9 @@ class InstanceFacts:
 class Lease:
     """This instance's lease, by Redis' own clock, and what Redis then says of all others.
 
-    A lease that has run out cannot be renewed. Its instance takes one of the next *generation*,
-    and what carries the old generation's mark is the dead's.
+    A lease that has run out cannot be renewed, nor one that was taken from another Redis process.
+    Its instance takes one of the next *generation*, and what carries the old generation's mark is
+    the dead's.
     """
 
     def __init__(
@@ -49,6 +50,8 @@ class Lease:
         self._keys = Keys(settings.prefix)
         self._since = time.time()
         self._script = Script(pipeline, "lease")
+        self._run_id = b""
+        """Of the Redis that the lease was taken from."""
 
     @property
     def member(self) -> str:
@@ -72,11 +75,17 @@ class Lease:
             connections=len(self._registry),
             users=len(self._registry.users()),
         )
-        holds, living, dead = await self._script(
-            [self._keys.leases, self._keys.lease_facts],
-            [self.member, int(self._seconds * 1000), orjson.dumps(asdict(facts)), int(take)],
-        )
+        arguments: list[str | int | bytes] = [
+            self.member,
+            int(self._seconds * 1000),
+            orjson.dumps(asdict(facts)),
+            int(take),
+            self._run_id,
+        ]
+        keys = [self._keys.leases, self._keys.lease_facts]
+        holds, living, dead, run_id = await self._script(keys, arguments)
         if holds:
+            self._run_id = run_id
             self.living = tuple(InstanceFacts(**orjson.loads(facts)) for facts in living if facts)
             self.dead = tuple(member.decode() for member in dead)
         return bool(holds)

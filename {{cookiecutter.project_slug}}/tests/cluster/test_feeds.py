@@ -353,6 +353,28 @@ async def test_a_redis_that_lost_its_data_is_told_and_its_new_messages_come(
     assert position.endswith("/0")
 
 
+async def test_a_node_that_lost_a_users_index_gets_it_again(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    """In a cluster the lease may lie on another node, and live on."""
+    a, b = await start(stream_check=0.1), await start()
+    alice = await a.join("alice")
+    await b.messenger.to_user("alice", "n", "before")
+    await until(lambda: numbers_of(alice) == ["before"])
+    keys = a.messenger._keys.user("alice")
+    for key in (keys.meta, keys.stream, a.index._keys.connections("alice")):
+        await redis.delete(key)
+
+    async def is_entered() -> bool:
+        return len(await b.index.connections_of("alice")) == 1
+
+    await until(is_entered)
+    sent = await b.messenger.to_user("alice", "n", 1)
+    assert sent.addressed == 1
+    await until(lambda: numbers_of(alice) == ["before", 1])
+    assert a.index.lease.generation == 1
+
+
 async def test_who_joins_after_a_loss_gets_no_gap_of_before(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:

@@ -207,6 +207,20 @@ async def test_who_takes_the_place_of_a_dead_one_on_its_host_is_not_taken_for_it
     assert await living(b.index) == {b.id, heir.id}
 
 
+async def test_a_lease_that_another_redis_has_handed_down_is_not_renewed(
+    start: StartInstance,
+) -> None:
+    """A replica that took over may lack the entries that were written last."""
+    a = await start()
+    alice = await a.join("alice")
+    generation = a.index.lease.generation
+    await a.index._redis.delete(a.index._keys.connections("alice"))
+    a.index.lease._run_id = b"the old master's"
+    await a.index.renew()
+    assert a.index.lease.generation > generation
+    assert [facts.connection_id for facts in await a.index.connections_of("alice")] == [alice.id]
+
+
 async def test_a_wiped_redis_is_filled_again(start: StartInstance, redis: RedisClient) -> None:
     a = await start()
     alice = await a.join("alice")
