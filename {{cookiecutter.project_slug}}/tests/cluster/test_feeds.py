@@ -116,6 +116,21 @@ async def test_who_has_missed_nothing_is_told_so(start: StartInstance) -> None:
     assert numbers_of(alice) == []
 
 
+async def test_the_position_of_a_quiet_user_stays_good_for_a_day(
+    start: StartInstance, redis: RedisClient, settings: Settings
+) -> None:
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    sent = await a.messenger.to_user("alice", "n", 0)
+    await a.leave(alice)
+    stream = a.feeds.keys_of(Feed("user", "alice"))
+    assert 0 < await redis.ttl(stream.stream) <= settings.stream_seconds
+    assert settings.stream_seconds < await redis.ttl(stream.meta) <= settings.position_seconds
+    await redis.delete(stream.stream)  # as when its time is up
+    back = await b.join("alice", since=str(sent.id))
+    assert hello_of(back)["recovered"] == {"user": True}
+
+
 async def test_who_has_seen_no_message_yet_misses_none(start: StartInstance) -> None:
     a, b = await start(), await start()
     before = await a.join("alice")
