@@ -15,6 +15,7 @@ from jose import jwt
 from tests.e2e.browser import Browser
 from tests.e2e.conftest import Admin, Connect, Person
 from tests.e2e.deployment import Cluster
+from tests.e2e.processes import Program
 from tests.e2e.waiting import until
 
 pytestmark = pytest.mark.usefixtures("nuropb_service")
@@ -151,6 +152,13 @@ async def test_an_encrypted_method_of_a_real_service_is_called_encrypted(bobs: B
     assert answer["result"] == {"opened_with": "4711"}
     refused = (await bobs.ask("demo", "secret_refused"))["error"]
     assert (refused["code"], refused["description"]) == ("forbidden", "Only the owner may do this")
+
+
+def test_the_doctor_sees_which_methods_ask_for_encryption(
+    cluster: Cluster, nuropb_service: Program
+) -> None:
+    said = cluster.deployment.bff("doctor").stdout.splitlines()
+    assert "ok   demo.secret asks for encrypted calls" in said
 
 
 async def test_a_command_is_accepted_and_carried_out(bobs: Browser) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from app import routes
 from app.cluster import redis as cluster_redis
 from app.db import migrate
 from app.db.database import Database
+from app.errors import Problem
 from app.mesh import client as mesh_client
+from app.mesh.client import MeshClient
+from app.mesh.describe import ServiceDescription
+from app.realtime.exposure import Exposure
 from app.realtime.router import RealtimeRouter
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
@@ -37,7 +42,15 @@ async def diagnose(settings: Settings) -> list[Finding]:
         await _check("the database answers", "the database", _database, settings),
         await _check("the database is at the newest schema", "the schema", _schema, settings),
     ]
-    return [*findings, *_settings(settings), *_offers()]
+    realtime = RealtimeRouter()
+    for router in routes.REALTIME:
+        realtime.include(router)
+    return [
+        *findings,
+        *_settings(settings),
+        *_offers(realtime),
+        *await _sealing(settings, realtime),
+    ]
 
 
 async def _check(
@@ -62,16 +75,54 @@ async def _redis(settings: Settings) -> None:
 
 
 async def _mesh(settings: Settings) -> None:
+    async with _connected(settings):
+        pass
+
+
+@asynccontextmanager
+async def _connected(settings: Settings) -> AsyncIterator[MeshClient]:
     mesh = mesh_client.connect(settings, Metrics())
     await mesh.start()
     try:
         for _ in range(int(_SECONDS * 8)):
             if mesh.status.connected:
-                return
+                break
             await asyncio.sleep(0.1)
-        raise ConnectionError(mesh.status.reason)
+        else:
+            raise ConnectionError(mesh.status.reason)
+        yield mesh
     finally:
         await mesh.stop()
+
+
+async def _sealing(settings: Settings, realtime: RealtimeRouter) -> list[Finding]:
+    """What exposed services that can be asked say of encryption; the others say nothing."""
+    names = {pattern.service for pattern in realtime.patterns.values()}
+    names |= {
+        name.rpartition(".")[0]
+        for name, target in realtime.targets.items()
+        if isinstance(target, Exposure)
+    }
+    found: list[Finding] = []
+    with suppress(ConnectionError):
+        async with _connected(settings) as mesh:
+            for name in sorted(names):
+                with suppress(Problem, TimeoutError):
+                    async with asyncio.timeout(_SECONDS):
+                        found += sealing_of(await mesh.describe(name), realtime)
+    return found
+
+
+def sealing_of(service: ServiceDescription, realtime: RealtimeRouter) -> list[Finding]:
+    """Whether exposed methods that ask for encrypted calls get them."""
+    found = []
+    for method, description in service.methods.items():
+        exposure = realtime.find(service.name, method)
+        if description.encrypted and isinstance(exposure, Exposure):
+            name = f"{service.name}.{method} asks for encrypted calls"
+            wrong = "" if exposure.encrypted else ": say encrypted=True in its expose"
+            found.append(Finding(not wrong, f"{name}{wrong}"))
+    return found
 
 
 async def _database(settings: Settings) -> None:
@@ -112,18 +163,19 @@ def _settings(settings: Settings) -> list[Finding]:
     return found
 
 
-def _offers() -> list[Finding]:
-    realtime = RealtimeRouter()
-    for router in routes.REALTIME:
-        realtime.include(router)
+def _offers(realtime: RealtimeRouter) -> list[Finding]:
     offered = [*realtime.targets.items()]
     offered += [(name, pattern.exposure) for name, pattern in realtime.patterns.items()]
     calls = [
         f"a browser may call {name}, scopes: {', '.join(sorted(target.scopes)) or 'none'}"
         for name, target in offered
     ]
+    topics = [
+        f"a browser may follow {rule.pattern}, scopes: {', '.join(sorted(rule.scopes)) or 'none'}"
+        for rule in realtime.topics.values()
+    ]
     served = [f"a service of the mesh may call {name} here" for name in realtime.served]
     rules = [
         f"mesh events {rule.topic} go to the rule {rule.name}" for rule in realtime.rules.values()
     ]
-    return [Finding(True, text) for text in (*calls, *served, *rules)]
+    return [Finding(True, text) for text in (*calls, *topics, *served, *rules)]

@@ -78,8 +78,8 @@ _flushers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Flusher] = WeakKeyDicti
 class WebSocketProtocol(WebSocketsSansIOProtocol):
     """uvicorn's protocol, which also is a `Detachable`.
 
-    The endpoint does the handshake. Then the socket is detached: frames go from the parser straight to
-    the conversation, and the ASGI task with all that hung on it is let go.
+    The endpoint does the handshake. Then the socket is detached: frames go from the parser straight
+    to the conversation, and the ASGI task with all that hung on it is let go.
     """
 
     __slots__ = (
