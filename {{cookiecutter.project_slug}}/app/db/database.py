@@ -80,13 +80,16 @@ def make_engine(database_url: str, *, migrating: bool = False) -> AsyncEngine:
 
 
 def _tell_trouble(context: ExceptionContext) -> OperationalError | None:
-    """Make an `OperationalError` of what PostgreSQL says while it starts, stops or is full.
+    """Make an `OperationalError` of what PostgreSQL says while it starts, stops or is full, and of
+    asyncpg's confusion when a connection ends just as a statement begins.
 
     SQLAlchemy makes a bare `DBAPIError` of it, as of so much else.
     """
     error = context.original_exception
-    state = getattr(error, "sqlstate", None)
-    if state is None or not state.startswith(_TROUBLE):
+    state = getattr(error, "sqlstate", None) or ""
+    if type(error).__name__ == "InternalClientError":
+        context.is_disconnect = True
+    elif not state.startswith(_TROUBLE):
         return None
     return OperationalError(context.statement, None, error, hide_parameters=True)
 

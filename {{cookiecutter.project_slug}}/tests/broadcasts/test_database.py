@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import StatementError
 
-from app.db.database import UNAVAILABLE, Database
+from app.db.database import UNAVAILABLE, Database, _tell_trouble, make_engine
 from app.db.tables import Audience, Broadcast
 from app.settings import Settings
 
@@ -122,6 +123,19 @@ async def test_a_session_that_the_server_ends_is_an_outage_and_the_next_one_work
         with pytest.raises(UNAVAILABLE):
             await one.execute(text("SELECT 1"))
     await database.ping()
+
+
+async def test_a_connection_that_ends_as_a_statement_begins_is_an_outage() -> None:
+    """asyncpg then says that another operation is in progress: nothing that tells of an end."""
+    engine = make_engine("postgresql+asyncpg://nobody@127.0.0.1:1/nowhere")
+    dbapi: Any = engine.dialect.dbapi or engine.dialect.import_dbapi()
+    confused = dbapi.InternalClientError("cannot switch to state 11", None)
+    context: Any = SimpleNamespace(
+        original_exception=confused, statement="SELECT 1", is_disconnect=False
+    )
+    assert isinstance(_tell_trouble(context), UNAVAILABLE)
+    assert context.is_disconnect
+    await engine.dispose()
 
 
 @pytest.mark.skipif("TEST_DATABASE_URL" not in os.environ, reason="only PostgreSQL has limits")
