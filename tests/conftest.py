@@ -18,6 +18,7 @@ import pytest
 from scripts.bake import ROOT, bake, bring_up_to_date, export
 from tests import servers
 from tests.baked import InstalledProject
+from tests.own_tests import OwnTests
 
 for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
     os.environ.pop(name, None)
@@ -49,6 +50,20 @@ def installed(template: Path) -> InstalledProject:
     project = InstalledProject(path, ROOT / ".venv-project")
     project.install()
     return project
+
+
+@pytest.fixture(scope="session")
+def own_tests(installed: InstalledProject) -> Iterator[OwnTests]:
+    runs = OwnTests(installed)
+    yield runs
+    runs.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _begin_own_tests_early(request: pytest.FixtureRequest) -> None:
+    """Before the first test, if any wants them."""
+    if any("own_tests" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("own_tests")
 
 
 @pytest.fixture(scope="session")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
-from tests import servers
 from tests.baked import InstalledProject
-from tests.servers import Server
+from tests.own_tests import OwnTests
 
 
 def tell(skips: Iterable[str]) -> None:
@@ -29,37 +28,21 @@ def test_its_code_is_clean(installed: InstalledProject, command: list[str]) -> N
     assert done.returncode == 0, done.stdout
 
 
-def test_its_tests_pass_with_embedded_engines(installed: InstalledProject) -> None:
+def test_its_tests_pass_with_embedded_engines(own_tests: OwnTests) -> None:
     """What needs a real server is skipped here, and runs in the next test."""
-    tell(skip for skip in installed.run_tests() if "TEST_" not in skip)
+    tell(skip for skip in own_tests.skips_of("embedded engines") if "TEST_" not in skip)
 
 
-def test_its_tests_pass_on_real_servers(
-    installed: InstalledProject,
-    redis_server: Server,
-    rabbitmq_server: Server,
-    postgres_server: Server,
-) -> None:
-    skips = installed.run_tests(
-        TEST_REDIS_URL=redis_server.url,
-        TEST_AMQP_URL=rabbitmq_server.url,
-        TEST_DATABASE_URL=postgres_server.url,
-    )
+def test_its_tests_pass_on_real_servers(own_tests: OwnTests) -> None:
+    skips = own_tests.skips_of("real servers")
     assert not [skip for skip in skips if "TEST_" in skip]
     tell(skips)
 
 
-@pytest.mark.parametrize("make", [servers.redis_cluster, servers.redis_under_sentinel])
-def test_its_delivery_tests_pass_on_every_kind_of_redis(
-    installed: InstalledProject, make: Callable[[], Server]
-) -> None:
+@pytest.mark.parametrize("kind", ["Redis Cluster", "Redis Sentinel"])
+def test_its_delivery_tests_pass_on_every_kind_of_redis(own_tests: OwnTests, kind: str) -> None:
     """What does not fit the kind, such as a proxy before a cluster, is skipped and says so."""
-    server = make()
-    try:
-        parts = ("tests/cluster", "tests/auth/test_tickets.py", "tests/broadcasts")
-        tell(installed.run_tests(*parts, TEST_REDIS_URL=server.url))
-    finally:
-        server.remove()
+    tell(own_tests.skips_of(kind))
 
 
 def test_its_wheel_holds_scripts_pages_and_migrations(
