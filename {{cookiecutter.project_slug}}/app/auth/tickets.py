@@ -13,7 +13,7 @@ import orjson
 from cryptography.fernet import Fernet, InvalidToken
 
 from app.auth.caller import Caller
-from app.cluster.redis import SharedPipeline
+from app.cluster.pipeline import SharedPipeline
 from app.errors import Code, Problem
 from app.settings import Settings
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from app.cluster.redis import SharedPipeline
+from app.cluster.pipeline import SharedPipeline
 from app.connections.messages import Event
 from app.settings import Settings
 

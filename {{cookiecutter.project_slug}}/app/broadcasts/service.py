@@ -12,8 +12,8 @@ from sqlalchemy import tuple_
 from sqlmodel import col, select
 
 from app.broadcasts.greetings import Greeting, Greetings
+from app.cluster.pipeline import SharedPipeline
 from app.cluster.redis import UNAVAILABLE as REDIS_UNAVAILABLE
-from app.cluster.redis import SharedPipeline
 from app.connections.messages import Event
 from app.db.database import UNAVAILABLE as DATABASE_UNAVAILABLE
 from app.db.database import Database

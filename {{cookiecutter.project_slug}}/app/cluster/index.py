@@ -12,15 +12,9 @@ import orjson
 
 from app.cluster.keys import Keys
 from app.cluster.lease import InstanceFacts, Lease
+from app.cluster.pipeline import Script, SharedPipeline
 from app.cluster.presence_queue import PresenceQueue
-from app.cluster.redis import (
-    UNAVAILABLE,
-    RedisClient,
-    Script,
-    SharedPipeline,
-    read_hash,
-    why,
-)
+from app.cluster.redis import UNAVAILABLE, RedisClient, why
 from app.cluster.streams import Page, page_arguments
 from app.connections.connection import Connection, instance_of
 from app.connections.positions import Position
@@ -149,7 +143,7 @@ class ConnectionIndex:
 
     async def connections_of(self, user_id: str) -> list[ConnectionFacts]:
         """The user's connections, on whatever instance is not known to be dead."""
-        entries = await read_hash(self._redis, self._keys.connections(user_id))
+        entries = await self._pipeline.read_hash(self._keys.connections(user_id))
         return [
             _connection_facts(field.decode(), value)
             for field, value in entries.items()
@@ -274,9 +268,9 @@ class ConnectionIndex:
         """Before a user is told "too many": entries of dead instances do not count."""
         await self._reap_all(await self.renew())
         key = self._keys.connections(user_id)
-        entries = await read_hash(self._redis, key)
+        entries = await self._pipeline.read_hash(key)
         for member in {value.split(b" ", 1)[0] for value in entries.values()}:
-            if await self._redis.zscore(self._keys.leases, member) is None:
+            if await self._pipeline.submit("ZSCORE", self._keys.leases, member) is None:
                 await self._reap([key], [member])
 
     # Values

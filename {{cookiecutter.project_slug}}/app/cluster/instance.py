@@ -10,9 +10,10 @@ from app.cluster.feeds import Feeds
 from app.cluster.index import ConnectionIndex
 from app.cluster.keys import Keys
 from app.cluster.messenger import Messenger
+from app.cluster.pipeline import SharedPipeline
 from app.cluster.presence import Presence
 from app.cluster.presence_queue import PresenceQueue
-from app.cluster.redis import RedisClient, SharedPipeline
+from app.cluster.redis import RedisClient
 from app.cluster.relay import Relay
 from app.cluster.streams import StreamReader
 from app.cluster.subscriptions import Subscriptions
@@ -42,7 +43,7 @@ class Instance:
         )
         self.messenger = Messenger(self.pipeline, self.index, settings, metrics)
         self.presence = Presence(
-            redis, self.pipeline, self.index, presence_queue, self.messenger, settings
+            self.pipeline, self.index, presence_queue, self.messenger, settings
         )
         keys = Keys(settings.prefix)
         channels = Channels(keys.to_instance + self.id, keys.to_all)

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 import orjson
 
 from app.cluster.keys import Keys
-from app.cluster.redis import Script, SharedPipeline
+from app.cluster.pipeline import Script, SharedPipeline
 from app.connections.registry import ConnectionRegistry
 from app.settings import Settings
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 from app.cluster.envelopes import Kind, envelope, head
 from app.cluster.index import ConnectionIndex
 from app.cluster.keys import Keys, StreamKeys
-from app.cluster.redis import Script, SharedPipeline
+from app.cluster.pipeline import Script, SharedPipeline
 from app.connections.close_codes import CloseCode
 from app.connections.connection import instance_of
 from app.connections.messages import Event

@@ -11,8 +11,9 @@ from urllib.parse import quote
 from app.cluster.index import ConnectionFacts, ConnectionIndex
 from app.cluster.keys import Keys
 from app.cluster.messenger import Messenger
+from app.cluster.pipeline import Script, SharedPipeline
 from app.cluster.presence_queue import Change, PresenceQueue
-from app.cluster.redis import UNAVAILABLE, RedisClient, Script, SharedPipeline
+from app.cluster.redis import UNAVAILABLE
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -35,14 +36,13 @@ class Presence:
 
     def __init__(
         self,
-        redis: RedisClient,
         pipeline: SharedPipeline,
         index: ConnectionIndex,
         queue: PresenceQueue,
         messenger: Messenger,
         settings: Settings,
     ) -> None:
-        self._redis = redis
+        self._pipeline = pipeline
         self._index = index
         self._queue = queue
         self._messenger = messenger
@@ -88,7 +88,7 @@ class Presence:
         user_id = change.user_id
         meta = self._keys.user(user_id).meta
         is_online = bool((await self.of([user_id]))[user_id])
-        told = int(await self._redis.hget(meta, "presence") or 0)
+        told = int(await self._pipeline.submit("HGET", meta, "presence") or 0)
         if is_online != bool(told % 2):
             event = {"type": "user.online" if is_online else "user.offline", "user_id": user_id}
             topic = presence_topic(user_id)

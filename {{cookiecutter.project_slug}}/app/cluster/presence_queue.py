@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from app.cluster.keys import Keys
-from app.cluster.redis import Script, SharedPipeline
+from app.cluster.pipeline import Script, SharedPipeline
 from app.settings import Settings
 
 _MOST = 500

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.cluster.keys import StreamKeys
-from app.cluster.redis import Script, SharedPipeline
+from app.cluster.pipeline import Script, SharedPipeline
 from app.connections.positions import Position
 from app.settings import Settings
 

@@ -16,7 +16,8 @@ from app.auth.caller import Caller
 from app.auth.dependencies import CallerDep
 from app.auth.tickets import Tickets
 from app.auth.tokens import TokenVerifier
-from app.cluster.redis import RedisClient, SharedPipeline, connect
+from app.cluster.pipeline import SharedPipeline
+from app.cluster.redis import RedisClient, connect
 from app.routes import auth, problems
 from app.settings import Settings
 from tests.running import SECRET

@@ -10,7 +10,8 @@ import pytest
 
 from app.auth.caller import Caller
 from app.auth.tickets import Tickets
-from app.cluster.redis import RedisClient, SharedPipeline
+from app.cluster.pipeline import SharedPipeline
+from app.cluster.redis import RedisClient
 from app.errors import Code, Problem
 from app.settings import Settings
 from tests.waiting import until

@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.broadcasts.service import BroadcastService
 from app.cluster.messenger import Sent
-from app.cluster.redis import RedisClient, SharedPipeline, connect
+from app.cluster.pipeline import SharedPipeline
+from app.cluster.redis import RedisClient, connect
 from app.db import migrate
 from app.db.database import Database
 from app.settings import Settings

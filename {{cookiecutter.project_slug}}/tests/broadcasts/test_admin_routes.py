@@ -16,7 +16,8 @@ from app.auth.tokens import TokenVerifier, issue
 from app.broadcasts.service import BroadcastService
 from app.cluster.index import ConnectionFacts
 from app.cluster.lease import InstanceFacts
-from app.cluster.redis import RedisClient, SharedPipeline
+from app.cluster.pipeline import SharedPipeline
+from app.cluster.redis import RedisClient
 from app.routes import admin, problems
 from app.settings import Settings
 from tests.broadcasts.conftest import RecordingMessenger

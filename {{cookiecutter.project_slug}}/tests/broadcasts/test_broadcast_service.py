@@ -11,7 +11,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from app.broadcasts import service as service_module
 from app.broadcasts.service import BroadcastService
-from app.cluster.redis import RedisClient, SharedPipeline
+from app.cluster.pipeline import SharedPipeline
+from app.cluster.redis import RedisClient
 from app.connections.messages import Event
 from app.db.database import Database
 from app.db.tables import Audience, Broadcast

@@ -13,7 +13,7 @@ from redis.typing import EncodableT
 
 from app.cluster import lease
 from app.cluster.index import ConnectionIndex
-from app.cluster.redis import RedisClient, read_hash
+from app.cluster.redis import RedisClient
 from app.errors import Code, Problem
 from app.settings import Settings
 from tests.cluster.conftest import Instance, StartInstance
@@ -132,7 +132,7 @@ async def test_who_joins_while_the_generation_changes_belongs_to_the_new_one(
     alice = await a.join("alice")
     mark = a.index.lease.member.encode()
     assert mark.endswith(b"#2")
-    entries = await read_hash(redis, a.index._keys.connections("alice"))
+    entries = await a.pipeline.read_hash(a.index._keys.connections("alice"))
     assert [entry.partition(b" ")[0] for entry in entries.values()] == [mark]
     assert await redis.smembers(a.index._keys.users_of(mark.decode())) == {b"alice"}
     await b.index._forget_dead("alice")

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from app.cluster.redis import UNAVAILABLE, SharedPipeline, _Connection, connect
+from app.cluster.pipeline import SharedPipeline
+from app.cluster.redis import UNAVAILABLE, _Connection, connect
 
 uvloop = pytest.importorskip("uvloop", reason="there is no uvloop for Windows")
 
