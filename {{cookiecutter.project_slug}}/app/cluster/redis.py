@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
@@ -72,12 +72,16 @@ class _SentinelSSLConnection(_Cancellable, SentinelManagedSSLConnection):
     pass
 
 
+def _plain(options: Mapping[str, Any]) -> type[Connection]:
+    return _SSLConnection if options.get("ssl") else _Connection
+
+
 class _Cluster(RedisCluster):
     """A cluster that cannot be reached raises what a server that cannot be reached raises."""
 
     def __init__(self, nodes: Iterable[tuple[str, int]], **options: Any) -> None:
         super().__init__(startup_nodes=[ClusterNode(*node) for node in nodes], **options)
-        kind = _SSLConnection if options.get("ssl") else _Connection
+        kind = _plain(options)
         self.connection_kwargs["connection_class"] = kind
         for node in self.startup_nodes:
             node.connection_class = kind
@@ -140,6 +144,10 @@ def _master(url: str, max_connections: int, common: dict[str, Any]) -> Redis:
     sentinel = Sentinel(  # type: ignore[no-untyped-call]
         sentinels, sentinel_kwargs={**common, **_SENTINEL_TIMEOUTS, **to_sentinels}
     )
+    for client in sentinel.sentinels:
+        client.connection_pool.connection_class = (
+            _SSLConnection if options.get("ssl") else _Connection
+        )
     more = {"max_connections": max_connections, "db": int(database), **common, **_TIMEOUTS}
     kind = _SentinelSSLConnection if options.get("ssl") else _SentinelConnection
     master: Redis = sentinel.master_for(name, connection_class=kind, **{**more, **options})

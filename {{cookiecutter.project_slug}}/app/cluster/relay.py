@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from app.backoff import pauses
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 _PROBE = envelope(Kind.PROBE).encode()
 _PROBES_UNHEARD = 3
 _LONGEST_PAUSE = 5.0
+_TELL_AGAIN = 1.0
 _LAST_LOOK = 0.05
 """Seconds to read what has come while this process stood still, before it is called silence."""
 _TURN = 10_000
@@ -92,8 +93,7 @@ class Relay:
         while True:
             try:
                 await self._listen()
-            except* UNAVAILABLE as errors:
-                error = errors.exceptions[0]
+            except UNAVAILABLE as error:
                 if not self._reason:
                     waits = pauses(0.1, _LONGEST_PAUSE)
                 self._reason = why(error)
@@ -109,9 +109,7 @@ class Relay:
             async with asyncio.timeout(self._deaf_after):
                 await self._channels.open(pubsub)
             self._heard_at = asyncio.get_running_loop().time()
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._hear_for_ever(pubsub))
-                tasks.create_task(self._probe_for_ever(pubsub))
+            await _until_one_ends(self._hear_for_ever(pubsub), self._probe_for_ever(pubsub))
         finally:
             self._channels.close()
             await asyncio.shield(pubsub.aclose())
@@ -209,3 +207,21 @@ class Relay:
     def _close(self, connections: Sequence[Connection], code: bytes) -> None:
         for connection in connections:
             connection.close(int(code))
+
+
+async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
+    """Run all until one ends, and raise what it raised.
+
+    Unlike a TaskGroup this tells the others to end as often as it takes: on Python 3.11
+    `asyncio.wait_for`, in whatever library, can lose a cancellation.
+    """
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in ended:
+            task.result()
+    finally:
+        while running := [task for task in tasks if not task.done()]:
+            for task in running:
+                task.cancel()
+            await asyncio.wait(running, timeout=_TELL_AGAIN)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from app.cluster.redis import RedisClient
+from app.cluster.relay import _until_one_ends
 from app.settings import Settings
 from tests.cluster.conftest import Instance, StartInstance
 from tests.waiting import until
@@ -49,3 +52,24 @@ async def test_an_order_that_fails_does_not_end_the_relay(start: StartInstance) 
     await a.messenger.to_user("alice", "x", 1)
     await a.messenger.to_user("bob", "x", 1)
     await until(lambda: len(bob.transport.frames) == 2)  # type: ignore[attr-defined]
+
+
+async def test_a_probe_that_misses_its_cancellation_holds_up_nothing() -> None:
+    told = 0
+
+    async def hears_badly() -> None:
+        nonlocal told
+        while told < 2:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                told += 1
+
+    async def goes_deaf() -> None:
+        await asyncio.sleep(0)
+        raise TimeoutError("heard nothing")
+
+    async with asyncio.timeout(15):
+        with pytest.raises(TimeoutError, match="heard nothing"):
+            await _until_one_ends(goes_deaf(), hears_badly())
+    assert told == 2
