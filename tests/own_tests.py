@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 from tests import servers
 from tests.baked import InstalledProject
@@ -33,7 +34,9 @@ RUNS: Mapping[str, Run] = {
         }
     ),
     "Redis Cluster": Run({"TEST_REDIS_URL": servers.redis_cluster}, DELIVERY),
-    "Redis Sentinel": Run({"TEST_REDIS_URL": servers.redis_under_sentinel}, DELIVERY),
+    "Redis Sentinel": Run(
+        {"TEST_REDIS_URL": partial(servers.redis_under_sentinel, patience_ms=60_000)}, DELIVERY
+    ),
 }
 
 

@@ -75,9 +75,9 @@ def redis_cluster() -> RedisCluster:
     return RedisCluster(_redis_program()).start()
 
 
-def redis_under_sentinel() -> RedisUnderSentinel:
+def redis_under_sentinel(patience_ms: int = 1000) -> RedisUnderSentinel:
     """A master, a replica and a sentinel of the caller's own."""
-    return RedisUnderSentinel(_redis_program()).start()
+    return RedisUnderSentinel(_redis_program(), patience_ms).start()
 
 
 def _redis_program() -> Path:

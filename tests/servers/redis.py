@@ -71,13 +71,13 @@ class RedisServer(ProcessServer):
 class SentinelServer(RedisServer):
     """One sentinel that watches `master` and decides alone."""
 
-    def __init__(self, program: Path, master: RedisServer) -> None:
+    def __init__(self, program: Path, master: RedisServer, patience_ms: int) -> None:
         super().__init__(program)
         self._file = self.folder / "sentinel.conf"
         self._file.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {self.folder}\n"
             f"sentinel monitor mymaster 127.0.0.1 {master.port} 1\n"
-            "sentinel down-after-milliseconds mymaster 1000\n"
+            f"sentinel down-after-milliseconds mymaster {patience_ms}\n"
             "sentinel failover-timeout mymaster 5000\n"
         )
 
@@ -154,14 +154,15 @@ class RedisCluster(_Several):
 
 
 class RedisUnderSentinel(_Several):
-    """A master, a replica and a sentinel."""
+    """A master, a replica and a sentinel, which fails over when the master is silent for
+    `patience_ms`."""
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, patience_ms: int = 1000) -> None:
         self.master = RedisServer(program)
         self.replica = RedisServer(
             program, replicaof=f"127.0.0.1 {self.master.port}", replica_announce_ip="127.0.0.1"
         )
-        self.sentinel = SentinelServer(program, self.master)
+        self.sentinel = SentinelServer(program, self.master, patience_ms)
         super().__init__(self.master, self.replica, self.sentinel)
         self.url = f"redis+sentinel://127.0.0.1:{self.sentinel.port}/mymaster/0"
 
