@@ -166,6 +166,8 @@ class Subscriptions:
             connection.send(Event("unsubscribed", {"topics": [topic]}))
 
     async def _subscribe_and_tell(self, connection: Connection, topic: str) -> None:
+        if connection.closing is not None:
+            return
         try:
             joined = await self.subscribe(connection, {topic: None})
         except Problem as problem:

@@ -205,6 +205,19 @@ async def test_the_server_subscribes_a_user_wherever_it_is(start: StartInstance)
     await until(lambda: events_of(there, "unsubscribed") == [{"topics": ["prices"]}])
 
 
+async def test_who_leaves_as_the_server_subscribes_leaves_nothing_behind(
+    start: StartInstance,
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    a.subscriptions.subscribe_user("alice", "prices")
+    alice.close(1000)
+    await a.leave(alice)
+    await until(lambda: not a.subscriptions._tasks)
+    assert a.feeds.of_topic("prices") is None
+    assert a.registry.by_topic("prices") == ()
+
+
 async def test_what_is_no_topic_is_refused_where_it_is_sent(start: StartInstance) -> None:
     a = await start()
     for topic in ("", "two words", "a,b", "x" * 256):
