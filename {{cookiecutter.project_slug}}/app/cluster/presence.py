@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Iterable
 from typing import Final
@@ -14,6 +15,7 @@ from app.cluster.messenger import Messenger
 from app.cluster.pipeline import Script, SharedPipeline
 from app.cluster.presence_queue import Change, PresenceQueue
 from app.cluster.redis import UNAVAILABLE
+from app.connections.positions import TOPIC
 from app.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -22,8 +24,12 @@ TOPIC_PREFIX: Final = "presence."
 
 
 def presence_topic(user_id: str) -> str:
-    """The topic of a user's comings and goings: the id is quoted as in a URL's path."""
-    return TOPIC_PREFIX + quote(user_id, safe="@:+")
+    """The topic of a user's comings and goings: the id is quoted as in a URL's path; what is too
+    long for a topic then is its SHA-256 instead."""
+    topic = TOPIC_PREFIX + quote(user_id, safe="@:+")
+    if TOPIC.fullmatch(topic):
+        return topic
+    return TOPIC_PREFIX + hashlib.sha256(user_id.encode()).hexdigest()
 
 
 class Presence:

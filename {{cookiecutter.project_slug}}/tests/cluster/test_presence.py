@@ -137,7 +137,7 @@ async def test_nothing_is_asked_of_redis_while_nobody_may_watch(
     assert not await a.index._redis.zcard(a.index._keys.presence)
 
 
-@pytest.mark.parametrize("user_id", ["two words", "a,b", "ä", "a/b"])
+@pytest.mark.parametrize("user_id", ["two words", "a,b", "ä", "a/b", "漢" * 128])
 def test_every_user_has_a_topic(user_id: str) -> None:
 
     assert TOPIC.fullmatch(presence_topic(user_id))
