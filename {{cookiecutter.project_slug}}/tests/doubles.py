@@ -17,7 +17,7 @@ class RecordingTransport:
         self.closed: tuple[int, str] | None = None
 
     def write(self, frame: Frame, limit: int) -> bool:
-        if self.buffered + len(frame.payload) > limit:
+        if self.buffered and self.buffered + len(frame.payload) > limit:
             return False
         self.frames.append(frame)
         return True

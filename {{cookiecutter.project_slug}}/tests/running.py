@@ -245,14 +245,25 @@ async def run(
     """Serve on a free port until the end of the block; `ws` is another WebSocket protocol."""
     broker = broker or MemoryBroker()
     app = app or create_app(settings, broker=broker)
+    async with (
+        serve(settings, app, ws=ws) as (server, address),
+        _orders(settings, app, broker),
+    ):
+        yield Bff(app, settings, address, server, broker)
+
+
+@asynccontextmanager
+async def serve(
+    settings: Settings, app: Any, **options: Any
+) -> AsyncIterator[tuple[uvicorn.Server, str]]:
+    """Any ASGI application on our server: the server, and where it listens."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = Server(configuration(settings, app, ws=ws))
+        server = Server(configuration(settings, app, **options))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:
             await until(lambda: server.started or serving.done())
             host, port = listener.getsockname()
-            async with _orders(settings, app, broker):
-                yield Bff(app, settings, f"{host}:{port}", server, broker)
+            yield server, f"{host}:{port}"
         finally:
             server.should_exit = True
             await serving

@@ -127,7 +127,7 @@ class Feeds:
     def _connections(self, feed: Feed) -> Sequence[Connection]:
         if feed.stream == "user":
             return self._registry.by_user(feed.reader)
-        return self._registry.by_topic(feed.reader) if feed.reader else tuple(self._registry)
+        return self._registry.by_topic(feed.reader) if feed.reader else self._registry.everybody()
 
     # The live flow
 
@@ -149,8 +149,7 @@ class Feeds:
         if feed.joining:
             connections = [one for one in connections if feed.is_live(one)]
         frame = Frame(text, {feed.stream: position})
-        for connection in connections:
-            connection.send_frame(frame)
+        Connection.send_to_each(connections, frame)
         self._metrics.deliveries.inc(len(connections))
         return len(connections)
 
@@ -246,15 +245,11 @@ class Feeds:
         or joined it anew, so that another joiner stands for it. When Redis cannot be asked, or
         the socket makes no room, it is closed: whoever comes back goes on from there.
         """
-
-        def has_left() -> bool:
-            return connection.closing is not None or feed.joining.get(connection) is not joiner
-
         try:
-            while not has_left():
+            while not _has_left(connection, feed, joiner):
                 for offset, text in page.messages:
                     await _has_room(connection, len(text))
-                    if has_left():
+                    if _has_left(connection, feed, joiner):
                         return
                     at = Position(at.epoch, offset)
                     connection.send_frame(Frame(text, {feed.stream: at}))
@@ -264,7 +259,7 @@ class Feeds:
                         del feed.joining[connection]
                     return
                 page = await self._reader.read(self.keys_of(feed), at)
-                if not page.complete and not has_left():
+                if not page.complete and not _has_left(connection, feed, joiner):
                     at = page.tip
                     connection.send_frame(gap(feed, at))
         except UNAVAILABLE as error:
@@ -281,6 +276,10 @@ class Feeds:
             self._mend(feed)
             return at == tip
         return at.offset >= feed.position.offset
+
+
+def _has_left(connection: Connection, feed: Feed, joiner: Joiner) -> bool:
+    return connection.closing is not None or feed.joining.get(connection) is not joiner
 
 
 async def _has_room(connection: Connection, size: int) -> None:

@@ -200,8 +200,7 @@ class Relay:
             self._written += 1 + self._feeds.hear(feed, Position(epoch.decode(), int(offset)), text)
 
     def _send(self, connections: Sequence[Connection], text: bytes) -> None:
-        for connection in connections:
-            connection.send_frame(Frame(text))
+        Connection.send_to_each(connections, Frame(text))
         self._metrics.deliveries.inc(len(connections))
 
     def _close(self, connections: Sequence[Connection], code: bytes) -> None:

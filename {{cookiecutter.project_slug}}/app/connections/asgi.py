@@ -37,7 +37,7 @@ class AsgiTransport(ABC):
 
     def write(self, frame: Frame, limit: int) -> bool:
         size = self._buffered + len(frame.payload)
-        if size > limit:
+        if self._buffered and size > limit:
             return False
         if not self._closing.is_set():
             self._frames.append(frame)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from app.connections.close_codes import CloseCode
@@ -31,6 +31,7 @@ class Connection:
 
     __slots__ = (
         "_held",
+        "_out",
         "closing",
         "facts",
         "id",
@@ -59,16 +60,21 @@ class Connection:
         """The code it is being closed with."""
         self.topics: frozenset[str] = frozenset()
         """What it is subscribed to; the registry keeps it."""
-        self._held: list[Frame] | None = []
+        self._out: Transport | None = None
+        """The transport while the connection is open: after its hello, before its close."""
+        self._held: list[Frame] = []
 
     def open(self, hello: Message, positions: Mapping[str, Position] | None = None) -> None:
         """Send the hello, then whatever arrived in the meantime.
 
         `positions` is where the streams go on that the connection has: the next of each is sent.
         """
-        held, self._held = self._held, None
+        if self.closing is not None:
+            return
+        held, self._held = self._held, []
+        self._out = self.transport
         self.send(hello, positions)
-        for frame in held or ():
+        for frame in held:
             self.send_frame(frame)
 
     def send(self, message: Message, positions: Mapping[str, Position] | None = None) -> None:
@@ -77,12 +83,22 @@ class Connection:
 
     def send_frame(self, frame: Frame) -> None:
         """Send a finished frame; a socket too slow for what waits is closed with 4002."""
+        self.send_to_each((self,), frame)
+
+    @staticmethod
+    def send_to_each(connections: Iterable[Connection], frame: Frame) -> None:
+        """The same to many: one call, whatever their number."""
+        for connection in connections:
+            out = connection._out
+            if out is None:
+                connection._hold(frame)
+            elif not out.write(frame, connection.max_queue_bytes):
+                connection.close(CloseCode.SLOW_CONSUMER)
+
+    def _hold(self, frame: Frame) -> None:
         if self.closing is not None:
             return
-        if self._held is None:
-            if not self.transport.write(frame, self.max_queue_bytes):
-                self.close(CloseCode.SLOW_CONSUMER)
-        elif sum(len(held.payload) for held in self._held) > self.max_queue_bytes:
+        if sum(len(held.payload) for held in self._held) > self.max_queue_bytes:
             self.close(CloseCode.SLOW_CONSUMER)
         else:
             self._held.append(frame)
@@ -91,5 +107,6 @@ class Connection:
         """Close the socket; only the first call counts."""
         if self.closing is None:
             self.closing = code
-            self._held = None
+            self._out = None
+            self._held = []
             self.transport.close(code, reason)

@@ -12,6 +12,7 @@ import orjson
 from app.connections.positions import Position
 from app.errors import Code, Problem
 
+_TEXT: Final = 1
 _NOWHERE: Final[Mapping[str, Position]] = MappingProxyType({})
 
 
@@ -32,8 +33,8 @@ class Frame:
         """How far whoever has it has read, of each stream that it says something about."""
         self.retry_ms: Final = retry_ms
         """How long to wait before coming back, if it says so."""
-        self.wire: Final = _header(len(payload)) + payload
-        """The WebSocket frame: FIN, text, no mask (RFC 6455, section 5.2)."""
+        self.wire: Final = header(_TEXT, len(payload)) + payload
+        """The WebSocket frame."""
         self._text: str | None = None
 
     @property
@@ -44,12 +45,14 @@ class Frame:
         return self._text
 
 
-def _header(length: int) -> bytes:
+def header(opcode: int, length: int) -> bytes:
+    """What stands before the payload of an unfragmented, unmasked frame (RFC 6455, section 5.2)."""
+    first = 0x80 | opcode
     if length < 126:
-        return struct.pack("!BB", 0x81, length)
+        return struct.pack("!BB", first, length)
     if length < 1 << 16:
-        return struct.pack("!BBH", 0x81, 126, length)
-    return struct.pack("!BBQ", 0x81, 127, length)
+        return struct.pack("!BBH", first, 126, length)
+    return struct.pack("!BBQ", first, 127, length)
 
 
 def encode(value: Any) -> bytes:

@@ -15,12 +15,15 @@ class ConnectionRegistry:
         self._by_id: dict[str, Connection] = {}
         self._by_user: dict[str, dict[str, Connection]] = {}
         self._by_topic: dict[str, dict[str, Connection]] = {}
+        self._everybody: tuple[Connection, ...] | None = ()
+        """Made when it is asked for; None when somebody has come or gone since."""
         self._empty = asyncio.Event()
         self._empty.set()
 
     def register(self, connection: Connection) -> None:
         """Take a connection in."""
         self._by_id[connection.id] = connection
+        self._everybody = None
         self._empty.clear()
         self._by_user.setdefault(connection.user_id, {})[connection.id] = connection
 
@@ -29,6 +32,7 @@ class ConnectionRegistry:
         for topic in connection.topics:
             self.unsubscribe(connection, topic)
         self._by_id.pop(connection.id, None)
+        self._everybody = None
         if not self._by_id:
             self._empty.set()
         of_user = self._by_user.get(connection.user_id)
@@ -73,8 +77,14 @@ class ConnectionRegistry:
         """Wait until no connection is left."""
         await self._empty.wait()
 
+    def everybody(self) -> Sequence[Connection]:
+        """All connections; a copy."""
+        if self._everybody is None:
+            self._everybody = tuple(self._by_id.values())
+        return self._everybody
+
     def __iter__(self) -> Iterator[Connection]:
-        return iter(tuple(self._by_id.values()))
+        return iter(self.everybody())
 
     def __len__(self) -> int:
         return len(self._by_id)

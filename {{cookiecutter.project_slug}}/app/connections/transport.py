@@ -21,9 +21,8 @@ class Transport(Protocol):
         """Bytes taken but not yet handed to the operating system."""
 
     def write(self, frame: Frame, limit: int) -> bool:
-        """Send a frame, unless more than `limit` bytes would then be buffered: False.
-
-        After `close` it does nothing.
+        """Send a frame, unless others are buffered and it would make them more than `limit` bytes:
+        False. After `close` it does nothing.
         """
 
     async def drained(self) -> None:

@@ -1,275 +1,279 @@
-"""Sockets that leave their ASGI task, and frames written as they are.
-
-This leans on the inside of uvicorn's sans-I/O WebSocket protocol. `SUPPORTED` names the releases
-whose inside is known; with any other, `run.py` falls back to uvicorn's own class.
-"""
+"""One WebSocket: what comes in, pings, and a close that ends."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
-from collections.abc import Callable
-from typing import Any, Final
-from weakref import WeakKeyDictionary
-
-from uvicorn.protocols.utils import ClientDisconnected
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import Frame as ReceivedFrame
-from websockets.http11 import Request
-from websockets.protocol import State
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
 
 from app.connections.close_codes import CloseCode
-from app.connections.frames import Frame
-from app.connections.transport import EXTENSION
+from app.connections.frames import header
+from app.server.outgoing import Outgoing
+from app.server.parser import (
+    BINARY,
+    CLOSE,
+    INVALID_DATA,
+    PING,
+    PONG,
+    TEXT,
+    BadFrameError,
+    Parser,
+    close_code,
+)
+from app.server.sockets import Sockets
 
-SUPPORTED: Final = ("0.54.",)
+if TYPE_CHECKING:
+    from app.server.asgi import AsgiSocket
 
 _CLOSE_SECONDS: Final = 2.0
 """How long a peer has to answer a close. `transport.close()` alone would wait for ever for one
 that has stopped reading."""
-_FLUSH_BATCH: Final = 500
-"""Sockets written to in one turn of the loop: about 5 ms."""
+_MOST_EARLY: Final = 65_536
+"""Bytes that may come before the handshake is answered; a client is to wait (RFC 6455, 4.1)."""
+_MOST_REASON: Final = 123
+"""Bytes of a close frame's reason (RFC 6455, 5.5)."""
+_PING: Final = header(PING, 0)
+_NORMAL: Final = 1000
+_ABNORMAL: Final = 1006
+_FAILED: Final = 1011
+_RESTARTED: Final = 1012
 
 
-_BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-"""To a handshake that cannot be parsed, for instance with a header line over 8 KiB."""
+class _Deaf:
+    """Takes the place of the parser once the peer has broken the protocol."""
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        return iter(())
 
 
-_WEBSOCKETS: Final = logging.getLogger("websockets.server")
-"""Not uvicorn's, which tells that a socket was opened itself."""
+_DEAF: Final = _Deaf()
 
 
-class _Nowhere:
-    """Takes the place of the ASGI queue of a detached socket."""
+class WebSocketProtocol(Outgoing):
+    """A socket, which is a `Detachable`.
 
-    def put_nowait(self, event: object) -> None: ...
-
-
-_NOWHERE: Final[Any] = _Nowhere()
-
-
-class _Flusher:
-    """Writes what has gathered for each socket in one go, once per turn of the loop.
-
-    uvloop writes inside `transport.write`, so twenty frames one by one are twenty system calls.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._dirty: list[WebSocketProtocol] = []
-
-    def add(self, protocol: WebSocketProtocol) -> None:
-        if not self._dirty:
-            self._loop.call_soon(self._flush)
-        self._dirty.append(protocol)
-
-    def _flush(self) -> None:
-        batch, self._dirty = self._dirty[:_FLUSH_BATCH], self._dirty[_FLUSH_BATCH:]
-        if self._dirty:
-            self._loop.call_soon(self._flush)
-        for protocol in batch:
-            protocol.flush()
-
-
-_flushers: WeakKeyDictionary[asyncio.AbstractEventLoop, _Flusher] = WeakKeyDictionary()
-
-
-class WebSocketProtocol(WebSocketsSansIOProtocol):
-    """uvicorn's protocol, which also is a `Detachable`.
-
-    The endpoint does the handshake. Then the socket is detached: frames go from the parser straight
-    to the conversation, and the ASGI task with all that hung on it is let go.
+    An ASGI endpoint answers the handshake. It may go on as any endpoint does; or the socket is
+    detached: frames go from the parser straight to the conversation, and the ASGI task with all
+    that hung on it is let go.
     """
 
     __slots__ = (
         "_abort_timer",
+        "_awaits_pong",
         "_closed",
+        "_code",
         "_context",
-        "_flusher",
-        "_outgoing",
-        "_outgoing_bytes",
+        "_early",
+        "_is_reading",
+        "_parser",
         "_receive",
+        "_timer",
+        "asgi",
     )
-    """Beside the dictionary of uvicorn's class, which is large, and slow to look into."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.conn.logger = _WEBSOCKETS
+    def __init__(self, sockets: Sockets, transport: asyncio.Transport) -> None:
+        super().__init__(sockets, transport)
+        self.asgi: AsgiSocket | None = None
+        """Who is given the messages, until the socket is detached."""
+        self._parser: Parser | _Deaf | None = None
+        """There is one once the handshake is accepted."""
+        self._early = b""
+        self._is_reading = True
         self._receive: Callable[[str | bytes], None] | None = None
         self._closed: Callable[[int], None] | None = None
         self._context: contextvars.Context | None = None
-        self._outgoing: list[bytes] = []
-        self._outgoing_bytes = 0
-        """Of these frames, and of what the transport held before the first of them."""
+        self._code = _ABNORMAL
+        """What the socket is closed with: by the peer, or else by us."""
+        self._awaits_pong = False
+        self._timer: asyncio.TimerHandle | None = None
+        """For the next ping, or for its answer."""
         self._abort_timer: asyncio.TimerHandle | None = None
-        flusher = _flushers.get(self.loop)
-        if flusher is None:
-            flusher = _flushers[self.loop] = _Flusher(self.loop)
-        self._flusher = flusher
+        sockets.connections.add(self)  # type: ignore[arg-type]
+
+    # The handshake
+
+    def open(self, response: bytes) -> None:
+        """Send the response that accepts the handshake, and begin to speak WebSocket."""
+        self._parser = Parser(self._sockets.max_size)
+        self.transport.write(response)
+        self._ping_later()
+        if early := self._early:
+            self._early = b""
+            self.data_received(early)
+
+    def refuse(self, response: bytes) -> None:
+        """Send the response that does not, and end."""
+        if not self.is_closing:
+            self.stop_sending()
+            self.transport.write(response)
+            self._end()
 
     # Detachable
 
-    @property
-    def buffered(self) -> int:
-        return self._outgoing_bytes if self._outgoing else self.transport.get_write_buffer_size()
-
-    def write(self, frame: Frame, limit: int) -> bool:
-        outgoing, wire = self._outgoing, frame.wire
-        if outgoing:
-            size = self._outgoing_bytes + len(wire)
-        else:
-            size = self.transport.get_write_buffer_size() + len(wire)
-        if size > limit:
-            return False
-        if not outgoing:
-            self._flusher.add(self)
-        outgoing.append(wire)
-        self._outgoing_bytes = size
-        return True
-
-    def flush(self) -> None:
-        """Hand over what has gathered."""
-        outgoing = self._outgoing
-        if not outgoing:
-            return
-        data = outgoing[0] if len(outgoing) == 1 else b"".join(outgoing)
-        outgoing.clear()
-        transport = self.transport
-        if not self.close_sent and not transport.is_closing():
-            transport.write(data)
-
-    async def drained(self) -> None:
-        self.flush()
-        await self.writable.wait()
-
     def close(self, code: int, reason: str = "") -> None:
-        if code == CloseCode.SLOW_CONSUMER:
-            self._outgoing.clear()
-        self.flush()
-        if self.close_sent or self.transport.is_closing() or self.conn.state is not State.OPEN:
+        if self._parser is None or self.is_closing:
             return
-        self.conn.send_close(code, reason)
-        self.close_sent = True
-        self.transport.write(b"".join(self.conn.data_to_send()))
-        self._resume_reading()
+        if code == CloseCode.SLOW_CONSUMER:
+            self.drop()
+        self._send_close(code.to_bytes(2) + reason.encode()[:_MOST_REASON])
+        self._code = code
+        self.resume_reading()
         self._abort_later()
 
     def detach(self, receive: Callable[[str | bytes], None], closed: Callable[[int], None]) -> bool:
-        if self.disconnected or self.close_sent or self.transport.is_closing():
+        if self.is_closing or self.asgi is None:
             return False
         self._receive, self._closed = receive, closed
         self._context = contextvars.copy_context()
-        queue, self.queue = self.queue, _NOWHERE
-        while not queue.empty():
-            event: Any = queue.get_nowait()
-            if event["type"] == "websocket.receive":
-                self._deliver(event["text"] if "text" in event else event["bytes"])
-        self._resume_reading()
+        asgi, self.asgi = self.asgi, None
+        for data in asgi.taken():
+            self._deliver(data)
+        self.resume_reading()
         return True
 
+    # An endpoint that keeps its socket
+
+    def send(self, data: str | bytes) -> None:
+        """Send a message, however much waits already: the endpoint waits for `drained`."""
+        payload = data.encode() if isinstance(data, str) else data
+        opcode = TEXT if isinstance(data, str) else BINARY
+        self.add(header(opcode, len(payload)) + payload)
+
+    def let_go(self) -> None:
+        """The endpoint has returned: unless the socket is detached, it ends."""
+        if self.asgi is not None:
+            self.close(_NORMAL)
+            self.asgi = None
+
+    def resume_reading(self) -> None:
+        """Take messages again."""
+        if not self._is_reading:
+            self._is_reading = True
+            self.transport.resume_reading()
+
+    # What the transport says
+
+    def data_received(self, data: bytes) -> None:
+        if self._parser is None:
+            self._early += data
+            if len(self._early) > _MOST_EARLY:
+                self.transport.abort()
+            return
+        try:
+            for opcode, payload in self._parser.feed(data):
+                self._handle(opcode, payload)
+        except BadFrameError as error:
+            self._fail(error)
+
+    def shutdown(self) -> None:
+        """The server stops."""
+        if self._parser is None and self.asgi is not None:
+            self.asgi.stop()
+        self.close(_RESTARTED)
+        self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_pings()
+        self.stop_sending()
+        self.resume_writing()
+        if self._abort_timer is not None:
+            self._abort_timer.cancel()
+        self._sockets.connections.discard(self)
+        closed, context = self._closed, self._context
+        self._receive = self._closed = self._context = None
+        if closed is not None and context is not None:
+            context.run(closed, self._code)
+        elif self.asgi is not None:
+            self.asgi.disconnect(self._code)
+
+    # Frames that come in
+
+    def _handle(self, opcode: int, payload: bytes) -> None:
+        if opcode == CLOSE:
+            self._code = close_code(payload)
+            if not self.is_closing:
+                self._send_close(payload)
+            self._end()
+        elif self.is_closing:
+            return
+        elif opcode == TEXT:
+            try:
+                text = payload.decode()
+            except UnicodeDecodeError:
+                raise BadFrameError(INVALID_DATA, "the text is no UTF-8") from None
+            self._deliver(text)
+        elif opcode == BINARY:
+            self._deliver(payload)
+        elif opcode == PING:
+            if not self._is_paused:  # to a peer that does not read, answers would pile up
+                self.add(header(PONG, len(payload)) + payload)
+        elif self._awaits_pong:
+            self._awaits_pong = False
+            self._ping_later()
+
     def _deliver(self, data: str | bytes) -> None:
+        if self.asgi is not None:
+            self.asgi.take(data)
+            if self._is_reading:
+                self._is_reading = False
+                self.transport.pause_reading()
+            return
         assert self._context is not None  # noqa: S101
         assert self._receive is not None  # noqa: S101
         try:
             self._context.run(self._receive, data)
         except Exception:
-            self.logger.exception("a frame could not be handled")
-            self.close(1011)
+            self._sockets.logger.exception("a frame could not be handled")
+            self.close(_FAILED)
 
-    def _resume_reading(self) -> None:
-        if self.read_paused:
-            self.read_paused = False
-            self.transport.resume_reading()
+    # Pings
+
+    def _stop_pings(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _ping_later(self) -> None:
+        self._stop_pings()
+        if self._sockets.ping_interval:
+            loop, seconds = self._sockets.loop, self._sockets.ping_interval
+            self._timer = loop.call_later(seconds, self._send_ping)
+
+    def _send_ping(self) -> None:
+        self._awaits_pong = True
+        self.add(_PING)
+        if self._sockets.ping_timeout:
+            loop, seconds = self._sockets.loop, self._sockets.ping_timeout
+            self._timer = loop.call_later(seconds, self.close, CloseCode.NO_PONG, "no pong")
+
+    # The end
+
+    def _send_close(self, payload: bytes) -> None:
+        self.add(header(CLOSE, len(payload)) + payload)
+        self.flush()
+        self.stop_sending()
+        self._stop_pings()
+
+    def _fail(self, error: BadFrameError) -> None:
+        """Say what is wrong and hear no more. What the peer still sends is read all the same: else
+        it would be told that the connection was reset, and nothing else."""
+        self._parser = _DEAF
+        if self.is_closing:
+            self._end()
+            return
+        self.close(error.code, error.reason)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        else:
+            self.transport.close()
+
+    def _end(self) -> None:
+        """Close the connection when what was written is with the peer, or after a while."""
+        self.transport.close()
+        self._abort_later()
 
     def _abort_later(self) -> None:
         if self._abort_timer is None:
-            self._abort_timer = self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
-
-    # What uvicorn does otherwise
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
-            self.transport.write(_BAD_REQUEST)
-            self.transport.close()
-
-    def handle_connect(self, event: Request) -> None:
-        super().handle_connect(event)
-        if self.response.status_code == 101:
-            extensions: dict[str, Any] = self.scope["extensions"]
-            extensions[EXTENSION] = self
-
-    def send_receive_event_to_app(self) -> None:
-        if self._receive is None:
-            super().send_receive_event_to_app()
-            return
-        data = self.frames[0] if len(self.frames) == 1 else b"".join(self.frames)
-        self.frames = []
-        if self.close_sent or self.transport.is_closing():
-            return
-        if self.curr_msg_data_type == "bytes":
-            self._deliver(bytes(data))
-            return
-        try:
-            text = bytes(data).decode()
-        except UnicodeDecodeError:
-            self.close(1007)
-        else:
-            self._deliver(text)
-
-    def keepalive_timeout(self) -> None:
-        self.pong_timer = None
-        self.pending_ping_payload = None
-        self.close(CloseCode.NO_PONG, "no pong")
-
-    def handle_close(self, event: ReceivedFrame) -> None:
-        super().handle_close(event)
-        if self.close_sent:
-            self.transport.close()
-        self._abort_later()
-
-    def handle_parser_exception(self) -> None:
-        super().handle_parser_exception()
-        self._abort_later()
-
-    def shutdown(self) -> None:
-        self.flush()
-        super().shutdown()
-        self._abort_later()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._abort_timer is not None:
-            self._abort_timer.cancel()
-        super().connection_lost(exc)
-        closed, context = self._closed, self._context
-        self._receive = self._closed = self._context = None
-        if closed is not None and context is not None:
-            close = self.conn.close_rcvd or self.conn.close_sent
-            context.run(closed, close.code if close else 1006)
-
-    async def run_asgi(self) -> None:
-        """As in uvicorn, except that a detached socket outlives the call."""
-        try:
-            await self.app(self.scope, self.receive, self.send)
-        except ClientDisconnected:
-            pass
-        except BaseException:
-            self.logger.exception("Exception in ASGI application\n")
-            if self.handshake_complete:
-                self.close(1011)
-            else:
-                self.send_500_response()
-        else:
-            if not self.handshake_complete:
-                self.logger.error("ASGI callable returned without completing handshake.")
-                self.send_500_response()
-        if self._receive is not None:
-            self._let_go()
-        elif self.close_timer is None and self._abort_timer is None:
-            self.transport.close()
-
-    def _let_go(self) -> None:
-        """Free what only the handshake needed: about 8 KB."""
-        nothing: Any = None
-        self.scope = self.request = self.response = nothing
+            loop = self._sockets.loop
+            self._abort_timer = loop.call_later(_CLOSE_SECONDS, self.transport.abort)

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from uvicorn.supervisors import ChangeReload, Multiprocess, multiprocess
 
-from app.server.protocol import SUPPORTED
+from app.server.http import SUPPORTED
 from app.settings import Settings
 from app.telemetry import logs
 

@@ -1,0 +1,75 @@
+"""What the sockets of one server share: limits, and the moment at which they write."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
+
+from uvicorn.config import Config
+from uvicorn.server import ServerState
+
+if TYPE_CHECKING:
+    from app.server.outgoing import Outgoing
+
+_FLUSH_BATCH: Final = 100
+"""Sockets written to in one turn of the loop, in less than a millisecond. What comes meanwhile for
+those that are still to be written to leaves with what they have."""
+
+
+class Sockets:
+    """Writes what has gathered for each socket in one go, once per turn of the loop.
+
+    A write is a system call: twenty frames one by one are twenty of them.
+    """
+
+    def __init__(self, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.logger = logging.getLogger("uvicorn.error")
+        self.connections = state.connections
+        """Of the server: what is in there is closed when it shuts down."""
+        self.tasks = state.tasks
+        self.default_headers = state.default_headers
+        self.max_size = config.ws_max_size
+        self.ping_interval = config.ws_ping_interval or 0.0
+        """Seconds; 0 for no pings."""
+        self.ping_timeout = config.ws_ping_timeout or 0.0
+        """Seconds; 0 to wait for ever."""
+        self.dirty: Final[list[Outgoing]] = []
+        """Who has something to write; whoever adds the first calls `flush_soon`."""
+
+    def be_dirty(self, socket: Outgoing) -> None:
+        """Let a socket write in the next turn of the loop."""
+        if not self.dirty:
+            self.flush_soon()
+        self.dirty.append(socket)
+
+    def flush_soon(self) -> None:
+        """Let all dirty sockets write in the next turn of the loop."""
+        self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        dirty = self.dirty
+        batch = dirty[:_FLUSH_BATCH]
+        del dirty[:_FLUSH_BATCH]
+        if dirty:
+            self.flush_soon()
+        for socket in batch:
+            frame = socket.outgoing
+            if frame.__class__ is bytes:
+                socket.outgoing = None
+                socket.transport.write(frame)
+            else:
+                socket.flush()
+
+
+_of_servers: WeakKeyDictionary[ServerState, Sockets] = WeakKeyDictionary()
+
+
+def sockets_of(config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> Sockets:
+    """The same for all connections of a server."""
+    found = _of_servers.get(state)
+    if found is None:
+        found = _of_servers[state] = Sockets(config, state, loop)
+    return found

@@ -1,0 +1,107 @@
+"""The opening handshake: what is granted, what is refused and how, and what a head may weigh."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from app.server.handshake import BadHandshakeError, accept_key, response, subprotocols
+from tests.running import Bff
+
+KEY = "dGhlIHNhbXBsZSBub25jZQ=="
+GOOD = {
+    "Host": "localhost",
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec-WebSocket-Key": KEY,
+    "Sec-WebSocket-Version": "13",
+}
+
+
+async def answer(bff: Bff, request: bytes, until: bytes = b"\r\n\r\n") -> bytes:
+    """What the server says first, or all it says if it never says what is waited for."""
+    host, port = bff.address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(request)
+    received = b""
+    async with asyncio.timeout(15):
+        try:
+            received = await reader.readuntil(until)
+        except asyncio.IncompleteReadError as ended:
+            received = ended.partial
+    writer.close()
+    return received
+
+
+def request(line: str = "GET /ws HTTP/1.1", **changes: str | None) -> bytes:
+    fields = GOOD | {name.replace("_", "-"): value for name, value in changes.items()}
+    lines = [f"{name}: {value}" for name, value in fields.items() if value is not None]
+    return "\r\n".join([line, *lines, "", ""]).encode()
+
+
+async def test_the_answer_is_the_rfcs_example(bff: Bff) -> None:
+    """RFC 6455, section 1.3."""
+    said = await answer(bff, request())
+    assert said.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+    assert b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in said
+
+
+async def test_another_version_is_told_which_is_known(bff: Bff) -> None:
+    said = await answer(bff, request(Sec_WebSocket_Version="8"))
+    assert said.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
+    assert b"sec-websocket-version: 13\r\n" in said
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        request(Sec_WebSocket_Key=None),
+        request(Sec_WebSocket_Key="short"),
+        request(Sec_WebSocket_Key="not base64, not at all!!"),
+        request(Sec_WebSocket_Key=KEY + "\r\nSec-WebSocket-Key: " + KEY),
+        request("POST /ws HTTP/1.1"),
+        request("GET /ws HTTP/1.0"),
+    ],
+)
+async def test_what_is_no_handshake(bff: Bff, bad: bytes) -> None:
+    said = await answer(bff, bad)
+    assert said.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+async def test_a_long_header_is_taken(bff: Bff) -> None:
+    said = await answer(bff, request(Cookie="x" * 20_000))
+    assert said.startswith(b"HTTP/1.1 101 ")
+
+
+@pytest.mark.parametrize("start", [request()[:-2], b"GET /health/live HTTP/1.1\r\nHost: x\r\n"])
+async def test_a_head_without_end_is_cut_off(bff: Bff, start: bytes) -> None:
+    said = await answer(bff, start + b"X-Long: " + b"x" * 300_000)
+    assert said.startswith(b"HTTP/1.1 431 ") or said == b"", said[:50]
+    assert (await answer(bff, request())).startswith(b"HTTP/1.1 101 ")
+
+
+async def test_a_large_body_does_not_count_as_head(bff: Bff) -> None:
+    head = b"POST /auth/ticket HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
+    assert not (await answer(bff, head + b"x" * 100_000)).startswith(b"HTTP/1.1 431 ")
+
+
+def test_only_a_whole_key_is_one() -> None:
+    fields = [(b"sec-websocket-key", KEY.encode()), (b"sec-websocket-version", b"13")]
+    assert accept_key("GET", "1.1", fields) == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+    with pytest.raises(BadHandshakeError):
+        accept_key("GET", "1.1", [*fields, fields[0]])
+
+
+def test_subprotocols_may_stand_in_several_headers() -> None:
+    name = b"sec-websocket-protocol"
+    offered = [(name, b"bff.v1, other"), (b"x", b"no"), (name, b"last")]
+    assert subprotocols(offered) == ["bff.v1", "other", "last"]
+
+
+def test_a_refusal_says_how_long_it_is_and_that_it_is_the_end() -> None:
+    said = response(418, [(b"content-length", b"99"), (b"x", b"y")], b"teapot")
+    assert said == (
+        b"HTTP/1.1 418 I'm a Teapot\r\nx: y\r\ncontent-length: 6\r\nconnection: close\r\n\r\nteapot"
+    )
+    assert response(599).startswith(b"HTTP/1.1 599 \r\n")
