@@ -65,6 +65,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         except UNAVAILABLE as error:
             logger.warning("left without a word, Redis: %s: %s", type(error).__name__, error)
         await state.verifier.close()
+        await state.pipeline.close()
         await state.redis.aclose()
         await state.database.close()
 

@@ -62,6 +62,7 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
     app.state.metrics = metrics
     app.state.database = database
     app.state.redis = redis
+    app.state.pipeline = instance.pipeline
     app.state.index = instance.index
     app.state.feeds = instance.feeds
     app.state.relay = instance.relay

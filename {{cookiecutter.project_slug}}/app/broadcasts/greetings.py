@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Final
 
+from app.cluster.keys import Keys
 from app.cluster.pipeline import SharedPipeline
 from app.connections.messages import Event
+from app.connections.positions import Position
 from app.settings import Settings
+
+_SECONDS: Final = 10.0
+"""How long the database may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +28,12 @@ class Greeting:
     """None for everybody."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    version: bytes | None
-    greetings: Sequence[Greeting]
-
-
 class Greetings:
-    """This instance's copy of the greetings, good for as long as Redis names its version.
+    """This instance's copy of the greetings, loaded again when Redis names newer ones.
 
-    The version is random and written after a broadcast is committed. It is read before the
-    database is, so a copy can be newer than its version, never older.
+    Redis counts how often they were renewed, in the stream of all: with its epoch, so that a Redis
+    that has lost the count makes everybody load. It is counted after a broadcast is committed and
+    read before the database is, so a copy can be newer than what was named, never older.
     """
 
     def __init__(
@@ -43,37 +43,39 @@ class Greetings:
         load: Callable[[], Awaitable[Sequence[Greeting]]],
     ) -> None:
         self._pipeline = pipeline
-        self._key = f"{settings.prefix}:greetings"
+        self._key = Keys(settings.prefix).all.meta
         self._load = load
-        self._loaded: _Loaded | None = None
+        self._greetings: Sequence[Greeting] = ()
+        self._loaded: Position | None = None
+        """Which greetings these are, at least."""
         self._loading = asyncio.Lock()
 
     async def renew(self) -> None:
         """Make every instance load anew."""
-        await self._pipeline.submit("SET", self._key, uuid.uuid4().hex)
+        await self._pipeline.submit("HINCRBY", self._key, "greetings", 1)
 
-    async def of(self, user_id: str) -> list[Event]:
-        """The user's greetings, oldest first."""
+    async def of(self, user_id: str, current: Position) -> list[Event]:
+        """The user's greetings, oldest first; `current` names those that Redis knows of.
+
+        Raises:
+            TimeoutError: the database did not answer in time.
+            Exception: what it raised instead.
+        """
+        if not self._has(current):
+            async with asyncio.timeout(_SECONDS), self._loading:
+                if not self._has(current):
+                    self._greetings, self._loaded = await self._load(), current
+        if not self._greetings:
+            return []
         now = datetime.now(UTC)
         return [
             greeting.event
-            for greeting in await self._current()
+            for greeting in self._greetings
             if greeting.expires_at > now and (greeting.users is None or user_id in greeting.users)
         ]
 
-    async def _current(self) -> Sequence[Greeting]:
-        version = await self._version()
+    def _has(self, current: Position) -> bool:
         loaded = self._loaded
-        if loaded is not None and loaded.version == version:
-            return loaded.greetings
-        async with self._loading:
-            loaded = self._loaded
-            if loaded is None or loaded.version != version:
-                version = await self._version()
-                if loaded is None or loaded.version != version:
-                    loaded = self._loaded = _Loaded(version, await self._load())
-            return loaded.greetings
-
-    async def _version(self) -> bytes | None:
-        version: bytes | str | None = await self._pipeline.submit("GET", self._key)
-        return version.encode() if isinstance(version, str) else version
+        return (
+            loaded is not None and loaded.epoch == current.epoch and loaded.offset >= current.offset
+        )

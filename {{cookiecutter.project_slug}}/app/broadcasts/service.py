@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,6 +14,7 @@ from app.broadcasts.greetings import Greeting, Greetings
 from app.cluster.pipeline import SharedPipeline
 from app.cluster.redis import UNAVAILABLE as REDIS_UNAVAILABLE
 from app.connections.messages import Event
+from app.connections.positions import Position
 from app.db.database import UNAVAILABLE as DATABASE_UNAVAILABLE
 from app.db.database import Database
 from app.db.tables import Audience, Broadcast
@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 
 MAX_GREETINGS = 100
 """How many greetings are kept; of more, the newest."""
-_GREETING_SECONDS = 10
 
 
 class BroadcastService:
@@ -98,16 +97,17 @@ class BroadcastService:
             raise Problem(Code.NOT_FOUND, "There is no such broadcast")
         return broadcast
 
-    async def greetings_for(self, user_id: str) -> list[Event]:
+    async def greetings_for(self, user_id: str, current: Position) -> list[Event]:
         """What was broadcast to the user, or to all, and has not expired; oldest first.
 
+        `current` says which greetings Redis named (`Entered.greetings`).
+
         Raises:
-            Problem: `service_unavailable` when Redis or the database cannot be asked.
+            Problem: `service_unavailable` when the database cannot be asked.
         """
         try:
-            async with asyncio.timeout(_GREETING_SECONDS):
-                return await self._greetings.of(user_id)
-        except (*REDIS_UNAVAILABLE, *DATABASE_UNAVAILABLE) as error:
+            return await self._greetings.of(user_id, current)
+        except DATABASE_UNAVAILABLE as error:
             raise Problem(Code.SERVICE_UNAVAILABLE, "Greetings are not available") from error
 
     async def list(self, limit: int = 50, before: str | None = None) -> list[Broadcast]:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -19,7 +19,6 @@ from app.cluster.streams import Page, page_arguments
 from app.connections.connection import Connection, instance_of
 from app.connections.positions import Position
 from app.connections.registry import ConnectionRegistry
-from app.errors import Code, Problem
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 
@@ -39,6 +38,16 @@ class ConnectionFacts:
     address: str
     device: str
     session: str
+
+
+class Registration(NamedTuple):
+    """A connection on its way into the index."""
+
+    member: str
+    """As whose connection it was entered: `<instance>#<generation>`."""
+    held: asyncio.Future[Any]
+    entered: asyncio.Future[Any]
+    """A page of the user's stream, or nothing."""
 
 
 class ConnectionIndex:
@@ -84,38 +93,34 @@ class ConnectionIndex:
 
     # Connections
 
-    async def register(self, connection: Connection, since: Position | None = None) -> Page:
-        """Enter a connection; returns what its user was sent since a position.
+    def register(self, connection: Connection, since: Position | None = None) -> Registration:
+        """Enter a connection in this turn of the loop, and read what its user was sent since a
+        position; `registered` tells how it went."""
+        user = self._keys.user(connection.user_id)
+        return Registration(
+            self.lease.member,
+            self._pipeline.submit("SADD", self._held_users, connection.user_id),
+            self._register(
+                [user.meta, user.stream, self._keys.connections(connection.user_id)],
+                [
+                    *page_arguments(since, self._settings),
+                    connection.id,
+                    self._entry(connection),
+                    self._settings.connections_per_user,
+                ],
+            ),
+        )
 
-        Raises:
-            Problem: `rate_limited` when the user has too many connections on living instances.
-        """
-        member = self.lease.member
-        held = self._pipeline.submit("SADD", self._held_users, connection.user_id)
-        answer = await self._enter(connection, since)
-        await held
+    async def registered(self, connection: Connection, registration: Registration) -> Page | None:
+        """What the user was sent; None when the user has too many connections."""
+        await registration.held
+        answer = await registration.entered
         if not answer:
-            await self._forget_dead(connection.user_id)
-            answer = await self._enter(connection, since)
-        if not answer:
-            self.unregister(connection)
-            raise Problem(Code.RATE_LIMITED, "Too many connections")
-        if self.lease.member != member:
+            return None
+        if self.lease.member != registration.member:
             await self._write([connection])
         await self._presence.come([connection.user_id])
         return Page.of(answer)
-
-    def _enter(self, connection: Connection, since: Position | None) -> asyncio.Future[Any]:
-        user = self._keys.user(connection.user_id)
-        return self._register(
-            [user.meta, user.stream, self._keys.connections(connection.user_id)],
-            [
-                *page_arguments(since, self._settings),
-                connection.id,
-                self._entry(connection),
-                self._settings.connections_per_user,
-            ],
-        )
 
     def unregister(self, connection: Connection) -> None:
         """Remove a connection that has left the registry: soon, together with others."""
@@ -264,7 +269,7 @@ class ConnectionIndex:
         await self._presence.leave(users)
         self._metrics.entries_reaped.inc(sum(removed))
 
-    async def _forget_dead(self, user_id: str) -> None:
+    async def forget_dead(self, user_id: str) -> None:
         """Before a user is told "too many": entries of dead instances do not count."""
         await self._reap_all(await self.renew())
         key = self._keys.connections(user_id)

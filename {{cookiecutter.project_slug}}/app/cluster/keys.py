@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class StreamKeys:
+class StreamKeys(NamedTuple):
     """A stream of recoverable messages. `name` is what browsers call it."""
 
     name: str

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from app.cluster.keys import StreamKeys
+from app.cluster.keys import Keys, StreamKeys
 from app.cluster.pipeline import Script, SharedPipeline
 from app.connections.positions import Position
 from app.settings import Settings
@@ -17,8 +16,7 @@ PAGE_BYTES = 256 * 1024
 """A page is never larger than this and one message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Page:
+class Page(NamedTuple):
     """What a stream holds after a position."""
 
     tip: Position
@@ -35,15 +33,28 @@ class Page:
     @classmethod
     def of(cls, answer: list[Any]) -> Page:
         """What the Lua function `page` returned."""
-        epoch, tip, complete, *messages = answer
+        epoch, tip, complete = answer[:3]
+        messages = zip(answer[3::2], answer[4::2], strict=True)
         return cls(
             Position(epoch.decode(), int(tip)),
             bool(complete),
-            [
-                (int(offset), text)
-                for offset, text in zip(messages[::2], messages[1::2], strict=True)
-            ],
+            [(int(offset), text) for offset, text in messages] if len(answer) > 3 else (),
         )
+
+
+class PageOfAll(NamedTuple):
+    """What the stream of all holds after a position, and what is told to those who come then."""
+
+    page: Page
+    greetings: Position
+    """How often greetings were renewed, counted in each epoch."""
+
+    @classmethod
+    def of(cls, answer: list[Any]) -> PageOfAll:
+        """What the script `read_all` returned."""
+        renewed, found = answer
+        page = Page.of(found)
+        return cls(page, Position(page.tip.epoch, int(renewed)))
 
 
 def page_arguments(after: Position | None, settings: Settings) -> list[str | int]:
@@ -57,7 +68,9 @@ class StreamReader:
 
     def __init__(self, pipeline: SharedPipeline, settings: Settings) -> None:
         self._settings = settings
+        self._all = Keys(settings.prefix).all
         self._read = Script(pipeline, "read")
+        self._read_all = Script(pipeline, "read_all")
 
     async def read(self, stream: StreamKeys, after: Position | None = None) -> Page:
         """A page of what came after a position; only the tip without one.
@@ -65,9 +78,13 @@ class StreamReader:
         Raises:
             RedisError, OSError, TimeoutError: Redis cannot be asked.
         """
-        return Page.of(await self.ask(stream, after))
-
-    def ask(self, stream: StreamKeys, after: Position | None = None) -> asyncio.Future[Any]:
-        """The same, for `Page.of`, asked in this turn of the loop whatever else is awaited."""
         arguments = page_arguments(after, self._settings)
-        return self._read([stream.meta, stream.stream], arguments)
+        return Page.of(await self._read([stream.meta, stream.stream], arguments))
+
+    def ask_all(
+        self, since: Position | None, *, after: asyncio.Future[Any] | None = None
+    ) -> asyncio.Future[Any]:
+        """The stream of all, for `PageOfAll.of`: asked in this turn of the loop, and read when the
+        command `after` is done."""
+        keys = [self._all.meta, self._all.stream]
+        return self._read_all(keys, page_arguments(since, self._settings), after=after)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.cluster.channels import Channels
 from app.cluster.feed import Feed, Joiner
@@ -14,7 +13,7 @@ from app.cluster.feeds import Feeds
 from app.cluster.index import ConnectionIndex
 from app.cluster.keys import Keys
 from app.cluster.redis import UNAVAILABLE
-from app.cluster.streams import Page, StreamReader
+from app.cluster.streams import Page, PageOfAll, StreamReader
 from app.connections.connection import Connection
 from app.connections.messages import Event
 from app.connections.positions import Position
@@ -28,8 +27,7 @@ _SECONDS = 5.0
 """How long Redis may take to confirm that a topic is heard."""
 
 
-@dataclass(frozen=True, slots=True)
-class Joined:
+class Joined(NamedTuple):
     """One stream that a connection has joined, and what it has missed of it."""
 
     feed: Feed
@@ -44,6 +42,15 @@ class Joined:
     def begins_at(self) -> Position:
         """Its next message is the first that the connection gets."""
         return self.page.begins_at(self.since)
+
+
+class Entered(NamedTuple):
+    """A connection that is known everywhere."""
+
+    joined: Sequence[Joined]
+    """The streams `user` and `all`."""
+    greetings: Position
+    """Which greetings were current when it had joined them."""
 
 
 def positions(joined: Iterable[Joined]) -> dict[str, str]:
@@ -82,13 +89,12 @@ class Subscriptions:
         self._keys = Keys(settings.prefix)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def enter(
-        self, connection: Connection, since: Mapping[str, Position]
-    ) -> Sequence[Joined]:
+    async def enter(self, connection: Connection, since: Mapping[str, Position]) -> Entered:
         """Make a registered connection known everywhere, and join it to `user` and `all`.
 
         In this order no message can fall between: it joins the streams here before any instance
-        can learn of it, and reads them after. It gets nothing of them until `catch_up`.
+        can learn of it, and reads them after, and then which greetings there are. It gets nothing
+        of the streams until `catch_up`.
 
         Raises:
             Problem: `rate_limited`, the user has too many connections.
@@ -96,13 +102,28 @@ class Subscriptions:
         """
         user, everybody = self._feeds.join(connection)
         as_user, as_one_of_all = (feed.joining[connection] for feed in (user, everybody))
-        answer = self._reader.ask(self._keys.all, since.get("all"))
-        of_user = await self._index.register(connection, since.get("user"))
-        of_all = Page.of(await answer)
-        return (
-            Joined(user, as_user, since.get("user"), of_user),
-            Joined(everybody, as_one_of_all, since.get("all"), of_all),
+        of_user, of_all = await self._register(connection, since)
+        if of_user is None:
+            await self._index.forget_dead(connection.user_id)
+            of_user, of_all = await self._register(connection, since)
+        if of_user is None:
+            self._index.unregister(connection)
+            raise Problem(Code.RATE_LIMITED, "Too many connections")
+        return Entered(
+            (
+                Joined(user, as_user, since.get("user"), of_user),
+                Joined(everybody, as_one_of_all, since.get("all"), of_all.page),
+            ),
+            of_all.greetings,
         )
+
+    async def _register(
+        self, connection: Connection, since: Mapping[str, Position]
+    ) -> tuple[Page | None, PageOfAll]:
+        registration = self._index.register(connection, since.get("user"))
+        of_all = self._reader.ask_all(since.get("all"), after=registration.entered)
+        of_user = await self._index.registered(connection, registration)
+        return of_user, PageOfAll.of(await of_all)
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection, here and soon everywhere. Can be repeated."""

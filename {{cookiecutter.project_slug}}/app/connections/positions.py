@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 TOPIC = re.compile(r"[^\s,\x00-\x1f\x7f]{1,255}")
 """What a topic may be called: its stream's id must fit into a cursor."""
@@ -13,8 +12,7 @@ TOPIC = re.compile(r"[^\s,\x00-\x1f\x7f]{1,255}")
 _ID = re.compile(r"(user|all|topic:[^\s,\x00-\x1f\x7f]{1,255})/([0-9a-z]{1,64})/([0-9]{1,15})")
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """A place in a stream. Offsets of two epochs cannot be compared."""
 
     epoch: str

@@ -100,9 +100,10 @@ class Sessions:
         """
         connection, caller = conversation.connection, conversation.caller
         try:
-            joined = await self._subscriptions.enter(connection, since)
-            is_up_to_date = list(recovered(joined).values()) == [True, True]
-            greetings = [] if is_up_to_date else await self._greetings(caller.user_id)
+            entered = await self._subscriptions.enter(connection, since)
+            joined = entered.joined
+            has_missed = not since or list(recovered(joined).values()) != [True, True]
+            greetings = await self._greetings(caller, entered.greetings) if has_missed else []
             more = await self._subscribe(connection, since, topics) if topics else ()
         except Problem as problem:
             too_many = problem.code is Code.RATE_LIMITED
@@ -147,7 +148,8 @@ class Sessions:
         return await self._subscriptions.subscribe(connection, wishes)
 
     def _hello(self, connection: Connection, caller: Caller, joined: Sequence[Joined]) -> Hello:
-        for is_recovered in recovered(joined).values():
+        what_is_recovered = recovered(joined)
+        for is_recovered in what_is_recovered.values():
             self._metrics.recoveries.labels("recovered" if is_recovered else "lost").inc()
         return Hello(
             session_id=connection.id,
@@ -156,12 +158,13 @@ class Sessions:
             expires_at=caller.expires_at,
             ping_interval=self._settings.ping_interval,
             positions=positions(joined),
-            recovered=recovered(joined),
+            recovered=what_is_recovered,
         )
 
-    async def _greetings(self, user_id: str) -> list[Event]:
+    async def _greetings(self, caller: Caller, current: Position) -> list[Event]:
         try:
-            return await self._broadcasts.greetings_for(user_id)
+            return await self._broadcasts.greetings_for(caller.user_id, current)
         except Exception as error:
-            logger.warning("no greetings for %s: %s: %s", user_id, type(error).__name__, error)
+            reason = f"{type(error).__name__}: {error}"
+            logger.warning("no greetings for %s: %s", caller.user_id, reason)
             return []

@@ -17,6 +17,8 @@ from app.broadcasts.service import BroadcastService
 from app.cluster.messenger import Sent
 from app.cluster.pipeline import SharedPipeline
 from app.cluster.redis import RedisClient, connect
+from app.cluster.streams import PageOfAll, StreamReader
+from app.connections.messages import Event
 from app.db import migrate
 from app.db.database import Database
 from app.settings import Settings
@@ -91,8 +93,28 @@ def messenger() -> RecordingMessenger:
     return RecordingMessenger()
 
 
+class Service(BroadcastService):
+    """With the half of a connection that enters, as far as greetings go."""
+
+    def __init__(
+        self,
+        database: Database,
+        redis: RedisClient,
+        messenger: RecordingMessenger,
+        settings: Settings,
+    ) -> None:
+        pipeline = SharedPipeline(redis)
+        super().__init__(database, pipeline, messenger, settings)  # type: ignore[arg-type]
+        self._reader = StreamReader(pipeline, settings)
+
+    async def greet(self, user_id: str) -> list[Event]:
+        """What a user is greeted with who connects now."""
+        current = PageOfAll.of(await self._reader.ask_all(None)).greetings
+        return await self.greetings_for(user_id, current)
+
+
 @pytest.fixture
 def service(
     database: Database, redis: RedisClient, messenger: RecordingMessenger, settings: Settings
-) -> BroadcastService:
-    return BroadcastService(database, SharedPipeline(redis), messenger, settings)  # type: ignore[arg-type]
+) -> Service:
+    return Service(database, redis, messenger, settings)

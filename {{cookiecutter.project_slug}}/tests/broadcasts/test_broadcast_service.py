@@ -9,20 +9,20 @@ from typing import Any
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
+from app.broadcasts import greetings as greetings_module
 from app.broadcasts import service as service_module
-from app.broadcasts.service import BroadcastService
-from app.cluster.pipeline import SharedPipeline
+from app.cluster.keys import Keys
 from app.cluster.redis import RedisClient
 from app.connections.messages import Event
 from app.db.database import Database
 from app.db.tables import Audience, Broadcast
 from app.errors import Code, Outcome, Problem
 from app.settings import Settings
-from tests.broadcasts.conftest import RecordingMessenger
+from tests.broadcasts.conftest import RecordingMessenger, Service
 from tests.waiting import until
 
 
-async def create(service: BroadcastService, text: str = "hi", **changes: Any) -> Broadcast:
+async def create(service: Service, text: str = "hi", **changes: Any) -> Broadcast:
     values: dict[str, Any] = {
         "created_by": "carol",
         "audience": Audience.ALL,
@@ -36,14 +36,14 @@ def soon(seconds: float = 3600) -> datetime:
     return datetime.now(UTC) + timedelta(seconds=seconds)
 
 
-async def texts(service: BroadcastService, user_id: str) -> list[str]:
-    return [event.event["text"] for event in await service.greetings_for(user_id)]
+async def texts(service: Service, user_id: str) -> list[str]:
+    return [event.event["text"] for event in await service.greet(user_id)]
 
 
 class Loads:
     """Counts how often the database is asked for greetings."""
 
-    def __init__(self, service: BroadcastService) -> None:
+    def __init__(self, service: Service) -> None:
         self.count = 0
         self.gate = asyncio.Event()
         self.gate.set()
@@ -57,23 +57,21 @@ class Loads:
         return loaded
 
 
-def another_instance(
-    database: Database, redis: RedisClient, settings: Settings
-) -> BroadcastService:
-    return BroadcastService(database, SharedPipeline(redis), RecordingMessenger(), settings)  # type: ignore[arg-type]
+def another_instance(database: Database, redis: RedisClient, settings: Settings) -> Service:
+    return Service(database, redis, RecordingMessenger(), settings)
 
 
 # Creating
 
 
-async def test_to_all(service: BroadcastService, messenger: RecordingMessenger) -> None:
+async def test_to_all(service: Service, messenger: RecordingMessenger) -> None:
     broadcast = await create(service)
     event = {"text": "hi", "broadcast_id": broadcast.id}
     assert messenger.sent == [("all", None, "notice", event)]
     assert (broadcast.message_ids, broadcast.addressed) == (["all/e/1"], 5)
 
 
-async def test_to_users_each_once(service: BroadcastService, messenger: RecordingMessenger) -> None:
+async def test_to_users_each_once(service: Service, messenger: RecordingMessenger) -> None:
     broadcast = await create(service, audience=Audience.USERS, recipients=["alice", "bob", "alice"])
     assert messenger.sent[0][:2] == ("users", ["alice", "bob"])
     assert broadcast.recipients == ["alice", "bob"]
@@ -81,13 +79,13 @@ async def test_to_users_each_once(service: BroadcastService, messenger: Recordin
     assert broadcast.addressed == 4
 
 
-async def test_to_one_connection(service: BroadcastService, messenger: RecordingMessenger) -> None:
+async def test_to_one_connection(service: Service, messenger: RecordingMessenger) -> None:
     broadcast = await create(service, audience=Audience.CONNECTION, recipients=["i1.abc"])
     assert messenger.sent[0][:2] == ("connection", "i1.abc")
     assert (broadcast.message_ids, broadcast.addressed) == ([None], 1)
 
 
-async def test_what_is_read_later_is_what_was_created(service: BroadcastService) -> None:
+async def test_what_is_read_later_is_what_was_created(service: Service) -> None:
     created = await create(service, expires_at=soon())
     found = await service.get(created.id)
     assert found.model_dump() == created.model_dump()
@@ -95,14 +93,14 @@ async def test_what_is_read_later_is_what_was_created(service: BroadcastService)
 
 
 async def test_the_id_of_the_broadcast_cannot_be_feigned(
-    service: BroadcastService, messenger: RecordingMessenger
+    service: Service, messenger: RecordingMessenger
 ) -> None:
     broadcast = await create(service, event={"broadcast_id": "another"})
     assert messenger.sent[0][3] == {"broadcast_id": broadcast.id}
 
 
 async def test_it_is_stored_before_it_is_sent(
-    service: BroadcastService, messenger: RecordingMessenger
+    service: Service, messenger: RecordingMessenger
 ) -> None:
     messenger.failure = RedisConnectionError("away")
     with pytest.raises(Problem) as caught:
@@ -117,7 +115,7 @@ async def test_it_is_stored_before_it_is_sent(
 
 
 async def test_a_bug_of_the_messenger_is_not_taken_for_an_outage(
-    service: BroadcastService, messenger: RecordingMessenger
+    service: Service, messenger: RecordingMessenger
 ) -> None:
     messenger.failure = KeyError("bug")
     with pytest.raises(KeyError):
@@ -127,16 +125,14 @@ async def test_a_bug_of_the_messenger_is_not_taken_for_an_outage(
 # Reading
 
 
-async def test_nothing_is_not_found(service: BroadcastService) -> None:
+async def test_nothing_is_not_found(service: Service) -> None:
     for look in (service.get("none"), service.list(before="none")):
         with pytest.raises(Problem) as caught:
             await look
         assert caught.value.code is Code.NOT_FOUND
 
 
-async def test_pages_go_back_in_time_and_miss_nothing(
-    service: BroadcastService, database: Database
-) -> None:
+async def test_pages_go_back_in_time_and_miss_nothing(service: Service, database: Database) -> None:
     moment = soon(-60)
     made = [await create(service, f"{number}") for number in range(7)]
     async with database.session() as session:  # the same moment, to the microsecond
@@ -158,7 +154,7 @@ async def test_pages_go_back_in_time_and_miss_nothing(
 
 
 async def test_a_greeting_is_for_its_audience_until_it_expires(
-    service: BroadcastService, messenger: RecordingMessenger
+    service: Service, messenger: RecordingMessenger
 ) -> None:
     await create(service, "forever gone", expires_at=soon(-1))
     await create(service, "not to be told later")
@@ -167,11 +163,11 @@ async def test_a_greeting_is_for_its_audience_until_it_expires(
     assert await texts(service, "alice") == ["all", "a"]
     assert await texts(service, "bob") == ["all"]
     sent = {"text": "all", "broadcast_id": everyone.id}
-    assert await service.greetings_for("bob") == [Event("notice", sent)]
+    assert await service.greet("bob") == [Event("notice", sent)]
     assert ("all", None, "notice", sent) in messenger.sent
 
 
-async def test_a_greeting_ends_while_it_is_in_the_cache(service: BroadcastService) -> None:
+async def test_a_greeting_ends_while_it_is_in_the_cache(service: Service) -> None:
     await create(service, "short", expires_at=soon(1))
     loads = Loads(service)
     assert await texts(service, "alice") == ["short"]
@@ -183,7 +179,7 @@ async def test_a_greeting_ends_while_it_is_in_the_cache(service: BroadcastServic
     assert loads.count == 1
 
 
-async def test_the_database_is_asked_once_for_many_who_connect(service: BroadcastService) -> None:
+async def test_the_database_is_asked_once_for_many_who_connect(service: Service) -> None:
     await create(service, "all", expires_at=soon())
     loads = Loads(service)
     loads.gate.clear()
@@ -199,7 +195,7 @@ async def test_the_database_is_asked_once_for_many_who_connect(service: Broadcas
 
 
 async def test_every_instance_knows_at_once(
-    service: BroadcastService, database: Database, redis: RedisClient, settings: Settings
+    service: Service, database: Database, redis: RedisClient, settings: Settings
 ) -> None:
     other = another_instance(database, redis, settings)
     assert await texts(other, "alice") == []
@@ -210,7 +206,7 @@ async def test_every_instance_knows_at_once(
 
 
 async def test_what_is_created_while_greetings_are_loaded_is_not_missed(
-    service: BroadcastService, database: Database, redis: RedisClient, settings: Settings
+    service: Service, database: Database, redis: RedisClient, settings: Settings
 ) -> None:
     other = another_instance(database, redis, settings)
     loads = Loads(other)
@@ -224,7 +220,7 @@ async def test_what_is_created_while_greetings_are_loaded_is_not_missed(
 
 
 async def test_a_redis_that_forgot_makes_everyone_look_again(
-    service: BroadcastService,
+    service: Service,
     database: Database,
     redis: RedisClient,
     settings: Settings,
@@ -233,7 +229,7 @@ async def test_a_redis_that_forgot_makes_everyone_look_again(
     await create(service, "one", expires_at=soon())
     assert await texts(other, "alice") == ["one"]
     loads = Loads(other)
-    await redis.delete(f"{settings.prefix}:greetings")
+    await redis.delete(Keys(settings.prefix).all.meta)
     assert await texts(other, "alice") == ["one"]
     assert await texts(other, "alice") == ["one"]
     assert loads.count == 1
@@ -242,7 +238,7 @@ async def test_a_redis_that_forgot_makes_everyone_look_again(
 
 
 async def test_of_too_many_the_newest_are_kept(
-    service: BroadcastService, monkeypatch: pytest.MonkeyPatch
+    service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_module, "MAX_GREETINGS", 3)
     for number in range(5):
@@ -251,28 +247,27 @@ async def test_of_too_many_the_newest_are_kept(
 
 
 async def test_greetings_that_cannot_be_had_are_a_problem_and_come_back(
-    service: BroadcastService, monkeypatch: pytest.MonkeyPatch
+    service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await create(service, "all", expires_at=soon())
 
     async def fail() -> Any:
         raise OSError("away")
 
-    for what in ("_load", "_version"):
-        with monkeypatch.context() as patch:
-            patch.setattr(service._greetings, what, fail)
-            with pytest.raises(Problem) as caught:
-                await service.greetings_for("alice")
-        assert caught.value.code is Code.SERVICE_UNAVAILABLE
+    with monkeypatch.context() as patch:
+        patch.setattr(service._greetings, "_load", fail)
+        with pytest.raises(Problem) as caught:
+            await service.greet("alice")
+    assert caught.value.code is Code.SERVICE_UNAVAILABLE
     assert await texts(service, "alice") == ["all"]
 
 
 async def test_greetings_are_not_waited_for_without_limit(
-    service: BroadcastService, monkeypatch: pytest.MonkeyPatch
+    service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "_GREETING_SECONDS", 0.05)
+    monkeypatch.setattr(greetings_module, "_SECONDS", 0.05)
     loads = Loads(service)
     loads.gate.clear()
     async with asyncio.timeout(10):
         with pytest.raises(Problem):
-            await service.greetings_for("alice")
+            await service.greet("alice")

@@ -39,7 +39,7 @@ class Instance(instance.Instance):
         )
         self.registry.register(connection)
         try:
-            joined = await self.subscriptions.enter(connection, parse_cursor(since))
+            joined = (await self.subscriptions.enter(connection, parse_cursor(since))).joined
         except Problem:
             self.registry.unregister(connection)
             raise

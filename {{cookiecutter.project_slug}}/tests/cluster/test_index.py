@@ -123,10 +123,13 @@ async def test_who_joins_while_the_generation_changes_belongs_to_the_new_one(
     a, b = await start(), await start()
     register = a.index._register
 
-    async def late(keys: Sequence[str], args: Sequence[EncodableT]) -> object:
+    async def renewed(keys: Sequence[str], args: Sequence[EncodableT]) -> object:
         await redis.delete(a.index._keys.leases)
         await a.index.renew()
         return await register(keys, args)
+
+    def late(keys: Sequence[str], args: Sequence[EncodableT]) -> asyncio.Future[Any]:
+        return asyncio.ensure_future(renewed(keys, args))
 
     a.index._register = late  # type: ignore[assignment]
     alice = await a.join("alice")
@@ -135,7 +138,7 @@ async def test_who_joins_while_the_generation_changes_belongs_to_the_new_one(
     entries = await a.pipeline.read_hash(a.index._keys.connections("alice"))
     assert [entry.partition(b" ")[0] for entry in entries.values()] == [mark]
     assert await redis.smembers(a.index._keys.users_of(mark.decode())) == {b"alice"}
-    await b.index._forget_dead("alice")
+    await b.index.forget_dead("alice")
     assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
 
 

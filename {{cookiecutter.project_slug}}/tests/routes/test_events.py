@@ -304,7 +304,7 @@ async def test_redis_away_ends_a_stream_too(bff: Bff, monkeypatch: pytest.Monkey
     async def away(*_: object) -> None:
         raise ConnectionError("away")
 
-    monkeypatch.setattr(bff.app.state.index, "register", away)
+    monkeypatch.setattr(bff.app.state.index, "registered", away)
     async with bff.event_stream(signed_in(bff)) as source:
         assert source.response.status_code == 200
         assert await source.closed() == CloseCode.SERVER_ERROR

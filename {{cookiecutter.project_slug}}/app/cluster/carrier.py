@@ -1,0 +1,44 @@
+"""What brings commands to Redis and answers back, for whoever collects them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+from redis.typing import EncodableT
+
+
+class Sent(NamedTuple):
+    """A command that somebody waits for."""
+
+    command: tuple[EncodableT, ...]
+    answer: asyncio.Future[Any]
+
+    def fail(self, error: Exception) -> None:
+        """Tell whoever still waits; one that nobody awaits any more is no news."""
+        if not self.answer.done():
+            self.answer.set_exception(error)
+            self.answer.exception()
+
+
+Settle = Callable[[Sent, Any], None]
+"""Is given each answer as Redis gives it, be it an error."""
+
+
+class Carrier(Protocol):
+    """Commands of one turn of the event loop leave together, once: what is lost on the way is not
+    sent again, since Redis may have done it."""
+
+    def send(self, sent: Sent) -> None:
+        """Bring a command to Redis. When Redis cannot be asked, the answer is `RedisError`,
+        `OSError` or `TimeoutError`: what Redis has done then, nobody knows."""
+
+    async def close(self) -> None:
+        """Let go of connections; who still waits fails."""
+
+
+def fail_all(commands: Iterable[Sent], error: Exception) -> None:
+    """Tell everybody who still waits."""
+    for one in commands:
+        one.fail(error)

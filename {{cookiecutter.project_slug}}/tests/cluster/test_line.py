@@ -1,0 +1,179 @@
+"""The one connection to Redis: what it does when it breaks, stalls, or leads to the wrong one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from app.cluster import line
+from app.cluster.pipeline import SharedPipeline
+from app.cluster.redis import connect
+from tests.waiting import until
+
+
+class Server:
+    """Speaks RESP as far as a handshake goes, and answers other commands as the test wishes."""
+
+    def __init__(self, answer: Callable[[bytes], bytes | None]) -> None:
+        self.answer = answer
+        """The answer to one command; None to hang up."""
+        self.connections = 0
+        self.commands: list[bytes] = []
+        self.address = ""
+
+    async def speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while True:
+                command = await self._read(reader)
+                if command.startswith(b"CLIENT"):
+                    writer.write(b"+OK\r\n")
+                    continue
+                self.commands.append(command)
+                answer = self.answer(command)
+                if answer is None:
+                    break
+                writer.write(answer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        writer.close()
+
+    @staticmethod
+    async def _read(reader: asyncio.StreamReader) -> bytes:
+        """A command's words, with spaces between."""
+        words = []
+        for _ in range(int((await reader.readuntil(b"\r\n"))[1:])):
+            size = int((await reader.readuntil(b"\r\n"))[1:])
+            words.append((await reader.readexactly(size + 2))[:-2])
+        return b" ".join(words)
+
+
+@asynccontextmanager
+async def served(
+    answer: Callable[[bytes], bytes | None],
+) -> AsyncIterator[tuple[Server, SharedPipeline]]:
+    server = Server(answer)
+    async with await asyncio.start_server(server.speak, "127.0.0.1", 0) as listener:
+        redis = connect(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0")
+        pipeline = SharedPipeline(redis)
+        yield server, pipeline
+        await pipeline.close()
+        await redis.aclose()
+
+
+def echo(command: bytes) -> bytes:
+    word = command.split()[-1]
+    return b"$%d\r\n%s\r\n" % (len(word), word)
+
+
+async def test_many_share_one_connection_and_each_gets_its_own_answer() -> None:
+    async with served(echo) as (server, pipeline):
+        answers = [pipeline.submit("ECHO", str(number)) for number in range(1000)]
+        assert [int(answer) for answer in await asyncio.gather(*answers)] == list(range(1000))
+        assert server.connections == 1
+
+
+async def test_what_is_refused_harms_no_other() -> None:
+    def answer(command: bytes) -> bytes:
+        return b"-ERR no\r\n" if command.endswith(b"bad") else echo(command)
+
+    async with served(answer) as (_, pipeline):
+        good, bad, better = (pipeline.submit("ECHO", word) for word in ("good", "bad", "better"))
+        assert (await good, await better) == (b"good", b"better")
+        with pytest.raises(ResponseError):
+            await bad
+
+
+async def test_what_was_under_way_when_it_broke_fails_and_is_not_sent_again() -> None:
+    async with served(lambda command: None if b"fatal" in command else echo(command)) as served_:
+        server, pipeline = served_
+        assert await pipeline.submit("ECHO", "before") == b"before"
+        broken = [pipeline.submit("ECHO", word) for word in ("fatal", "behind")]
+        for one in await asyncio.gather(*broken, return_exceptions=True):
+            assert isinstance(one, RedisConnectionError)
+        assert await pipeline.submit("ECHO", "after") == b"after"
+        assert server.connections == 2
+        assert [one for one in server.commands if b"fatal" in one] == [b"ECHO fatal"]
+
+
+async def test_one_that_broke_while_nobody_used_it_is_replaced_unnoticed() -> None:
+    async with served(lambda command: None if b"QUIT" in command else echo(command)) as served_:
+        server, pipeline = served_
+        with pytest.raises(RedisConnectionError):
+            await pipeline.submit("QUIT")
+        await until(lambda: pipeline._carrier._connected is None)  # type: ignore[attr-defined]
+        assert await pipeline.submit("ECHO", "again") == b"again"
+        assert server.connections == 2
+
+
+async def test_one_that_goes_silent_is_given_up_and_nobody_waits_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(line, "_SECONDS", 0.2)
+    is_silent = True
+    async with served(lambda command: b"" if is_silent else echo(command)) as (server, pipeline):
+        for one in await asyncio.gather(
+            *(pipeline.submit("ECHO", "x") for _ in range(3)), return_exceptions=True
+        ):
+            assert isinstance(one, RedisTimeoutError)
+        is_silent = False
+        assert await pipeline.submit("ECHO", "again") == b"again"
+        assert server.connections == 2
+
+
+async def test_a_slow_stream_of_answers_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "_SECONDS", 1.0)
+    async with served(echo) as (server, pipeline):
+        for _ in range(8):
+            await pipeline.submit("ECHO", "x")
+            await asyncio.sleep(0.2)
+        assert server.connections == 1
+
+
+async def test_no_more_are_under_way_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "_UNDER_WAY", 10)
+    async with served(echo) as (_, pipeline):
+        await pipeline.submit("ECHO", "x")
+        answers = [pipeline.submit("ECHO", str(number)) for number in range(95)]
+        await asyncio.sleep(0)
+        carrier: Any = pipeline._carrier
+        assert len(carrier._connected.under_way) == 10
+        assert [int(answer) for answer in await asyncio.gather(*answers)] == list(range(95))
+
+
+async def test_a_master_that_has_become_a_replica_is_left() -> None:
+    is_replica = True
+
+    def answer(command: bytes) -> bytes:
+        return b"-READONLY You can't write\r\n" if is_replica else echo(command)
+
+    async with served(answer) as (server, pipeline):
+        with pytest.raises(ReadOnlyError):
+            await pipeline.submit("SET", "x")
+        is_replica = False
+        assert await pipeline.submit("SET", "x") == b"x"
+        assert server.connections == 2
+
+
+async def test_where_nobody_listens_everybody_is_told_at_once() -> None:
+    redis = connect("redis://127.0.0.1:1/0")
+    pipeline = SharedPipeline(redis)
+    for one in await asyncio.gather(
+        *(pipeline.submit("PING") for _ in range(5)), return_exceptions=True
+    ):
+        assert isinstance(one, RedisConnectionError)
+    await redis.aclose()
+
+
+async def test_who_gives_up_takes_nobodys_answer() -> None:
+    async with served(echo) as (_, pipeline):
+        first, second = pipeline.submit("ECHO", "one"), pipeline.submit("ECHO", "two")
+        first.cancel()
+        assert await second == b"two"
