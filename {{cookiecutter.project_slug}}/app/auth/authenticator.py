@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import unquote
 
 from starlette.requests import HTTPConnection
@@ -20,8 +19,7 @@ _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PREFIX = re.compile(r"bearer(?:\s*:\s*|\s+)", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class _Credential:
+class _Credential(NamedTuple):
     kind: Literal["ticket", "header", "cookie"]
     value: str
 
@@ -45,10 +43,11 @@ class Authenticator:
         Raises:
             Problem: `forbidden` for a foreign origin, or a cookie without any.
         """
-        credential = self._find(connection, with_ticket=True)
-        self._origins.check(
-            connection, required=credential is not None and credential.kind == "cookie"
-        )
+        self._check_origin(connection, self._find(connection, with_ticket=True))
+
+    def _check_origin(self, connection: HTTPConnection, credential: _Credential | None) -> None:
+        by_cookie = credential is not None and credential.kind == "cookie"
+        self._origins.check(connection, required=by_cookie)
 
     async def authenticate_socket(self, connection: HTTPConnection) -> Caller:
         """The caller of a handshake: by `?ticket=`, then header, then cookie.
@@ -57,8 +56,9 @@ class Authenticator:
             Problem: `unauthenticated`, `forbidden` for the origin, or `service_unavailable`
                 when the identity provider's keys could never be fetched.
         """
-        self.check_origin(connection)
-        return await self._authenticate(connection, self._find(connection, with_ticket=True))
+        credential = self._find(connection, with_ticket=True)
+        self._check_origin(connection, credential)
+        return await self._authenticate(connection, credential)
 
     async def authenticate_stream(self, connection: HTTPConnection) -> Caller:
         """The caller of an event stream: by header, then cookie.
@@ -97,7 +97,8 @@ class Authenticator:
         return await self._verifier.verify(credential.value)
 
     def _find(self, connection: HTTPConnection, *, with_ticket: bool) -> _Credential | None:
-        if with_ticket and (ticket := connection.query_params.get("ticket")):
+        has_query = bool(connection.scope.get("query_string"))
+        if with_ticket and has_query and (ticket := connection.query_params.get("ticket")):
             return _Credential("ticket", ticket)
         if header := connection.headers.get("authorization"):
             return _Credential("header", _without_prefix(header))

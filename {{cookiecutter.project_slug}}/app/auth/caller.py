@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from app.auth.claims import numeric_date
 from app.errors import Code, Problem
 
 MAX_ID = 128
 """Characters a user id may have: it becomes a part of Redis keys."""
-_END_OF_TIME = 253_402_300_799
-"""The last second of the year 9999, beyond which there are no dates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,7 @@ class Caller:
             Problem: `unauthenticated` when `sub` is no usable id or `exp` no time.
         """
         user_id = _text(claims.get("sub"))
-        expires_at = _time(claims.get("exp"))
+        expires_at = numeric_date(claims.get("exp"))
         if user_id is None or expires_at is None:
             raise Problem(Code.UNAUTHENTICATED)
         names = (_text(claims.get(claim)) for claim in ("preferred_username", "username", "name"))
@@ -70,13 +68,6 @@ def _text(value: object) -> str | None:
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
         return None
     return value
-
-
-def _time(value: object) -> int | None:
-    """A NumericDate (RFC 7519, section 2) in whole seconds; else None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int(value) if math.isfinite(value) and 0 < value <= _END_OF_TIME else None
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:

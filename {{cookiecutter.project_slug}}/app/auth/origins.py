@@ -28,10 +28,10 @@ class Origins:
         Raises:
             Problem: `forbidden`.
         """
-        origins = connection.headers.getlist("origin")
+        origins = [value for name, value in connection.scope["headers"] if name == b"origin"]
         if not origins and not required:
             return
-        if len(origins) != 1 or origins[0] not in self._allowed:
+        if len(origins) != 1 or origins[0].decode("latin-1") not in self._allowed:
             raise Problem(Code.FORBIDDEN, "This origin may not connect")
 
 

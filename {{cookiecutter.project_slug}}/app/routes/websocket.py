@@ -68,6 +68,8 @@ def _since(websocket: WebSocket) -> dict[str, Position]:
     Raises:
         ValueError: what is given is no position in one of them.
     """
+    if not websocket.scope["query_string"]:
+        return {}
     since = parse_cursor(websocket.query_params.get("since", ""))
     if since.keys() - {"user", "all"}:
         raise ValueError("only user and all have positions here; topics have theirs in subscribe")
