@@ -302,8 +302,8 @@ class Detached(Ours):
     name = "detached"
     title = "bare handshake"
     settings = (
-        "FastAPI accepts and our server detaches the socket: what a connect costs at least; no "
-        "tokens, no index, no Redis"
+        "FastAPI accepts on uvicorn's own sans-I/O protocol, and the socket leaves its ASGI task: "
+        "what one could start from; no tokens, no index, no Redis"
     )
     measures = frozenset({"connect"})
     ready_path = "/bench/ready"
