@@ -10,14 +10,13 @@ from uvicorn.protocols.utils import ClientDisconnected
 
 from app.connections.transport import EXTENSION
 from app.server import handshake
+from app.server.codes import INTERNAL_ERROR, NORMAL
 from app.server.protocol import WebSocketProtocol
 from app.server.sockets import Sockets
 
 _REFUSED = 403
 _NO_ANSWER = 500
 _SHUT_DOWN = 503
-_FAILED = 1011
-_NORMAL = 1000
 
 
 class AsgiSocket:
@@ -60,7 +59,7 @@ class AsgiSocket:
         except Exception:
             self._sockets.logger.exception("Exception in ASGI application\n")
             if self._is_answered:
-                self._socket.close(_FAILED)
+                self._socket.close(INTERNAL_ERROR)
         finally:
             if not self._is_answered:
                 self._refuse(_NO_ANSWER)
@@ -123,7 +122,7 @@ class AsgiSocket:
                 self._socket.send(message["bytes"] if text is None else text)
                 await self._socket.drained()
             case "websocket.close" if self._is_answered:
-                code, reason = message.get("code") or _NORMAL, message.get("reason") or ""
+                code, reason = message.get("code") or NORMAL, message.get("reason") or ""
                 self._socket.close(code, reason)
             case _:
                 raise RuntimeError(f"Unexpected ASGI message '{kind}'.")

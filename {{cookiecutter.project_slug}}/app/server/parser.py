@@ -10,17 +10,14 @@ try:
 except ImportError:  # where there is no compiled one
     from websockets.utils import apply_mask
 
+from app.server.codes import INVALID_DATA, NO_STATUS, PROTOCOL_ERROR, TOO_BIG
+
 CONTINUATION: Final = 0
 TEXT: Final = 1
 BINARY: Final = 2
 CLOSE: Final = 8
 PING: Final = 9
 PONG: Final = 10
-
-PROTOCOL_ERROR: Final = 1002
-NO_STATUS: Final = 1005
-INVALID_DATA: Final = 1007
-TOO_BIG: Final = 1009
 
 _FIN: Final = 0x80
 _RESERVED: Final = 0x70

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from app.connections.close_codes import CloseCode
 from app.connections.frames import header
+from app.server.codes import ABNORMAL, INTERNAL_ERROR, INVALID_DATA, NORMAL, SERVICE_RESTART
 from app.server.outgoing import Outgoing
 from app.server.parser import (
     BINARY,
     CLOSE,
-    INVALID_DATA,
     PING,
     PONG,
     TEXT,
@@ -34,10 +34,6 @@ _MOST_EARLY: Final = 65_536
 _MOST_REASON: Final = 123
 """Bytes of a close frame's reason (RFC 6455, 5.5)."""
 _PING: Final = header(PING, 0)
-_NORMAL: Final = 1000
-_ABNORMAL: Final = 1006
-_FAILED: Final = 1011
-_RESTARTED: Final = 1012
 
 
 class _Deaf:
@@ -83,7 +79,7 @@ class WebSocketProtocol(Outgoing):
         self._receive: Callable[[str | bytes], None] | None = None
         self._closed: Callable[[int], None] | None = None
         self._context: contextvars.Context | None = None
-        self._code = _ABNORMAL
+        self._code = ABNORMAL
         """What the socket is closed with: by the peer, or else by us."""
         self._awaits_pong = False
         self._timer: asyncio.TimerHandle | None = None
@@ -143,7 +139,7 @@ class WebSocketProtocol(Outgoing):
     def let_go(self) -> None:
         """The endpoint has returned: unless the socket is detached, it ends."""
         if self.asgi is not None:
-            self.close(_NORMAL)
+            self.close(NORMAL)
             self.asgi = None
 
     def resume_reading(self) -> None:
@@ -170,7 +166,7 @@ class WebSocketProtocol(Outgoing):
         """The server stops."""
         if self._parser is None and self.asgi is not None:
             self.asgi.stop()
-        self.close(_RESTARTED)
+        self.close(SERVICE_RESTART)
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -225,7 +221,7 @@ class WebSocketProtocol(Outgoing):
             self._context.run(self._receive, data)
         except Exception:
             self._sockets.logger.exception("a frame could not be handled")
-            self.close(_FAILED)
+            self.close(INTERNAL_ERROR)
 
     # Pings
 

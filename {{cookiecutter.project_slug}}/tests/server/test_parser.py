@@ -10,13 +10,11 @@ import pytest
 from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import Protocol, Side
 
+from app.server.codes import INVALID_DATA, PROTOCOL_ERROR, TOO_BIG
 from app.server.parser import (
     BINARY,
     CLOSE,
-    INVALID_DATA,
-    PROTOCOL_ERROR,
     TEXT,
-    TOO_BIG,
     BadFrameError,
     Parser,
     close_code,
