@@ -72,9 +72,9 @@ class AsgiSocket:
         kind = "text" if isinstance(data, str) else "bytes"
         self._put({"type": "websocket.receive", kind: data})
 
-    def disconnect(self, code: int, reason: str = "") -> None:
-        """The socket is closed, or is being closed."""
-        self._put({"type": "websocket.disconnect", "code": code, "reason": reason})
+    def disconnect(self, code: int) -> None:
+        """The socket is gone."""
+        self._put({"type": "websocket.disconnect", "code": code})
 
     def taken(self) -> list[str | bytes]:
         """Messages that the application has not received."""
