@@ -228,7 +228,7 @@ class TestAnExpiredToken:
         return settings.model_copy(update={"token_grace": 0.2})
 
     async def test_it_closes_the_socket_after_the_grace(self, bff: Bff) -> None:
-        async with bff.browser(token=bff.token("alice", lifetime=1)) as browser:
+        async with bff.browser(token=bff.token("alice", lifetime=3)) as browser:
             assert await browser.closed() == CloseCode.TOKEN_EXPIRED
 
 

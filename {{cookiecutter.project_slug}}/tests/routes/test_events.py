@@ -342,9 +342,9 @@ async def test_an_administrator_sees_and_ends_it_for_good(bff: Bff) -> None:
 
 
 async def test_it_ends_after_its_token_and_may_come_back(settings: Settings) -> None:
-    settings = settings.model_copy(update={"token_grace": 0.1, "jwt_leeway": 0})
+    settings = settings.model_copy(update={"token_grace": 0.1})
     async with run(settings) as bff:
-        async with bff.events(token=bff.token("alice", lifetime=1)) as source:
+        async with bff.events(token=bff.token("alice", lifetime=3)) as source:
             assert await source.closed() == CloseCode.TOKEN_EXPIRED
         async with bff.events("alice", last_event_id=source.last_event_id) as source:
             assert source.hello["recovered"] == {"user": True, "all": True}
