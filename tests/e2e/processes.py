@@ -133,6 +133,15 @@ class Instance(Program):
             START_SECONDS,
         )
 
+    def workers(self) -> list[int]:
+        """The ids of its worker processes."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        return [
+            int(child)
+            for child in children
+            if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()
+        ]
+
     def _listens(self) -> bool:
         assert self.exit_code is None, f"{self.name} has exited:\n{self.output}"
         found = _LISTENING.search(self.output)

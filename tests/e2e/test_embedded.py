@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 import signal
@@ -67,6 +68,14 @@ async def test_bff_dev_answers_a_request_and_delivers_its_event(
     assert "Traceback" not in instance.output
 
 
+async def _connections(instance: Instance, http: httpx.AsyncClient) -> float:
+    """How many sockets the instance says it has."""
+    metrics = (await http.get(f"{instance.url}/metrics")).text
+    found = re.search(r"^bff_connections (\S+)$", metrics, re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
 async def test_uvicorn_runs_it_too(embedded: Deployment, connect: Connect) -> None:
     factory = ["-m", "uvicorn", "--factory", "app.main:create_app", "--port", "0"]
     instance = embedded.start("uvicorn", [embedded.project.python, *factory])
@@ -95,12 +104,26 @@ async def test_two_workers_share_the_sockets_of_one_port(
     assert stored["addressed"] == len(browsers)
     await admin.fence(instance, *browsers)
     assert [len(browser.events("both")) for browser in browsers] == [1] * len(browsers)
-    metrics = (await http.get(f"{instance.url}/metrics")).text
-    assert re.search(rf"^bff_connections {float(len(browsers))}$", metrics, re.MULTILINE)
+    assert await _connections(instance, http) == len(browsers)
 
     instance.signal(signal.SIGTERM)
     assert {await browser.closed() for browser in browsers} == {DRAIN}
     assert await instance.exited() in (0, -signal.SIGTERM)
+
+
+async def test_workers_that_are_killed_are_replaced_and_their_sockets_no_longer_counted(
+    deployment: Deployment, http: httpx.AsyncClient, connect: Connect
+) -> None:
+    instance = deployment.serve("killed", "--workers", "2")
+    await instance.started(2)
+    alice = person_of(deployment)("alice")
+    browsers = [await connect(instance, alice) for _ in range(4)]
+    assert await _connections(instance, http) == len(browsers)
+    for worker in instance.workers():
+        os.kill(worker, signal.SIGKILL)
+    await instance.started(4)
+    await connect(instance, alice)
+    assert await _connections(instance, http) == 1
 
 
 def test_doctor_says_in_words_what_is_wrong(deployment: Deployment) -> None:

@@ -6,7 +6,6 @@ import asyncio
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 
 import click
@@ -44,10 +43,8 @@ _port = click.option("--port", default=8000, show_default=True, type=click.IntRa
 def serve(host: str, port: int, workers: int) -> None:
     """Serve, as in production: settings as they are, no reloading."""
     settings = _settings()
-    if workers > 1:
-        if settings.embedded:
-            raise click.UsageError("memory:// lives in one process: use --workers 1")
-        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="bff-metrics-"))
+    if workers > 1 and settings.embedded:
+        raise click.UsageError("memory:// lives in one process: use --workers 1")
     _check_is_free(host, port)
     _run(settings, host=host, port=port, workers=workers)
 

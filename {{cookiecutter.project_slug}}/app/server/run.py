@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import socket
 from contextlib import suppress
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import uvicorn
+from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.supervisors import ChangeReload, Multiprocess, multiprocess
 
 from app.server.http import SUPPORTED
@@ -45,6 +48,11 @@ class _Worker(multiprocess.Process):
             self._server = Server(config=self.config)
         return self._server
 
+    def join(self) -> None:
+        """Wait for its end; its sockets and its links no longer count in the metrics."""
+        super().join()
+        mark_process_dead(self.pid)  # type: ignore[no-untyped-call]
+
 
 def configuration(
     settings: Settings, app: Any = FACTORY, *, ws: str | None = None, **options: Any
@@ -76,7 +84,9 @@ def run(
         ChangeReload(config, target=Server(config).run, sockets=[config.bind_socket()]).run()
     elif workers > 1:
         multiprocess.Process = _Worker  # type: ignore[misc]
-        Multiprocess(config, sockets=[config.bind_socket()]).run()
+        with TemporaryDirectory(prefix="bff-metrics-") as shared:
+            os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", shared)
+            Multiprocess(config, sockets=[config.bind_socket()]).run()
     else:
         with suppress(KeyboardInterrupt):
             Server(config).run()

@@ -84,9 +84,15 @@ def test_what_cannot_be_given_is_refused_when_it_is_declared() -> None:
 
     async def yields(x: Annotated[int, Depends(generator)]) -> None: ...
 
-    functions: list[Any] = [unknown, two_models, not_async, event_in_method, yields]
-    for function in functions:
-        with pytest.raises(TypeError, match=function.__name__ if function is not yields else ""):
+    named: dict[Any, str] = {
+        unknown: "unknown",
+        two_models: "two_models",
+        not_async: "not_async",
+        event_in_method: "event_in_method",
+        yields: "generator",
+    }
+    for function, name in named.items():
+        with pytest.raises(TypeError, match=name):
             realtime.method(f"a.{function.__name__}")(function)
 
 
