@@ -86,6 +86,18 @@ async def test_uvicorn_runs_it_too(embedded: Deployment, connect: Connect) -> No
     assert await instance.exited() in (0, -signal.SIGTERM)
 
 
+async def test_it_takes_more_sockets_than_the_soft_limit_of_file_handles(
+    embedded: Deployment, connect: Connect
+) -> None:
+    serve = 'ulimit -S -n 64; exec "$0" serve --port 0'
+    command = ["bash", "-c", serve, str(embedded.project.bff)]
+    instance = embedded.start("limited", command, CONNECTIONS_PER_USER="100")
+    instance.until_ready()
+    alice = person_of(embedded)("alice")
+    browsers = [await connect(instance, alice) for _ in range(80)]
+    assert await browsers[-1].answers()
+
+
 async def test_two_workers_share_the_sockets_of_one_port(
     deployment: Deployment, http: httpx.AsyncClient, connect: Connect
 ) -> None:

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import socket
+import sys
 from contextlib import suppress
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -79,6 +80,7 @@ def run(
 ) -> None:
     """Serve until a signal comes."""
     logs.configure(settings)
+    _take_all_file_handles()
     config = configuration(settings, host=host, port=port, workers=workers, reload=reload)
     if reload:
         ChangeReload(config, target=Server(config).run, sockets=[config.bind_socket()]).run()
@@ -90,6 +92,18 @@ def run(
     else:
         with suppress(KeyboardInterrupt):
             Server(config).run()
+
+
+def _take_all_file_handles() -> None:
+    """Raise the soft limit to the hard one: every socket takes a handle, and without any left new
+    ones are closed in silence. The soft limit is 1,024 on most systems, for the sake of programs
+    that call select(2)."""
+    if sys.platform != "win32":
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with suppress(ValueError, OSError):  # macOS calls its hard limit infinite, and refuses that
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _websocket_protocol() -> str:
