@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests import servers
 from tests.baked import InstalledProject
 from tests.e2e.browser import Browser
 from tests.e2e.deployment import Cluster, Deployment, customised, start_cluster
@@ -114,6 +115,14 @@ def cluster(
         yield start_cluster(deployment)
     finally:
         deployment.close()
+
+
+@pytest.fixture(scope="module")
+def own_redis() -> Iterator[Server]:
+    """For a module whose tests break it."""
+    server = servers.private_redis()
+    yield server
+    server.remove()
 
 
 @pytest.fixture(scope="session")

@@ -124,17 +124,27 @@ class Cluster:
     a: Instance
     b: Instance
 
+    def whole(self) -> Cluster:
+        """The same, with whoever has exited started anew, once both are ready and know of each
+        other."""
+        a, b = (
+            instance if instance.exit_code is None else self.deployment.serve(instance.name)
+            for instance in (self.a, self.b)
+        )
+        for instance in (a, b):
+            instance.until_ready()
+        for instance in (a, b):
+            until_true(
+                partial(knows_both, self.deployment, instance), f"{instance.name} knows both"
+            )
+        return Cluster(self.deployment, a, b)
+
 
 def start_cluster(deployment: Deployment) -> Cluster:
     """Migrate, start A and B, and wait until both are ready and know of each other."""
     migrated = deployment.bff("migrate")
     assert migrated.returncode == 0, migrated.stdout
-    cluster = Cluster(deployment, deployment.serve("A"), deployment.serve("B"))
-    for instance in (cluster.a, cluster.b):
-        instance.until_ready()
-    for instance in (cluster.a, cluster.b):
-        until_true(partial(knows_both, deployment, instance), f"{instance.name} knows of both")
-    return cluster
+    return Cluster(deployment, deployment.serve("A"), deployment.serve("B")).whole()
 
 
 def knows_both(deployment: Deployment, instance: Instance) -> bool:

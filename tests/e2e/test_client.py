@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests import servers
 from tests.baked import InstalledProject
 from tests.e2e.conftest import Admin, Person
-from tests.e2e.deployment import Cluster, Deployment, knows_both, start_cluster
+from tests.e2e.deployment import Cluster, Deployment, start_cluster
 from tests.e2e.processes import Instance, Program
 from tests.e2e.waiting import until, until_true
 from tests.servers import Server
@@ -84,13 +83,6 @@ class Sender:
 
 
 @pytest.fixture(scope="module")
-def own_redis() -> Iterator[Server]:
-    server = servers.private_redis()
-    yield server
-    server.remove()
-
-
-@pytest.fixture(scope="module")
 def started(
     project: InstalledProject,
     own_redis: Server,
@@ -117,16 +109,8 @@ def started(
 @pytest.fixture
 def cluster(started: list[Cluster]) -> Cluster:
     """Both instances; one that has died is started anew."""
-    before = started[0]
-    a, b = (
-        instance if instance.exit_code is None else before.deployment.serve(instance.name)
-        for instance in (before.a, before.b)
-    )
-    started[0] = cluster = Cluster(before.deployment, a, b)
-    for instance in (a, b):
-        instance.until_ready()
-    until_true(lambda: knows_both(cluster.deployment, a), "the instances know of each other")
-    return cluster
+    started[0] = started[0].whole()
+    return started[0]
 
 
 @pytest.fixture(scope="module")

@@ -30,13 +30,6 @@ SERVER_ERROR = 4006
 
 
 @pytest.fixture(scope="module")
-def own_redis() -> Iterator[Server]:
-    server = servers.private_redis()
-    yield server
-    server.remove()
-
-
-@pytest.fixture(scope="module")
 def own_rabbitmq() -> Iterator[Server]:
     server = servers.private_rabbitmq()
     yield server
@@ -69,16 +62,8 @@ def started(
 @pytest.fixture
 def cluster(started: list[Cluster]) -> Cluster:
     """A cluster of this module's own, whole: whoever has died is started anew."""
-    before = started[0]
-    a, b = (
-        instance if instance.exit_code is None else before.deployment.serve(instance.name)
-        for instance in (before.a, before.b)
-    )
-    started[0] = cluster = Cluster(before.deployment, a, b)
-    for instance in (a, b):
-        instance.until_ready()
-        until_true(lambda: knows_both(cluster.deployment, a), "the instances know of each other")
-    return cluster
+    started[0] = started[0].whole()
+    return started[0]
 
 
 async def test_readiness_names_each_dependency(cluster: Cluster, http: httpx.AsyncClient) -> None:
