@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Any
 
 from uvicorn.protocols.utils import ClientDisconnected
 
 from app.connections.transport import EXTENSION
 from app.server import handshake
-from app.server.codes import INTERNAL_ERROR, NORMAL
+from app.server.codes import INTERNAL_ERROR, NORMAL, may_be_sent
 from app.server.protocol import WebSocketProtocol
 from app.server.sockets import Sockets
 
@@ -26,19 +25,25 @@ class AsgiSocket:
     """
 
     def __init__(
-        self, sockets: Sockets, socket: WebSocketProtocol, scope: dict[str, Any], key: bytes
+        self,
+        sockets: Sockets,
+        socket: WebSocketProtocol,
+        scope: dict[str, Any],
+        key: bytes,
+        headers: handshake.Headers,
     ) -> None:
-        """`key` is that of `handshake.accept_key`."""
+        """`key` is that of `handshake.accept_key`; `headers` go into every response."""
         self._sockets = sockets
         self._socket = socket
         self._scope = scope
         self._key = key
+        self._headers = headers
         self._is_answered = False
         """Whether the handshake was accepted or refused."""
         self._refusal: tuple[int, handshake.Headers] | None = None
         self._body = b""
-        self._events: deque[dict[str, Any]] = deque(({"type": "websocket.connect"},))
-        self._arrival: asyncio.Future[None] | None = None
+        self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._events.put_nowait({"type": "websocket.connect"})
 
     def start(self, app: Any) -> None:
         """Run the application, in a task that the server waits for when it shuts down."""
@@ -52,14 +57,16 @@ class AsgiSocket:
     async def _run(self, app: Any) -> None:
         try:
             await app(self._scope, self._receive, self._send)
-            if not self._is_answered:
+            if not self._is_answered and not self._socket.is_closing:
                 self._sockets.logger.error("the application did not answer a handshake")
         except ClientDisconnected:
             pass
+        except asyncio.CancelledError:
+            self._socket.close(INTERNAL_ERROR)
+            raise
         except Exception:
             self._sockets.logger.exception("Exception in ASGI application\n")
-            if self._is_answered:
-                self._socket.close(INTERNAL_ERROR)
+            self._socket.close(INTERNAL_ERROR)
         finally:
             if not self._is_answered:
                 self._refuse(_NO_ANSWER)
@@ -70,15 +77,16 @@ class AsgiSocket:
     def take(self, data: str | bytes) -> None:
         """A message has come."""
         kind = "text" if isinstance(data, str) else "bytes"
-        self._put({"type": "websocket.receive", kind: data})
+        self._events.put_nowait({"type": "websocket.receive", kind: data})
 
     def disconnect(self, code: int) -> None:
         """The socket is gone."""
-        self._put({"type": "websocket.disconnect", "code": code})
+        self._events.put_nowait({"type": "websocket.disconnect", "code": code})
 
     def taken(self) -> list[str | bytes]:
         """Messages that the application has not received."""
-        received = (one for one in self._events if one["type"] == "websocket.receive")
+        events = [self._events.get_nowait() for _ in range(self._events.qsize())]
+        received = (one for one in events if one["type"] == "websocket.receive")
         return [one["text"] if "text" in one else one["bytes"] for one in received]
 
     def stop(self) -> None:
@@ -86,19 +94,11 @@ class AsgiSocket:
         if not self._is_answered:
             self._refuse(_SHUT_DOWN)
 
-    def _put(self, event: dict[str, Any]) -> None:
-        self._events.append(event)
-        if self._arrival is not None and not self._arrival.done():
-            self._arrival.set_result(None)
-
     # The application's half
 
     async def _receive(self) -> dict[str, Any]:
-        while not self._events:
-            self._arrival = self._sockets.loop.create_future()
-            await self._arrival
-        event = self._events.popleft()
-        if not self._events:
+        event = await self._events.get()
+        if self._events.empty():
             self._socket.resume_reading()
         return event
 
@@ -123,19 +123,21 @@ class AsgiSocket:
                 await self._socket.drained()
             case "websocket.close" if self._is_answered:
                 code, reason = message.get("code") or NORMAL, message.get("reason") or ""
+                if not may_be_sent(code):
+                    raise ValueError(f"a socket cannot be closed with {code}")
                 self._socket.close(code, reason)
             case _:
                 raise RuntimeError(f"Unexpected ASGI message '{kind}'.")
 
     def _accept(self, message: dict[str, Any]) -> None:
-        headers = [*self._sockets.default_headers, *message.get("headers", ())]
+        headers = [*self._headers, *message.get("headers", ())]
         if subprotocol := message.get("subprotocol"):
             headers.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
+        response = handshake.accepted(self._key, headers)
         self._is_answered = True
-        self._socket.open(handshake.accepted(self._key, headers))
+        self._socket.open(response)
 
     def _refuse(self, status: int, headers: handshake.Headers = (), body: bytes = b"") -> None:
+        response = handshake.response(status, [*self._headers, *headers], body)
         self._is_answered = True
-        self._socket.refuse(
-            handshake.response(status, [*self._sockets.default_headers, *headers], body)
-        )
+        self._socket.refuse(response)

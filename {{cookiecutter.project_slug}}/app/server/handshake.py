@@ -9,12 +9,19 @@ from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Final
 
+import httptools
+
 Headers = Sequence[tuple[bytes, bytes]]
 """With names in lower case, as ASGI has them."""
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION: Final = b"13"
 _KEY_BYTES: Final = 16
+_GRANTED: Final = (
+    b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
+)
+_EMPTY: Final[tuple[list[bytes], ...]] = ([], [b"0"])
+"""Content lengths. The bytes of a body would be taken for frames."""
 
 
 class BadHandshakeError(Exception):
@@ -31,14 +38,19 @@ def accept_key(method: str, http_version: str, headers: Headers) -> bytes:
     Raises:
         BadHandshakeError: it is no handshake, or one of another version.
     """
-    keys = [value for name, value in headers if name == b"sec-websocket-key"]
-    versions = [value for name, value in headers if name == b"sec-websocket-version"]
+    keys = _values(headers, b"sec-websocket-key")
     if method != "GET" or http_version != "1.1" or len(keys) != 1 or not _is_key(keys[0]):
         raise BadHandshakeError(HTTPStatus.BAD_REQUEST)
-    if versions != [_VERSION]:
+    if _values(headers, b"transfer-encoding") or _values(headers, b"content-length") not in _EMPTY:
+        raise BadHandshakeError(HTTPStatus.BAD_REQUEST)
+    if _values(headers, b"sec-websocket-version") != [_VERSION]:
         known = [(b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket")]
         raise BadHandshakeError(HTTPStatus.UPGRADE_REQUIRED, known)
     return base64.b64encode(hashlib.sha1(keys[0] + _GUID, usedforsecurity=False).digest())
+
+
+def _values(headers: Headers, name: bytes) -> list[bytes]:
+    return [value.strip(b" \t") for header, value in headers if header == name]
 
 
 def _is_key(value: bytes) -> bool:
@@ -48,6 +60,19 @@ def _is_key(value: bytes) -> bool:
         return False
 
 
+def target(url: bytes) -> tuple[bytes, bytes]:
+    """Path and query of what the request asks for.
+
+    Raises:
+        BadHandshakeError: it is no URL.
+    """
+    try:
+        parsed = httptools.parse_url(url)
+    except httptools.HttpParserInvalidURLError:
+        raise BadHandshakeError(HTTPStatus.BAD_REQUEST) from None
+    return parsed.path or b"/", parsed.query or b""
+
+
 def subprotocols(headers: Headers) -> list[str]:
     """What the client offers to speak, most wanted first."""
     offers = (value for name, value in headers if name == b"sec-websocket-protocol")
@@ -55,32 +80,33 @@ def subprotocols(headers: Headers) -> list[str]:
 
 
 def accepted(key: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The response after which both sides speak WebSocket; `key` is that of `accept_key`."""
-    return b"".join(
-        (
-            b"HTTP/1.1 101 Switching Protocols\r\n"
-            b"upgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: ",
-            key,
-            b"\r\n",
-            *(piece for name, value in headers for piece in (name, b": ", value, b"\r\n")),
-            b"\r\n",
-        )
-    )
+    """The response after which both sides speak WebSocket; `key` is that of `accept_key`.
+
+    Raises:
+        ValueError: a header would break out of its line.
+    """
+    return _GRANTED + _lines([(b"sec-websocket-accept", key), *headers])
 
 
 def response(status: int, headers: Iterable[tuple[bytes, bytes]] = (), body: bytes = b"") -> bytes:
-    """A response that grants no upgrade, after which the connection is closed."""
+    """A response that grants no upgrade, after which the connection is closed.
+
+    Raises:
+        ValueError: a header would break out of its line.
+    """
     try:
         phrase = HTTPStatus(status).phrase
     except ValueError:
         phrase = ""
     fields = [(name, value) for name, value in headers if name.lower() != b"content-length"]
     fields += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-    return b"".join(
-        (
-            b"HTTP/1.1 %d %s\r\n" % (status, phrase.encode()),
-            *(piece for name, value in fields for piece in (name, b": ", value, b"\r\n")),
-            b"\r\n",
-            body,
-        )
-    )
+    return b"HTTP/1.1 %d %s\r\n" % (status, phrase.encode()) + _lines(fields) + body
+
+
+def _lines(headers: Headers) -> bytes:
+    """The lines of a head after its first, with the empty one that ends it."""
+    pieces = [piece for name, value in headers for piece in (name, b": ", value, b"\r\n")]
+    lines = b"".join((*pieces, b"\r\n"))
+    if not lines.count(b"\r") == lines.count(b"\n") == len(headers) + 1 or b"\0" in lines:
+        raise ValueError("a header holds a line break or a NUL")
+    return lines

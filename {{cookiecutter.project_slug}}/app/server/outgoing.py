@@ -12,7 +12,8 @@ class Outgoing(asyncio.Protocol):
     """The half of a socket's protocol that writes.
 
     What gathers in a turn of the event loop is written in one go. The transport says "pause" as
-    soon as it holds anything, so while it does not, nobody need ask how much it holds.
+    soon as it holds anything, so while it does not, nobody need ask how much it holds. ("Anything"
+    is two bytes: with a mark of none, asyncio's TLS pauses when its buffer is empty.)
     """
 
     __slots__ = (
@@ -30,7 +31,6 @@ class Outgoing(asyncio.Protocol):
         self._sockets = sockets
         self._dirty = sockets.dirty
         self.transport = transport
-        transport.set_write_buffer_limits(0)
         self.is_closing = False
         """Nothing is sent any more: a close frame was, or the peer is gone."""
         self.outgoing: bytes | list[bytes] | None = None
@@ -40,6 +40,10 @@ class Outgoing(asyncio.Protocol):
         """Of the list."""
         self._is_paused = False
         self._room: asyncio.Event | None = None
+        transport.set_protocol(self)
+        transport.set_write_buffer_limits(high=1, low=0)
+        if transport.get_write_buffer_size() > 1:  # left by the protocol before, which was told
+            self.pause_writing()
 
     @property
     def buffered(self) -> int:

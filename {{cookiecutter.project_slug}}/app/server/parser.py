@@ -10,7 +10,7 @@ try:
 except ImportError:  # where there is no compiled one
     from websockets.utils import apply_mask
 
-from app.server.codes import INVALID_DATA, NO_STATUS, PROTOCOL_ERROR, TOO_BIG
+from app.server.codes import INVALID_DATA, NO_STATUS, PROTOCOL_ERROR, TOO_BIG, may_be_sent
 
 CONTINUATION: Final = 0
 TEXT: Final = 1
@@ -129,13 +129,10 @@ def close_code(payload: bytes) -> int:
     if not payload:
         return NO_STATUS
     code = int.from_bytes(payload[:2])
-    if len(payload) < 2 or not (code in _CODES or 3000 <= code <= 4999):
+    if len(payload) < 2 or not may_be_sent(code):
         raise BadFrameError(PROTOCOL_ERROR, "no valid close code")
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
         raise BadFrameError(INVALID_DATA, "the reason is no UTF-8") from None
     return code
-
-
-_CODES: Final = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015)))

@@ -37,7 +37,7 @@ _PING: Final = header(PING, 0)
 
 
 class _Deaf:
-    """Takes the place of the parser once the peer has broken the protocol."""
+    """Takes the place of the parser once the peer has closed, or has broken the protocol."""
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         return iter(())
@@ -65,6 +65,7 @@ class WebSocketProtocol(Outgoing):
         "_parser",
         "_receive",
         "_timer",
+        "_unanswered",
         "asgi",
     )
 
@@ -79,6 +80,8 @@ class WebSocketProtocol(Outgoing):
         self._receive: Callable[[str | bytes], None] | None = None
         self._closed: Callable[[int], None] | None = None
         self._context: contextvars.Context | None = None
+        self._unanswered: bytes | None = None
+        """The ping that is to be answered once the peer reads."""
         self._code = ABNORMAL
         """What the socket is closed with: by the peer, or else by us."""
         self._awaits_pong = False
@@ -112,7 +115,8 @@ class WebSocketProtocol(Outgoing):
             return
         if code == CloseCode.SLOW_CONSUMER:
             self.drop()
-        self._send_close(code.to_bytes(2) + reason.encode()[:_MOST_REASON])
+        cut = reason.encode()[:_MOST_REASON].decode(errors="ignore")
+        self._send_close(code.to_bytes(2) + cut.encode())
         self._code = code
         self.resume_reading()
         self._abort_later()
@@ -124,7 +128,8 @@ class WebSocketProtocol(Outgoing):
         self._context = contextvars.copy_context()
         asgi, self.asgi = self.asgi, None
         for data in asgi.taken():
-            self._deliver(data)
+            if not self.is_closing:
+                self._deliver(data)
         self.resume_reading()
         return True
 
@@ -134,7 +139,11 @@ class WebSocketProtocol(Outgoing):
         """Send a message, however much waits already: the endpoint waits for `drained`."""
         payload = data.encode() if isinstance(data, str) else data
         opcode = TEXT if isinstance(data, str) else BINARY
-        self.add(header(opcode, len(payload)) + payload)
+        wire = header(opcode, len(payload)) + payload
+        if self.outgoing is None:
+            self.transport.write(wire)
+        else:
+            self.add(wire)
 
     def let_go(self) -> None:
         """The endpoint has returned: unless the socket is detached, it ends."""
@@ -162,6 +171,16 @@ class WebSocketProtocol(Outgoing):
         except BadFrameError as error:
             self._fail(error)
 
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        ping, self._unanswered = self._unanswered, None
+        if ping is not None and not self.is_closing:
+            self._pong(ping)
+
+    def eof_received(self) -> None:
+        """The peer sends no more: the transport closes itself, for which the peer must read."""
+        self._abort_later()
+
     def shutdown(self) -> None:
         """The server stops."""
         if self._parser is None and self.asgi is not None:
@@ -187,10 +206,12 @@ class WebSocketProtocol(Outgoing):
 
     def _handle(self, opcode: int, payload: bytes) -> None:
         if opcode == CLOSE:
-            self._code = close_code(payload)
-            if not self.is_closing:
-                self._send_close(payload)
-            self._end()
+            if self._parser is not _DEAF:
+                self._code = close_code(payload)
+                self._parser = _DEAF
+                if not self.is_closing:
+                    self._send_close(payload)
+                self._end()
         elif self.is_closing:
             return
         elif opcode == TEXT:
@@ -202,11 +223,16 @@ class WebSocketProtocol(Outgoing):
         elif opcode == BINARY:
             self._deliver(payload)
         elif opcode == PING:
-            if not self._is_paused:  # to a peer that does not read, answers would pile up
-                self.add(header(PONG, len(payload)) + payload)
+            if self._is_paused:  # answers would pile up; the latest will do (section 5.5.3)
+                self._unanswered = payload
+            else:
+                self._pong(payload)
         elif self._awaits_pong:
             self._awaits_pong = False
             self._ping_later()
+
+    def _pong(self, payload: bytes) -> None:
+        self.add(header(PONG, len(payload)) + payload)
 
     def _deliver(self, data: str | bytes) -> None:
         if self.asgi is not None:
@@ -241,7 +267,13 @@ class WebSocketProtocol(Outgoing):
         self.add(_PING)
         if self._sockets.ping_timeout:
             loop, seconds = self._sockets.loop, self._sockets.ping_timeout
-            self._timer = loop.call_later(seconds, self.close, CloseCode.NO_PONG, "no pong")
+            self._timer = loop.call_later(seconds, self._no_pong)
+
+    def _no_pong(self) -> None:
+        if self._is_reading:
+            self.close(CloseCode.NO_PONG, "no pong")
+        else:  # it may have come, behind what the endpoint has not taken yet
+            self._ping_later()
 
     # The end
 

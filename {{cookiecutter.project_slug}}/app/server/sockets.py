@@ -30,7 +30,6 @@ class Sockets:
         self.connections = state.connections
         """Of the server: what is in there is closed when it shuts down."""
         self.tasks = state.tasks
-        self.default_headers = state.default_headers
         self.max_size = config.ws_max_size
         self.ping_interval = config.ws_ping_interval or 0.0
         """Seconds; 0 for no pings."""

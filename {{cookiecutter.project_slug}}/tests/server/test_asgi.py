@@ -14,6 +14,7 @@ from websockets.typing import Subprotocol
 
 from app.settings import Settings
 from tests.running import serve
+from tests.server.test_protocol import masked
 from tests.waiting import until
 
 LARGE = 1 << 20
@@ -28,9 +29,23 @@ class Endpoints:
     seen: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("echo", "close", "refuse", "deny", "raise_early", "fail", "leave"):
-            self.app.websocket(f"/{name}")(getattr(self, name))
-        self.app.websocket("/pour")(self.pour)
+        for endpoint in (
+            self.echo,
+            self.close,
+            self.refuse,
+            self.deny,
+            self.raise_early,
+            self.fail,
+            self.leave,
+            self.cancel,
+            self.break_out,
+            self.close_wrongly,
+            self.close_at_length,
+            self.share,
+            self.ponder,
+            self.pour,
+        ):
+            self.app.websocket(f"/{endpoint.__name__}")(endpoint)
 
     async def echo(self, websocket: WebSocket) -> None:
         await websocket.accept("two", headers=[(b"x-greeting", b"hello")])
@@ -66,6 +81,35 @@ class Endpoints:
 
     async def leave(self, websocket: WebSocket) -> None:
         await websocket.accept()
+
+    async def cancel(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        raise asyncio.CancelledError
+
+    async def break_out(self, websocket: WebSocket) -> None:
+        await websocket.accept(headers=[(b"x", b"1\r\nset-cookie: evil=1")])
+
+    async def close_wrongly(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.close(1005)
+
+    async def close_at_length(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.close(4000, "x" + "\N{SNOWMAN}" * 100)
+
+    async def share(self, websocket: WebSocket) -> None:
+        """Receive in two tasks at once."""
+        await websocket.accept()
+        received = await asyncio.gather(websocket.receive(), websocket.receive())
+        self.seen.extend(message["type"] for message in received)
+
+    async def ponder(self, websocket: WebSocket) -> None:
+        """Be slow to take the first message."""
+        await websocket.accept()
+        await websocket.receive()
+        await asyncio.sleep(1.5)
+        await websocket.receive()
+        await websocket.close(4321)
 
     async def pour(self, websocket: WebSocket) -> None:
         await websocket.accept()
@@ -149,13 +193,67 @@ async def test_a_handshake_is_refused_in_the_endpoints_own_words(endpoints: Endp
     assert said.headers["x-why"] == "teapot"
 
 
-@pytest.mark.parametrize(("path", "code"), [("/fail", 1011), ("/leave", 1000)])
+@pytest.mark.parametrize(
+    ("path", "code"),
+    [("/fail", 1011), ("/leave", 1000), ("/cancel", 1011), ("/close_wrongly", 1011)],
+)
 async def test_an_endpoint_that_ends_says_so(
     endpoints: Endpoints, ws: str | None, path: str, code: int
 ) -> None:
     """uvicorn's own cuts the connection without a close frame."""
     async with endpoints.connect(path) as websocket:
         assert await code_of(websocket) == (code if ws is None else 1006)
+
+
+async def test_a_header_of_an_endpoint_stays_in_its_line(endpoints: Endpoints) -> None:
+    with pytest.raises(websockets.InvalidHandshake) as refused:
+        await endpoints.connect("/break_out")
+    if isinstance(refused.value, websockets.InvalidStatus):
+        assert refused.value.response.status_code == 500
+        assert "set-cookie" not in refused.value.response.headers
+
+
+async def test_two_tasks_may_receive(endpoints: Endpoints) -> None:
+    async with endpoints.connect("/share") as websocket:
+        await websocket.send("one")
+        websocket.transport.abort()
+        await until(lambda: len(endpoints.seen) == 2)
+    assert sorted(endpoints.seen) == ["websocket.disconnect", "websocket.receive"]
+
+
+async def test_the_first_of_two_close_frames_counts(endpoints: Endpoints) -> None:
+    async with endpoints.connect("/echo", subprotocols=["two"]) as websocket:
+        websocket.transport.write(b"".join(masked(8, code.to_bytes(2)) for code in (1000, 4999)))
+        await websocket.wait_closed()
+    await until(lambda: endpoints.seen == [1000])
+
+
+class TestOnOurs:
+    """Where uvicorn's own fails."""
+
+    @pytest.fixture
+    def ws(self) -> None:
+        return None
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"ping_interval": 0.2, "ping_timeout": 0.2})
+
+    async def test_a_reason_that_is_too_long_is_cut_between_characters(
+        self, endpoints: Endpoints
+    ) -> None:
+        async with endpoints.connect("/close_at_length") as websocket:
+            assert await code_of(websocket) == 4000
+            assert websocket.close_reason == "x" + "\N{SNOWMAN}" * 40
+
+    async def test_a_peer_is_not_to_blame_for_an_endpoint_that_is_slow(
+        self, endpoints: Endpoints
+    ) -> None:
+        """While a message waits to be taken, nobody reads the pongs behind it."""
+        async with endpoints.connect("/ponder") as websocket:
+            for text in ("first", "second", "third"):
+                await websocket.send(text)
+            assert await code_of(websocket) == 4321
 
 
 async def test_who_does_not_read_holds_the_endpoint_up(endpoints: Endpoints) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
-from app.server.handshake import BadHandshakeError, accept_key, response, subprotocols
+from app.server import http
+from app.server.handshake import BadHandshakeError, accept_key, accepted, response, subprotocols
 from tests.running import Bff
+from tests.waiting import until
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 GOOD = {
@@ -62,11 +65,56 @@ async def test_another_version_is_told_which_is_known(bff: Bff) -> None:
         request(Sec_WebSocket_Key=KEY + "\r\nSec-WebSocket-Key: " + KEY),
         request("POST /ws HTTP/1.1"),
         request("GET /ws HTTP/1.0"),
+        request("GET http://[::1 HTTP/1.1"),
+        request(Content_Length="5"),
+        request(Transfer_Encoding="chunked"),
     ],
 )
 async def test_what_is_no_handshake(bff: Bff, bad: bytes) -> None:
     said = await answer(bff, bad)
     assert said.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+
+
+@pytest.mark.parametrize(
+    "good", [request(Sec_WebSocket_Key=f"{KEY} ", Sec_WebSocket_Version="13\t")]
+)
+async def test_what_is_one_nevertheless(bff: Bff, good: bytes) -> None:
+    assert (await answer(bff, good)).startswith(b"HTTP/1.1 101 ")
+
+
+async def test_each_answer_has_its_own_date(bff: Bff) -> None:
+    async def date() -> bytes:
+        (line,) = (one for one in (await answer(bff, request())).split(b"\r\n") if b"date" in one)
+        return line
+
+    first = await date()
+
+    async def is_later() -> bool:
+        return await date() > first
+
+    await until(is_later)
+
+
+async def test_no_frames_come_into_an_answer_that_is_under_way(bff: Bff) -> None:
+    token = f"Authorization: Bearer {bff.token('alice')}\r\n\r\n"
+    host, port = bff.address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET /events HTTP/1.1\r\nHost: x\r\n{token}".encode())
+    await reader.readuntil(b'"hello"')
+    writer.write(request())
+    async with asyncio.timeout(15):
+        with suppress(ConnectionResetError):
+            assert b" 101 " not in await reader.read()
+    await until(lambda: not list(bff.app.state.sessions))
+    writer.close()
+
+
+async def test_a_client_that_never_completes_a_head_is_let_go(
+    bff: Bff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "_HEAD_SECONDS", 0.2)
+    for start in (b"", b"GET /ws HTTP/1.1\r\nHost:"):
+        assert await answer(bff, start) == b""
 
 
 async def test_a_long_header_is_taken(bff: Bff) -> None:
@@ -76,9 +124,39 @@ async def test_a_long_header_is_taken(bff: Bff) -> None:
 
 @pytest.mark.parametrize("start", [request()[:-2], b"GET /health/live HTTP/1.1\r\nHost: x\r\n"])
 async def test_a_head_without_end_is_cut_off(bff: Bff, start: bytes) -> None:
-    said = await answer(bff, start + b"X-Long: " + b"x" * 300_000)
+    said = await answer(bff, start + b"X-Long: " + b"x" * 600_000)
     assert said.startswith(b"HTTP/1.1 431 ") or said == b"", said[:50]
     assert (await answer(bff, request())).startswith(b"HTTP/1.1 101 ")
+
+
+async def test_trailers_without_end_are_cut_off(bff: Bff) -> None:
+    """A parser keeps them like headers, and after the answer nobody waits for them."""
+    host, port = bff.address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    writer.write(head + b"1\r\nx\r\n0\r\n")
+    await reader.readuntil(b"HTTP/1.1 404 ")
+    sent = 0
+    with suppress(ConnectionError):
+        while sent < 50_000_000:
+            writer.write(b"X-Trailer: " + b"x" * 1000 + b"\r\n")
+            await writer.drain()
+            sent += 1000
+    assert sent < 50_000_000
+    writer.close()
+
+
+async def test_a_body_before_the_next_head_does_not_count_as_head(bff: Bff) -> None:
+    first = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
+    second = b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    host, port = bff.address.split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(first + second[:20])
+    await reader.readuntil(b"HTTP/1.1 404 ")
+    writer.write(second[20:])
+    async with asyncio.timeout(15):
+        assert b"HTTP/1.1 404 " in await reader.read()
+    writer.close()
 
 
 async def test_a_large_body_does_not_count_as_head(bff: Bff) -> None:
@@ -97,6 +175,14 @@ def test_subprotocols_may_stand_in_several_headers() -> None:
     name = b"sec-websocket-protocol"
     offered = [(name, b"bff.v1, other"), (b"x", b"no"), (name, b"last")]
     assert subprotocols(offered) == ["bff.v1", "other", "last"]
+
+
+@pytest.mark.parametrize("value", [b"1\r\nset-cookie: evil=1", b"1\nx: y", b"\0"])
+def test_a_header_stays_in_its_line(value: bytes) -> None:
+    with pytest.raises(ValueError, match="line break"):
+        accepted(b"key", [(b"x", value)])
+    with pytest.raises(ValueError, match="line break"):
+        response(418, [(b"x", value)])
 
 
 def test_a_refusal_says_how_long_it_is_and_that_it_is_the_end() -> None:

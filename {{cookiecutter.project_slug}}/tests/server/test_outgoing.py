@@ -27,8 +27,10 @@ class FakeTransport:
         self.held = 0
         self.closed = False
 
-    def set_write_buffer_limits(self, high: int) -> None:
-        assert high == 0
+    def set_protocol(self, protocol: object) -> None: ...
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        assert (high, low) == (1, 0)
 
     def get_write_buffer_size(self) -> int:
         return self.held
@@ -180,16 +182,31 @@ async def test_who_waits_for_room_goes_on_when_there_is_some_or_the_peer_is_gone
             await waiting
 
 
-async def test_pings_of_a_peer_that_does_not_read_are_not_answered(
+async def test_what_the_transport_holds_from_before_counts(
+    sockets: Sockets, transport: FakeTransport
+) -> None:
+    """It has said "pause" to the protocol that it had then, and says it once."""
+    transport.held = LIMIT
+    socket = opened(sockets, transport)
+    assert not socket.write(frame("1"), LIMIT)
+
+
+async def test_of_the_pings_of_a_peer_that_does_not_read_the_last_is_answered(
     socket: WebSocketProtocol, transport: FakeTransport
 ) -> None:
-    ping = b"\x89\x81\0\0\0\0x"
-    socket.data_received(ping)
+    def ping(payload: bytes) -> None:
+        socket.data_received(b"\x89\x81\0\0\0\0" + payload)
+
+    ping(b"a")
     await asyncio.sleep(0)
-    assert transport.writes == [b"\x8a\x01x"]
+    assert transport.writes == [b"\x8a\x01a"]
     socket.pause_writing()
     for _ in range(1000):
-        socket.data_received(ping)
+        ping(b"b")
+    ping(b"c")
     await asyncio.sleep(0)
     assert len(transport.writes) == 1
     assert socket.buffered == 0
+    socket.resume_writing()
+    await asyncio.sleep(0)
+    assert transport.writes[1:] == [b"\x8a\x01c"]

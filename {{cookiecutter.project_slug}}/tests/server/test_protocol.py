@@ -40,8 +40,11 @@ def protocol_of(connection: Connection) -> WebSocketProtocol:
     return connection.transport
 
 
-async def raw_handshake(bff: Bff, *, receive_buffer: int | None = None) -> socket.socket:
-    """A TCP socket that has asked for the upgrade, and reads only when it is told to."""
+async def raw_handshake(
+    bff: Bff, *, receive_buffer: int | None = None, early: bytes = b""
+) -> socket.socket:
+    """A TCP socket that has asked for the upgrade, with `early` frames right behind, and reads
+    only when it is told to."""
     host, port = bff.address.split(":")
     raw = socket.socket()
     raw.setblocking(False)
@@ -61,7 +64,7 @@ async def raw_handshake(bff: Bff, *, receive_buffer: int | None = None) -> socke
         "",
         "",
     )
-    await loop.sock_sendall(raw, "\r\n".join(lines).encode())
+    await loop.sock_sendall(raw, "\r\n".join(lines).encode() + early)
     return raw
 
 
@@ -137,13 +140,40 @@ async def test_what_gathers_in_one_turn_is_one_write_in_order(
 
 
 async def test_frames_that_came_with_the_handshake_are_not_lost(bff: Bff) -> None:
-    raw = await raw_handshake(bff)
-    assert b"101" in await read_until(raw, b"\r\n\r\n")
+    early, later = (
+        b'{"type":"ping","payload":{"trace_id":"%s"}}' % n for n in (b"early", b"later")
+    )
+    raw = await raw_handshake(bff, early=masked(1, early) + masked(1, later)[:9])
     loop = asyncio.get_running_loop()
-    ping = b'{"type":"ping","payload":{"trace_id":"early"}}'
-    await loop.sock_sendall(raw, masked(1, ping) + masked(1, ping.replace(b"early", b"later")))
+    await loop.sock_sendall(raw, masked(1, later)[9:])
     data = await read_until(raw, b"later")
-    assert data.find(b"hello") < data.index(b"early") < data.index(b"later")
+    assert data.index(b"hello") < data.index(b"early") < data.index(b"later")
+    raw.close()
+
+
+async def test_nothing_that_follows_a_close_is_done(bff: Bff) -> None:
+    """A binary frame closes the socket."""
+    ping = b'{"type":"ping","payload":{"trace_id":"late"}}'
+    raw = await raw_handshake(bff, early=masked(2, b"binary") + masked(1, ping))
+    await read_until(raw, struct.pack("!H", CloseCode.UNSUPPORTED_DATA))
+    raw.close()
+    await until(lambda: not len(bff.app.state.sessions._registry))
+    handled = bff.app.state.metrics.registry.get_sample_value(
+        "bff_frames_in_total", {"type": "ping"}
+    )
+    assert handled is None
+
+
+async def test_a_peer_that_ends_its_half_and_does_not_read_is_let_go(bff: Bff) -> None:
+    raw = await raw_handshake(bff, receive_buffer=4096)
+    await until(lambda: bool(bff.app.state.sessions._registry.by_user("alice")))
+    connection = connection_of(bff)
+    await until(lambda: connection._out is not None)
+    while protocol_of(connection).transport.get_write_buffer_size() < 300_000:
+        connection.send(Event("x", "0123456789" * 5000))
+        await asyncio.sleep(0)
+    raw.shutdown(socket.SHUT_WR)
+    await until(lambda: not len(bff.app.state.sessions._registry))
     raw.close()
 
 
