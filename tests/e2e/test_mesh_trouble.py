@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -52,6 +53,11 @@ def bff(deployment: Deployment) -> Iterator[Instance]:
     instance.close()
 
 
+async def control(broker: Server, *words: str) -> None:
+    """The broker's own command line, which takes seconds: browsers go on answering pings."""
+    await asyncio.to_thread(broker.control, *words)
+
+
 @asynccontextmanager
 async def browser(
     bff: Instance, deployment: Deployment, query: str | None = None
@@ -80,7 +86,7 @@ async def test_connections_closed_by_the_operator_are_made_anew(
             timeout_ms=30_000,
         )
         assert await _answers(alice)
-        broker.control("close_all_connections", "maintenance")
+        await control(broker, "close_all_connections", "maintenance")
         error = (await alice.response("in-flight"))["error"]
         assert (error["code"], error["outcome"]) == ("mesh_unavailable", "unknown")
         assert error["retryable"] is False
@@ -95,7 +101,7 @@ async def test_a_memory_alarm_holds_up_no_call_and_loses_no_reply(
     """RabbitMQ stops reading from who publishes. What it has taken is still answered."""
     async with plain_service(broker.url, "demo"), browser(bff, deployment) as alice:
         assert await _answers(alice)
-        broker.control("set_vm_memory_high_watermark", "0.00001")
+        await control(broker, "set_vm_memory_high_watermark", "0.00001")
         try:
             error = (await alice.ask("demo", "echo", timeout_ms=1000))["error"]
             assert error["code"] in ("timeout", "mesh_unavailable")
@@ -106,7 +112,7 @@ async def test_a_memory_alarm_holds_up_no_call_and_loses_no_reply(
             later = (await alice.ask("demo", "echo", timeout_ms=500))["error"]
             assert (later["code"], later["outcome"]) == ("mesh_unavailable", "not_sent")
         finally:
-            broker.control("set_vm_memory_high_watermark", "0.4")
+            await control(broker, "set_vm_memory_high_watermark", "0.4")
         await until(bff.is_ready, "it is ready again", RECOVERY)
         await until(lambda: _answers(alice), "calls are answered again", RECOVERY)
 

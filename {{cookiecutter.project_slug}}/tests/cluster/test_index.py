@@ -236,14 +236,19 @@ async def test_a_wiped_redis_is_filled_again(start: StartInstance, redis: RedisC
 async def test_the_limit_counts_only_the_living(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:
-    a, b = await start(), await start()
+    a, b = await start(lease_seconds=LONG), await start(lease_seconds=LONG)
     for _ in range(settings.connections_per_user):
         await a.join("alice")
-    await a.index.renew()
     with pytest.raises(Problem) as refusal:
         await b.join("alice")
     assert refusal.value.code is Code.RATE_LIMITED
-    await asyncio.sleep(0.5)  # the lease of `a` must truly run out
+    a.index.lease._seconds = 0.1
+    await a.index.renew()
+
+    async def only_b_lives() -> bool:
+        return await living(b.index) == {b.id}
+
+    await until(only_b_lives)
     await b.join("alice")
     assert len(await b.index.connections_of("alice")) == 1
 
