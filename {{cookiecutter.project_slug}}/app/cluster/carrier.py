@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
+import hiredis
+from redis.exceptions import DataError
 from redis.typing import EncodableT
 
 
@@ -24,6 +26,17 @@ class Sent(NamedTuple):
 
 Settle = Callable[[Sent, Any], None]
 """Is given each answer as Redis gives it, be it an error."""
+
+
+def packed(sent: Sent) -> bytes | None:
+    """A command as it goes over the wire. One that cannot, because of a lone surrogate or of a
+    value that is neither text nor number, is None, and fails."""
+    try:
+        wire: bytes = hiredis.pack_command(sent.command)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        sent.fail(DataError(f"no command for Redis: {error}"))
+        return None
+    return wire
 
 
 class Carrier(Protocol):

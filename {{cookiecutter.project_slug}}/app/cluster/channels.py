@@ -66,9 +66,10 @@ class Channels:
 
     async def forget_all_but(self, names: Collection[str]) -> None:
         """Drop every other channel that was added."""
-        for name in self._wanted.keys() - names - self._always:
+        dropped = self._wanted.keys() - names - self._always
+        for name in dropped:
             del self._wanted[name]
-            if self._pubsub is not None:
-                self._unconfirmed[name] += 1
-                with suppress(*UNAVAILABLE):
-                    await self._pubsub.unsubscribe(name)
+        if dropped and self._pubsub is not None:
+            self._unconfirmed.update(dropped)
+            with suppress(*UNAVAILABLE):
+                await self._pubsub.unsubscribe(*dropped)

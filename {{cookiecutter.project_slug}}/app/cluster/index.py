@@ -84,6 +84,7 @@ class ConnectionIndex:
         self.reason = "no lease yet"
         """Why the lease could not be renewed when it was last due; empty when it could."""
         self._leased = False
+        """Whether all that this instance holds was entered under its lease."""
         self._renewing = asyncio.Lock()
         self._left: list[Connection] = []
         """Connections that are gone but may still be in the index."""
@@ -140,8 +141,8 @@ class ConnectionIndex:
                     pipeline.srem(users, *gone)
                 await pipeline.execute()
             await self._presence.leave(gone)
-            back = [user_id for user_id in gone if self._registry.by_user(user_id)]
-            if back:
+            back = {c.user_id for c in batch if self._registry.by_user(c.user_id)}
+            if back:  # since, or since an attempt that failed half-way
                 await self._redis.sadd(users, *back)
             del self._left[: len(batch)]
         self._leaving.clear()
@@ -201,7 +202,7 @@ class ConnectionIndex:
     async def renew(self) -> tuple[str, ...]:
         """Renew the lease, or take one as a new generation; returns the dead generations."""
         async with self._renewing:
-            if await self.lease.renew():
+            if self._leased and await self.lease.renew():
                 self.reason = ""
                 return self.lease.dead
             if self._leased:

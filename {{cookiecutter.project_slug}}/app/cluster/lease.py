@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import orjson
 
@@ -23,6 +23,12 @@ class InstanceFacts:
     since: float
     connections: int
     users: int
+
+    @classmethod
+    def of(cls, text: bytes) -> InstanceFacts:
+        """What an instance has reported, which may run another version of this."""
+        facts = orjson.loads(text)
+        return cls(*(facts[field.name] for field in fields(cls)))
 
 
 class Lease:
@@ -86,6 +92,6 @@ class Lease:
         holds, living, dead, run_id = await self._script(keys, arguments)
         if holds:
             self._run_id = run_id
-            self.living = tuple(InstanceFacts(**orjson.loads(facts)) for facts in living if facts)
+            self.living = tuple(InstanceFacts.of(facts) for facts in living if facts)
             self.dead = tuple(member.decode() for member in dead)
         return bool(holds)

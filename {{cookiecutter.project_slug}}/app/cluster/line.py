@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import random
+import socket
+import struct
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, cast
 
 import hiredis
@@ -14,12 +18,15 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.cluster.carrier import Sent, Settle, fail_all
+from app.cluster.carrier import Sent, Settle, fail_all, packed
 
 _SECONDS: Final = 5.0
 """That Redis may take for an answer."""
 _UNDER_WAY: Final = 8_000
 """Commands that may wait for an answer at a time; others wait to be sent."""
+_PAUSE: Final = (0.05, 0.15)
+"""Seconds, between which, until the next attempt after one that failed."""
+_NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
 class Line:
@@ -33,6 +40,8 @@ class Line:
         """Not sent yet: a flush is on its way, or the line is being connected or is full."""
         self._connected: _Connected | None = None
         self._connecting: asyncio.Task[None] | None = None
+        self._refusal: Exception | None = None
+        """Why nothing can be sent for the moment; once it is closed, for good."""
 
     def send(self, sent: Sent) -> None:
         if not self._waiting:
@@ -40,18 +49,22 @@ class Line:
         self._waiting.append(sent)
 
     async def close(self) -> None:
+        self._refusal = RedisConnectionError("closed")
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connected is not None:
-            self._connected.end(RedisConnectionError("closed"))
+            self._connected.end(self._refusal)
 
     def _flush(self) -> None:
         waiting, connected = self._waiting, self._connected
         if not waiting:
             return
-        if connected is not None:
+        if self._refusal is not None:
+            self._fail_waiting(self._refusal)
+        elif connected is not None:
             room = _UNDER_WAY - len(connected.under_way)
-            connected.send([waiting.popleft() for _ in range(min(room, len(waiting)))])
+            commands = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+            connected.send([one for one in commands if not one.answer.cancelled()])
         elif self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
 
@@ -62,11 +75,11 @@ class Line:
             await connection.connect()
         except (Exception, asyncio.CancelledError) as error:
             self._connecting = None
-            why = error if isinstance(error, Exception) else RedisConnectionError("closed")
-            fail_all(self._waiting, why)
-            self._waiting.clear()
             if not isinstance(error, Exception):
+                self._fail_waiting(RedisConnectionError("closed"))
                 raise
+            self._fail_waiting(error)
+            self._refuse(error)
         else:
             self._connecting = None
             self._connected = _Connected(connection._writer, self._settle, self._flush, self._lose)
@@ -77,9 +90,22 @@ class Line:
         self._connected = None
         if isinstance(error, RedisTimeoutError):
             # Whoever waits behind would only wait as long.
-            fail_all(self._waiting, error)
-            self._waiting.clear()
+            self._fail_waiting(error)
         self._flush()
+
+    def _refuse(self, error: Exception) -> None:
+        """Try no connection for a moment, however many ask."""
+        self._refusal = error
+        pause = random.uniform(*_PAUSE)  # noqa: S311
+        asyncio.get_running_loop().call_later(pause, self._try_again, error)
+
+    def _try_again(self, error: Exception) -> None:
+        if self._refusal is error:
+            self._refusal = None
+
+    def _fail_waiting(self, error: Exception) -> None:
+        fail_all(self._waiting, error)
+        self._waiting.clear()
 
 
 class _Connected(asyncio.Protocol):
@@ -112,14 +138,22 @@ class _Connected(asyncio.Protocol):
     def send(self, commands: list[Sent]) -> None:
         if not self.under_way:
             self._heard_at = self._loop.time()
-        self.under_way.extend(commands)
-        pack: Any = hiredis.pack_command
-        self._transport.write(b"".join([pack(one.command) for one in commands]))
+        wires = []
+        for one in commands:
+            if (wire := packed(one)) is not None:
+                wires.append(wire)
+                self.under_way.append(one)
+        self._transport.write(b"".join(wires))
         if self._watch is None:
             self._watch = self._loop.call_later(_SECONDS, self._look)
 
     def end(self, error: Exception) -> None:
+        """Cut the line. What the system still holds of it is not sent either: Redis would do it
+        after what the next line brings."""
         self._error = error
+        raw = self._transport.get_extra_info("socket")
+        with suppress(OSError):  # it is closed already
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:

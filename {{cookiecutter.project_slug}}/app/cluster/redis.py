@@ -114,6 +114,8 @@ def connect(url: str, max_connections: int = 50) -> RedisClient:
 
             return FakeAsyncRedis(server=FakeServer())
         case "redis" | "rediss":
+            if (database := urlsplit(url).path.strip("/")) and not database.isdecimal():
+                raise ValueError("REDIS_URL: after the host comes the number of a database")
             pool = BlockingConnectionPool.from_url(
                 url, max_connections=max_connections, timeout=5, **common, **_TIMEOUTS
             )

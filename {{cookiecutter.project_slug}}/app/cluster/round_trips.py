@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from app.cluster.carrier import Sent, Settle, fail_all
+from app.cluster.carrier import Sent, Settle, fail_all, packed
 from app.cluster.redis import UNAVAILABLE, RedisClient
 
 _UNREACHABLE: Final = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
@@ -38,6 +38,8 @@ class RoundTrips:
         """When a cluster was last asked who holds what."""
 
     def send(self, sent: Sent) -> None:
+        if packed(sent) is None:
+            return
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._send)
         self._waiting.append(sent)

@@ -14,8 +14,9 @@ if once then
   if before[1] then return {before[1], tonumber(before[2])} end
 end
 
-local epoch = position(KEYS[1], KEYS[2], ARGV[7])
+local epoch = position(KEYS[1], KEYS[2])
 local offset = redis.call('HINCRBY', KEYS[1], 'offset', 1)
+redis.call('EXPIRE', KEYS[1], ARGV[7])
 local id = ARGV[2] .. '/' .. epoch .. '/' .. offset
 local text = ARGV[1] .. id .. '"}}'
 redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[5], offset .. '-0', 'text', text)

@@ -49,6 +49,8 @@ async def test_addresses_of_clusters_may_name_several_nodes() -> None:
     "url",
     [
         "http://host",
+        "redis://host/abc",
+        "redis://host/0/1",
         "redis+sentinel:///mymaster",
         "redis+sentinel://host/mymaster/x",
         "redis+sentinel://host/mymaster/0/more",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 from redis.typing import EncodableT
 
 from app.cluster import lease
 from app.cluster.index import ConnectionIndex
+from app.cluster.lease import InstanceFacts
 from app.cluster.redis import RedisClient
+from app.connections.connection import Connection
 from app.errors import Code, Problem
 from app.settings import Settings
 from tests.cluster.conftest import Instance, StartInstance
@@ -231,6 +235,53 @@ async def test_a_wiped_redis_is_filled_again(start: StartInstance, redis: RedisC
     await redis.delete(*keys)
     await a.index.renew()
     assert [facts.connection_id for facts in await a.index.connections_of("alice")] == [alice.id]
+
+
+async def test_a_new_generation_that_could_not_be_written_whole_is_written_anew(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(lease_seconds=LONG), await start(lease_seconds=LONG)
+    alice = await a.join("alice")
+    a.index.lease._run_id = b"of another Redis"
+    write = a.index._write
+
+    async def fail(connections: Sequence[Connection]) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(a.index, "_write", fail)
+    with pytest.raises(ConnectionError):
+        await a.index.renew()
+    monkeypatch.setattr(a.index, "_write", write)
+    await a.index.renew()
+    await a.index._reap_member(f"{a.id}#1")
+    assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
+
+
+async def test_who_comes_back_while_the_removal_fails_can_still_be_reaped(
+    start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start(lease_seconds=LONG)
+    alice = await a.join("alice")
+    leave = a.index._presence.leave
+
+    async def fail(users: Iterable[str]) -> None:
+        await a.join("alice")
+        raise ConnectionError
+
+    a.registry.unregister(alice)
+    a.index.unregister(alice)
+    monkeypatch.setattr(a.index._presence, "leave", fail)
+    with pytest.raises(ConnectionError):
+        await a.index.remove_left()
+    monkeypatch.setattr(a.index._presence, "leave", leave)
+    await a.index.remove_left()
+    assert await redis.smembers(a.index._held_users) == {b"alice"}
+
+
+def test_an_instance_of_a_later_version_is_understood() -> None:
+    """In a rolling update both report."""
+    facts = InstanceFacts("i", "host", 1.0, 2, 3)
+    assert InstanceFacts.of(orjson.dumps(asdict(facts) | {"new": True})) == facts
 
 
 async def test_the_limit_counts_only_the_living(

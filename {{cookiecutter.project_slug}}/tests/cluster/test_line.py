@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import ReadOnlyError, ResponseError
+from redis.exceptions import DataError, ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.cluster import line
@@ -26,6 +26,8 @@ class Server:
         """The answer to one command; None to hang up."""
         self.connections = 0
         self.commands: list[bytes] = []
+        self.ends: list[type[Exception]] = []
+        """How clients have left."""
         self.address = ""
 
     async def speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -41,8 +43,8 @@ class Server:
                 if answer is None:
                     break
                 writer.write(answer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError) as end:
+            self.ends.append(type(end))
         writer.close()
 
     @staticmethod
@@ -177,3 +179,87 @@ async def test_who_gives_up_takes_nobodys_answer() -> None:
         first, second = pipeline.submit("ECHO", "one"), pipeline.submit("ECHO", "two")
         first.cancel()
         assert await second == b"two"
+
+
+@pytest.fixture(params=["a line", "round trips"])
+async def pipeline(request: pytest.FixtureRequest) -> AsyncIterator[SharedPipeline]:
+    """Over each kind of carrier, to something that knows ECHO."""
+    if request.param == "a line":
+        async with served(echo) as (_, pipeline):
+            yield pipeline
+    else:
+        redis = connect("memory://")
+        yield SharedPipeline(redis)
+        await redis.aclose()
+
+
+@pytest.mark.parametrize("word", ["\ud800", None, True], ids=repr)
+async def test_a_command_that_cannot_be_written_shifts_nobodys_answer(
+    pipeline: SharedPipeline, word: Any
+) -> None:
+    """It is not sent, so no answer will ever be its own."""
+    for _ in range(2):
+        words = ("before", word, "behind")
+        before, bad, behind = (pipeline.submit("ECHO", one) for one in words)
+        async with asyncio.timeout(15):
+            with pytest.raises(DataError):
+                await bad
+            assert (await before, await behind) == (b"before", b"behind")
+
+
+async def test_who_gave_up_before_it_was_sent_has_nothing_done() -> None:
+    async with served(echo) as (server, pipeline):
+        given_up = pipeline.submit("ECHO", "given-up")
+        given_up.cancel()
+        assert await pipeline.submit("ECHO", "kept") == b"kept"
+        assert server.commands == [b"ECHO kept"]
+
+
+async def test_what_is_given_up_is_cut_so_that_nothing_arrives_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An orderly end would go on delivering what the system still holds."""
+    monkeypatch.setattr(line, "_SECONDS", 0.2)
+    async with served(lambda command: b"") as (server, pipeline):
+        with pytest.raises(RedisTimeoutError):
+            await pipeline.submit("ECHO", "x")
+        await until(lambda: server.ends == [ConnectionResetError])
+
+
+async def test_once_closed_it_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "_UNDER_WAY", 10)
+    async with served(echo) as (server, pipeline):
+        await pipeline.submit("ECHO", "x")
+        answers = [pipeline.submit("ECHO", str(number)) for number in range(25)]
+        await asyncio.sleep(0)
+        await pipeline.close()
+        answers.append(pipeline.submit("ECHO", "late"))
+        for one in await asyncio.gather(*answers, return_exceptions=True):
+            assert isinstance(one, RedisConnectionError)
+        assert server.connections == 1
+
+
+async def test_after_a_failed_attempt_the_next_one_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "_PAUSE", (0.3, 0.3))
+    redis: Any = connect("redis://127.0.0.1:1/0")
+    attempts = 0
+    make = redis.connection_pool.make_connection
+
+    def counted() -> Any:
+        nonlocal attempts
+        attempts += 1
+        return make()
+
+    monkeypatch.setattr(redis.connection_pool, "make_connection", counted)
+    pipeline = SharedPipeline(redis)
+
+    async def ask() -> bool:
+        with pytest.raises(RedisConnectionError):
+            await pipeline.submit("PING")
+        return attempts == 2
+
+    for _ in range(20):
+        await ask()
+    assert attempts == 1
+    await until(ask)
+    await redis.aclose()

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from redis.asyncio import RedisCluster
+from redis.exceptions import OutOfMemoryError
 
 from app.cluster.redis import UNAVAILABLE, RedisClient, connect
 from app.connections.connection import Connection
@@ -153,6 +154,23 @@ async def test_a_flood_on_the_instances_channel_costs_the_subscription_and_no_me
     await until(lambda: numbers_of(alice) == list(range(20)))
     await until(lambda: a.metric("bff_relay_restarts_total") >= 1)
     await until(lambda: a.relay.reason == "")
+
+
+async def test_a_redis_without_memory_refuses_messages(
+    start: StartInstance, redis: RedisClient, link: Proxy
+) -> None:
+    """And keeps within its limit: a script that has written anything would be let go on."""
+    a = await start()
+    await a.messenger.to_user("alice", "n", 1)
+    limit = (await redis.config_get("maxmemory"))["maxmemory"] or 0
+    await redis.config_set("maxmemory", 1)
+    try:
+        for user_id in ("alice", "new"):
+            with pytest.raises(OutOfMemoryError):
+                await a.messenger.to_user(user_id, "n", 2)
+    finally:
+        await redis.config_set("maxmemory", limit)
+    assert str((await a.messenger.to_user("alice", "n", 3)).id).endswith("/2")
 
 
 async def test_a_burst_of_sends_is_taken_whole(start: StartInstance) -> None:
