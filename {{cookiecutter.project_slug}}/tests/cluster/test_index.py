@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
@@ -262,18 +263,25 @@ async def test_who_comes_back_while_the_removal_fails_can_still_be_reaped(
 ) -> None:
     a = await start(lease_seconds=LONG)
     alice = await a.join("alice")
-    leave = a.index._presence.leave
-
-    async def fail(users: Iterable[str]) -> None:
-        await a.join("alice")
-        raise ConnectionError
-
     a.registry.unregister(alice)
     a.index.unregister(alice)
-    monkeypatch.setattr(a.index._presence, "leave", fail)
-    with pytest.raises(ConnectionError):
-        await a.index.remove_left()
-    monkeypatch.setattr(a.index._presence, "leave", leave)
+    with monkeypatch.context() as patched:
+
+        @asynccontextmanager
+        async def interrupted(**options: Any) -> AsyncIterator[Any]:
+            patched.undo()
+            async with redis.pipeline(**options) as pipeline:
+
+                async def execute() -> None:
+                    await a.join("alice")
+                    await pipeline.execute()
+                    raise ConnectionError
+
+                yield SimpleNamespace(hdel=pipeline.hdel, srem=pipeline.srem, execute=execute)
+
+        patched.setattr(redis, "pipeline", interrupted)
+        with pytest.raises(ConnectionError):
+            await a.index.remove_left()
     await a.index.remove_left()
     assert await redis.smembers(a.index._held_users) == {b"alice"}
 
