@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
+import uvicorn
 
 from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from tests.running import SECRET, Bff, run
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Tests run on the event loop that the server runs on."""
+    return {"loop": uvicorn.Config("").get_loop_factory() or asyncio.new_event_loop}
 
 
 @pytest.fixture
