@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import FastAPI
 
-from app import development, routes
+from app import routes
 from app.auth.authenticator import Authenticator
 from app.auth.tickets import Tickets
 from app.auth.tokens import TokenVerifier
@@ -13,6 +13,7 @@ from app.cluster import redis as cluster_redis
 from app.cluster.instance import Instance
 from app.cluster.presence import presence_topic
 from app.db.database import Database
+from app.development import setup
 from app.lifespan import lifespan
 from app.mesh import client as mesh_client
 from app.mesh.memory import MemoryBroker
@@ -92,5 +93,5 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
     for http_router in routes.HTTP:
         app.include_router(http_router)
     if settings.development:
-        development.install(app, broker)
+        setup.install(app, broker)
     return app
