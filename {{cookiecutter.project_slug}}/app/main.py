@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 
 from app import routes
 from app.auth.authenticator import Authenticator
+from app.auth.origins import Origins
 from app.auth.tickets import Tickets
 from app.auth.tokens import TokenVerifier
 from app.broadcasts.service import BroadcastService
@@ -89,6 +91,14 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
     app.state.draining = Draining(sessions, instance.registry, settings.drain_seconds)
 
     problems.install(app)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=Origins(settings.allowed_origins).allowed,
+        allow_credentials=True,
+        allow_methods=["*"],
+        allow_headers=["*"],
+        expose_headers=["Location"],
+    )
     app.add_middleware(websocket.SocketsFirst)
     for http_router in routes.HTTP:
         app.include_router(http_router)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
+from typing import Final
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection
 
 from app.errors import Code, Problem
 
+logger = logging.getLogger(__name__)
+
+_MOST_LOGGED: Final = 200
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -20,7 +25,7 @@ class Origins:
         Raises:
             ValueError: an entry is something that no browser would ever send.
         """
-        self._allowed = frozenset(_as_browsers_send_it(origin) for origin in allowed)
+        self.allowed: Final = frozenset(_as_browsers_send_it(origin) for origin in allowed)
 
     def check(self, connection: HTTPConnection, *, required: bool) -> None:
         """Refuse a foreign origin, and with `required` also one that is not told.
@@ -31,7 +36,8 @@ class Origins:
         origins = [value for name, value in connection.scope["headers"] if name == b"origin"]
         if not origins and not required:
             return
-        if len(origins) != 1 or origins[0].decode("latin-1") not in self._allowed:
+        if len(origins) != 1 or origins[0].decode("latin-1") not in self.allowed:
+            logger.info("refused: %r is not in ALLOWED_ORIGINS", b", ".join(origins)[:_MOST_LOGGED])
             raise Problem(Code.FORBIDDEN, "This origin may not connect")
 
 
