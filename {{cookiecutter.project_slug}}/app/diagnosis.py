@@ -59,6 +59,8 @@ async def _check(
     try:
         async with asyncio.timeout(_SECONDS):
             await probe(settings)
+    except LookupError as error:
+        return Finding(False, f"{what}: {error}")
     except TimeoutError:
         return Finding(False, f"{what}: no answer within {_SECONDS:.0f} s")
     except Exception as error:
@@ -150,7 +152,9 @@ def _settings(settings: Settings) -> list[Finding]:
         found.append(Finding(True, "services get no token: MESH_TOKEN_SECRET is empty"))
     if settings.jwt_audience is None:
         found.append(Finding(True, "tokens for an audience are refused: JWT_AUDIENCE is empty"))
-    if settings.jwt_issuer is None:
+    if settings.jwt_issuer is None and settings.jwks_url is None:
+        found.append(Finding(True, "JWT_SECRET alone says who issued a token: JWT_ISSUER is empty"))
+    elif settings.jwt_issuer is None:
         found.append(Finding(not production, "tokens of any issuer are good: set JWT_ISSUER"))
     if settings.allowed_origins:
         found.append(

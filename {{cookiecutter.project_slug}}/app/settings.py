@@ -5,12 +5,23 @@ from __future__ import annotations
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, FilePath, SecretStr, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 MIN_SECRET_BYTES = 32
 MIN_SECRET_CHARACTERS = 10
 """How many different characters a secret needs at least."""
+
+
+_REDIS = (
+    "redis",
+    "rediss",
+    "redis+sentinel",
+    "rediss+sentinel",
+    "redis+cluster",
+    "rediss+cluster",
+    "memory",
+)
 
 
 def _split(value: object) -> object:
@@ -25,6 +36,17 @@ def _origin(value: str) -> str:
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/"):
         raise ValueError(f"{value!r} is no origin: write scheme://host or scheme://host:port")
     return f"{parts.scheme}://{parts.netloc}".lower()
+
+
+def _address(*kinds: str) -> AfterValidator:
+    """Of one of these kinds; what else is wrong with it shows when it is used."""
+
+    def check(address: str) -> str:
+        if not address.startswith(tuple(f"{kind}://" for kind in kinds)):
+            raise ValueError(f"must begin with {'://, '.join(kinds)}://")
+        return address
+
+    return AfterValidator(check)
 
 
 def _is_weak(secret: str) -> bool:
@@ -53,7 +75,9 @@ class MeshSettings(BaseSettings):
     """Prefix of every Redis key and every queue: two BFFs on one Redis need two names."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     log_format: Literal["json", "text"] = "json"
-    amqp_url: str = "amqp://guest:guest@localhost:5672/"
+    amqp_url: Annotated[str, _address("amqp", "amqps", "memory")] = (
+        "amqp://guest:guest@localhost:5672/"
+    )
     """`amqp://`, `amqps://`, or `memory://`: a mesh inside this process."""
     request_timeout: Seconds = 10
     """Seconds a mesh call may take when the caller names no time."""
@@ -76,10 +100,12 @@ class Settings(MeshSettings):
 
     environment: Literal["development", "test", "production"] = "production"
 
-    redis_url: str = "redis://localhost:6379/0"
+    redis_url: Annotated[str, _address(*_REDIS)] = "redis://localhost:6379/0"
     """`redis://`, `rediss://`, `redis+sentinel://host:port,host:port/master`, `redis+cluster://`,
     or `memory://`: an embedded engine for one process."""
-    database_url: str = "sqlite+aiosqlite:///bff.sqlite3"
+    database_url: Annotated[str, _address("sqlite+aiosqlite", "postgresql+asyncpg")] = (
+        "sqlite+aiosqlite:///bff.sqlite3"
+    )
     """An async SQLAlchemy address: `sqlite+aiosqlite://` or `postgresql+asyncpg://`."""
 
     jwt_secret: Annotated[SecretStr | None, BlankIsNone] = None

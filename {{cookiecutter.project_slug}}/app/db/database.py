@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import NullPool, event, text
+from sqlalchemy import NullPool, event, inspect, text
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
@@ -21,6 +21,9 @@ from app.settings import Settings
 
 _SECONDS: Final = 10
 """The longest that a statement, a connection or a place in the pool is waited for."""
+
+_REVISION: Final = "alembic_version"
+"""The table in which Alembic keeps how far it came."""
 
 UNAVAILABLE: Final = (OperationalError, InterfaceError, PoolTimeoutError, OSError, TimeoutError)
 """What a database in trouble raises."""
@@ -49,6 +52,15 @@ class Database:
         """
         async with asyncio.timeout(timeout), self.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
+
+    async def has_schema(self, timeout: float = 3) -> bool:
+        """Whether it was ever migrated, found out within `timeout` seconds.
+
+        Raises:
+            Exception: it gave no answer; of `UNAVAILABLE` in most cases.
+        """
+        async with asyncio.timeout(timeout), self.engine.connect() as connection:
+            return await connection.run_sync(lambda sync: inspect(sync).has_table(_REVISION))
 
     async def close(self) -> None:
         """Close the pool."""

@@ -101,7 +101,7 @@ async def _redis(state: State) -> str:
 async def _database(state: State) -> str:
     try:
         async with asyncio.timeout(_PING_SECONDS):
-            await state.database.ping()
+            has_schema = await state.database.has_schema()
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    return ""
+    return "" if has_schema else "it has no schema yet: run `bff migrate`"

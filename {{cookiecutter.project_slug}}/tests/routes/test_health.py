@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from sqlalchemy import text
 
 from tests.running import Bff
 
@@ -15,18 +16,26 @@ async def test_a_sound_instance_is_alive_and_ready(bff: Bff) -> None:
     assert set(ready.json()["checks"]) == {"redis", "mesh", "database", "instance"}
 
 
-@pytest.mark.parametrize("part", ["redis", "database"])
+@pytest.mark.parametrize(("part", "asked"), [("redis", "ping"), ("database", "has_schema")])
 async def test_what_is_away_is_named_with_the_reason(
-    bff: Bff, part: str, monkeypatch: pytest.MonkeyPatch
+    bff: Bff, part: str, asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def away() -> None:
         raise ConnectionError("gone fishing")
 
-    monkeypatch.setattr(getattr(bff.app.state, part), "ping", away)
+    monkeypatch.setattr(getattr(bff.app.state, part), asked, away)
     async with bff.http() as http:
         ready = await http.get("/health/ready")
     assert ready.status_code == 503
     assert ready.json()["checks"][part] == {"ok": False, "reason": "ConnectionError: gone fishing"}
+
+
+async def test_a_database_that_was_never_migrated_is_not_ready(bff: Bff) -> None:
+    async with bff.app.state.database.engine.begin() as connection:
+        await connection.execute(text("DROP TABLE alembic_version"))
+    async with bff.http() as http:
+        ready = await http.get("/health/ready")
+    assert "run `bff migrate`" in ready.json()["checks"]["database"]["reason"]
 
 
 async def test_a_relay_that_does_not_hear_is_not_ready(bff: Bff) -> None:
