@@ -59,6 +59,12 @@ class Browser:
         call = {"service": service, "method": method, "params": params, "trace_id": trace_id}
         return await self.ask({"type": "request", "payload": call})
 
+    async def subscribe(self, *topics: str, **since: str) -> dict[str, Any]:
+        """The payload of the response to a subscription; `since` are ids, by topic."""
+        wishes = [{"topic": topic, "since": since.get(topic)} for topic in topics]
+        wish = {"topics": wishes, "trace_id": f"subscribe {' '.join(topics)}"}
+        return await self.ask({"type": "subscribe", "payload": wish})
+
     async def ask(self, frame: dict[str, Any]) -> dict[str, Any]:
         """Send a frame; the payload of the answer that has its trace id."""
         trace_id = frame["payload"]["trace_id"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
@@ -68,15 +67,10 @@ def messenger(bff: Bff) -> Messenger:
     return sender
 
 
-async def subscribe(browser: Browser, *topics: str, **since: str) -> dict[str, Any]:
-    wishes = [{"topic": topic, "since": since.get(topic)} for topic in topics]
-    return await browser.ask({"type": "subscribe", "payload": {"topics": wishes, "trace_id": "s"}})
-
-
 async def test_a_topic_that_one_may_have_brings_its_messages(
     alice: Browser, messenger: Messenger
 ) -> None:
-    answer = await subscribe(alice, "prices.tea.green", "orders.alice")
+    answer = await alice.subscribe("prices.tea.green", "orders.alice")
     assert answer["error"] is None
     assert set(answer["result"]["positions"]) == {"topic:prices.tea.green", "topic:orders.alice"}
     assert answer["result"]["recovered"] == {}
@@ -104,18 +98,18 @@ async def test_a_topic_that_one_may_have_brings_its_messages(
 async def test_nothing_is_had_that_no_rule_allows(
     alice: Browser, topic: str, code: str | None
 ) -> None:
-    answer = await subscribe(alice, topic)
+    answer = await alice.subscribe(topic)
     assert (answer["error"] and answer["error"]["code"]) == code
     assert "s3cr3t" not in str(answer)
 
 
 async def test_a_scope_that_is_missing_forbids(bff: Bff) -> None:
     async with bff.browser("alice", []) as browser:
-        assert (await subscribe(browser, "prices.tea"))["error"]["code"] == "forbidden"
+        assert (await browser.subscribe("prices.tea"))["error"]["code"] == "forbidden"
 
 
 async def test_one_refused_topic_refuses_them_all(alice: Browser, messenger: Messenger) -> None:
-    answer = await subscribe(alice, "prices.tea", "orders.bob")
+    answer = await alice.subscribe("prices.tea", "orders.bob")
     assert answer["error"]["code"] == "forbidden"
     await messenger.to_topic("prices.tea", 1)
     await messenger.to_user("alice", "marker", None)
@@ -126,7 +120,7 @@ async def test_a_position_brings_what_was_missed_after_the_response(
     alice: Browser, messenger: Messenger
 ) -> None:
     ids = [await messenger.to_topic("prices", number) for number in range(4)]
-    answer = await subscribe(alice, "prices", prices=ids[0])
+    answer = await alice.subscribe("prices", prices=ids[0])
     assert answer["result"] == {
         "positions": {"topic:prices": ids[-1]},
         "recovered": {"topic:prices": True},
@@ -135,12 +129,12 @@ async def test_a_position_brings_what_was_missed_after_the_response(
 
 
 async def test_a_position_in_another_stream_is_invalid(alice: Browser) -> None:
-    answer = await subscribe(alice, "prices", prices="topic:other/abc/1")
+    answer = await alice.subscribe("prices", prices="topic:other/abc/1")
     assert answer["error"]["code"] == "invalid_params"
 
 
 async def test_unsubscribing_ends_it(alice: Browser, messenger: Messenger) -> None:
-    await subscribe(alice, "prices")
+    await alice.subscribe("prices")
     frame = {"type": "unsubscribe", "payload": {"topics": ["prices"], "trace_id": "u"}}
     assert await alice.ask(frame) == {"trace_id": "u", "result": {}, "error": None}
     await messenger.to_topic("prices", 1)
