@@ -5,6 +5,7 @@ PORT ?= 8000
 ARGS ?=
 UPGRADE ?=
 
+export RUFF_CACHE_DIR := $(CURDIR)/.ruff_cache
 PROJECT := {{cookiecutter.project_slug}}
 VENV := .venv
 BIN := $(VENV)/bin
