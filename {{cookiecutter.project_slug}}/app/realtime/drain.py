@@ -93,7 +93,8 @@ class Draining:
                 await self._registry.emptied()
                 turns.cancel()
         except TimeoutError:
-            logger.warning("%d sockets were still busy", len(self._registry))
+            if self._seconds:
+                logger.warning("%d sockets were still busy", len(self._registry))
         finally:
             for connection in self._registry:
                 connection.close(CloseCode.DRAIN, "drain")

@@ -129,7 +129,8 @@ def _of_invalid_request(_: HTTPConnection, error: RequestValidationError) -> Res
     """What is wrong and where, without the value that was given."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
-    return problem_response(Problem(Code.INVALID_PARAMS, f"{where}: {first['msg']}"[:_MAX_DETAIL]))
+    what = first["msg"].removeprefix("Value error, ")
+    return problem_response(Problem(Code.INVALID_PARAMS, f"{where}: {what}"[:_MAX_DETAIL]))
 
 
 def _of_http_exception(_: HTTPConnection, error: HTTPException) -> Response:

@@ -17,6 +17,7 @@ _QUERY = re.compile(r"\?\S*")
 _NOISY = {
     "aiormq": logging.CRITICAL,
     "aio_pika": logging.CRITICAL,
+    "alembic.runtime.plugins": logging.WARNING,
     "httpx": logging.WARNING,
     "uvicorn.error": logging.INFO,
     "websockets.server": logging.WARNING,
