@@ -49,7 +49,7 @@ class AsgiSocket:
         """Run the application, in a task that the server waits for when it shuts down."""
         extensions = {"websocket.http.response": {}, EXTENSION: self._socket}
         self._scope["extensions"] = extensions
-        self._socket.asgi = self
+        self._socket.endpoint = self
         task = self._sockets.loop.create_task(self._run(app))
         self._sockets.tasks.add(task)
         task.add_done_callback(self._sockets.tasks.discard)

@@ -120,6 +120,16 @@ class Parser:
         return start, length
 
 
+class Deaf:
+    """Takes the place of the parser once the peer has closed, or has broken the protocol."""
+
+    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        return iter(())
+
+
+DEAF: Final = Deaf()
+
+
 def close_code(payload: bytes) -> int:
     """The code that a close frame names (section 7.4).
 

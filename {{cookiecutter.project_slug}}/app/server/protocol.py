@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from app.connections.close_codes import CloseCode
 from app.connections.frames import header
@@ -14,17 +14,16 @@ from app.server.outgoing import Outgoing
 from app.server.parser import (
     BINARY,
     CLOSE,
+    DEAF,
     PING,
     PONG,
     TEXT,
     BadFrameError,
+    Deaf,
     Parser,
     close_code,
 )
 from app.server.sockets import Sockets
-
-if TYPE_CHECKING:
-    from app.server.asgi import AsgiSocket
 
 _CLOSE_SECONDS: Final = 2.0
 """How long a peer has to answer a close. `transport.close()` alone would wait for ever for one
@@ -36,14 +35,20 @@ _MOST_REASON: Final = 123
 _PING: Final = header(PING, 0)
 
 
-class _Deaf:
-    """Takes the place of the parser once the peer has closed, or has broken the protocol."""
+class Endpoint(Protocol):
+    """Who has a socket that is not detached."""
 
-    def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        return iter(())
+    def take(self, data: str | bytes) -> None:
+        """A message has come."""
 
+    def taken(self) -> list[str | bytes]:
+        """Messages that have come and that the application has not received."""
 
-_DEAF: Final = _Deaf()
+    def disconnect(self, code: int) -> None:
+        """The socket is gone."""
+
+    def stop(self) -> None:
+        """The server shuts down: who still waits for an answer gets one."""
 
 
 class WebSocketProtocol(Outgoing):
@@ -66,14 +71,14 @@ class WebSocketProtocol(Outgoing):
         "_receive",
         "_timer",
         "_unanswered",
-        "asgi",
+        "endpoint",
     )
 
     def __init__(self, sockets: Sockets, transport: asyncio.Transport) -> None:
         super().__init__(sockets, transport)
-        self.asgi: AsgiSocket | None = None
+        self.endpoint: Endpoint | None = None
         """Who is given the messages, until the socket is detached."""
-        self._parser: Parser | _Deaf | None = None
+        self._parser: Parser | Deaf | None = None
         """There is one once the handshake is accepted."""
         self._early = b""
         self._is_reading = True
@@ -122,12 +127,12 @@ class WebSocketProtocol(Outgoing):
         self._abort_later()
 
     def detach(self, receive: Callable[[str | bytes], None], closed: Callable[[int], None]) -> bool:
-        if self.is_closing or self.asgi is None:
+        if self.is_closing or self.endpoint is None:
             return False
         self._receive, self._closed = receive, closed
         self._context = contextvars.copy_context()
-        asgi, self.asgi = self.asgi, None
-        for data in asgi.taken():
+        endpoint, self.endpoint = self.endpoint, None
+        for data in endpoint.taken():
             if not self.is_closing:
                 self._deliver(data)
         self.resume_reading()
@@ -147,9 +152,9 @@ class WebSocketProtocol(Outgoing):
 
     def let_go(self) -> None:
         """The endpoint has returned: unless the socket is detached, it ends."""
-        if self.asgi is not None:
+        if self.endpoint is not None:
             self.close(NORMAL)
-            self.asgi = None
+            self.endpoint = None
 
     def resume_reading(self) -> None:
         """Take messages again."""
@@ -183,8 +188,8 @@ class WebSocketProtocol(Outgoing):
 
     def shutdown(self) -> None:
         """The server stops."""
-        if self._parser is None and self.asgi is not None:
-            self.asgi.stop()
+        if self._parser is None and self.endpoint is not None:
+            self.endpoint.stop()
         self.close(SERVICE_RESTART)
         self.transport.close()
 
@@ -199,16 +204,16 @@ class WebSocketProtocol(Outgoing):
         self._receive = self._closed = self._context = None
         if closed is not None and context is not None:
             context.run(closed, self._code)
-        elif self.asgi is not None:
-            self.asgi.disconnect(self._code)
+        elif self.endpoint is not None:
+            self.endpoint.disconnect(self._code)
 
     # Frames that come in
 
     def _handle(self, opcode: int, payload: bytes) -> None:
         if opcode == CLOSE:
-            if self._parser is not _DEAF:
+            if self._parser is not DEAF:
                 self._code = close_code(payload)
-                self._parser = _DEAF
+                self._parser = DEAF
                 if not self.is_closing:
                     self._send_close(payload)
                 self._end()
@@ -235,8 +240,8 @@ class WebSocketProtocol(Outgoing):
         self.add(header(PONG, len(payload)) + payload)
 
     def _deliver(self, data: str | bytes) -> None:
-        if self.asgi is not None:
-            self.asgi.take(data)
+        if self.endpoint is not None:
+            self.endpoint.take(data)
             if self._is_reading:
                 self._is_reading = False
                 self.transport.pause_reading()
@@ -286,7 +291,7 @@ class WebSocketProtocol(Outgoing):
     def _fail(self, error: BadFrameError) -> None:
         """Say what is wrong and hear no more. What the peer still sends is read all the same: else
         it would be told that the connection was reset, and nothing else."""
-        self._parser = _DEAF
+        self._parser = DEAF
         if self.is_closing:
             self._end()
             return

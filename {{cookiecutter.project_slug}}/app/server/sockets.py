@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-if TYPE_CHECKING:
-    from app.server.outgoing import Outgoing
-
 _FLUSH_BATCH: Final = 100
 """Sockets written to in one turn of the loop, in less than a millisecond. What comes meanwhile for
 those that are still to be written to leaves with what they have."""
+
+
+class Writer(Protocol):
+    """A socket's way out."""
+
+    transport: asyncio.Transport
+    outgoing: bytes | list[bytes] | None
+    """Of several frames a list."""
+
+    def flush(self) -> None:
+        """Hand over what has gathered."""
 
 
 class Sockets:
@@ -35,10 +43,10 @@ class Sockets:
         """Seconds; 0 for no pings."""
         self.ping_timeout = config.ws_ping_timeout or 0.0
         """Seconds; 0 to wait for ever."""
-        self.dirty: Final[list[Outgoing]] = []
+        self.dirty: Final[list[Writer]] = []
         """Who has something to write; whoever adds the first calls `flush_soon`."""
 
-    def be_dirty(self, socket: Outgoing) -> None:
+    def be_dirty(self, socket: Writer) -> None:
         """Let a socket write in the next turn of the loop."""
         if not self.dirty:
             self.flush_soon()
