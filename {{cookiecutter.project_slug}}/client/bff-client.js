@@ -53,7 +53,8 @@ export class BffClient {
 
   #calls;
   #positions = new Positions();
-  #broadcasts = new Set();
+  /** Of each broadcast whether it came as a greeting. */
+  #broadcasts = new Map();
   #wanted = new Map();
   #heard = new Set();
   #tuning = false;
@@ -373,7 +374,7 @@ export class BffClient {
     if (typeof topic !== "string") return;
     const { isNew, missed } = this.#positions.reach(id);
     this.#tellGap(missed);
-    if (!isNew || this.#isRepeated(event?.broadcast_id)) return;
+    if (!isNew || this.#isRepeated(event?.broadcast_id, id)) return;
     if (id === null) this.#followServer(topic, event);
     this.#tell(topic, event, id);
   }
@@ -387,13 +388,18 @@ export class BffClient {
     if (Object.keys(missed).length > 0) this.#listeners.tell(GAP, missed);
   }
 
-  /** A broadcast that greets everybody who connects comes again with the same id. */
-  #isRepeated(id) {
-    if (typeof id !== "string") return false;
-    if (this.#broadcasts.has(id)) return true;
-    this.#broadcasts.add(id);
+  /**
+   * A broadcast that greets everybody who connects comes again with the same id: as a greeting,
+   * which has no place in a stream, or once as the stored message. Two stored ones are two.
+   */
+  #isRepeated(broadcastId, id) {
+    if (typeof broadcastId !== "string" || id?.startsWith(TOPIC)) return false;
+    const isGreeting = id === null;
+    const hasGreeted = this.#broadcasts.get(broadcastId);
+    if (hasGreeted !== undefined) return isGreeting || hasGreeted;
+    this.#broadcasts.set(broadcastId, isGreeting);
     if (this.#broadcasts.size > REMEMBERED_BROADCASTS) {
-      this.#broadcasts.delete(this.#broadcasts.values().next().value);
+      this.#broadcasts.delete(this.#broadcasts.keys().next().value);
     }
     return false;
   }
@@ -423,6 +429,7 @@ export class BffClient {
     if (this.#tuning) return;
     this.#tuning = true;
     while (this.#state === "open") {
+      for (const topic of this.#heard) this.#wanted.get(topic)?.resolve();
       const surplus = without(this.#heard, this.#wanted);
       const missing = without(this.#wanted.keys(), this.#heard);
       const isLeaving = surplus.length > 0;
@@ -603,7 +610,7 @@ class Calls {
     clearTimeout(call.timer);
     call.timer = setTimeout(() => {
       this.#fail(call, "timeout", "No answer in time", { retryable: !call.written });
-    }, ms);
+    }, Math.min(ms, LONGEST_TIMER_MS));
   }
 
   #lose(call) {

@@ -67,8 +67,11 @@ class Browser:
 
     async def ask(self, frame: dict[str, Any]) -> dict[str, Any]:
         """Send a frame; the payload of the answer that has its trace id."""
-        trace_id = frame["payload"]["trace_id"]
         await self.send(frame)
+        return await self.answer(frame["payload"]["trace_id"])
+
+    async def answer(self, trace_id: str) -> dict[str, Any]:
+        """The payload of the answer that has this trace id; other frames stay for later."""
         answer = await self._first(lambda frame: frame["payload"].get("trace_id") == trace_id)
         payload: dict[str, Any] = answer["payload"]
         return payload

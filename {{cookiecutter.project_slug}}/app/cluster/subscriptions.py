@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from app.cluster.channels import Channels
@@ -88,6 +89,8 @@ class Subscriptions:
         self._most = settings.topics_per_connection
         self._keys = Keys(settings.prefix)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._wishes: dict[Connection, list[set[str]]] = {}
+        """Topics that connections ask for, while nobody knows yet whether they may."""
 
     async def enter(self, connection: Connection, since: Mapping[str, Position]) -> Entered:
         """Make a registered connection known everywhere, and join it to `user` and `all`.
@@ -155,7 +158,9 @@ class Subscriptions:
             async with asyncio.timeout(_SECONDS):
                 pages = await self._read(topics)
         except BaseException as error:
-            self.unsubscribe(connection, topics)
+            for topic, feed, joiner in zip(topics, feeds, joiners, strict=True):
+                if feed.joining.get(connection) is joiner:  # nobody has begun it anew
+                    self._feeds.leave_topic(connection, topic)
             if isinstance(error, UNAVAILABLE):
                 raise Problem(Code.SERVICE_UNAVAILABLE, "Try again") from error
             raise
@@ -172,8 +177,30 @@ class Subscriptions:
 
     def unsubscribe(self, connection: Connection, topics: Iterable[str]) -> None:
         """Take topics back; whoever has one not is none the worse for it."""
+        topics = set(topics)
+        for wish in self._wishes.get(connection, ()):
+            wish -= topics
         for topic in topics:
             self._feeds.leave_topic(connection, topic)
+
+    def take_back(self, connection: Connection, topics: Sequence[str]) -> None:
+        """Unsubscribe it unasked; it is told with `unsubscribed`."""
+        self.unsubscribe(connection, topics)
+        connection.send(Event("unsubscribed", {"topics": list(topics)}))
+
+    @contextmanager
+    def wished(self, connection: Connection, topics: Iterable[str]) -> Iterator[Set[str]]:
+        """While it is found out whether a connection may have topics: what is taken back meanwhile
+        leaves the set that this gives."""
+        wish = set(topics)
+        wishes = self._wishes.setdefault(connection, [])
+        wishes.append(wish)
+        try:
+            yield wish
+        finally:
+            self._wishes[connection] = [one for one in wishes if one is not wish]
+            if not self._wishes[connection]:
+                del self._wishes[connection]
 
     def subscribe_user(self, user_id: str, topic: str) -> None:
         """Let all of a user's connections here have a topic; each is told with `subscribed`."""
@@ -183,8 +210,7 @@ class Subscriptions:
     def unsubscribe_user(self, user_id: str, topic: str) -> None:
         """Take it back; each is told with `unsubscribed`."""
         for connection in self._registry.by_user(user_id):
-            self.unsubscribe(connection, [topic])
-            connection.send(Event("unsubscribed", {"topics": [topic]}))
+            self.take_back(connection, [topic])
 
     async def _subscribe_and_tell(self, connection: Connection, topic: str) -> None:
         if connection.closing is not None:

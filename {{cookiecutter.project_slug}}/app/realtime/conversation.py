@@ -82,6 +82,9 @@ class Conversation:
         self.warned = False
         """Whether the client was told that this socket will be closed with 4001."""
         self._finishing = False
+        self._early: list[str | bytes] | None = None
+        """What has come while it was not known whether the socket is let in."""
+        self._early_size = 0
 
     def receive(self, data: str | bytes) -> None:
         """Take one frame as it came from the socket. Never waits, never raises."""
@@ -91,11 +94,19 @@ class Conversation:
         if len(data) > self._settings.max_frame_bytes:
             self.connection.close(CloseCode.MESSAGE_TOO_BIG)
             return
+        if self._early is not None:
+            self._early.append(data)
+            self._early_size += len(data)
+            if self._early_size > self._settings.max_queue_bytes:
+                self.connection.close(CloseCode.TOO_MANY_REQUESTS)
+            return
         value: Any = None
         try:
-            value = decode(data)
+            try:
+                value = decode(data)
+            finally:
+                self._check_rate()
             check_depth(value, self._settings.max_json_depth)
-            self._check_rate()
             frame = parse(value)
         except Problem as problem:
             self._refuse(problem, value)
@@ -103,6 +114,16 @@ class Conversation:
         self._bad = 0
         self._metrics.frames_in.labels(frame.type).inc()
         self._handle(frame)
+
+    def hold(self) -> None:
+        """Do nothing of what comes until `go_on`: the socket may still be refused."""
+        self._early = []
+
+    def go_on(self) -> None:
+        """The socket is let in: do what has come meanwhile."""
+        early, self._early = self._early or [], None
+        for data in early:
+            self.receive(data)
 
     def closed(self) -> None:
         """The socket is gone: end what still runs for it."""
@@ -173,7 +194,7 @@ class Conversation:
         except Problem as problem:
             self._send_problem(trace_id, problem)
         except Exception:
-            logger.exception("request %s of %s failed", trace_id, self.connection.id)
+            logger.exception("request %r of %s failed", trace_id, self.connection.id)
             self._send_problem(trace_id, Problem(Code.INTERNAL, outcome=Outcome.UNKNOWN))
 
     def _done(self, trace_id: str, task: asyncio.Task[None]) -> None:
@@ -190,7 +211,12 @@ class Conversation:
 
     async def _subscribe(self, wish: Subscribe) -> Any:
         topics = {one.topic: one.position for one in wish.topics}
-        await self._dispatcher.check_topics(self.caller, topics)
+        with self._subscriptions.wished(self.connection, topics) as still_wished:
+            await self._dispatcher.check_topics(self.caller, topics)
+        if self._dispatcher.out_of_scope(self.caller, topics):
+            raise Problem(Code.FORBIDDEN, "The new token allows less")
+        if len(still_wished) < len(topics):
+            raise Problem(Code.CANCELLED, "Unsubscribed meanwhile", outcome=Outcome.NOT_SENT)
         joined = await self._subscriptions.subscribe(self.connection, topics)
         return {"positions": positions(joined), "recovered": recovered(joined)}
 
@@ -201,6 +227,8 @@ class Conversation:
         self.caller = caller
         self._expiry.cancel()
         self._expiry = self._expire_later()
+        if lost := self._dispatcher.out_of_scope(caller, self.connection.topics):
+            self._subscriptions.take_back(self.connection, lost)
         return {"expires_at": caller.expires_at}
 
     def _expire_later(self) -> asyncio.TimerHandle:
@@ -222,7 +250,7 @@ class Conversation:
         try:
             payload = Response(trace_id, result).encode()
         except TypeError as error:
-            logger.exception("the result of request %s is no JSON", trace_id)
+            logger.exception("the result of request %r is no JSON", trace_id)
             raise Problem(Code.SERVICE_ERROR, outcome=Outcome.DONE) from error
         if len(payload) > self._settings.max_queue_bytes:
             raise Problem(Code.SERVICE_ERROR, "The answer is too large", outcome=Outcome.DONE)

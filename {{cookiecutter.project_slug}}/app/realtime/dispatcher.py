@@ -22,7 +22,7 @@ from app.realtime.exposure import Exposure
 from app.realtime.forwarder import Forwarder
 from app.realtime.handlers import validate
 from app.realtime.limits import InFlight
-from app.realtime.router import Method, RealtimeRouter, Topic
+from app.realtime.router import Method, RealtimeRouter, Topic, TopicRule
 
 logger = logging.getLogger(__name__)
 
@@ -96,18 +96,33 @@ class Dispatcher:
         Raises:
             Problem: `not_found`, nobody offers such a topic; `forbidden`; or what the rule raised.
         """
+        self._in_flight.enter(caller.user_id)
+        try:
+            for topic in topics:
+                await self._check_topic(caller, topic)
+        finally:
+            self._in_flight.leave(caller.user_id)
+
+    async def _check_topic(self, caller: Caller, topic: str) -> None:
+        rule = self._rule(topic)
+        if rule is None:
+            raise Problem(Code.NOT_FOUND, f"No topic {topic} is offered")
+        caller.require(*rule.scopes)
         mesh = self._mesh_of(caller, None)
-        for topic in topics:
-            rule = next((rule for rule in self._topics if rule.matches(topic)), None)
-            if rule is None:
-                raise Problem(Code.NOT_FOUND, f"No topic {topic} is offered")
-            caller.require(*rule.scopes)
-            async with self._bounded(f"topic {topic}", self._settings.request_timeout):
-                may = await rule.handler(
-                    self._at_hand.arguments({Topic: Topic(topic), Caller: caller, MeshClient: mesh})
-                )
-            if may is not True:
-                raise Problem(Code.FORBIDDEN, f"Topic {topic} is not for you")
+        async with self._bounded(f"topic {topic}", self._settings.request_timeout):
+            may = await rule.handler(
+                self._at_hand.arguments({Topic: Topic(topic), Caller: caller, MeshClient: mesh})
+            )
+        if may is not True:
+            raise Problem(Code.FORBIDDEN, f"Topic {topic} is not for you")
+
+    def out_of_scope(self, caller: Caller, topics: Iterable[str]) -> list[str]:
+        """Of these topics those for which the caller has not the scopes, whatever rules say."""
+        rules = ((topic, self._rule(topic)) for topic in topics)
+        return [topic for topic, rule in rules if rule and not rule.scopes <= caller.scopes]
+
+    def _rule(self, topic: str) -> TopicRule | None:
+        return next((rule for rule in self._topics if rule.matches(topic)), None)
 
     def _target(self, caller: Caller, call: Call) -> Exposure | Method:
         target = self._router.find(call.service, call.method)
@@ -122,7 +137,7 @@ class Dispatcher:
         usual = self._settings.request_timeout
         if isinstance(target, Exposure) and target.timeout is not None:
             usual = limit = min(target.timeout, limit)
-        return usual if call.timeout_ms is None else min(call.timeout_ms / 1000, limit)
+        return usual if call.timeout_ms is None else min(call.timeout_ms, limit * 1000) / 1000
 
     async def _answer(
         self, method: Method, caller: Caller, call: Call, mesh: MeshClient, timeout: float

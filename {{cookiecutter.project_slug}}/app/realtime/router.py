@@ -76,6 +76,8 @@ class RealtimeRouter:
 
     targets: dict[str, Exposure | Method] = field(default_factory=dict)
     """By `<service>.<method>`, as browsers call it."""
+    exposed: set[tuple[str, str]] = field(default_factory=set)
+    """Service and method of what goes to the mesh: both may hold dots."""
     patterns: dict[str, Pattern] = field(default_factory=dict)
     """By `<service>.<pattern>`, in the order of their declaration."""
     served: dict[str, Served] = field(default_factory=dict)
@@ -129,10 +131,13 @@ class RealtimeRouter:
                 self._add_pattern(f"{service}.{method}", Pattern.of(service, method, exposure))
             else:
                 self._offer(f"{service}.{method}", exposure)
+                self.exposed.add((service, method))
 
     def find(self, service: str, method: str) -> Exposure | Method | None:
         """What a browser reaches under that name, if anything."""
         target = self.targets.get(f"{service}.{method}")
+        if isinstance(target, Exposure) and (service, method) not in self.exposed:
+            target = None  # the same text, parted at another dot
         if target is None:
             for pattern in self.patterns.values():
                 if pattern.matches(service, method):
@@ -214,6 +219,7 @@ class RealtimeRouter:
         """
         for name, target in other.targets.items():
             self._offer(name, target)
+        self.exposed |= other.exposed
         for name, pattern in other.patterns.items():
             self._add_pattern(name, pattern)
         for name, served in other.served.items():

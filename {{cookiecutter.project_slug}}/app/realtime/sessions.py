@@ -81,6 +81,7 @@ class Sessions:
             self._settings,
             self._metrics,
         )
+        conversation.hold()
         self._open.add(conversation)
         return conversation
 
@@ -117,6 +118,8 @@ class Sessions:
             connection.open(self._hello(connection, caller, all_joined), beginnings(all_joined))
             for greeting in greetings:
                 connection.send(greeting)
+            if connection.closing is None:
+                conversation.go_on()
             await self._subscriptions.catch_up(connection, joined)
         if self._registry.by_id(connection.id) is None:
             self._subscriptions.leave(connection)

@@ -269,6 +269,20 @@ async def test_a_provider_that_is_silent_is_not_waited_for_long(
             await make_verifier(settings, provider).verify(first.sign())
 
 
+async def test_a_silent_provider_holds_up_nobody_while_there_are_keys(
+    settings: Settings, first: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "_FETCH_SECONDS", 3600)
+    monkeypatch.setattr(jwks, "_PATIENCE", 0.05)
+    provider = Provider(first.entry())
+    verifier = make_verifier(settings, provider, max_age=0, min_interval=0)
+    await verifier.verify(first.sign())
+    provider.open.clear()
+    async with asyncio.timeout(15):
+        for _ in range(3):
+            assert (await verifier.verify(first.sign())).user_id == "alice"
+
+
 async def test_however_many_ask_there_is_one_fetch(settings: Settings, first: Signer) -> None:
     provider = Provider(first.entry())
     provider.open.clear()

@@ -246,6 +246,18 @@ async def test_of_too_many_the_newest_are_kept(
     assert await texts(service, "alice") == ["2", "3", "4"]
 
 
+async def test_those_for_others_push_out_nobodys(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "MAX_GREETINGS", 3)
+    await create(service, "all", expires_at=soon())
+    for number in range(5):
+        bobs = {"audience": Audience.USERS, "recipients": ["bob"]}
+        await create(service, str(number), expires_at=soon(), **bobs)
+    assert await texts(service, "alice") == ["all"]
+    assert await texts(service, "bob") == ["all", "0", "1", "2", "3", "4"]
+
+
 async def test_greetings_that_cannot_be_had_are_a_problem_and_come_back(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -89,6 +89,14 @@ describe("events", () => {
     assert.equal(heard.length, 202);
   });
 
+  test("of two stored messages with a broadcast_id of their own both are told", async () => {
+    const { bff } = await openClient();
+    const { heard } = listen(bff);
+    for (const id of ["user/e/1", "user/e/2"]) socket().event(id, { broadcast_id: "show" });
+    for (const id of ["topic:t/e/1", "topic:t/e/2"]) socket().event(id, { broadcast_id: "show" });
+    assert.equal(heard.length, 4);
+  });
+
   test("errors that belong to no request have a place of their own", async () => {
     const { bff } = await openClient();
     const errors = [];
@@ -452,6 +460,15 @@ describe("a topic", () => {
     assert.deepEqual(asked().length, 2);
     socket().answer({ positions: at("topic:a/e/9"), recovered: {} });
     await third;
+  });
+
+  test("given up and wanted again behind another request is fulfilled", async () => {
+    const { bff } = await subscribed();
+    void bff.subscribe("b");
+    bff.unsubscribe("a");
+    const again = bff.subscribe("a");
+    socket().answer({ positions: at("topic:b/e/1"), recovered: {} });
+    await again;
   });
 
   test("subscribed twice is one subscription", async () => {

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from app.cluster.redis import RedisClient
+from app.cluster.streams import Page
 from app.cluster.subscriptions import positions, recovered
 from app.connections.connection import Connection
 from app.connections.frames import Frame
@@ -223,3 +225,24 @@ async def test_what_is_no_topic_is_refused_where_it_is_sent(start: StartInstance
     for topic in ("", "two words", "a,b", "x" * 256):
         with pytest.raises(ValueError, match="no topic"):
             await a.messenger.to_topic(topic, 1)
+
+
+async def test_one_that_is_called_off_takes_nothing_from_another(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+
+    async def hang(topics: Mapping[str, Position | None]) -> list[Page]:
+        await asyncio.sleep(3600)
+        return []
+
+    with monkeypatch.context() as patched:
+        patched.setattr(a.subscriptions, "_read", hang)
+        first = asyncio.create_task(a.subscriptions.subscribe(alice, {"prices": None}))
+        await asyncio.sleep(0)
+    await a.subscriptions.subscribe(alice, {"prices": None})
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await a.messenger.to_topic("prices", 7)
+    await until(lambda: events_of(alice, "prices") == [7])

@@ -144,6 +144,20 @@ async def test_a_bug_is_answered_with_a_code_and_nothing_of_the_inside(
     assert (await browser.request("slow", "now"))["error"] is None
 
 
+async def test_a_trace_id_forges_no_line_in_the_log(
+    browser: Browser, caplog: pytest.LogCaptureFixture
+) -> None:
+    await browser.ask(call("broken", "bug", "x\nCRITICAL forged"))
+    assert "request 'x\\nCRITICAL forged' of" in caplog.text
+
+
+@pytest.mark.parametrize("timeout_ms", [10**400, 2**70])
+async def test_a_time_without_end_is_the_longest_there_is(bff: Bff, timeout_ms: int) -> None:
+    async with bff.http() as http:
+        answer = await http.post(f"/rpc/slow/now?timeout_ms={timeout_ms}", json={})
+    assert answer.status_code == 200
+
+
 async def test_what_is_not_offered_cannot_be_called(browser: Browser) -> None:
     assert await code_of(browser, call("orders", "list", "t")) == "not_found"
     assert await code_of(browser, call("closed", "door", "t")) == "forbidden"
@@ -220,6 +234,15 @@ class TestTheRateLimit:
         for number in range(300):
             await browser.send(call("slow", "now", f"{number}"))
         assert await browser.closed() == CloseCode.TOO_MANY_REQUESTS
+
+
+async def test_frames_that_are_too_deep_count_like_others(browser: Browser) -> None:
+    params: Any = []
+    for _ in range(40):
+        params = [params]
+    for number in range(310):
+        await browser.send(call("slow", "now", f"{number}", params={"a": params}))
+    assert await browser.closed() == CloseCode.TOO_MANY_REQUESTS
 
 
 class TestAnExpiredToken:

@@ -113,6 +113,19 @@ def test_nothing_is_offered_twice() -> None:
         one.include(two)
 
 
+def test_names_with_dots_are_not_parted_anew() -> None:
+    """`shop` with `admin.refund` and `shop.admin` with `refund` are the same text."""
+    realtime, other = RealtimeRouter(), RealtimeRouter()
+    other.expose("shop", methods=["admin.refund"], scopes=["clerk"])
+    realtime.include(other)
+    realtime.expose("shop.admin", methods=["*"], scopes=["boss"])
+    clerks, bosses = realtime.find("shop", "admin.refund"), realtime.find("shop.admin", "refund")
+    assert isinstance(clerks, Exposure)
+    assert isinstance(bosses, Exposure)
+    assert (set(clerks.scopes), set(bosses.scopes)) == ({"clerk"}, {"boss"})
+    assert other.find("shop.admin", "refund") is None
+
+
 def test_only_what_was_named_is_exposed() -> None:
     realtime = RealtimeRouter()
     realtime.expose("orders", methods=["list"], scopes=["orders"])

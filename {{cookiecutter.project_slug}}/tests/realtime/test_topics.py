@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -15,6 +18,7 @@ from app.mesh.memory import MemoryBroker
 from app.realtime.router import RealtimeRouter, Topic
 from app.settings import Settings
 from tests.running import Bff, Browser, run
+from tests.waiting import until
 
 realtime = RealtimeRouter()
 
@@ -37,6 +41,29 @@ async def broken() -> bool:
 @realtime.topic("sloppy")
 async def sloppy() -> str:
     return "yes"
+
+
+@realtime.topic("gate.*")
+async def behind_the_gate() -> bool:
+    gate.asked += 1
+    await gate.opened.wait()
+    return True
+
+
+class Gate:
+    """Holds up a rule until it is opened."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.opened = asyncio.Event()
+
+
+gate = Gate()
+
+
+@pytest.fixture(autouse=True)
+def closed_gate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "gate", Gate())
 
 
 @realtime.topic("deprecated.*")
@@ -140,6 +167,59 @@ async def test_unsubscribing_ends_it(alice: Browser, messenger: Messenger) -> No
     await messenger.to_topic("prices", 1)
     await messenger.to_user("alice", "marker", None)
     assert (await alice.receive())["payload"]["topic"] == "marker"
+
+
+def subscription(topic: str, trace_id: str) -> dict[str, Any]:
+    return {"type": "subscribe", "payload": {"topics": [{"topic": topic}], "trace_id": trace_id}}
+
+
+@pytest.mark.parametrize("who", ["the client", "the server"])
+async def test_what_is_taken_back_while_the_rule_is_asked_is_not_had(
+    alice: Browser, messenger: Messenger, who: str
+) -> None:
+    await alice.send(subscription("gate.x", "s"))
+    await until(lambda: gate.asked == 1)
+    if who == "the client":
+        frame = {"type": "unsubscribe", "payload": {"topics": ["gate.x"], "trace_id": "u"}}
+        await alice.ask(frame)
+    else:
+        await messenger.unsubscribe("alice", "gate.x")
+        await alice.event("unsubscribed")
+    gate.opened.set()
+    assert (await alice.answer("s"))["error"]["code"] == "cancelled"
+    await messenger.to_topic("gate.x", 1)
+    await messenger.to_user("alice", "end", None)
+    await alice.event("end")
+    assert not [one for one in alice.passed_over() if one["payload"].get("topic") == "gate.x"]
+
+
+async def test_a_token_with_fewer_scopes_takes_topics_away(
+    bff: Bff, alice: Browser, messenger: Messenger
+) -> None:
+    await alice.subscribe("prices.tea", "orders.alice")
+    token = {"token": bff.token("alice", []), "trace_id": "a"}
+    assert (await alice.ask({"type": "authenticate", "payload": token}))["error"] is None
+    assert (await alice.event("unsubscribed"))["event"] == {"topics": ["prices.tea"]}
+    await messenger.to_topic("prices.tea", 1)
+    await messenger.to_topic("orders.alice", 2)
+    assert (await alice.receive())["payload"]["topic"] == "orders.alice"
+
+
+class TestRulesThatRun:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"requests_per_user": 2})
+
+    async def test_count_as_requests_of_their_user(self, bff: Bff, alice: Browser) -> None:
+        for number in range(2):
+            await alice.send(subscription(f"gate.{number}", f"{number}"))
+        await until(lambda: gate.asked == 2)
+        headers = {"Authorization": f"Bearer {bff.token('alice')}"}
+        async with bff.event_stream(headers, topics="gate.3") as source:
+            assert source.response.status_code == 429
+        gate.opened.set()
+        for number in range(2):
+            assert (await alice.answer(f"{number}"))["error"] is None
 
 
 async def test_two_rules_for_one_pattern_are_a_mistake() -> None:

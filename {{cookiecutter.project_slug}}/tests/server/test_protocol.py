@@ -224,6 +224,21 @@ async def test_a_slow_consumer_is_closed_and_its_neighbour_is_not(
     raw.close()
 
 
+class TestAUserWithTooManyConnections:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"connections_per_user": 1})
+
+    async def test_has_nothing_done_by_one_more(self, bff: Bff) -> None:
+        async with bff.browser("alice"):
+            ping = b'{"type":"ping","payload":{"trace_id":"x"}}'
+            raw = await raw_handshake(bff, early=masked(1, ping))
+            await read_until(raw, struct.pack("!H", CloseCode.CONNECTION_LIMIT))
+            raw.close()
+        metrics = bff.app.state.metrics.registry
+        assert metrics.get_sample_value("bff_frames_in_total", {"type": "ping"}) is None
+
+
 class TestWithoutPongs:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
