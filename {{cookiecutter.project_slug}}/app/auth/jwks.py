@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 import httpx
@@ -16,6 +17,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _FETCH_SECONDS = 5
+_PATIENCE = 0.5
+"""Seconds that a token waits for newer keys while there are old ones."""
 _MAX_BYTES = 1024 * 1024
 
 
@@ -58,8 +61,12 @@ class Jwks(Generic[T]):
         Raises:
             Problem: `service_unavailable` when the provider never gave any.
         """
-        if self._keys is None or self._now() - self._fetched > self._max_age:
+        if self._keys is None:
             await self._refresh()
+        elif self._now() - self._fetched > self._max_age:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    await self._refresh()
         if self._keys is None:
             raise Problem(Code.SERVICE_UNAVAILABLE, "Signing in is not possible at the moment")
         return self._keys

@@ -18,6 +18,10 @@ _SECONDS: Final = 10.0
 """How long the database may take."""
 
 
+MAX_GREETINGS = 100
+"""How many greetings a user gets, and how many for all are kept; of more, the newest."""
+
+
 @dataclass(frozen=True, slots=True)
 class Greeting:
     """A broadcast that has not expired."""
@@ -72,7 +76,7 @@ class Greetings:
             greeting.event
             for greeting in self._greetings
             if greeting.expires_at > now and (greeting.users is None or user_id in greeting.users)
-        ]
+        ][-MAX_GREETINGS:]
 
     def _has(self, current: Position) -> bool:
         loaded = self._loaded

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import tuple_
 from sqlmodel import col, select
 
-from app.broadcasts.greetings import Greeting, Greetings
+from app.broadcasts.greetings import MAX_GREETINGS, Greeting, Greetings
 from app.cluster.pipeline import SharedPipeline
 from app.cluster.redis import UNAVAILABLE as REDIS_UNAVAILABLE
 from app.connections.messages import Event
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_GREETINGS = 100
-"""How many greetings are kept; of more, the newest."""
+MAX_TARGETED = 1_000
+"""How many greetings for some users are kept; of more, the newest."""
 
 
 class BroadcastService:
@@ -149,17 +149,17 @@ class BroadcastService:
             logger.error("broadcast %s is sent, but not noted: %s", broadcast.id, type(error))
 
     async def _load_greetings(self) -> Sequence[Greeting]:
-        query = (
+        newest_first = (
             select(Broadcast)
-            .where(
-                col(Broadcast.expires_at) > datetime.now(UTC),
-                col(Broadcast.audience).in_([Audience.ALL, Audience.USERS]),
-            )
+            .where(col(Broadcast.expires_at) > datetime.now(UTC))
             .order_by(col(Broadcast.created_at).desc(), col(Broadcast.id).desc())
-            .limit(MAX_GREETINGS)
         )
+        broadcasts: list[Broadcast] = []
         async with self._database.session() as session:
-            broadcasts = (await session.exec(query)).all()
+            for audience, most in ((Audience.ALL, MAX_GREETINGS), (Audience.USERS, MAX_TARGETED)):
+                of_audience = newest_first.where(Broadcast.audience == audience).limit(most)
+                broadcasts += (await session.exec(of_audience)).all()
+        broadcasts.sort(key=lambda one: (one.created_at, one.id))
         return [
             Greeting(
                 event=_event(broadcast),
@@ -168,7 +168,7 @@ class BroadcastService:
                 if broadcast.audience == Audience.USERS
                 else None,
             )
-            for broadcast in reversed(broadcasts)
+            for broadcast in broadcasts
             if broadcast.expires_at is not None
         ]
 
