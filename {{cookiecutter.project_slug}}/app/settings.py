@@ -69,7 +69,9 @@ Seconds = Annotated[float, Field(gt=0)]
 class MeshSettings(BaseSettings):
     """What a part of the mesh needs: a service has these alone, the BFF has all."""
 
-    model_config = SettingsConfigDict(env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     app_name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")] = "bff"
     """Prefix of every Redis key and every queue: two BFFs on one Redis need two names."""

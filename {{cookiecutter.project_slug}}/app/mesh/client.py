@@ -259,7 +259,11 @@ class MeshClient:
         outcome = "cancelled"
         try:
             if encrypted:
-                await self._seal(message)
+                self._waiting.enter(message)
+                try:
+                    await self._seal(message)
+                finally:
+                    self._waiting.leave(message)
             answer = await self._exchange(message, reply)
             if answer is not None and answer.error is not None:
                 raise self._format.problem(answer.error, message)
@@ -278,6 +282,8 @@ class MeshClient:
         self, message: Message, reply: asyncio.Future[Reply | None] | None
     ) -> Reply | None:
         """Send a message and, for a request, wait for its reply; all that fails is a `Problem`."""
+        if message.deadline <= asyncio.get_running_loop().time():
+            raise Problem(Code.TIMEOUT)
         self._waiting.enter(message)
         try:
             async with asyncio.timeout_at(message.deadline):
@@ -296,6 +302,8 @@ class MeshClient:
         except Unroutable:
             raise Problem(Code.SERVICE_UNAVAILABLE) from None
         except LinkLost:
+            if reply is not None and reply.done() and (answer := reply.result()) is not None:
+                return answer
             raise Problem(Code.MESH_UNAVAILABLE, outcome=_outcome(message)) from None
         finally:
             self._waiting.leave(message)

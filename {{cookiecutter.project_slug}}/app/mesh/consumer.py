@@ -10,16 +10,18 @@ from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
 
 from app.backoff import pauses
+from app.mesh.cancellation import ends_if_cancelled
 from app.mesh.link import (
     BROKER_SECONDS,
     LONGEST_PAUSE,
     broker_errors,
     consumer_cancelled,
-    ends_if_cancelled,
 )
 from app.mesh.messages import Delivery
 from app.mesh.transport import LinkLost
 
+_MOST_TRACE = 255
+"""Characters of a trace id that goes on: it comes back in the head of the reply."""
 RENEW_SECONDS = 15
 """How often queue and binding are declared anew: an exchange that was deleted takes its bindings
 along, and tells no consumer."""
@@ -85,7 +87,7 @@ def delivery(message: DeliveredMessage) -> Delivery:
         routing_key=message.routing_key or "",
         body=message.body,
         correlation_id=properties.correlation_id or properties.message_id or "",
-        trace_id=trace_id if isinstance(trace_id, str) else None,
+        trace_id=trace_id if isinstance(trace_id, str) and len(trace_id) <= _MOST_TRACE else None,
         kind=kind if isinstance(kind, str) else "",
         reply_to=properties.reply_to or "",
     )

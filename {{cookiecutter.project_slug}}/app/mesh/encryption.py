@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
@@ -51,10 +52,12 @@ class PublicKey:
         """
         try:
             key = serialization.load_pem_public_key(pem.encode())
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise Unreadable(type(error).__name__) from None
         if not isinstance(key, rsa.RSAPublicKey):
             raise Unreadable("not an RSA key")
+        if key.key_size < 1024:
+            raise Unreadable("the key is too small")
         self._key = key
 
     def seal(self, text: bytes, key: bytes) -> bytes:

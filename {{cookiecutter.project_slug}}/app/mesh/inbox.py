@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from app.backoff import pauses
 from app.mesh import encryption
+from app.mesh.cancellation import ends_if_cancelled
 from app.mesh.encryption import Unreadable
 from app.mesh.events import EventNotTaken, EventRule
 from app.mesh.format import MessageFormat
@@ -84,7 +85,8 @@ class Inbox:
                     await asyncio.sleep(pause)
                 else:
                     break
-        except Exception:
+        except (Exception, asyncio.CancelledError):
+            ends_if_cancelled()
             results.labels(rule.name, "dead_lettered").inc()
             logger.exception(
                 "Rule %s: event %s to the dead letters", rule.name, delivery.routing_key

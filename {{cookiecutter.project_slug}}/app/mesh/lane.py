@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import pamqp.frame
 from aiormq.connection import TransportFactory
 from yarl import URL
 
@@ -88,6 +89,8 @@ class Lane(TransportFactory):
             taker = self._takers.get(channel)
             if taker and _takes(taker, kind, data[at + wire.FRAME.size : end - 1]):
                 taken = True
+            elif kind == wire.HEADER:
+                others.append(_readable(data[at:end], channel))
             else:
                 others.append(data[at:end])
             at = end
@@ -114,6 +117,17 @@ def _takes(taker: Taker, kind: int, payload: bytes) -> bool:
     except Exception:
         logger.exception("a message of the mesh could not be taken")
         return True
+
+
+def _readable(frame: bytes, channel: int) -> bytes:
+    """A header that pamqp cannot decode would end aiormq's reader, and so the connection, at each
+    delivery: its properties are left out."""
+    try:
+        pamqp.frame.unmarshal(frame)
+    except Exception as error:
+        logger.warning("a message's properties cannot be read and are left out: %s", error)
+        return wire.bare_header(channel, frame)
+    return frame
 
 
 class Contents:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import aio_pika
 from aiormq import Channel
@@ -15,6 +16,7 @@ from aiormq.exceptions import AMQPError, DeliveryError, InvalidFrameError
 from yarl import URL
 
 from app.backoff import pauses
+from app.mesh.cancellation import ends_if_cancelled, is_cancelled
 from app.mesh.lane import Lane
 from app.mesh.transport import LinkLost
 from app.settings import MeshSettings
@@ -31,6 +33,9 @@ logging.getLogger("aiormq").setLevel(logging.CRITICAL + 1)
 """aiormq logs bodies of messages and tracebacks of every lost connection; `Link` says it once."""
 
 logger = logging.getLogger(__name__)
+
+_consumer_gone: WeakKeyDictionary[Channel, asyncio.Future[None]] = WeakKeyDictionary()
+"""Of each channel since it was opened: a queue may go before anybody waits for that."""
 
 Setup = Callable[[AbstractConnection, Lane], AbstractAsyncContextManager[Channel]]
 
@@ -52,18 +57,13 @@ def broker_errors() -> Iterator[None]:
     except DeliveryError:
         raise
     except asyncio.CancelledError:
-        if _is_cancelled():
+        if is_cancelled():
             raise
         raise LinkLost("the connection was closed") from None
     except (AMQPError, StopAsyncIteration, RuntimeError, OSError, TimeoutError) as error:
-        if _is_cancelled():
+        if is_cancelled():
             raise asyncio.CancelledError from error
         raise LinkLost(f"{type(error).__name__}: {error}".rstrip(": ")) from error
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
 
 
 async def open_channel(connection: AbstractConnection, *, confirms: bool) -> Channel:
@@ -71,6 +71,14 @@ async def open_channel(connection: AbstractConnection, *, confirms: bool) -> Cha
     async with asyncio.timeout(BROKER_SECONDS):
         channel = await connection.channel(publisher_confirms=confirms)
     assert isinstance(channel, Channel)  # noqa: S101
+    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def note(_: object) -> None:
+        if not gone.done():
+            gone.set_result(None)
+
+    channel.on_consumer_cancel_callbacks.add(note)
+    _consumer_gone[channel] = gone
     return channel
 
 
@@ -105,16 +113,6 @@ async def end(*tasks: asyncio.Task[Any], seconds: float = BROKER_SECONDS) -> Non
         logger.critical("Mesh: %s does not end", task)
 
 
-def ends_if_cancelled() -> None:
-    """Heed a cancellation that something before has swallowed.
-
-    Raises:
-        CancelledError: this task is to end.
-    """
-    if _is_cancelled():
-        raise asyncio.CancelledError
-
-
 class _Closable(Protocol):
     def close(self) -> Awaitable[None]: ...
 
@@ -128,14 +126,7 @@ async def close(part: _Closable) -> None:
 
 def consumer_cancelled(channel: Channel) -> asyncio.Future[None]:
     """Done when the broker ends a consumer of the channel, since the queue is gone."""
-    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def note(_: object) -> None:
-        if not gone.done():
-            gone.set_result(None)
-
-    channel.on_consumer_cancel_callbacks.add(note)
-    return gone
+    return _consumer_gone[channel]
 
 
 class Link:
@@ -181,6 +172,9 @@ class Link:
                     await self._use_until_lost(connection, channel)
             except LinkLost as error:
                 self._now(str(error), None)
+            except Exception as error:
+                logger.exception("Mesh, %s", self._use)
+                self._now(f"{type(error).__name__}: {error}", None)
             await asyncio.sleep(next(waits))
 
     @asynccontextmanager

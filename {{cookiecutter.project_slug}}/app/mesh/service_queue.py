@@ -10,6 +10,7 @@ from typing import Any
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
 
+from app.mesh.cancellation import ends_if_cancelled
 from app.mesh.consumer import QueueConsumer, delivery
 from app.mesh.link import (
     BROKER_SECONDS,
@@ -20,7 +21,7 @@ from app.mesh.link import (
 )
 from app.mesh.messages import MalformedMessage, Message
 from app.mesh.service import Service
-from app.mesh.transport import LinkLost, Receiver
+from app.mesh.transport import LinkLost, Receiver, Unroutable
 from app.settings import MeshSettings
 
 CONCURRENT_CALLS = 64
@@ -78,7 +79,8 @@ class ServiceConsumer(QueueConsumer):
             logger.warning("%s: a message to the dead letters: %s", self._name, error)
             await self._settle(channel.basic_reject(tag, requeue=False, wait=False))
             return
-        except Exception:
+        except (Exception, asyncio.CancelledError):
+            ends_if_cancelled()
             logger.exception("%s: a message to the dead letters", self._name)
             await self._settle(channel.basic_reject(tag, requeue=False, wait=False))
             return
@@ -91,7 +93,7 @@ class ServiceConsumer(QueueConsumer):
         try:
             async with asyncio.timeout_at(reply.deadline):
                 await self._publish(reply)
-        except (TimeoutError, LinkLost) as error:
+        except (TimeoutError, LinkLost, Unroutable, ValueError) as error:
             reason = str(error) or "no connection in time"
             logger.warning("%s: a reply is lost (trace %s): %s", self._name, reply.trace_id, reason)
 

@@ -58,7 +58,7 @@ def publish(
         *(FRAME.pack(METHOD, channel, len(method)), method, END),
         *(FRAME.pack(HEADER, channel, len(header)), header, END),
     ]
-    for part in _parts(body, frame_max - OVERHEAD):
+    for part in _parts(body, frame_max - OVERHEAD if frame_max else len(body) or 1):
         frames += FRAME.pack(BODY, channel, len(part)), part, END
     return b"".join(frames)
 
@@ -102,7 +102,13 @@ def content(payload: bytes) -> tuple[int, str]:
     if flags & _HEADERS:
         at += _SIZE.size + _SIZE.unpack_from(payload, at)[0]
     at += bool(flags & _MODE) + bool(flags & _PRIORITY)
-    return size, payload[at + 1 : at + 1 + payload[at]].decode()
+    return size, payload[at + 1 : at + 1 + payload[at]].decode(errors="replace")
+
+
+def bare_header(channel: int, frame: bytes) -> bytes:
+    """The header without its properties."""
+    _, _, size, _ = _CONTENT.unpack_from(frame, FRAME.size)
+    return FRAME.pack(HEADER, channel, _CONTENT.size) + _CONTENT.pack(_BASIC, 0, size, 0) + END
 
 
 def confirmed(payload: bytes) -> tuple[int, bool]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,33 @@ def test_what_nobody_sealed_is_unreadable_and_nothing_else(pem: str, body: bytes
         PrivateKey(pem).open(body)
     with pytest.raises(Unreadable):
         encryption.unseal(body, encryption.new_key())
+
+
+def test_a_public_key_that_is_too_small_to_seal_is_said_at_once() -> None:
+    small = rsa.RSAPublicNumbers(65537, (1 << 511) + 1).public_key()
+    pem = small.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    with pytest.raises(Unreadable):
+        PublicKey(pem.decode())
+
+
+async def test_encrypted_calls_are_bounded_too(start_client: StartClient, engine: Engine) -> None:
+    """While they wait to be told the key."""
+    mesh = await start_client(pending_requests=1)
+    silent = Service(f"silent-{secrets.token_hex(4)}")
+
+    async def hang(delivery: Delivery) -> None:
+        await asyncio.sleep(3600)
+
+    silent.answer = hang  # type: ignore[method-assign]
+    await engine.serve(silent)
+    calls = (
+        mesh.request(silent.name, "m", {}, context={}, encrypted=True, timeout=1) for _ in range(5)
+    )
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    codes = Counter(one.code for one in ended if isinstance(one, Problem))
+    assert codes[Code.TOO_MANY_IN_FLIGHT] >= 3
 
 
 @pytest.mark.parametrize("pem", ["", "no key", VECTOR["service_public_key_pem"]])

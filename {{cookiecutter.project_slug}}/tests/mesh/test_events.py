@@ -21,7 +21,7 @@ class Recorder:
         self.taken: list[Any] = []
         self.tried: list[Any] = []
         self.events: list[MeshEvent] = []
-        self.fails: dict[Any, list[Exception]] = {}
+        self.fails: dict[Any, list[BaseException]] = {}
 
     async def __call__(self, event: MeshEvent) -> None:
         self.tried.append(event.payload)
@@ -109,11 +109,17 @@ async def test_an_event_not_taken_is_tried_again_before_the_next(
     assert metrics.registry.get_sample_value("bff_mesh_events_total", labels) == 2
 
 
+@pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
 async def test_a_poisonous_event_goes_to_the_dead_letters_and_the_next_is_handled(
-    start_client: StartClient, engine: Engine, first: Recorder, metrics: Metrics
+    start_client: StartClient,
+    engine: Engine,
+    first: Recorder,
+    metrics: Metrics,
+    error: type[BaseException],
 ) -> None:
+    """Poison too: the cancellation of a task that the handler waited for."""
     mesh = await _started(start_client, engine, first=("a", first))
-    first.fails["poison"] = [ValueError("poison")]
+    first.fails["poison"] = [error("poison")]
     topic = _topic(engine, "a")
     malformed = b"{no json"
     await engine.send_raw_event(topic, raw(topic, "poison"))

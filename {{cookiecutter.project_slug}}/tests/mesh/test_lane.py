@@ -61,6 +61,15 @@ async def lane() -> Lane:
     return Lane()
 
 
+@pytest.mark.parametrize("size", [0, 5, 10_000])
+def test_a_broker_without_a_limit_gets_a_body_in_one_frame(size: int) -> None:
+    sent = wire.publish(
+        1, 0, exchange="", routing_key="", mandatory=False, properties=bytes(2), body=b"x" * size
+    )
+    bodies = [frame.value for frame in read(sent) if isinstance(frame, ContentBody)]
+    assert bodies == ([b"x" * size] if size else [])
+
+
 @pytest.mark.parametrize("size", [0, 5, 4088, 4089, 10_000])
 def test_what_is_published_is_what_others_read(size: int) -> None:
     properties = wire.properties(
@@ -113,6 +122,17 @@ async def test_messages_come_whole_however_the_stream_is_cut(lane: Lane, step: i
     ).replace(wire.HEARTBEAT, b"")
     assert taken.messages == [("c1", b"abcd"), ("", b"")]
     assert others == other + other
+
+
+async def test_a_head_that_nobody_can_read_goes_on_without_its_properties(lane: Lane) -> None:
+    """aiormq would give up the connection, and be given the same message again."""
+    deliver = marshal(3, commands.Basic.Deliver("tag", 1, False, "", "queue"))
+    microseconds = (1 << 6).to_bytes(2) + (1_700_000_000_000_000).to_bytes(8)
+    payload = (60).to_bytes(2) + bytes(2) + (2).to_bytes(8) + microseconds
+    head = wire.FRAME.pack(wire.HEADER, 3, len(payload)) + payload + wire.END
+    body = marshal(3, ContentBody(b"{}"))
+    passed_on = lane.divide(deliver + head + body)
+    assert passed_on == deliver + marshal(3, ContentHeader(0, 2)) + body
 
 
 async def test_what_ends_a_channel_goes_on_to_aiormq(lane: Lane) -> None:

@@ -126,6 +126,18 @@ async def test_a_slow_answer_is_a_timeout_and_then_a_late_reply(
     assert _value(metrics, "bff_mesh_calls_total", labels) == 1
 
 
+@pytest.mark.parametrize("timeout", [0, -5])
+async def test_a_call_whose_time_is_over_is_not_sent(
+    mesh: MeshClient, service: str, timeout: float
+) -> None:
+    for call in (mesh.request, mesh.command):
+        with pytest.raises(Problem) as caught:
+            await call(service, "note", {"text": "late"}, context={}, timeout=timeout)
+        problem = caught.value
+        assert (problem.code, problem.outcome) == (Code.TIMEOUT, Outcome.NOT_SENT)
+    assert await mesh.request(service, "notes_taken", {}, context={}) == []
+
+
 async def test_no_caller_gets_more_time_than_allowed(
     start_client: StartClient, service: str
 ) -> None:

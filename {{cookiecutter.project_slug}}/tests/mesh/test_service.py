@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import secrets
 from typing import Annotated, Any
 
 import pytest
@@ -13,6 +15,8 @@ from app.errors import Code, Outcome, Problem
 from app.mesh.client import MeshClient
 from app.mesh.messages import Context, Delivery, MalformedMessage, MeshRequest
 from app.mesh.service import Service
+from app.mesh.service_queue import CONCURRENT_CALLS
+from app.settings import Settings
 from app.telemetry.metrics import Metrics
 from tests.mesh.conftest import StartClient
 from tests.mesh.engines import Engine, RabbitEngine
@@ -184,6 +188,34 @@ async def test_no_poison_ends_a_service_on_the_mesh(
     assert await mesh.request(service, "echo", {"n": 1}) == {"n": 1}
     assert await mesh.request(service, "notes_taken", {}) == []
     assert "root" not in caplog.text
+
+
+@pytest.mark.parametrize("how", ["it fails oddly", "its caller takes no reply"])
+async def test_however_many_calls_end_badly_the_next_is_answered(
+    mesh: MeshClient, engine: Engine, settings: Settings, how: str
+) -> None:
+    odd = Service(f"odd-{secrets.token_hex(4)}")
+
+    @odd.method("cancelled")
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    @odd.method("fine")
+    async def fine() -> str:
+        return "fine"
+
+    await engine.serve(odd)
+    full = ""
+    if how != "it fails oddly":
+        if not isinstance(engine, RabbitEngine):
+            pytest.skip("the in-process mesh has no queue that refuses")
+        full = f"full-{settings.app_name}"
+        arguments: dict[str, Any] = {"x-max-length": 0, "x-overflow": "reject-publish"}
+        await engine.channel.queue_declare(full, exclusive=True, arguments=arguments)
+    method = "fine" if full else "cancelled"
+    for _ in range(CONCURRENT_CALLS + 1):
+        await engine.send_raw_call(odd.name, _request(_call(method), reply_to=full or "r"))
+    assert await mesh.request(odd.name, "fine", {}) == "fine"
 
 
 async def test_calls_of_a_service_wait_while_it_is_away_and_it_carries_them_out_once(

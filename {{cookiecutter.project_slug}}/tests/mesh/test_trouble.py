@@ -100,8 +100,9 @@ async def test_a_broker_that_takes_the_connection_and_says_nothing_is_named(
         (lambda url: url.with_password("wrong"), "ACCESS_REFUSED"),
         (lambda url: url.with_path("/no-such-vhost"), "vhost"),
         (lambda url: url.with_port(1), "refused"),
+        (lambda url: url.with_host("a..b"), "UnicodeError"),
     ],
-    ids=["wrong password", "vhost missing", "broker absent"],
+    ids=["wrong password", "vhost missing", "broker absent", "no such host can be"],
 )
 async def test_what_keeps_it_from_connecting_is_said_and_calls_fail_in_their_time(
     settings: Settings, metrics: Metrics, change: Callable[[Any], Any], says: str
