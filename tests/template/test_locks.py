@@ -31,8 +31,9 @@ LINE = re.compile(
 MODULES = {"python-jose": "jose"}
 LOADED_BY_OTHERS = {"aiosqlite", "asyncpg", "greenlet", "httptools", "uvloop", "websockets"}
 """By SQLAlchemy and uvicorn, which name them as strings."""
-PART_OF_OTHERS = {"cryptography", "hiredis", "pydantic", "sqlalchemy", "starlette"}
-"""Of python-jose[cryptography], redis[hiredis], FastAPI, SQLModel, at the versions these need."""
+PART_OF_OTHERS = {"cryptography", "hiredis", "pamqp", "pydantic", "sqlalchemy", "starlette"}
+"""Of python-jose[cryptography], redis[hiredis], aio-pika, FastAPI, SQLModel, at the versions these
+need."""
 
 
 @dataclass(frozen=True)
