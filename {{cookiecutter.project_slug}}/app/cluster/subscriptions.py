@@ -198,8 +198,8 @@ class Subscriptions:
         try:
             yield wish
         finally:
-            self._wishes[connection] = [one for one in wishes if one is not wish]
-            if not self._wishes[connection]:
+            wishes[:] = [one for one in wishes if one is not wish]
+            if not wishes:
                 del self._wishes[connection]
 
     def subscribe_user(self, user_id: str, topic: str) -> None:

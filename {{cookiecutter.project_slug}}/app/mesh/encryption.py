@@ -11,6 +11,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 _OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
+_LEAST_BITS = 1024
+"""Of a service's key: a shorter one has no room for what is sealed with it."""
 
 
 class Unreadable(Exception):
@@ -56,7 +58,7 @@ class PublicKey:
             raise Unreadable(type(error).__name__) from None
         if not isinstance(key, rsa.RSAPublicKey):
             raise Unreadable("not an RSA key")
-        if key.key_size < 1024:
+        if key.key_size < _LEAST_BITS:
             raise Unreadable("the key is too small")
         self._key = key
 

@@ -82,8 +82,8 @@ class Conversation:
         self.warned = False
         """Whether the client was told that this socket will be closed with 4001."""
         self._finishing = False
-        self._early: list[str | bytes] | None = None
-        """What has come while it was not known whether the socket is let in."""
+        self._early: list[str | bytes] | None = []
+        """What has come while it is not known whether the socket is let in; then None."""
         self._early_size = 0
 
     def receive(self, data: str | bytes) -> None:
@@ -115,15 +115,12 @@ class Conversation:
         self._metrics.frames_in.labels(frame.type).inc()
         self._handle(frame)
 
-    def hold(self) -> None:
-        """Do nothing of what comes until `go_on`: the socket may still be refused."""
-        self._early = []
-
-    def go_on(self) -> None:
-        """The socket is let in: do what has come meanwhile."""
+    def listen(self) -> None:
+        """The socket is let in: do what has come meanwhile, and what comes."""
         early, self._early = self._early or [], None
         for data in early:
-            self.receive(data)
+            if self.connection.closing is None:
+                self.receive(data)
 
     def closed(self) -> None:
         """The socket is gone: end what still runs for it."""

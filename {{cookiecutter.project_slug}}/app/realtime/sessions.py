@@ -81,7 +81,6 @@ class Sessions:
             self._settings,
             self._metrics,
         )
-        conversation.hold()
         self._open.add(conversation)
         return conversation
 
@@ -119,7 +118,7 @@ class Sessions:
             for greeting in greetings:
                 connection.send(greeting)
             if connection.closing is None:
-                conversation.go_on()
+                conversation.listen()
             await self._subscriptions.catch_up(connection, joined)
         if self._registry.by_id(connection.id) is None:
             self._subscriptions.leave(connection)

@@ -246,3 +246,19 @@ async def test_one_that_is_called_off_takes_nothing_from_another(
     await asyncio.gather(first, return_exceptions=True)
     await a.messenger.to_topic("prices", 7)
     await until(lambda: events_of(alice, "prices") == [7])
+
+
+async def test_wishes_that_overlap_end_one_by_one(start: StartInstance) -> None:
+    """Each hears of what is taken back as long as it lasts, and none is kept."""
+    a = await start()
+    alice = await a.join("alice")
+    first, second, third = (a.subscriptions.wished(alice, {"prices"}) for _ in range(3))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    still_wished = third.__enter__()
+    second.__exit__(None, None, None)
+    a.subscriptions.unsubscribe(alice, ["prices"])
+    assert still_wished == set()
+    third.__exit__(None, None, None)
+    assert a.subscriptions._wishes == {}

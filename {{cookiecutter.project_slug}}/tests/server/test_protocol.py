@@ -151,11 +151,20 @@ async def test_frames_that_came_with_the_handshake_are_not_lost(bff: Bff) -> Non
     raw.close()
 
 
-async def test_nothing_that_follows_a_close_is_done(bff: Bff) -> None:
-    """A binary frame closes the socket."""
+@pytest.mark.parametrize(
+    ("early", "code"),
+    [
+        (masked(2, b"binary"), CloseCode.UNSUPPORTED_DATA),
+        (masked(1, b"rubbish") * 10, CloseCode.BAD_FRAME),
+    ],
+    ids=["binary", "rubbish"],
+)
+async def test_nothing_that_follows_a_close_is_done(
+    bff: Bff, early: bytes, code: CloseCode
+) -> None:
     ping = b'{"type":"ping","payload":{"trace_id":"late"}}'
-    raw = await raw_handshake(bff, early=masked(2, b"binary") + masked(1, ping))
-    await read_until(raw, struct.pack("!H", CloseCode.UNSUPPORTED_DATA))
+    raw = await raw_handshake(bff, early=early + masked(1, ping))
+    await read_until(raw, struct.pack("!H", code))
     raw.close()
     await until(lambda: not len(bff.app.state.sessions._registry))
     handled = bff.app.state.metrics.registry.get_sample_value(
