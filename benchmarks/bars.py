@@ -112,7 +112,7 @@ BARS: tuple[Bar, ...] = (
     Within("socket_kb", 16),
     Ahead("socket_kb", "socket.io", 1),
     Ahead("connects", "nuropb_gw", 0.8),
-    Above("connect_cpu_us", 150, "detached"),
+    Above("connect_cpu_us", 300, "detached"),
     Within("users", 10_000),
     Within("lag_ms", 50),
     Within("start_s", 0.5),

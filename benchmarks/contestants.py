@@ -181,7 +181,7 @@ class Ours(Contestant):
         self._app_name = "bench"
 
     def command(self, port: int) -> list[str | Path]:
-        return [self.stage.workshop.project_python, "-m", "app.cli", "serve", "--port", str(port)]
+        return [self.stage.workshop.project_python, "-m", "bff.cli", "serve", "--port", str(port)]
 
     def start(self, port: int, *, cores: frozenset[int] | None = None) -> Process:
         return self.run(self.command(port), cores=cores)
@@ -223,7 +223,7 @@ class Ours(Contestant):
     @cached_property
     def _schema(self) -> Process:
         """`bff migrate`, once: in production no instance does it by itself."""
-        return self.run([self.stage.workshop.project_python, "-m", "app.cli", "migrate"])
+        return self.run([self.stage.workshop.project_python, "-m", "bff.cli", "migrate"])
 
 
 class Gateway(Contestant):

@@ -26,7 +26,7 @@ Figures = dict[str, float]
 Measure = Callable[[Contestant, Parameters], Figures]
 
 _IMPORTS = """
-import os, httptools, uvloop, app.cli, app.main, app.server.protocol, app.server.run
+import os, httptools, uvloop, bff.cli, app.main, bff.server.protocol, bff.server.run
 os._exit(0)
 """
 

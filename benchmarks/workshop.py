@@ -36,7 +36,7 @@ class Workshop:
             lists = routes / "__init__.py"
             text = lists.read_text()
             for old, new in (
-                ("import admin, auth,", "import admin, auth, bench,"),
+                ("import admin, health,", "import admin, bench, health,"),
                 ("    orders.router,\n", "    orders.router,\n    bench.router,\n"),
                 ("REALTIME = (", "REALTIME = (bench.realtime, "),
             ):

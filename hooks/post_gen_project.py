@@ -1,4 +1,5 @@
-"""Finish the generated project: drop what was not chosen, write `.env`, say what to do next."""
+"""Finish the generated project: drop what was not chosen, record what was answered, write `.env`,
+say what to do next."""
 
 from __future__ import annotations
 
@@ -10,11 +11,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-CHOSEN = json.loads(
+CONTEXT = json.loads(
     r"""
-{{ dict(ci=cookiecutter.ci) | tojson }}
+{{ cookiecutter | tojson }}
 """
 )
+"""The answers and, beginning with an underscore, what cookiecutter itself knows."""
 
 ONLY_FOR = (
     ("ci", "github", ".github"),
@@ -72,7 +74,14 @@ def next_steps(project: Path) -> str:
 
 def main() -> None:
     project = Path.cwd()
-    drop_what_was_not_chosen(project, CHOSEN)
+    drop_what_was_not_chosen(project, CONTEXT)
+    subprocess.run(
+        [sys.executable, "bff/update/record.py"],
+        cwd=project,
+        input=json.dumps(CONTEXT),
+        text=True,
+        check=True,
+    )
     subprocess.run([sys.executable, "scripts/make_env.py"], cwd=project, check=True)
     print(next_steps(project))
 

@@ -6,12 +6,16 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 COMMAND_SECONDS = 600
 NOT_HANDED_ON = re.compile(r"VIRTUAL_ENV|PYTHONPATH|PYTEST_.*|MAKE.*|MFLAGS|TEST_.*|JWT_SECRET")
 """Variables of this run that would reach into a project's own commands."""
+
+Dependencies = Literal["app", "engine", "both"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,23 @@ class BakedProject:
 
     def read(self, name: str) -> str:
         return (self.path / name).read_text(encoding="utf-8")
+
+    def dependencies(self, *, of: Dependencies = "both") -> list[str]:
+        """What the app, the engine or both need where they run, as requirements."""
+        engine = self.read("bff/requirements.in").splitlines()
+        return [
+            *(self._metadata()["dependencies"] if of != "engine" else ()),
+            *(line for line in engine if line and not line.startswith("#") and of != "app"),
+        ]
+
+    def development_dependencies(self) -> list[str]:
+        """What its tools and tests need beside."""
+        dev: list[str] = self._metadata()["optional-dependencies"]["dev"]
+        return dev
+
+    def _metadata(self) -> dict[str, Any]:
+        metadata: dict[str, Any] = tomllib.loads(self.read("pyproject.toml"))["project"]
+        return metadata
 
     def run(self, *command: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the project, with these variables beside the environment."""

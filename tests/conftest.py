@@ -18,7 +18,7 @@ import pytest
 from scripts.bake import ROOT, bake, bring_up_to_date, export
 from tests import servers
 from tests.baked import InstalledProject
-from tests.own_tests import OwnTests
+from tests.engine_tests import EngineTests
 
 for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
     os.environ.pop(name, None)
@@ -53,17 +53,17 @@ def installed(template: Path) -> InstalledProject:
 
 
 @pytest.fixture(scope="session")
-def own_tests(installed: InstalledProject) -> Iterator[OwnTests]:
-    runs = OwnTests(installed)
+def engine_tests() -> Iterator[EngineTests]:
+    runs = EngineTests()
     yield runs
     runs.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _begin_own_tests_early(request: pytest.FixtureRequest) -> None:
+def _begin_engine_tests_early(request: pytest.FixtureRequest) -> None:
     """Before the first test, if any wants them."""
-    if any("own_tests" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("own_tests")
+    if any("engine_tests" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        request.getfixturevalue("engine_tests")
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from app.server.run import Server
+from bff.server.run import Server
 from fastapi import FastAPI, Request, WebSocket
 from uvicorn import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.realtime.router import RealtimeRouter
-from app.routes.dependencies import MessengerDep
+from bff import RealtimeRouter
+from bff.endpoints import MessengerDep
 from fastapi import APIRouter, Request
 
 from benchmarks.candidates.drive import Drive

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -14,17 +17,23 @@ from pathlib import Path
 import httpx
 import pytest
 
-from scripts.bake import ROOT
+from scripts.bake import PROJECT, ROOT
 from tests import servers
 from tests.baked import InstalledProject
-from tests.docs.customised import EXAMPLES, OVERLAY, customise
+from tests.docs.customised import EXAMPLES, OVERLAY, PAGE, copy_of, customise
 from tests.e2e.browser import Browser
 from tests.e2e.deployment import Deployment
 from tests.e2e.processes import Instance, Program
 from tests.e2e.waiting import until_true
 from tests.servers import Server
 
-ROUTES = "app/routes/__init__.py"
+CHANGED = [
+    name
+    for path in sorted(EXAMPLES.glob("app/**/*.py"))
+    if (ROOT / PROJECT / (name := path.relative_to(EXAMPLES).as_posix())).exists()
+]
+"""The examples that are files of a new project too."""
+FACES = ("bff", "bff.codec", "bff.endpoints", "bff.testing")
 TOKEN_EXPIRED, REVOKED = 4003, 4504
 SCOPES = ("profile", "chat", "orders", "invoices", "rooms")
 
@@ -37,19 +46,35 @@ def customised(
     return customise(installed, tmp_path_factory.mktemp("documented") / "my-bff")
 
 
-def test_the_example_lists_what_the_template_lists_and_more(installed: InstalledProject) -> None:
-    ours = (EXAMPLES / ROUTES).read_text(encoding="utf-8")
-    for name in ("router", "realtime"):
-        listed = [word for word in installed.read(ROUTES).split() if f".{name}" in word]
-        assert listed
-        for entry in listed:
-            assert entry.strip("(),") in ours
+@pytest.mark.parametrize(
+    "path",
+    [*EXAMPLES.rglob("*.py"), *(ROOT / PROJECT / "app").rglob("*.py")],
+    ids=lambda path: path.name,
+)
+def test_examples_and_app_import_only_the_face(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules = {alias.name for alias in node.names if alias.name.split(".")[0] == "bff"}
+            assert modules <= {"bff"}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "bff":
+            assert node.module in FACES
+            offered = importlib.import_module(node.module).__all__
+            assert {alias.name for alias in node.names} <= set(offered)
+
+
+@pytest.mark.parametrize("file", CHANGED)
+def test_an_example_that_changes_a_file_of_the_project_only_adds(
+    installed: InstalledProject, file: str
+) -> None:
+    assert named(installed.read(file)) <= named((EXAMPLES / file).read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("tool", ["ruff check", "ruff format --check", "mypy"])
 def test_the_examples_pass_the_projects_own_checks(customised: InstalledProject, tool: str) -> None:
     files = [path.relative_to(EXAMPLES) for folder in OVERLAY for path in python_files(folder)]
-    done = customised.run(customised.python, "-m", *tool.split(), *files)
+    service = EXAMPLES / "services" / "greeter.py"
+    config = f"--config{'-file' if tool == 'mypy' else ''}=pyproject.toml"
+    done = customised.run(customised.python, "-m", *tool.split(), config, *files, service)
     assert done.returncode == 0, done.stdout
 
 
@@ -59,18 +84,59 @@ def test_the_examples_of_tests_pass(customised: InstalledProject) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_the_command_that_writes_a_revision_finds_nothing_missing_in_the_examples(
+def test_the_command_that_writes_a_revision_writes_the_one_of_the_examples(
     installed: InstalledProject, tmp_path: Path
 ) -> None:
-    """It writes an empty revision: the table and the example's own revision agree."""
+    """Once without the example's own, which it must equal but for what is tidied up, and once
+    with it: then there is nothing to write."""
     project = customise(installed, tmp_path / "my-bff")
-    deployment = in_development(project, tmp_path)
-    assert deployment.bff("migrate").returncode == 0
-    before = project.files()
-    done = project.run(project.venv / "bin" / "alembic", *revision_command(), **deployment.settings)
+    variables = in_development(project, tmp_path).settings
+    own = project.path / "migrations" / "versions" / "0001_notes.py"
+    expected = own.read_text(encoding="utf-8")
+    own.unlink()
+    command = ["make", *revision_command(), f"VENV={project.venv}"]
+
+    done = project.run(*command, **variables)
     assert done.returncode == 0, done.stdout
-    (revision,) = (name for name in project.files() - before if name.endswith("_notes.py"))
-    assert project.read(revision).count("    pass\n") == 2
+    (written,) = own.parent.glob("*_notes.py")
+    assert operations(written.read_text(encoding="utf-8")) == operations(expected)
+    written.unlink()
+
+    own.write_text(expected, encoding="utf-8")
+    done = project.run(*command, **variables)
+    assert done.returncode == 0, done.stdout
+    (written,) = set(own.parent.glob("*_notes.py")) - {own}
+    assert written.read_text(encoding="utf-8").count("    pass\n") == 2
+
+
+def test_a_project_without_the_example_passes_its_checks_and_tests(
+    installed: InstalledProject, tmp_path: Path
+) -> None:
+    """Done as `docs/customise.md` says under "Delete the example"."""
+    project = copy_of(installed, tmp_path / "my-bff")
+    steps = PAGE.read_text(encoding="utf-8").partition("\n## Delete the example\n")[2]
+    first, rest = steps.split("\n2. ")
+    for name in re.findall(r"`([^`]+)`", first):
+        path = project.path / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    changed = set(re.findall(r"In `([^`]+)`", rest))
+    assert changed == {"app/routes/__init__.py", "app/main.py", "compose.yaml"}
+    remove(
+        project.path / "app/routes/__init__.py",
+        r"\borders, ",
+        r"^    orders\.router,\n",
+        r"^    orders\.realtime,\n| orders\.realtime(?=\))",
+    )
+    remove(project.path / "app/main.py", r"^from app\.development.*\n", r"^ +stand_ins=.*\n")
+    remove(project.path / "compose.yaml", r"^  orders:\n(    .*\n|\n)+")
+    assert "orders" not in project.read("compose.yaml")
+    make = ("make", f"VENV={project.venv}")
+    for target in ("lint", "test"):
+        done = project.run(*make, target)
+        assert done.returncode == 0, done.stdout
 
 
 async def test_route_method_setting_and_table_work_in_a_running_project(
@@ -84,6 +150,9 @@ async def test_route_method_setting_and_table_work_in_a_running_project(
             too_many = alice.post("/notes", json={"text": "and milk"})
             assert (kept.status_code, too_many.status_code) == (201, 409)
             assert bob.get("/notes").json() == []
+            metrics = alice.get("/metrics").text
+            assert "notes_kept_total 1.0" in metrics
+            assert "bff_connections" in metrics
         async with (
             browser(bff, deployment, "alice") as alices,
             browser(bff, deployment, "bob") as bobs,
@@ -94,6 +163,8 @@ async def test_route_method_setting_and_table_work_in_a_running_project(
             assert heard["event"] == {"by": "alice", "text": "hello"}
             empty = await alices.ask("chat", "say", {"to": "bob", "text": ""})
             assert empty["error"]["code"] == "invalid_params"
+            owes = await alices.ask("account", "read")
+            assert owes["result"] == {"cents": 1250}
             hidden = await alices.ask("invoices", "pay", {})
             assert hidden["error"]["code"] == "not_found"
         async with browser(bff, deployment, "carol", "orders") as carols:
@@ -175,13 +246,11 @@ async def test_the_ten_line_service_answers_and_announces(
     variables = {"PYTHONPATH": str(installed.path), "AMQP_URL": url}
     script = f"""
 import asyncio
-from app.errors import Problem
-from app.mesh.client import connect
-from app.mesh.events import EventRule
-from app.settings import MeshSettings
+from bff import MeshSettings, Problem, connect_mesh
+from bff.mesh.events import EventRule
 
 async def main():
-    mesh, heard = connect(MeshSettings(app_name="listener-{kind}")), asyncio.Queue()
+    mesh, heard = connect_mesh(MeshSettings(app_name="listener-{kind}")), asyncio.Queue()
     async def hear(event):
         await heard.put(event.payload)
     mesh.add_rule(EventRule("greeted", "greeter.greeted", hear))
@@ -323,7 +392,29 @@ async def browser(
 
 
 def revision_command() -> list[str]:
-    """What `docs/customise.md` has its reader give to Alembic."""
-    page = (ROOT / "docs" / "customise.md").read_text(encoding="utf-8")
-    (line,) = (line for line in page.splitlines() if line.startswith(".venv/bin/alembic"))
+    """What `docs/customise.md` has its reader give to `make`."""
+    page = PAGE.read_text(encoding="utf-8")
+    (line,) = (line for line in page.splitlines() if line.startswith("make revision "))
     return shlex.split(line)[1:]
+
+
+def operations(revision: str) -> set[str]:
+    """The calls of a revision, by what they do and to what; without Alembic's comments."""
+    plain = re.sub(r"\b(?:batch_)?op\.f\((.*?)\)", r"\1", revision)
+    calls = (node for node in ast.walk(ast.parse(plain)) if isinstance(node, ast.Call))
+    return {text for call in calls if (text := ast.unparse(call)).startswith("sa.")}
+
+
+def named(code: str) -> set[str]:
+    """What a file imports and uses, whatever its comments say."""
+    kinds = (ast.Name, ast.Attribute, ast.alias)
+    return {ast.unparse(node) for node in ast.walk(ast.parse(code)) if isinstance(node, kinds)}
+
+
+def remove(file: Path, *patterns: str) -> None:
+    """Take out what each pattern matches once."""
+    text = file.read_text(encoding="utf-8")
+    for pattern in patterns:
+        text, times = re.subn(pattern, "", text, flags=re.M)
+        assert times == 1, f"{file}: {pattern}"
+    file.write_text(text, encoding="utf-8")

@@ -1,88 +1,80 @@
-"""Imports in the generated project run down the floors (`docs/architecture.md`), never up."""
+"""Imports of the engine run down the floors, never up: import-linter says so, and
+`docs/architecture.md` shows the same floors."""
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Iterator
-from graphlib import CycleError, TopologicalSorter
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from scripts.bake import PROJECT, ROOT
 
-APP = ROOT / PROJECT / "app"
-
-FLOORS = (
-    {"settings", "errors", "backoff"},
-    {"telemetry", "db", "mesh", "connections"},
-    {"cluster"},
-    {"realtime", "auth", "broadcasts"},
-    {"routes", "development"},
-    {"lifespan", "main"},
-    {"server", "cli", "diagnosis"},
+CONTRACTS = {
+    contract["id"]: contract
+    for contract in tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"][
+        "importlinter"
+    ]["contracts"]
+}
+UP = (
+    ("floors", "bff/auth/caller.py", "import bff.endpoints"),
+    ("floors", "bff/cluster/index.py", "from bff.mesh import client"),
+    ("floors", "bff/room_without_a_floor.py", ""),
+    ("strangers", "bff/mesh/service.py", "from bff.connections import frames"),
+    ("rabbitmq", "bff/doctor.py", "from bff.mesh.rabbitmq import transport"),
+    ("cycles", "bff/cluster/keys.py", "import bff.cluster.messenger"),
+    ("face", "bff/auth/caller.py", "from bff import Settings"),
+    ("app", "bff/cli.py", "def serve_app() -> None:\n    import app.main"),
 )
-"""From the ground up."""
-STRANGERS = [("mesh", "connections"), ("mesh", "cluster"), ("connections", "mesh")]
-"""Engine rooms that do not know each other although the floors would allow it."""
-
-FLOOR_OF = {room: number for number, floor in enumerate(FLOORS) for room in floor}
+"""Contract, file and import that breaks it."""
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(APP).parts[0].removesuffix(".py")
+def lint_imports(folder: Path, contract: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            Path(sys.executable).with_name("lint-imports"),
+            ROOT / "pyproject.toml",
+            "--no-cache",
+            "--no-logo",
+            f"--contract={contract}",
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
 
 
-def modules() -> list[Path]:
-    return [path for path in sorted(APP.rglob("*.py")) if room_of(path) != "__init__"]
+@pytest.mark.parametrize("contract", CONTRACTS)
+def test_the_engine_keeps_the_contract(contract: str) -> None:
+    done = lint_imports(ROOT / PROJECT, contract)
+    assert done.returncode == 0, done.stdout
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    """Line and room of every import of `app`; those for type checkers alone count too."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}:{node.lineno}: a relative import"
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-        else:
-            continue
-        for name in names:
-            if name.startswith("app."):
-                yield node.lineno, name.split(".")[1]
-
-
-def test_every_room_has_a_floor() -> None:
-    assert {room_of(path) for path in modules()} == set(FLOOR_OF)
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(APP)))
-def test_no_import_runs_up(path: Path) -> None:
-    own = FLOOR_OF[room_of(path)]
-    up = [f"line {line}: {room}" for line, room in imports(path) if FLOOR_OF[room] > own]
-    assert not up
-
-
-def test_rooms_form_no_circle() -> None:
-    graph: dict[str, set[str]] = {room: set() for room in FLOOR_OF}
-    for path in modules():
-        here = room_of(path)
-        graph[here] |= {room for _, room in imports(path)} - {here}
+@pytest.mark.parametrize(("contract", "file", "line"), UP)
+def test_the_contract_catches(template: Path, contract: str, file: str, line: str) -> None:
+    """In the exported template, which is put back afterwards."""
+    path = template / PROJECT / file
+    before = path.read_text(encoding="utf-8") if path.exists() else None
+    path.write_text(f"{before or ''}\n{line}\n", encoding="utf-8")
     try:
-        TopologicalSorter(graph).prepare()
-    except CycleError as error:
-        raise AssertionError(f"a circle: {error.args[1]}") from None
+        done = lint_imports(template / PROJECT, contract)
+    finally:
+        if before is None:
+            path.unlink()
+        else:
+            path.write_text(before, encoding="utf-8")
+    assert done.returncode == 1, done.stdout
+    assert path.stem in done.stdout
 
 
-def test_engine_rooms_do_not_know_each_other() -> None:
-    known = {(room_of(path), room) for path in modules() for _, room in imports(path)}
-    assert not known & set(STRANGERS)
+def test_every_contract_is_seen_to_catch_something() -> None:
+    assert {contract for contract, _, _ in UP} == set(CONTRACTS)
 
 
 def test_the_page_shows_these_floors() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    drawing = page.split("```")[1].strip().splitlines()
-    assert len(drawing) == len(FLOORS)
-    for line, floor in zip(drawing, reversed(FLOORS), strict=True):
-        shown = line.split("  ")[0]
-        assert {room.strip() for room in shown.split(",")} == floor
+    drawing = page.split("## Floors")[1].split("```")[1].strip().splitlines()
+    shown = [line.split("  ")[0] for line in drawing]
+    assert [", ".join(layer.split(" | ")) for layer in CONTRACTS["floors"]["layers"]] == shown

@@ -11,19 +11,31 @@ from typing import Any
 
 import pytest
 
-from scripts.bake import PROJECT, ROOT
+from scripts.bake import PROJECT, ROOT, template_files
 from tests.docs.customised import EXAMPLES
 
 DOCS = ROOT / "docs"
-PROJECT_README = ROOT / PROJECT / "README.md"
-PAGES = [ROOT / "README.md", PROJECT_README, *sorted(DOCS.rglob("*.md"))]
+"""What holds for the template."""
+PROJECT_DOCS = ROOT / PROJECT / "docs"
+"""What holds for a project."""
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted(DOCS.rglob("*.md")),
+    ROOT / PROJECT / "README.md",
+    ROOT / PROJECT / "client" / "README.md",
+    *sorted(PROJECT_DOCS.rglob("*.md")),
+]
 FACTS = """
 import json
-from app.cli import main
-from app.connections import close_codes, messages
-from app.errors import Code, Problem, Outcome
-from app.settings import Settings
-from app.telemetry.metrics import Metrics
+import bff
+from bff.cli import main
+from bff.connections import close_codes, messages
+from bff.db.database import VERSION_TABLE
+from bff.db.tables import EngineTable
+from bff.errors import Code, Problem, Outcome
+from bff.settings import Settings
+from bff.telemetry.metrics import Metrics
 
 out = [kind.type for kind in messages._Outbound.__subclasses__()] + ["error"]
 inside = messages.InboundFrame.__origin__.__args__
@@ -40,14 +52,21 @@ print(json.dumps({
         for family in Metrics().registry.collect()
     ],
     "commands": list(main.commands),
+    "tables": [*EngineTable.metadata.tables, VERSION_TABLE],
+    "face": bff.__all__,
 }, default=str))
 """
 PARSE = """
 import json, sys
-from app.connections.messages import parse
+from bff.connections.messages import parse
 for frame in json.load(sys.stdin):
     parse(frame)
 """
+
+
+def title(page: Path) -> str:
+    """A page's name where it lies: in the template or in a project."""
+    return f"{page.parent.name}/{page.name}".replace(f"{PROJECT}/", "project/")
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +77,7 @@ def facts() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def protocol() -> str:
-    return (DOCS / "protocol.md").read_text(encoding="utf-8")
+    return (PROJECT_DOCS / "protocol.md").read_text(encoding="utf-8")
 
 
 # The protocol
@@ -83,7 +102,7 @@ def test_every_close_code_is_explained_and_none_is_made_up(
     assert {name: int(code) for code, name in rows} == facts["closes"]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_no_page_names_a_close_code_that_is_not_there(page: Path, facts: dict[str, Any]) -> None:
     ends_of_ranges = {4000, 4499, 4999}
     named = {int(code) for code in re.findall(r"\b4[05]\d\d\b(?! waiting)", prose(page))}
@@ -125,30 +144,31 @@ def test_the_limits_are_the_defaults(protocol: str, facts: dict[str, Any]) -> No
 
 
 def test_every_metric_is_listed_and_none_is_made_up(facts: dict[str, Any]) -> None:
-    page = (DOCS / "deploy.md").read_text(encoding="utf-8")
+    page = (PROJECT_DOCS / "deploy.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(bff_\w+)` \|", page, re.MULTILINE)
     assert sorted(rows) == sorted(facts["metrics"])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_metrics_settings_and_commands_that_a_page_names_exist(
     page: Path, facts: dict[str, Any]
 ) -> None:
     text = page.read_text(encoding="utf-8")
-    assert set(re.findall(r"\bbff_[a-z_]+\b", text)) <= set(facts["metrics"])
+    assert set(re.findall(r"\bbff_[a-z_]+\b", text)) <= {*facts["metrics"], *facts["tables"]}
     named = set(re.findall(r"`([A-Z][A-Z0-9]*_[A-Z0-9_]+)[`=]", text))
     outside = {"TEST_REDIS_URL", "TEST_AMQP_URL", "TEST_DATABASE_URL", "FORWARDED_ALLOW_IPS"}
-    assert named <= set(facts["settings"]) | set(facts["closes"]) | outside
+    outside |= {"ONLY_FOR", *re.findall(r"^(\w+)=", examples_env(), re.MULTILINE)}
+    assert named <= {*facts["settings"], *facts["closes"], *facts["face"]} | outside
     commands = set(re.findall(r"(?:`|bin/|exec bff-1 )bff ([a-z]+)\b", text))
     assert commands <= set(facts["commands"])
-    targets = set(re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE))
+    targets = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE))
     assert targets <= make_targets(ROOT) | make_targets(ROOT / PROJECT)
 
 
 # Examples and links
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_the_code_on_a_page_is_the_code_that_is_tested(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name, shown in re.findall(r"^```\w+ ([\w./]+\.\w+)\n(.*?)^```$", text, re.M | re.S):
@@ -171,14 +191,44 @@ def test_the_readme_shows_the_example_feature_of_the_template() -> None:
     assert "realtime.event(" in shown
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+# Links
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_links_lead_somewhere(page: Path) -> None:
+    """A project is whole by itself: its pages link to nothing outside of it."""
+    house = ROOT / PROJECT if page.is_relative_to(ROOT / PROJECT) else ROOT
     for target in re.findall(r"\]\((?!https?:)([^)\s]*)\)", page.read_text(encoding="utf-8")):
         name, _, anchor = target.partition("#")
         path = (page.parent / name).resolve() if name else page
         assert path.exists(), target
+        assert path.is_relative_to(house), target
         if anchor:
             assert anchor in anchors(path), target
+
+
+def test_pages_that_code_and_texts_of_a_project_name_are_in_it() -> None:
+    for path in template_files():
+        if not path.is_relative_to(PROJECT) or path.suffix == ".lock":
+            continue
+        text = (ROOT / path).read_text(encoding="utf-8")
+        assert "the template's `docs" not in text, path
+        for page in re.findall(r"\b(?:docs|client|bff)/[\w/-]+\.md\b", text):
+            assert (ROOT / PROJECT / page).exists(), f"{path}: {page}"
+
+
+def test_no_page_exists_twice() -> None:
+    for of in (title, heading):
+        pages = [of(page) for page in PAGES if page.name != "README.md"]
+        assert len(pages) == len(set(pages))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
+def test_prose_is_wrapped(page: Path) -> None:
+    if page.name == "benchmarks.md":
+        pytest.skip("written by `make bench`")
+    long = [line for line in prose(page).splitlines() if len(line) > 100 and line[0] != "|"]
+    assert not long
 
 
 def in_project(python: str, given: str = "") -> str:
@@ -193,6 +243,16 @@ def in_project(python: str, given: str = "") -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def examples_env() -> str:
+    """The settings of the examples, as in `.env.example`."""
+    return (EXAMPLES / "env.example.txt").read_text(encoding="utf-8")
+
+
+def heading(page: Path) -> str:
+    """The first line."""
+    return page.read_text(encoding="utf-8").splitlines()[0]
 
 
 def prose(page: Path) -> str:
@@ -216,4 +276,4 @@ def anchors(page: Path) -> set[str]:
 
 def make_targets(folder: Path) -> set[str]:
     makefile = (folder / "Makefile").read_text(encoding="utf-8")
-    return set(re.findall(r"^([a-z]+):.*##", makefile, re.MULTILINE))
+    return set(re.findall(r"^([a-z-]+):.*##", makefile, re.MULTILINE))

@@ -154,8 +154,8 @@ def knows_both(deployment: Deployment, instance: Instance) -> bool:
 
 
 def customised(installed: InstalledProject, path: Path) -> InstalledProject:
-    """A copy of the project with one more feature, added as the README of `routes/` says: a new
-    file, and a line in each list of `routes/__init__.py`."""
+    """A copy of the project with one more feature, added as `app/routes/__init__.py` says: a
+    new file, and a line in each list of `routes/__init__.py`."""
     unwanted = shutil.ignore_patterns(".env", "*.sqlite3*", "__pycache__", ".*_cache")
     shutil.copytree(installed.path, path, ignore=unwanted)
     routes = path / "app" / "routes"
@@ -163,7 +163,7 @@ def customised(installed: InstalledProject, path: Path) -> InstalledProject:
     lists = routes / "__init__.py"
     text = lists.read_text()
     for old, new in (
-        ("import admin, auth, events,", "import admin, auth, demo, events,"),
+        ("import admin, health,", "import admin, demo, health,"),
         ("    orders.router,\n", "    orders.router,\n    demo.router,\n"),
         ("orders.realtime)", "orders.realtime, demo.realtime)"),
     ):

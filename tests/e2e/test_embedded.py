@@ -141,7 +141,9 @@ async def test_workers_that_are_killed_are_replaced_and_their_sockets_no_longer_
 def test_doctor_says_in_words_what_is_wrong(deployment: Deployment) -> None:
     sick = deployment.bff("doctor")
     assert sick.returncode == 1
-    assert _bad(sick.stdout) == ["the schema: run `bff migrate`"]
+    assert _bad(sick.stdout) == [
+        "the schema: the engine's revisions are not applied: run `bff migrate`"
+    ]
 
     assert deployment.bff("migrate").returncode == 0
     healthy = deployment.bff("doctor")

@@ -60,7 +60,7 @@ async def test_a_bff_on_postgres(
     engine = create_async_engine(database_url)
     async with engine.connect() as connection:
         revisions = (
-            await connection.execute(text("SELECT version_num FROM alembic_version"))
+            await connection.execute(text("SELECT version_num FROM bff_alembic_version"))
         ).all()
     await engine.dispose()
     assert len(revisions) == 1

@@ -4,20 +4,19 @@ is lost is announced."""
 from __future__ import annotations
 
 import asyncio
-import runpy
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
 
-from scripts.bake import ROOT
 from tests import servers
 from tests.baked import InstalledProject
+from tests.chaos.proxy import Proxy
 from tests.e2e.browser import Browser
 from tests.e2e.conftest import Admin, person_of
 from tests.e2e.deployment import Cluster, Deployment, start_cluster
@@ -31,8 +30,6 @@ RECOVERY = 40.0
 """Generous: back-off and lease are seconds here, but the machine may be busy."""
 BETWEEN = 0.05
 TOPIC = "numbered"
-
-Proxy: Any = runpy.run_path(str(ROOT / "{{cookiecutter.project_slug}}/chaos/proxy.py"))["Proxy"]
 
 
 class Numbered:

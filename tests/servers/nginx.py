@@ -52,7 +52,7 @@ async def before(text: str, folder: Path, *upstreams: int) -> AsyncIterator[str]
         )
     try:
         async with asyncio.timeout(_SECONDS):
-            while not await _listens(port):  # noqa: ASYNC110  nothing tells when nginx listens
+            while not await _listens(port):
                 await asyncio.sleep(0.02)
         yield f"127.0.0.1:{port}"
     finally:

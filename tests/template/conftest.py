@@ -11,6 +11,9 @@ import pytest
 from scripts.bake import ROOT, bake
 from tests.baked import BakedProject
 
+collect_ignore = ["projects"]
+"""Tests of generated projects, which `test_projects.py` runs in one."""
+
 ANSWERS: dict[str, Any] = {
     name: value
     for name, value in json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8")).items()

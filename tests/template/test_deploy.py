@@ -121,7 +121,7 @@ def test_the_image_is_sent_what_it_copies_and_no_secrets(default: BakedProject) 
     lines = default.read(".dockerignore").splitlines()
     assert "*" in lines
     sent = {line[1:] for line in lines if line.startswith("!")}
-    assert {"app", "client", "migrations", "requirements.lock", "deploy/bff"} <= sent
+    assert {"app", "bff", "client", "migrations", "requirements.lock", "deploy/bff"} <= sent
     assert ".env" not in sent
     for name in sent:
         assert (default.path / name).exists(), name

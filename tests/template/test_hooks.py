@@ -25,6 +25,10 @@ SECRETS = (
 )
 
 
+def contents(project: BakedProject) -> dict[str, bytes]:
+    return {name: (project.path / name).read_bytes() for name in project.files()}
+
+
 def secrets_of(project: BakedProject) -> list[str]:
     lines = dict(line.split("=", 1) for line in project.read(".env").splitlines() if "=" in line)
     return [lines[name] for name in SECRETS]
@@ -68,9 +72,9 @@ def test_an_env_that_exists_is_never_touched(bake: Bake) -> None:
 @pytest.mark.parametrize("ci", ["github", "gitlab", "none"])
 def test_baking_over_a_project_changes_nothing(template: Path, tmp_path: Path, ci: str) -> None:
     project = BakedProject(bake_into(template, tmp_path, {"ci": ci}))
-    before = {name: project.read(name) for name in project.files()}
+    before = contents(project)
     bake_into(template, tmp_path, {"ci": ci})
-    assert {name: project.read(name) for name in project.files()} == before
+    assert contents(project) == before
 
 
 def test_a_manifest_that_names_nothing_is_an_error(template: Path, tmp_path: Path) -> None:

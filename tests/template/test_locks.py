@@ -34,6 +34,8 @@ LOADED_BY_OTHERS = {"aiosqlite", "asyncpg", "greenlet", "httptools", "uvloop", "
 PART_OF_OTHERS = {"cryptography", "hiredis", "pamqp", "pydantic", "sqlalchemy", "starlette"}
 """Of python-jose[cryptography], redis[hiredis], aio-pika, FastAPI, SQLModel, at the versions these
 need."""
+IN_DEVELOPMENT = {"cookiecutter", "pytest"}
+"""What the test kit and `make update` need comes with the extra `dev`."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,11 @@ def test_the_lock_of_node_holds_hashes_and_no_address() -> None:
 
 
 def test_the_locks_are_fresh() -> None:
-    text = (ROOT / PROJECT / "pyproject.toml").read_text(encoding="utf-8")
-    project = tomllib.loads(text)["project"]
+    project = BakedProject(ROOT / PROJECT)
+    runtime = project.dependencies()
     groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
-    development = project["dependencies"] + project["optional-dependencies"]["dev"]
-    assert Lock.read(RUNTIME).lacks(project["dependencies"]) == []
-    assert Lock.read(DEVELOPMENT).lacks(development) == []
+    assert Lock.read(RUNTIME).lacks(runtime) == []
+    assert Lock.read(DEVELOPMENT).lacks(runtime + project.development_dependencies()) == []
     assert Lock.read(TEMPLATE).lacks(groups["dev"]) == []
     assert Lock.read(NUROPB).lacks(groups["nuropb"]) == []
     for lock in BENCHES:
@@ -100,14 +101,34 @@ def test_what_is_used_beside_the_project_has_its_versions(path: Path) -> None:
     }
 
 
-def test_the_app_s_imports_and_its_dependencies_agree(default: BakedProject) -> None:
-    code = "".join(default.read(n) for n in default.files() if re.match(r"app/.*\.py$", n))
-    imported = set(re.findall(r"^\s*(?:from|import) (\w+)", code, flags=re.M))
-    project = tomllib.loads(default.read("pyproject.toml"))["project"]
-    declared = {Requirement(line).name for line in project["dependencies"]}
-    modules = {MODULES.get(name, name.replace("-", "_")) for name in declared}
-    assert modules - imported <= LOADED_BY_OTHERS
-    assert imported - modules - sys.stdlib_module_names - {"app"} <= PART_OF_OTHERS
+def test_the_engine_s_imports_and_its_dependencies_agree(default: BakedProject) -> None:
+    imported = imports(default, "bff") - IN_DEVELOPMENT
+    modules = module_names(default.dependencies(of="engine"))
+    assert modules - imported - {"sqlmodel"} <= LOADED_BY_OTHERS
+    assert imported - modules - {"bff"} <= PART_OF_OTHERS
+
+
+def test_the_app_needs_what_it_names_and_what_the_engine_brings(default: BakedProject) -> None:
+    imported = imports(default, "app") | imports(default, "migrations")
+    own, engine = (module_names(default.dependencies(of=of)) for of in ("app", "engine"))
+    assert own <= imported
+    assert imported - own - engine - {"app", "bff"} <= PART_OF_OTHERS
+
+
+def imports(project: BakedProject, folder: str) -> set[str]:
+    """The packages that the code in a folder imports, Python's own excepted."""
+    code = "".join(
+        project.read(name)
+        for name in project.files()
+        if name.startswith(f"{folder}/") and name.endswith(".py")
+    )
+    found = set(re.findall(r"^\s*(?:from|import) (\w+)", code, flags=re.M))
+    return found - sys.stdlib_module_names
+
+
+def module_names(requirements: list[str]) -> set[str]:
+    names = (Requirement(line).name for line in requirements)
+    return {MODULES.get(name, name.replace("-", "_")) for name in names}
 
 
 def test_what_the_lock_installs_is_whole(installed: InstalledProject) -> None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import subprocess
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -17,51 +12,10 @@ import pytest
 from scripts.bake import ROOT, bake, bring_up_to_date
 from tests.baked import InstalledProject, environment
 from tests.servers.server import free_port
+from tests.template.processes import INTERRUPTED, interrupt, running, wait_until_ready
 
-DEADLINE = 120
 SECOND_START = 20
 """Seconds; on an idle machine it takes three."""
-INTERRUPTED = {0, 130, -signal.SIGINT}
-
-
-@contextmanager
-def running(command: list[str], folder: Path, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A command in a process group of its own, as a terminal runs it."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=environment(),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> float:
-    """The seconds until the instance is ready."""
-    begin = time.monotonic()
-    while time.monotonic() - begin < DEADLINE:
-        assert process.poll() is None, log.read_text()
-        try:
-            if httpx.get(f"{address}/health/ready").is_success:
-                return time.monotonic() - begin
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(log.read_text())
-
-
-def interrupt(process: subprocess.Popen[bytes]) -> int:
-    """Ctrl-C: the terminal sends SIGINT to the whole group."""
-    os.killpg(process.pid, signal.SIGINT)
-    return process.wait(DEADLINE)
 
 
 def test_demo_serves_its_page_in_seconds_and_ends_cleanly(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def test_typed_answers_are_never_rendered(template: Path, tmp_path: Path) -> Non
         ("project_slug", "../shop", "must begin with a letter a-z"),
         ("project_slug", "a" * 42, "41 characters long at most"),
         ("project_slug", "fastapi", "is the name of a package"),
+        ("project_slug", "bff", "is the name of a package"),
         ("project_name", " ", "The project name is empty."),
         ("project_name", "two\nlines", "The project name holds a line break"),
         ("description", "bell\x07", "The description holds a line break"),
@@ -94,11 +95,11 @@ def test_the_longest_slug_is_taken(bake: Bake) -> None:
 def test_no_project_can_be_named_like_a_package_that_it_needs(
     default: BakedProject, template: Path
 ) -> None:
-    project = tomllib.loads(default.read("pyproject.toml"))["project"]
-    needed = project["dependencies"] + project["optional-dependencies"]["dev"]
+    needed = default.dependencies() + default.development_dependencies()
     hook = (template / "hooks" / "pre_gen_project.py").read_text()
     taken = re.findall(r'^        "([a-z-]+)",$', hook, flags=re.M)
     assert {Requirement(line).name for line in needed} <= set(taken)
+    assert {"app", "bff", "client", "migrations", "tests"} <= set(taken)
 
 
 def test_the_next_commands_name_the_folder(template: Path, tmp_path: Path) -> None:

@@ -1,1 +1,1 @@
-"""A backend-for-frontend: browsers on sockets, services on a mesh, Redis in between."""
+"""Yours: the app on top of the engine `bff`. No update touches this folder."""

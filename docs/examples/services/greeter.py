@@ -1,19 +1,19 @@
-"""The service `greeter`, with the project's own `app/mesh`: AMQP_URL=… python greeter.py"""
+"""The service `greeter`: AMQP_URL=… python greeter.py"""
 
 import asyncio
 
-from app.mesh.client import connect
-from app.mesh.service import Context, Service
-from app.settings import MeshSettings
-
-mesh = connect(MeshSettings())
-greeter = Service("greeter")
+from bff import Context, Publish, Service, run_service
 
 
-@greeter.method("greet")
-async def greet(name: str, context: Context) -> str:
-    await mesh.publish("greeter.greeted", {"user_id": context["user_id"], "name": name})
-    return f"Hello {name}"
+def greeter(publish: Publish) -> Service:
+    service = Service("greeter")
+
+    @service.method("greet")
+    async def greet(name: str, context: Context) -> str:
+        await publish("greeter.greeted", {"user_id": context["user_id"], "name": name})
+        return f"Hello {name}"
+
+    return service
 
 
-asyncio.run(mesh.serve(greeter))
+asyncio.run(run_service(greeter))

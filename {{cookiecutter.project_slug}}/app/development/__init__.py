@@ -1,1 +1,1 @@
-"""What is only there in development: the page and the example service."""
+"""Stand-ins for the services behind the BFF, for `make dev`."""

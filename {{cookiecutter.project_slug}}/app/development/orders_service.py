@@ -1,23 +1,18 @@
-"""The example mesh service `orders`: what a team behind the BFF would write and run itself.
+"""A stand-in for the mesh service `orders`, which another team would write and run.
 
-On `memory://` it lives in the BFF's process; `python -m app.development.orders_service` runs it on
-RabbitMQ.
+With `AMQP_URL=memory://` it answers in the process of the BFF. `python -m
+app.development.orders_service` runs it on RabbitMQ.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
 from itertools import islice
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from app.errors import Code, Problem
-from app.mesh.client import connect
-from app.mesh.service import Context, Service
-from app.settings import MeshSettings
-from app.telemetry.logs import configure
+from bff import Code, Context, Problem, Publish, Service, run_service
 
 MAX_ORDERS = 1_000
 MAX_LISTED = 100
@@ -25,12 +20,6 @@ MAX_LISTED = 100
 Item = Annotated[str, Field(min_length=1, max_length=200)]
 Quantity = Annotated[int, Field(gt=0, le=1000)]
 Status = Literal["placed", "paid", "shipped", "cancelled"]
-
-
-class Publish(Protocol):
-    """`MeshClient.publish`, or anything that publishes an event."""
-
-    def __call__(self, topic: str, event: Any, /) -> Awaitable[None]: ...
 
 
 class Order(BaseModel):
@@ -91,7 +80,4 @@ def orders_service(publish: Publish) -> Service:
 
 
 if __name__ == "__main__":
-    settings = MeshSettings()
-    configure(settings)
-    mesh = connect(settings)
-    asyncio.run(mesh.serve(orders_service(mesh.publish)))
+    asyncio.run(run_service(orders_service))

@@ -1,20 +1,23 @@
-"""YOURS: one file per feature, HTTP endpoints, socket methods and event rules side by side.
-
-A new feature is a new file here and a line in each list below that it has something for. `/ws` is
-in none: `main.py` takes handshakes to it past the layers that only HTTP needs.
-"""
+"""What the BFF offers, in two lists. A new feature is a new file here and a line in each list."""
 
 from __future__ import annotations
 
-from app.routes import admin, auth, events, health, mesh, orders, rpc
+from app.routes import admin, health, orders, websocket
+from bff.endpoints import rpc, services, sse, tickets
 
 HTTP = (
-    health.router,
-    auth.router,
-    events.router,
+    websocket.router,
+    sse.router,
     rpc.router,
+    tickets.router,
+    health.router,
     admin.router,
     orders.router,
 )
+"""FastAPI routers."""
 
-REALTIME = (mesh.realtime, orders.realtime)
+REALTIME = (
+    services.realtime,
+    orders.realtime,
+)
+"""What browsers call over sockets, and what the mesh brings or calls."""

@@ -7,13 +7,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from app.auth.caller import Caller
-from app.cluster.messenger import Messenger
-from app.mesh.client import MeshClient
-from app.mesh.events import MeshEvent
-from app.realtime.router import RealtimeRouter
-from app.routes.dependencies import CallerDep, MeshDep
-from app.routes.problems import responses
+from bff import Caller, MeshClient, MeshEvent, Messenger, RealtimeRouter
+from bff.endpoints import CallerDep, MeshDep, responses
 
 router = APIRouter(prefix="/orders", tags=["orders"], responses=responses(401, 403, 502, 503, 504))
 realtime = RealtimeRouter()
@@ -80,7 +75,7 @@ async def may_follow_orders() -> bool:
     return True
 
 
-@realtime.event("orders.*.updated")
+@realtime.event("orders.*.updated", name="order_updated")
 async def order_updated(event: MeshEvent, messenger: Messenger) -> None:
     order = event.payload
     await messenger.to_user(order["user_id"], "order.updated", order)

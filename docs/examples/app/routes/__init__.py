@@ -1,49 +1,51 @@
-"""YOURS: one file per feature, HTTP endpoints, socket methods and event rules side by side.
-
-A new feature is a new file here and a line in each list below that it has something for. `/ws` is
-in none: `main.py` takes handshakes to it past the layers that only HTTP needs.
-"""
+"""What the BFF offers, in two lists. A new feature is a new file here and a line in each list."""
 
 from __future__ import annotations
 
 from app.routes import (
+    account,
     admin,
-    auth,
     chat,
-    events,
     health,
     invoices,
     ledger,
-    mesh,
+    moderation,
     notes,
     orders,
     payments,
     profile,
     reports,
     rooms,
-    rpc,
     seats,
+    websocket,
 )
+from bff.endpoints import rpc, services, sse, tickets
 
 HTTP = (
-    health.router,
-    auth.router,
-    events.router,
+    websocket.router,
+    sse.router,
     rpc.router,
+    tickets.router,
+    health.router,
     admin.router,
     orders.router,
     profile.router,
     notes.router,
+    moderation.router,
+    account.router,
 )
+"""FastAPI routers."""
 
 REALTIME = (
-    mesh.realtime,
+    services.realtime,
     orders.realtime,
     chat.realtime,
+    rooms.realtime,
     invoices.realtime,
-    ledger.realtime,
-    payments.realtime,
     reports.realtime,
     seats.realtime,
-    rooms.realtime,
+    ledger.realtime,
+    payments.realtime,
+    account.realtime,
 )
+"""What browsers call over sockets, and what the mesh brings or calls."""

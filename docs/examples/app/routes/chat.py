@@ -6,9 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from app.auth.caller import Caller
-from app.cluster.messenger import Messenger
-from app.realtime.router import RealtimeRouter
+from bff import Caller, Messenger, RealtimeRouter
 
 realtime = RealtimeRouter()
 

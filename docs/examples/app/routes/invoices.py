@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from app.cluster.messenger import Messenger
-from app.mesh.events import MeshEvent
-from app.realtime.router import RealtimeRouter
+from bff import MeshEvent, Messenger, RealtimeRouter
 
 realtime = RealtimeRouter()
 

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
-from app.realtime.router import RealtimeRouter
+from app import jsonrpc
+from app.settings import Settings
+from bff import Bff, RealtimeRouter, connect_mesh
 
 realtime = RealtimeRouter()
 
 realtime.expose("ledger", methods=["balance"], scopes=["invoices"])
+
+
+def connect(bff: Bff) -> None:
+    """Have the service `ledger` called by a mesh client of its own."""
+    settings = bff.provided(Settings)
+    own = {"amqp_url": settings.ledger_amqp_url, "rpc_exchange": ""}
+    ledger = connect_mesh(
+        settings.model_copy(update=own), bff.metrics, message_format=jsonrpc, name="ledger"
+    )
+    bff.mesh.route(["ledger"], to=ledger)

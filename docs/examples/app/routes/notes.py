@@ -4,31 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter
+from prometheus_client import Counter
 from pydantic import BaseModel, Field
 from sqlmodel import col, func, select
 
-from app.db.database import Database
-from app.db.tables import Note
-from app.errors import Code, Problem
-from app.routes.dependencies import CallerDep
-from app.routes.problems import responses
+from app.dependencies import SettingsDep
+from app.tables import Note
+from bff import Code, Problem
+from bff.endpoints import CallerDep, DatabaseDep, responses
 
 router = APIRouter(prefix="/notes", tags=["notes"], responses=responses(401, 403, 503))
 
-
-def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
-
-
-def _notes_per_user(request: Request) -> int:
-    limit: int = request.app.state.settings.notes_per_user
-    return limit
-
-
-DatabaseDep = Annotated[Database, Depends(_database)]
-LimitDep = Annotated[int, Depends(_notes_per_user)]
+KEPT = Counter("notes_kept", "Notes that users have kept.")
 
 
 class NewNote(BaseModel):
@@ -37,15 +25,17 @@ class NewNote(BaseModel):
 
 @router.post("", status_code=201, responses=responses(409, 422))
 async def create_note(
-    note: NewNote, caller: CallerDep, database: DatabaseDep, limit: LimitDep
+    note: NewNote, caller: CallerDep, database: DatabaseDep, settings: SettingsDep
 ) -> Note:
     stored = Note(user_id=caller.user_id, text=note.text)
     own = select(func.count()).where(col(Note.user_id) == caller.user_id)
     async with database.session() as session:
-        if (await session.exec(own)).one() >= limit:
-            raise Problem(Code.CONFLICT, f"{limit} notes are the most a user may keep")
+        if (await session.exec(own)).one() >= settings.notes_per_user:
+            most = f"{settings.notes_per_user} notes are the most a user may keep"
+            raise Problem(Code.CONFLICT, most)
         session.add(stored)
         await session.commit()
+    KEPT.inc()
     return stored
 
 

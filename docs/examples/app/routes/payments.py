@@ -7,9 +7,7 @@ from typing import Annotated, Any
 from fastapi import Depends
 from pydantic import BaseModel
 
-from app.errors import Code, Problem
-from app.mesh.client import MeshClient
-from app.realtime.router import RealtimeRouter
+from bff import Code, MeshClient, Problem, RealtimeRouter
 
 realtime = RealtimeRouter()
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.routes.dependencies import CallerDep
-from app.routes.problems import responses
+from bff.endpoints import CallerDep, responses
 
 router = APIRouter(prefix="/profile", tags=["profile"], responses=responses(401, 403))
 

@@ -6,8 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from app.auth.caller import Caller
-from app.realtime.router import RealtimeRouter
+from bff import Caller, RealtimeRouter
 
 realtime = RealtimeRouter()
 

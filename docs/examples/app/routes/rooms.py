@@ -6,10 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from app.auth.caller import Caller
-from app.cluster.messenger import Messenger
-from app.cluster.presence import Presence
-from app.realtime.router import RealtimeRouter, Topic
+from bff import Caller, Messenger, Presence, RealtimeRouter, Topic
 
 realtime = RealtimeRouter()
 

@@ -6,9 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from app.cluster.messenger import Messenger
-from app.mesh.messages import MeshRequest
-from app.realtime.router import RealtimeRouter
+from bff import MeshRequest, Messenger, RealtimeRouter
 
 realtime = RealtimeRouter()
 

@@ -1,0 +1,31 @@
+"""The app: the engine with your settings, routes and resources."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from app import routes
+from app.billing import Billing, open_billing
+from app.development.orders_service import orders_service
+from app.request_ids import RequestIds
+from app.routes import ledger
+from app.settings import Settings
+from bff import Bff, MemoryBroker
+
+
+def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None = None) -> FastAPI:
+    """The server calls this. Tests give settings of their own, and a `broker` to join."""
+    bff = Bff(
+        settings or Settings(),
+        realtime=routes.REALTIME,
+        provide={Billing: open_billing},
+        stand_ins=[orders_service],  # services that answer in `make dev`
+        broker=broker,
+    )
+    ledger.connect(bff)
+    app = FastAPI(title=bff.settings.app_name, lifespan=bff.lifespan)
+    bff.install(app)
+    app.add_middleware(RequestIds)
+    for router in routes.HTTP:
+        app.include_router(router)
+    return app

@@ -1,0 +1,69 @@
+"""`make chaos ARGS="--seed 7 --seconds 60"`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+
+from tests.chaos import report
+from tests.chaos.checker import check
+from tests.chaos.deployment import PROJECT, STREAM_LENGTH, Clock
+from tests.chaos.history import History
+from tests.chaos.run import ALLOWANCE, run
+from tests.chaos.servers import ServerError
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--seed", type=click.IntRange(0), help="What breaks when. By default a new one.")
+@click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(5, 86_400))
+@click.option(
+    "--folder",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="For the history and the logs. By default a new one.",
+)
+@click.option(
+    "--project",
+    default=PROJECT,
+    type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
+    help="Whose deployment. By default the template's.",
+)
+def main(seed: int | None, seconds: float, folder: Path | None, project: Path) -> None:
+    """Break a whole deployment for some time, and check what its clients were told.
+
+    Exits with 1 when a promise was broken, with 2 when nothing could be run.
+    """
+    seed = random.randrange(10_000) if seed is None else seed
+    folder = folder or Path(tempfile.mkdtemp(prefix="chaos-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    history = History(folder / "history.jsonl")
+    click.echo(f"Seed {seed}, {seconds:g} s; history and logs in {folder}")
+    logging.disable()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    stopped = ""
+    try:
+        asyncio.run(run(project, seed, seconds, history, folder / "servers", Clock()))
+    except* ServerError as errors:
+        stopped = str(errors.exceptions[0])
+    except* KeyboardInterrupt:
+        stopped = "Interrupted"
+    finally:
+        history.close()
+    if stopped:
+        click.echo(stopped, err=True)
+        sys.exit(2)
+    verdict = check(history.records, allowance=ALLOWANCE, stream_length=STREAM_LENGTH)
+    click.echo(report.text(history.records, verdict))
+    if verdict.violations:
+        click.echo(f'Again: make chaos ARGS="--seed {seed} --seconds {seconds:g}"')
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Sends numbered messages by every way that leads to a browser.
+
+YOURS to extend: a way of your own is a class with a `name`, the streams it can send to, and `send`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+import aio_pika
+import httpx
+from bff.errors import Outcome, Problem
+from bff.mesh.client import MeshClient
+
+from tests.chaos.deployment import Clock, Deployment
+from tests.chaos.history import History, Refused, Sent, Taken, Unknown
+from tests.chaos.instance import EVENT, RULE
+
+_PAUSE = (0.05, 0.6)
+_SECONDS = 8
+
+
+class NotSent(Exception):
+    """Raised when a message was certainly not sent."""
+
+
+class Way(Protocol):
+    """One way from a sender to browsers."""
+
+    name: str
+
+    def reaches(self, stream: str) -> bool:
+        """Whether it can send to `user:<user>`, `all` or `topic:<topic>`."""
+
+    async def send(self, stream: str, message: int) -> str | None:
+        """Returns the id under which the message is stored, or None if this way does not tell.
+
+        Raises:
+            NotSent: it was certainly not sent.
+            Exception: nobody knows.
+        """
+
+
+class ByMethod:
+    """A method that an instance answers: `POST /rpc/chaos/say`."""
+
+    name = "method"
+
+    def __init__(self, deployment: Deployment, chance: random.Random) -> None:
+        self._http = _Http(deployment, chance)
+
+    def reaches(self, stream: str) -> bool:
+        return True
+
+    async def send(self, stream: str, message: int) -> str | None:
+        answer = await self._http.post("/rpc/chaos/say", {"stream": stream, "message": message})
+        stored: str | None = answer.json()["id"]
+        return stored
+
+
+class ByAdmin:
+    """An administrator's broadcast: `POST /admin/broadcasts`."""
+
+    name = "admin"
+
+    def __init__(self, deployment: Deployment, chance: random.Random) -> None:
+        self._http = _Http(deployment, chance)
+
+    def reaches(self, stream: str) -> bool:
+        return not stream.startswith("topic:")
+
+    async def send(self, stream: str, message: int) -> str | None:
+        kind, _, name = stream.partition(":")
+        audience: dict[str, object] = (
+            {"audience": "users", "user_ids": [name]} if kind == "user" else {}
+        )
+        body = {"audience": "all", **audience, "topic": EVENT, "event": {"message": message}}
+        answer = await self._http.post("/admin/broadcasts", body)
+        (stored,) = answer.json()["message_ids"]
+        id: str | None = stored
+        return id
+
+
+class ByMesh:
+    """A mesh event that an event rule brings to browsers."""
+
+    name = "mesh"
+
+    def __init__(self, mesh: MeshClient) -> None:
+        self._mesh = mesh
+
+    def reaches(self, stream: str) -> bool:
+        return True
+
+    async def send(self, stream: str, message: int) -> str | None:
+        try:
+            await self._mesh.publish(RULE, {"stream": stream, "message": message})
+        except Problem as problem:
+            if problem.outcome is Outcome.NOT_SENT:
+                raise NotSent(str(problem)) from problem
+            raise
+        return None
+
+
+async def dead_letters(deployment: Deployment) -> list[int]:
+    """The messages that event rules gave up."""
+    async with (
+        asyncio.timeout(2 * _SECONDS),
+        await aio_pika.connect(deployment.rabbitmq.url) as connection,
+    ):
+        channel = await connection.channel()
+        name = f"{deployment.settings.app_name}.dead-letters.v1"
+        queue = await channel.get_queue(name)
+        found = []
+        while letter := await queue.get(no_ack=True, fail=False):
+            found.append(json.loads(letter.body)["event"]["message"])
+    return found
+
+
+class _Http:
+    """Asks any instance, as a proxy in front of them would."""
+
+    def __init__(self, deployment: Deployment, chance: random.Random) -> None:
+        self._urls = [instance.url for instance in deployment.instances.values()]
+        self._headers = {"Authorization": f"Bearer {deployment.token('chaos', 'admin')}"}
+        self._chance = chance
+        self._client = httpx.AsyncClient(trust_env=False, timeout=_SECONDS)
+
+    async def post(self, path: str, body: Mapping[str, object]) -> httpx.Response:
+        url = self._chance.choice(self._urls) + path
+        try:
+            answer = await self._client.post(url, json=body, headers=self._headers)
+        except httpx.ConnectError as error:
+            raise NotSent(str(error)) from error
+        if answer.is_success:
+            return answer
+        problem = answer.json()
+        if problem["outcome"] == Outcome.NOT_SENT:
+            raise NotSent(problem["code"])
+        raise RuntimeError(problem["code"])
+
+
+class Traffic:
+    """Numbers the messages and writes down what became of each."""
+
+    def __init__(self, history: History, clock: Clock, chance: random.Random) -> None:
+        self._history = history
+        self._clock = clock
+        self._chance = chance
+        self._numbers: Iterator[int] = itertools.count(1)
+
+    async def flow(self, ways: Sequence[Way], streams: Sequence[str]) -> None:
+        """Send by every way to every stream, until cancelled."""
+        async with asyncio.TaskGroup() as senders:
+            for way, stream in _pairs(ways, streams):
+                senders.create_task(self._flow(way, stream))
+
+    async def last(self, ways: Sequence[Way], streams: Sequence[str]) -> dict[str, set[int]]:
+        """Send one more message by every way to every stream, until each is taken; who has these
+        has all that was sent before. Returns them by stream."""
+        last: dict[str, set[int]] = {stream: set() for stream in streams}
+        for way, stream in _pairs(ways, streams):
+            while (taken := await self.send(way, stream)) is None:
+                await asyncio.sleep(_PAUSE[0])
+            last[stream].add(taken)
+        return last
+
+    async def send(self, way: Way, stream: str) -> int | None:
+        """Send a message; returns its number when it was taken."""
+        message = next(self._numbers)
+        sent = Sent(at=self._clock(), message=message, stream=stream, way=way.name)
+        self._history.add(sent)
+        try:
+            async with asyncio.timeout(2 * _SECONDS):
+                id = await way.send(stream, message)
+        except NotSent as error:
+            self._history.add(Refused(at=self._clock(), message=message, reason=str(error)))
+            return None
+        except asyncio.CancelledError:
+            self._history.add(Unknown(at=self._clock(), message=message, reason="cancelled"))
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            self._history.add(Unknown(at=self._clock(), message=message, reason=reason))
+            return None
+        self._history.add(Taken(at=self._clock(), message=message, id=id))
+        return message
+
+    async def _flow(self, way: Way, stream: str) -> None:
+        while True:
+            await asyncio.sleep(self._chance.uniform(*_PAUSE))
+            await self.send(way, stream)
+
+
+def _pairs(ways: Sequence[Way], streams: Sequence[str]) -> list[tuple[Way, str]]:
+    return [(way, stream) for way in ways for stream in streams if way.reaches(stream)]

@@ -1,0 +1,89 @@
+"""From a token to a ticket to a socket."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import MutableMapping
+from typing import Any
+
+import httpx
+from bff.settings import Settings
+from fastapi import FastAPI
+
+from tests.engine.auth.conftest import MakeToken
+
+ORIGIN = "http://localhost:8000"
+
+
+async def get_ticket(http: httpx.AsyncClient, token: str, origin: str | None = ORIGIN) -> str:
+    headers = {"Authorization": f"Bearer {token}"} | ({"Origin": origin} if origin else {})
+    response = await http.post("/auth/ticket", headers=headers)
+    assert response.status_code == 200
+    ticket: str = response.json()["ticket"]
+    return ticket
+
+
+async def test_a_ticket_is_given_and_never_cached(
+    http: httpx.AsyncClient, make_token: MakeToken, settings: Settings
+) -> None:
+    response = await http.post("/auth/ticket", headers={"Authorization": make_token()})
+    assert response.headers["cache-control"] == "no-store"
+    assert response.json()["expires_in"] == settings.ticket_seconds
+    assert len(response.json()["ticket"]) >= 40
+
+
+async def test_nobody_and_foreign_pages_get_none(
+    http: httpx.AsyncClient, make_token: MakeToken
+) -> None:
+    assert (await http.post("/auth/ticket")).status_code == 401
+    headers = {"Authorization": make_token(), "Origin": "http://evil"}
+    assert (await http.post("/auth/ticket", headers=headers)).status_code == 403
+
+
+async def connect(app: FastAPI, query: str, origin: str) -> list[dict[str, Any]]:
+    """What a server would be told to send when a browser opens `/ws`."""
+    scope = {
+        "type": "websocket",
+        "asgi": {"version": "3.0"},
+        "scheme": "ws",
+        "path": "/ws",
+        "raw_path": b"/ws",
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": [(b"host", b"bff"), (b"origin", origin.encode())],
+        "subprotocols": [],
+        "extensions": {"websocket.http.response": {}},
+    }
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(dict(message))
+
+    await app(scope, receive, send)
+    return sent
+
+
+async def test_a_socket_opens_with_a_ticket_once(
+    app: FastAPI, http: httpx.AsyncClient, make_token: MakeToken
+) -> None:
+    query = f"ticket={await get_ticket(http, make_token())}"
+    accept, hello, _ = await connect(app, query, ORIGIN)
+    assert accept["type"] == "websocket.accept"
+    assert json.loads(hello["text"]) == {"user_id": "alice"}
+    accept, close = await connect(app, query, ORIGIN)
+    assert accept["type"] == "websocket.accept", "pages cannot read the status of a refusal"
+    assert (close["type"], close["code"]) == ("websocket.close", 4500)
+
+
+async def test_a_foreign_origin_is_refused_before_the_socket_is_accepted(
+    app: FastAPI, http: httpx.AsyncClient, make_token: MakeToken
+) -> None:
+    query = f"ticket={await get_ticket(http, make_token())}"
+    refusal, body = await connect(app, query, "http://evil")
+    assert (refusal["type"], refusal["status"]) == ("websocket.http.response.start", 403)
+    assert json.loads(body["body"])["code"] == "forbidden"
+    accept, *_ = await connect(app, query, ORIGIN)
+    assert accept["type"] == "websocket.accept", "what a foreign page tried uses up no ticket"

@@ -1,0 +1,79 @@
+"""What services are told of a caller, and that nobody can sign in with it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from bff.auth.caller import Caller
+from bff.auth.identity import AUDIENCE, mesh_context
+from bff.auth.tokens import TokenVerifier, issue
+from bff.errors import Code, Problem
+from bff.settings import Settings
+from bff.testing.plugin import SECRET
+from jose import jwt
+from pydantic import SecretStr
+
+
+def caller(left: float = 600) -> Caller:
+    scopes = frozenset({"b", "a"})
+    return Caller("alice", "Alice", scopes, "sign-in", int(time.time() + left), "the-own-token")
+
+
+def test_a_call_carries_who_calls_and_never_the_callers_own_token(settings: Settings) -> None:
+    context = mesh_context(caller(), settings, "connection-1")
+    token = context.pop("Authorization")
+    assert context == {"user_id": "alice", "username": "Alice", "session_id": "connection-1"}
+    assert "the-own-token" not in token
+
+
+def test_the_token_of_a_call_is_short_lived_and_for_the_mesh_alone(settings: Settings) -> None:
+    token = mesh_context(caller(), settings, "connection-1")["Authorization"]
+    claims = jwt.decode(token, SECRET, algorithms=["HS256"], audience=AUDIENCE)
+    assert jwt.get_unverified_header(token) == {"alg": "HS256", "typ": "JWT"}
+    lifetime = claims.pop("exp") - claims.pop("iat")
+    assert lifetime == settings.mesh_token_seconds
+    assert claims == {
+        "iss": settings.app_name,
+        "aud": "mesh",
+        "sub": "alice",
+        "sid": "connection-1",
+        "scope": "a b",
+    }
+
+
+def test_it_does_not_outlive_the_callers_own(settings: Settings) -> None:
+    token = mesh_context(caller(left=5), settings)["Authorization"]
+    claims = jwt.decode(token, SECRET, algorithms=["HS256"], audience=AUDIENCE)
+    assert claims["exp"] <= time.time() + 5
+
+
+async def test_nobody_signs_in_with_it(settings: Settings) -> None:
+    token = mesh_context(caller(), settings)["Authorization"]
+    for audience in (None, "browsers"):
+        with pytest.raises(Problem) as caught:
+            await TokenVerifier(settings.model_copy(update={"jwt_audience": audience})).verify(
+                token
+            )
+        assert caught.value.code is Code.UNAUTHENTICATED
+    assert (await TokenVerifier(settings).verify(issue(settings, "alice"))).user_id == "alice"
+
+
+def test_key_names_prefix_and_secret_are_settings(settings: Settings) -> None:
+    changed = settings.model_copy(
+        update={
+            "mesh_token_keys": ("Authorization", "Authorisation"),
+            "mesh_token_prefix": "Bearer ",
+            "mesh_token_secret": SecretStr("another"),
+        }
+    )
+    context = mesh_context(caller(), changed)
+    assert context["Authorization"] == context["Authorisation"]
+    prefix, _, token = context["Authorization"].partition(" ")
+    assert prefix == "Bearer"
+    assert jwt.decode(token, "another", algorithms=["HS256"], audience=AUDIENCE)["sub"] == "alice"
+
+
+def test_without_a_secret_there_is_no_token(settings: Settings) -> None:
+    context = mesh_context(caller(), settings.model_copy(update={"jwt_secret": None}))
+    assert set(context) == {"user_id", "username", "session_id"}

@@ -1,0 +1,311 @@
+"""Keys of an identity provider that rotates them, is slow, or is away."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import Any
+
+import httpx
+import pytest
+from bff.auth import jwks
+from bff.auth.jwks import Jwks
+from bff.auth.tokens import TokenVerifier
+from bff.errors import Code, Problem
+from bff.settings import Settings
+from bff.testing import until
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jose import jwk, jwt
+
+from tests.engine.auth.test_tokens import forge, good_claims
+
+
+class Signer:
+    """A key pair of the provider."""
+
+    def __init__(self, kid: str | None, algorithm: str = "RS256", bits: int = 2048) -> None:
+        self.kid = kid
+        self.algorithm = algorithm
+        private: Any
+        if algorithm.startswith("RS"):
+            private = rsa.generate_private_key(65537, bits)
+        else:
+            private = ec.generate_private_key(ec.SECP256R1())
+        self.private = private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        ).decode()
+        self.public = private.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+
+    def entry(self, **changes: Any) -> dict[str, Any]:
+        """The public key as the provider publishes it."""
+        entry = jwk.construct(self.public, self.algorithm).to_dict() | {"use": "sig"}
+        named = entry if self.kid is None else entry | {"kid": self.kid}
+        return {name: value for name, value in (named | changes).items() if value is not None}
+
+    def sign(self, **claims: Any) -> str:
+        headers = {} if self.kid is None else {"kid": self.kid}
+        complete = {"sub": "alice", "exp": int(time.time()) + 600} | claims
+        return jwt.encode(complete, self.private, self.algorithm, headers=headers)
+
+
+class Provider:
+    """Answers with a JWK set, or with whatever it is told to."""
+
+    def __init__(self, *entries: dict[str, Any]) -> None:
+        self.entries: list[dict[str, Any]] = list(entries)
+        self.fetches = 0
+        self.status = 200
+        self.body: bytes | None = None
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.fetches += 1
+        await self.open.wait()
+        body = self.body or json.dumps({"keys": self.entries}).encode()
+        return httpx.Response(self.status, content=body, headers={"location": "http://evil/"})
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(transport=httpx.MockTransport(self))
+
+
+def make_verifier(
+    settings: Settings, provider: Provider, *algorithms: str, **intervals: float
+) -> TokenVerifier:
+    changes: dict[str, Any] = {
+        "jwt_secret": None,
+        "jwks_url": "https://id.example/keys",
+        "jwt_algorithms": algorithms or ("RS256",),
+    }
+    verifier = TokenVerifier(settings.model_copy(update=changes), provider.client())
+    assert verifier._jwks is not None
+    for name, value in intervals.items():
+        setattr(verifier._jwks, f"_{name}", value)
+    return verifier
+
+
+@pytest.fixture(scope="module")
+def first() -> Signer:
+    return Signer("first")
+
+
+@pytest.fixture(scope="module")
+def second() -> Signer:
+    return Signer("second")
+
+
+async def assert_unauthenticated(verifier: TokenVerifier, token: str) -> None:
+    with pytest.raises(Problem) as caught:
+        await verifier.verify(token)
+    assert caught.value.code is Code.UNAUTHENTICATED
+
+
+async def test_a_token_signed_by_the_provider_is_good(settings: Settings, first: Signer) -> None:
+    provider = Provider(first.entry())
+    verifier = make_verifier(settings, provider)
+    for _ in range(3):
+        assert (await verifier.verify(first.sign())).user_id == "alice"
+    assert provider.fetches == 1
+
+
+async def test_elliptic_curves_too(settings: Settings) -> None:
+    signer = Signer("ec", "ES256")
+    verifier = make_verifier(settings, Provider(signer.entry()), "ES256", "RS256")
+    assert (await verifier.verify(signer.sign())).user_id == "alice"
+
+
+async def test_a_token_without_key_id_may_be_of_any_key(
+    settings: Settings, first: Signer, second: Signer
+) -> None:
+    second_without = Signer(None)
+    provider = Provider(first.entry(), second.entry(), second_without.entry())
+    assert (await make_verifier(settings, provider).verify(second_without.sign())).user_id
+
+
+async def test_the_key_of_another_id_does_not_count(
+    settings: Settings, first: Signer, second: Signer
+) -> None:
+    provider = Provider(first.entry(), second.entry(kid="first-of-somebody-else"))
+    verifier = make_verifier(settings, provider)
+    await assert_unauthenticated(verifier, second.sign())
+
+
+async def test_the_public_key_is_no_secret(settings: Settings, first: Signer) -> None:
+    verifier = make_verifier(settings, Provider(first.entry()))
+    for algorithm in ("HS256", "RS256", "none"):
+        header = {"alg": algorithm, "kid": "first"}
+        await assert_unauthenticated(verifier, forge(header, good_claims(), first.public))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"use": "enc"},
+        {"key_ops": ["encrypt"]},
+        {"alg": "RS512"},
+        {"alg": "HS256"},
+        {"kty": "oct", "k": "c2VjcmV0"},
+        {"kty": "EC"},
+        {"n": None},
+        {"n": 7},
+        {"n": "AQAB"},
+        {"kid": ["first"]},
+        {"key_ops": 7},
+        {"kty": "EC", "crv": ["P-256"]},
+    ],
+    ids=repr,
+)
+async def test_keys_that_are_not_for_this_are_left_out(
+    settings: Settings, first: Signer, second: Signer, changes: dict[str, Any]
+) -> None:
+    provider = Provider(first.entry(**changes), second.entry())
+    verifier = make_verifier(settings, provider)
+    await assert_unauthenticated(verifier, first.sign())
+    assert (await verifier.verify(second.sign())).user_id == "alice"
+
+
+async def test_a_short_rsa_key_is_left_out(settings: Settings, first: Signer) -> None:
+    short = Signer("short", bits=1024)
+    verifier = make_verifier(settings, Provider(short.entry(), first.entry()))
+    await assert_unauthenticated(verifier, short.sign())
+
+
+async def test_a_new_key_is_found_when_it_is_first_used(
+    settings: Settings, first: Signer, second: Signer
+) -> None:
+    provider = Provider(first.entry())
+    verifier = make_verifier(settings, provider, min_interval=0)
+    await verifier.verify(first.sign())
+    provider.entries = [second.entry()]
+    assert (await verifier.verify(second.sign())).user_id == "alice"
+    assert provider.fetches == 2
+    await assert_unauthenticated(verifier, first.sign())
+
+
+async def test_invented_key_ids_are_no_load_on_the_provider(
+    settings: Settings, first: Signer
+) -> None:
+    provider = Provider(first.entry())
+    verifier = make_verifier(settings, provider)
+    await verifier.verify(first.sign())
+    for number in range(20):
+        header = {"alg": "RS256", "kid": f"invented-{number}"}
+        await assert_unauthenticated(verifier, forge(header, good_claims()))
+    assert provider.fetches == 1
+
+
+async def test_old_keys_are_fetched_anew(settings: Settings, first: Signer, second: Signer) -> None:
+    provider = Provider(first.entry())
+    verifier = make_verifier(settings, provider, max_age=0, min_interval=0)
+    await verifier.verify(first.sign())
+    provider.entries = [second.entry()]
+    await assert_unauthenticated(verifier, first.sign())
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (500, None),
+        (302, None),
+        (200, b"<html>"),
+        (200, b"{}"),
+        (200, b"[]"),
+        (200, b'{"keys": []}'),
+        (200, b'{"keys": [7, null, {"kty": "RSA"}]}'),
+    ],
+)
+async def test_a_provider_in_trouble_changes_nothing(
+    settings: Settings, first: Signer, status: int, body: bytes | None
+) -> None:
+    provider = Provider(first.entry())
+    verifier = make_verifier(settings, provider, max_age=0, min_interval=0, retry_interval=0)
+    await verifier.verify(first.sign())
+    provider.status, provider.body = status, body
+    assert (await verifier.verify(first.sign())).user_id == "alice"
+    assert provider.fetches == 2
+
+
+async def test_a_document_without_end_is_not_read(
+    settings: Settings, first: Signer, second: Signer
+) -> None:
+    provider = Provider(first.entry())
+    verifier = make_verifier(settings, provider, max_age=0, min_interval=0)
+    await verifier.verify(first.sign())
+    provider.body = json.dumps({"keys": [second.entry()]}).encode() + b" " * 2_000_000
+    assert (await verifier.verify(first.sign())).user_id == "alice"
+    assert provider.fetches == 2
+
+
+async def test_without_any_keys_it_is_the_service_that_is_away(
+    settings: Settings, first: Signer
+) -> None:
+    provider = Provider(first.entry())
+    provider.status = 503
+    verifier = make_verifier(settings, provider, retry_interval=0)
+    for attempt in (verifier.verify(first.sign()), verifier.prepare()):
+        with pytest.raises(Problem) as caught:
+            await attempt
+        assert caught.value.code is Code.SERVICE_UNAVAILABLE
+        assert caught.value.retryable
+    provider.status = 200
+    await verifier.prepare()
+    assert (await verifier.verify(first.sign())).user_id == "alice"
+
+
+async def test_a_provider_that_is_silent_is_not_waited_for_long(
+    settings: Settings, first: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.05)
+    provider = Provider(first.entry())
+    provider.open.clear()
+    async with asyncio.timeout(5):
+        with pytest.raises(Problem):
+            await make_verifier(settings, provider).verify(first.sign())
+
+
+async def test_a_silent_provider_holds_up_nobody_while_there_are_keys(
+    settings: Settings, first: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jwks, "_FETCH_SECONDS", 3600)
+    monkeypatch.setattr(jwks, "_PATIENCE", 0.05)
+    provider = Provider(first.entry())
+    verifier = make_verifier(settings, provider, max_age=0, min_interval=0)
+    await verifier.verify(first.sign())
+    provider.open.clear()
+    async with asyncio.timeout(15):
+        for _ in range(3):
+            assert (await verifier.verify(first.sign())).user_id == "alice"
+
+
+async def test_however_many_ask_there_is_one_fetch(settings: Settings, first: Signer) -> None:
+    provider = Provider(first.entry())
+    provider.open.clear()
+    verifier = make_verifier(settings, provider)
+    waiting = [asyncio.create_task(verifier.verify(first.sign())) for _ in range(50)]
+    await until(lambda: provider.fetches == 1)
+    waiting[0].cancel()
+    await asyncio.sleep(0)
+    provider.open.set()
+    results = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert not any(isinstance(result, BaseException) for result in results[1:])
+    assert provider.fetches == 1
+
+
+async def test_closing_ends_a_fetch_under_way() -> None:
+    provider = Provider()
+    provider.open.clear()
+    keys = Jwks("https://id.example", bytes, provider.client())
+    waiting = asyncio.create_task(keys.current())
+    await until(lambda: provider.fetches == 1)
+    await keys.close()
+    async with asyncio.timeout(5):
+        assert isinstance(
+            (await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError
+        )

@@ -1,0 +1,140 @@
+"""Every error over HTTP is a problem, and none tells what is inside."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+import httpx
+import pytest
+from bff import problems
+from bff.errors import Code, Outcome, Problem
+from fastapi import FastAPI, HTTPException, Path
+from pydantic import BaseModel
+from redis.exceptions import ConnectionError as RedisConnectionError
+from sqlalchemy.exc import OperationalError
+
+
+class Thing(BaseModel):
+    name: str
+    size: int
+
+    model_config = {"extra": "forbid"}
+
+
+@pytest.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    app = FastAPI()
+    problems.install(app)
+
+    @app.post("/things", responses=problems.responses(422))
+    async def create(thing: Thing) -> Thing:
+        return thing
+
+    @app.get("/problem/{code}")
+    async def problem(code: Annotated[Code, Path()]) -> None:
+        raise Problem(code, "In words", outcome=Outcome.DONE)
+
+    @app.get("/teapot")
+    async def teapot() -> None:
+        raise HTTPException(418, "short and stout", headers={"X-Spout": "yes"})
+
+    @app.get("/bug")
+    async def bug() -> None:
+        raise RuntimeError("secret-of-the-house")
+
+    @app.get("/redis")
+    @app.post("/redis")
+    async def redis() -> None:
+        raise RedisConnectionError("secret-of-the-house")
+
+    @app.get("/database")
+    async def database() -> None:
+        raise OperationalError("SELECT secret-of-the-house", {}, OSError("secret-of-the-house"))
+
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://bff") as client:
+        yield client
+
+
+@pytest.mark.parametrize("code", list(Code))
+async def test_a_problem_keeps_its_code_and_status(http: httpx.AsyncClient, code: Code) -> None:
+    response = await http.get(f"/problem/{code}")
+    body = response.json()
+    assert response.status_code == body["status"] == code.status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert body["code"] == code
+    assert body["detail"] == "In words"
+    assert body["outcome"] == "done"
+    assert body["retryable"] is False
+
+
+async def test_invalid_input_is_named_but_not_repeated(http: httpx.AsyncClient) -> None:
+    response = await http.post("/things", json={"name": "n", "size": "secret-of-the-caller"})
+    assert response.status_code == 422
+    assert response.json()["code"] == "invalid_params"
+    assert response.json()["detail"].startswith("body.size: ")
+    assert "secret-of-the-caller" not in response.text
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[" * 100_000, b"\xff\xfe", b'{"name": "n", "size": 1, "\\ud800": 1}']
+)
+async def test_broken_json_is_a_problem_too(http: httpx.AsyncClient, body: bytes) -> None:
+    response = await http.post(
+        "/things", content=body, headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code in (400, 422)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["code"] == "invalid_params"
+
+
+async def test_a_bare_status_keeps_its_status_and_headers(http: httpx.AsyncClient) -> None:
+    response = await http.get("/teapot")
+    assert response.status_code == response.json()["status"] == 418
+    assert response.json()["detail"] == "short and stout"
+    assert response.json()["title"] == "I'm a Teapot"
+    assert response.headers["x-spout"] == "yes"
+
+
+async def test_no_route_and_no_method_are_problems(http: httpx.AsyncClient) -> None:
+    missing = await http.get("/nowhere")
+    assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
+    wrong = await http.delete("/things")
+    assert wrong.status_code == wrong.json()["status"] == 405
+    assert wrong.headers["allow"] == "POST"
+
+
+async def test_a_bug_tells_nothing(http: httpx.AsyncClient) -> None:
+    response = await http.get("/bug")
+    assert response.status_code == 500
+    assert response.json()["code"] == "internal"
+    assert response.json()["outcome"] == "unknown"
+    assert "secret-of-the-house" not in response.text
+
+
+@pytest.mark.parametrize("path", ["/redis", "/database"])
+async def test_a_store_that_is_away_tells_nothing(http: httpx.AsyncClient, path: str) -> None:
+    response = await http.get(path)
+    assert response.status_code == 503
+    assert response.json()["code"] == "service_unavailable"
+    assert "secret-of-the-house" not in response.text
+
+
+async def test_only_what_changes_nothing_may_be_repeated(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/redis")).json()["retryable"] is True
+    assert (await http.post("/redis")).json()["retryable"] is False
+
+
+async def test_the_openapi_document_describes_problems(http: httpx.AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    content = document["paths"]["/things"]["post"]["responses"]["422"]["content"]
+    assert list(content) == ["application/problem+json"]
+    described = content["application/problem+json"]
+    assert described["schema"]["$ref"] == "#/components/schemas/ProblemDetails"
+    assert "invalid_params" in described["examples"]
+    schemas = document["components"]["schemas"]
+    assert set(schemas["ProblemDetails"]["properties"]) == set(
+        Problem(Code.INTERNAL).as_problem_json()
+    )
+    assert {"Code", "Outcome"} <= set(schemas)

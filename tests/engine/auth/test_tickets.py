@@ -1,0 +1,102 @@
+"""A ticket is good once, for a short time, for whom and where it was asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+from bff.auth.caller import Caller
+from bff.auth.tickets import Tickets
+from bff.errors import Code, Problem
+from bff.redis.client import RedisClient
+from bff.redis.pipeline import AutoPipeline
+from bff.settings import Settings
+from bff.testing import until
+
+ORIGIN = "http://localhost:8000"
+
+
+async def assert_refused(tickets: Tickets, ticket: str, origin: str | None = ORIGIN) -> None:
+    with pytest.raises(Problem) as caught:
+        await tickets.redeem(ticket, origin)
+    assert caught.value.code is Code.UNAUTHENTICATED
+
+
+async def test_it_brings_back_the_caller(tickets: Tickets, alice: Caller) -> None:
+    assert await tickets.redeem(await tickets.issue(alice, ORIGIN), ORIGIN) == alice
+
+
+async def test_it_is_good_once(tickets: Tickets, alice: Caller) -> None:
+    ticket = await tickets.issue(alice, ORIGIN)
+    await tickets.redeem(ticket, ORIGIN)
+    await assert_refused(tickets, ticket)
+
+
+async def test_of_many_who_redeem_it_at_once_one_succeeds(tickets: Tickets, alice: Caller) -> None:
+    ticket = await tickets.issue(alice, ORIGIN)
+    results = await asyncio.gather(
+        *(tickets.redeem(ticket, ORIGIN) for _ in range(20)), return_exceptions=True
+    )
+    assert sum(result == alice for result in results) == 1
+
+
+@pytest.mark.parametrize("origin", ["http://evil", "null", "", None, "http://localhost:8001"])
+async def test_another_origin_uses_it_up_in_vain(
+    tickets: Tickets, alice: Caller, origin: str | None
+) -> None:
+    ticket = await tickets.issue(alice, ORIGIN)
+    await assert_refused(tickets, ticket, origin)
+    await assert_refused(tickets, ticket)
+
+
+async def test_asked_for_without_origin_it_is_bound_to_none(
+    tickets: Tickets, alice: Caller
+) -> None:
+    assert await tickets.redeem(await tickets.issue(alice, None), ORIGIN) == alice
+
+
+async def test_it_expires(redis: RedisClient, settings: Settings, alice: Caller) -> None:
+    tickets = Tickets(AutoPipeline(redis), settings.model_copy(update={"ticket_seconds": 1}))
+    ticket = await tickets.issue(alice, ORIGIN)
+
+    async def is_gone() -> bool:
+        return not [key async for key in redis.scan_iter(f"{settings.prefix}:ticket:*")]
+
+    await until(is_gone)
+    await assert_refused(tickets, ticket)
+
+
+async def test_it_does_not_outlive_the_token(tickets: Tickets, alice: Caller) -> None:
+    expired = replace(alice, expires_at=int(time.time()) - 60)
+    await assert_refused(tickets, await tickets.issue(expired, ORIGIN))
+
+
+@pytest.mark.parametrize(
+    "ticket", ["x", "ä", "x" * 5_000, "\ud800"], ids=lambda text: ascii(text)[:9]
+)
+async def test_inventions_are_refused(tickets: Tickets, ticket: str) -> None:
+    await assert_refused(tickets, ticket)
+
+
+async def test_redis_learns_neither_the_ticket_nor_the_token(
+    tickets: Tickets, redis: RedisClient, settings: Settings, alice: Caller
+) -> None:
+    ticket = await tickets.issue(alice, ORIGIN)
+    (key,) = [key async for key in redis.scan_iter(f"{settings.prefix}:*")]
+    kept = await redis.get(key)
+    assert isinstance(kept, bytes)
+    assert ticket.encode() not in key
+    for secret in (ticket, alice.token, alice.user_id):
+        assert secret.encode() not in kept
+    assert 0 < await redis.ttl(key) <= settings.ticket_seconds
+
+
+async def test_an_entry_that_somebody_else_wrote_is_refused(
+    tickets: Tickets, redis: RedisClient, settings: Settings, alice: Caller
+) -> None:
+    ticket = await tickets.issue(alice, ORIGIN)
+    (key,) = [key async for key in redis.scan_iter(f"{settings.prefix}:*")]
+    await redis.set(key, b'[null, {"user_id": "root"}]')
+    await assert_refused(tickets, ticket)

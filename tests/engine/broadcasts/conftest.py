@@ -1,0 +1,88 @@
+"""The broadcast service on a database and a Redis, with a messenger that only records."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+from bff.broadcasts.service import BroadcastService
+from bff.cluster.messenger import Sent
+from bff.cluster.streams import PageOfAll, StreamReader
+from bff.connections.messages import Event
+from bff.db.database import Database
+from bff.redis.client import RedisClient, connect
+from bff.redis.pipeline import AutoPipeline
+from bff.settings import Settings
+
+from tests.engine.db.conftest import database, settings  # noqa: F401
+
+
+@dataclass
+class RecordingMessenger:
+    """A messenger that keeps what it is given; two connections for every user, five in all."""
+
+    sent: list[tuple[str, Any, str, Any]] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    failure: Exception | None = None
+
+    async def to_all(self, topic: str, event: Any) -> Sent:
+        self._record("all", None, topic, event)
+        return Sent("all/e/1", 5)
+
+    async def to_users(self, user_ids: list[str], topic: str, event: Any) -> list[Sent]:
+        self._record("users", user_ids, topic, event)
+        return [Sent(f"user/{user_id}/1", 2) for user_id in user_ids]
+
+    async def to_connection(self, connection_id: str, topic: str, event: Any) -> Sent:
+        self._record("connection", connection_id, topic, event)
+        return Sent(None, 1)
+
+    async def close_user(self, user_id: str) -> int:
+        self.closed.append(user_id)
+        return 2
+
+    def _record(self, audience: str, to: Any, topic: str, event: Any) -> None:
+        if self.failure is not None:
+            raise self.failure
+        self.sent.append((audience, to, topic, event))
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
+    client = connect(settings.redis_url)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def messenger() -> RecordingMessenger:
+    return RecordingMessenger()
+
+
+class Service(BroadcastService):
+    """With the half of a connection that enters, as far as greetings go."""
+
+    def __init__(
+        self,
+        database: Database,
+        redis: RedisClient,
+        messenger: RecordingMessenger,
+        settings: Settings,
+    ) -> None:
+        pipeline = AutoPipeline(redis)
+        super().__init__(database, pipeline, messenger, settings)  # type: ignore[arg-type]
+        self._reader = StreamReader(pipeline, settings)
+
+    async def greet(self, user_id: str) -> list[Event]:
+        """What a user is greeted with who connects now."""
+        current = PageOfAll.of(await self._reader.ask_all(None)).greetings
+        return await self.greetings_for(user_id, current)
+
+
+@pytest.fixture
+def service(
+    database: Database, redis: RedisClient, messenger: RecordingMessenger, settings: Settings
+) -> Service:
+    return Service(database, redis, messenger, settings)

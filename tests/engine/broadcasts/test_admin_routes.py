@@ -1,0 +1,274 @@
+"""What administrators may do, and nobody else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+from app.routes import admin
+from bff import problems
+from bff.auth.authenticator import Authenticator
+from bff.auth.tickets import Tickets
+from bff.auth.tokens import TokenVerifier, issue
+from bff.broadcasts.service import BroadcastService
+from bff.cluster.index import ConnectionFacts
+from bff.cluster.lease import InstanceFacts
+from bff.redis.client import RedisClient
+from bff.redis.pipeline import AutoPipeline
+from bff.settings import Settings
+from fastapi import FastAPI
+
+from tests.engine.broadcasts.conftest import RecordingMessenger
+
+CONNECTION = ConnectionFacts("i1.abc", "i1", 1_700_000_000.0, "192.0.2.1", "browser", "s-1")
+INSTANCES = [InstanceFacts("i1", "host", 0.0, 3, 2), InstanceFacts("i2", "host", 0.0, 4, 4)]
+ROUTES = [
+    ("POST", "/admin/broadcasts"),
+    ("GET", "/admin/broadcasts"),
+    ("GET", "/admin/broadcasts/x"),
+    ("GET", "/admin/users/alice/connections"),
+    ("DELETE", "/admin/users/alice/connections"),
+    ("GET", "/admin/stats"),
+]
+
+
+class StandInIndex:
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def connections_of(self, user_id: str) -> list[ConnectionFacts]:
+        self.asked.append(user_id)
+        return [CONNECTION]
+
+    async def instances(self) -> list[InstanceFacts]:
+        return INSTANCES
+
+
+@pytest.fixture
+def app(
+    service: BroadcastService,
+    messenger: RecordingMessenger,
+    settings: Settings,
+    redis: RedisClient,
+) -> FastAPI:
+    app = FastAPI()
+    app.state.bff = SimpleNamespace(
+        settings=settings,
+        broadcasts=service,
+        messenger=messenger,
+        index=StandInIndex(),
+        authenticator=Authenticator(
+            settings, TokenVerifier(settings), Tickets(AutoPipeline(redis), settings)
+        ),
+    )
+    problems.install(app)
+    app.include_router(admin.router)
+    return app
+
+
+@pytest.fixture
+async def http(app: FastAPI, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the administrator carol."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    headers = {"Authorization": f"Bearer {issue(settings, 'carol', ['admin'])}"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://bff", headers=headers
+    ) as client:
+        yield client
+
+
+def wanted(**changes: Any) -> dict[str, Any]:
+    broadcast: dict[str, Any] = {"audience": "all", "topic": "notice", "event": {"text": "hi"}}
+    return broadcast | changes
+
+
+def in_days(days: float) -> str:
+    return (datetime.now(UTC) + timedelta(days=days)).isoformat()
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+async def test_it_all_needs_the_scope_admin(
+    http: httpx.AsyncClient, settings: Settings, method: str, path: str
+) -> None:
+    for headers, status in (
+        ({"Authorization": ""}, 401),
+        ({"Authorization": "Bearer x"}, 401),
+        ({"Authorization": issue(settings, "alice", ["orders"])}, 403),
+        ({"Authorization": issue(settings, "alice", ["administrator", "ADMIN"])}, 403),
+    ):
+        response = await http.request(method, path, headers=headers)
+        assert response.status_code == status
+        assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_no_route_is_forgotten_above(app: FastAPI) -> None:
+    paths = app.openapi()["paths"]
+    offered = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    listed = {
+        (method, path.replace("/x", "/{broadcast_id}").replace("alice", "{user_id}"))
+        for method, path in ROUTES
+    }
+    assert offered == listed
+
+
+async def test_a_broadcast_is_created_and_found_again(
+    http: httpx.AsyncClient, messenger: RecordingMessenger
+) -> None:
+    created = await http.post("/admin/broadcasts", json=wanted(expires_at=in_days(1)))
+    assert created.status_code == 201
+    body = created.json()
+    assert body["created_by"] == "carol"
+    assert body["addressed"] == 5
+    assert body["message_ids"] == ["all/e/1"]
+    event = {"text": "hi", "broadcast_id": body["id"]}
+    assert messenger.sent == [("all", None, "notice", event)]
+    assert (await http.get(created.headers["location"])).json() == body
+    assert (await http.get("/admin/broadcasts")).json() == [body]
+
+
+async def test_to_users_and_to_a_connection(
+    http: httpx.AsyncClient, messenger: RecordingMessenger
+) -> None:
+    to_users = wanted(audience="users", user_ids=["alice", "realm/böb 2"])
+    assert (await http.post("/admin/broadcasts", json=to_users)).status_code == 201
+    to_one = wanted(audience="connection", connection_id="i1.abc-_")
+    assert (await http.post("/admin/broadcasts", json=to_one)).status_code == 201
+    assert [sent[:2] for sent in messenger.sent] == [
+        ("users", ["alice", "realm/böb 2"]),
+        ("connection", "i1.abc-_"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"audience": "everybody"},
+        {"audience": "users"},
+        {"audience": "users", "user_ids": []},
+        {"audience": "users", "user_ids": [""]},
+        {"audience": "users", "user_ids": ["a\nb"]},
+        {"audience": "users", "user_ids": ["x" * 129]},
+        {"audience": "users", "user_ids": ["a"] * 1001},
+        {"audience": "users", "user_ids": "alice"},
+        {"audience": "users", "user_ids": ["a"], "connection_id": "i1.abc"},
+        {"audience": "all", "user_ids": ["a"]},
+        {"audience": "connection"},
+        {"audience": "connection", "connection_id": "i1\nall"},
+        {"audience": "connection", "connection_id": "i1.abc", "expires_at": in_days(1)},
+        {"topic": ""},
+        {"topic": "a\x00b"},
+        {"topic": "x" * 256},
+        {"event": "text"},
+        {"event": ["text"]},
+        {"event": None},
+        {"event": {"big": "x" * 70_000}},
+        {"event": {"number": 2**70}},
+        {"expires_at": in_days(-1)},
+        {"expires_at": "2030-01-01T00:00:00"},
+        {"expires_at": "9999-12-31T23:59:59-23:59"},
+        {"unknown": 1},
+    ],
+    ids=lambda changes: repr(changes)[:60],
+)
+async def test_what_cannot_be_sent_is_refused(
+    http: httpx.AsyncClient, messenger: RecordingMessenger, changes: dict[str, Any]
+) -> None:
+    response = await http.post("/admin/broadcasts", json=wanted(**changes))
+    assert response.status_code == 422
+    assert response.json()["code"] == "invalid_params"
+    assert messenger.sent == []
+    assert (await http.get("/admin/broadcasts")).json() == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    ['{"a":' * 40 + "1" + "}" * 40, '{"a": "\\ud800"}', '{"\\ud800": 1}'],
+    ids=["deep", "half a character", "half a character as key"],
+)
+async def test_json_that_sockets_cannot_carry_is_refused(
+    http: httpx.AsyncClient, event: str
+) -> None:
+    body = f'{{"audience": "all", "topic": "t", "event": {event}}}'
+    headers = {"Content-Type": "application/json"}
+    response = await http.post("/admin/broadcasts", content=body, headers=headers)
+    assert response.status_code == 422
+
+
+async def test_what_is_stored_is_what_was_sent(
+    http: httpx.AsyncClient, messenger: RecordingMessenger
+) -> None:
+    """NaN, which is no JSON, becomes null before anything else happens."""
+    body = '{"audience": "all", "topic": "t", "event": {"a": NaN, "b": "\\u0000"}}'
+    headers = {"Content-Type": "application/json"}
+    response = await http.post("/admin/broadcasts", content=body, headers=headers)
+    assert response.json()["event"] == {"a": None, "b": "\x00"}
+    assert messenger.sent[0][3]["a"] is None
+
+
+async def test_pages(http: httpx.AsyncClient) -> None:
+    made = [(await http.post("/admin/broadcasts", json=wanted())).json()["id"] for _ in range(3)]
+    first = (await http.get("/admin/broadcasts", params={"limit": 2})).json()
+    assert [broadcast["id"] for broadcast in first] == [made[2], made[1]]
+    rest = (await http.get("/admin/broadcasts", params={"before": made[1]})).json()
+    assert [broadcast["id"] for broadcast in rest] == [made[0]]
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/admin/broadcasts/none", 404),
+        ("/admin/broadcasts?before=none", 404),
+        ("/admin/broadcasts?limit=0", 422),
+        ("/admin/broadcasts?limit=201", 422),
+        (f"/admin/broadcasts/{'x' * 37}", 422),
+        ("/admin/broadcasts/%00", 404),
+        (f"/admin/users/{'x' * 129}/connections", 422),
+        ("/admin/users/a%0Ab/connections", 404),
+    ],
+)
+async def test_what_is_not_there_or_not_asked_well(
+    http: httpx.AsyncClient, path: str, status: int
+) -> None:
+    assert (await http.get(path)).status_code == status
+
+
+@pytest.mark.parametrize("user_id", ["alice", "auth0|1", "realm/alice", "ä b"])
+async def test_whose_sockets_are_where_and_ending_them(
+    http: httpx.AsyncClient, app: FastAPI, messenger: RecordingMessenger, user_id: str
+) -> None:
+    path = f"/admin/users/{user_id.replace('/', '%2F')}/connections"
+    (connection,) = (await http.get(path)).json()
+    assert connection["connection_id"] == "i1.abc"
+    assert connection["address"] == "192.0.2.1"
+    assert app.state.bff.index.asked == [user_id]
+    response = await http.delete(path)
+    assert (response.status_code, response.json()) == (202, {"addressed": 2})
+    assert messenger.closed == [user_id]
+
+
+async def test_stats_count_all_instances(http: httpx.AsyncClient) -> None:
+    stats = (await http.get("/admin/stats")).json()
+    assert stats["connections"] == 7
+    assert [instance["instance"] for instance in stats["instances"]] == ["i1", "i2"]
+
+
+async def test_the_openapi_document_is_complete(http: httpx.AsyncClient) -> None:
+    document = (await http.get("/openapi.json")).json()
+    operations = [
+        operation for methods in document["paths"].values() for operation in methods.values()
+    ]
+    for operation in operations:
+        assert operation["security"] == [{"token": []}]
+        assert {"401", "403", "422", "503"} <= set(operation["responses"])
+        for status, response in operation["responses"].items():
+            expected = "application/json" if status < "300" else "application/problem+json"
+            assert list(response["content"]) == [expected]
+    schemas = document["components"]["schemas"]
+    assert schemas["NewBroadcast"]["examples"]
+    assert "HTTPValidationError" not in schemas
+    admin.NewBroadcast.model_validate(schemas["NewBroadcast"]["examples"][0])
+    admin.StoredBroadcast.model_validate(schemas["StoredBroadcast"]["examples"][0])

@@ -1,0 +1,286 @@
+"""Stored first, sent then, and told to those who come later for as long as it holds."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bff.broadcasts import greetings as greetings_module
+from bff.broadcasts import service as service_module
+from bff.cluster.keys import Keys
+from bff.connections.messages import Event
+from bff.db.database import Database
+from bff.db.tables import Audience, Broadcast
+from bff.errors import Code, Outcome, Problem
+from bff.redis.client import RedisClient
+from bff.settings import Settings
+from bff.testing import until
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tests.engine.broadcasts.conftest import RecordingMessenger, Service
+
+
+async def create(service: Service, text: str = "hi", **changes: Any) -> Broadcast:
+    values: dict[str, Any] = {
+        "created_by": "carol",
+        "audience": Audience.ALL,
+        "topic": "notice",
+        "event": {"text": text},
+    }
+    return await service.create(**(values | changes))
+
+
+def soon(seconds: float = 3600) -> datetime:
+    return datetime.now(UTC) + timedelta(seconds=seconds)
+
+
+async def texts(service: Service, user_id: str) -> list[str]:
+    return [event.event["text"] for event in await service.greet(user_id)]
+
+
+class Loads:
+    """Counts how often the database is asked for greetings."""
+
+    def __init__(self, service: Service) -> None:
+        self.count = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self._load = service._greetings._load
+        service._greetings._load = self
+
+    async def __call__(self) -> Any:
+        loaded = await self._load()
+        self.count += 1
+        await self.gate.wait()
+        return loaded
+
+
+def another_instance(database: Database, redis: RedisClient, settings: Settings) -> Service:
+    return Service(database, redis, RecordingMessenger(), settings)
+
+
+# Creating
+
+
+async def test_to_all(service: Service, messenger: RecordingMessenger) -> None:
+    broadcast = await create(service)
+    event = {"text": "hi", "broadcast_id": broadcast.id}
+    assert messenger.sent == [("all", None, "notice", event)]
+    assert (broadcast.message_ids, broadcast.addressed) == (["all/e/1"], 5)
+
+
+async def test_to_users_each_once(service: Service, messenger: RecordingMessenger) -> None:
+    broadcast = await create(service, audience=Audience.USERS, recipients=["alice", "bob", "alice"])
+    assert messenger.sent[0][:2] == ("users", ["alice", "bob"])
+    assert broadcast.recipients == ["alice", "bob"]
+    assert broadcast.message_ids == ["user/alice/1", "user/bob/1"]
+    assert broadcast.addressed == 4
+
+
+async def test_to_one_connection(service: Service, messenger: RecordingMessenger) -> None:
+    broadcast = await create(service, audience=Audience.CONNECTION, recipients=["i1.abc"])
+    assert messenger.sent[0][:2] == ("connection", "i1.abc")
+    assert (broadcast.message_ids, broadcast.addressed) == ([None], 1)
+
+
+async def test_what_is_read_later_is_what_was_created(service: Service) -> None:
+    created = await create(service, expires_at=soon())
+    found = await service.get(created.id)
+    assert found.model_dump() == created.model_dump()
+    assert found.addressed == 5
+
+
+async def test_the_id_of_the_broadcast_cannot_be_feigned(
+    service: Service, messenger: RecordingMessenger
+) -> None:
+    broadcast = await create(service, event={"broadcast_id": "another"})
+    assert messenger.sent[0][3] == {"broadcast_id": broadcast.id}
+
+
+async def test_it_is_stored_before_it_is_sent(
+    service: Service, messenger: RecordingMessenger
+) -> None:
+    messenger.failure = RedisConnectionError("away")
+    with pytest.raises(Problem) as caught:
+        await create(service)
+    (stored,) = await service.list()
+    assert stored.addressed is None
+    assert stored.message_ids == []
+    assert caught.value.code is Code.SERVICE_UNAVAILABLE
+    assert caught.value.outcome is Outcome.UNKNOWN
+    assert not caught.value.retryable
+    assert stored.id in caught.value.description
+
+
+async def test_a_bug_of_the_messenger_is_not_taken_for_an_outage(
+    service: Service, messenger: RecordingMessenger
+) -> None:
+    messenger.failure = KeyError("bug")
+    with pytest.raises(KeyError):
+        await create(service)
+
+
+# Reading
+
+
+async def test_nothing_is_not_found(service: Service) -> None:
+    for look in (service.get("none"), service.list(before="none")):
+        with pytest.raises(Problem) as caught:
+            await look
+        assert caught.value.code is Code.NOT_FOUND
+
+
+async def test_pages_go_back_in_time_and_miss_nothing(service: Service, database: Database) -> None:
+    moment = soon(-60)
+    made = [await create(service, f"{number}") for number in range(7)]
+    async with database.session() as session:  # the same moment, to the microsecond
+        for broadcast in made[2:5]:
+            broadcast.created_at = moment
+            await session.merge(broadcast)
+        await session.commit()
+    seen: list[str] = []
+    page = await service.list(2)
+    while page:
+        seen += [broadcast.id for broadcast in page]
+        page = await service.list(2, before=page[-1].id)
+    assert len(seen) == 7
+    assert set(seen) == {broadcast.id for broadcast in made}
+    assert seen[:2] == [made[6].id, made[5].id]
+
+
+# Greetings
+
+
+async def test_a_greeting_is_for_its_audience_until_it_expires(
+    service: Service, messenger: RecordingMessenger
+) -> None:
+    with pytest.raises(Problem, match="future"):
+        await create(service, "gone", expires_at=soon(-1))
+    await create(service, "not to be told later")
+    everyone = await create(service, "all", expires_at=soon())
+    await create(service, "a", audience=Audience.USERS, recipients=["alice"], expires_at=soon())
+    assert await texts(service, "alice") == ["all", "a"]
+    assert await texts(service, "bob") == ["all"]
+    sent = {"text": "all", "broadcast_id": everyone.id}
+    assert await service.greet("bob") == [Event("notice", sent)]
+    assert ("all", None, "notice", sent) in messenger.sent
+
+
+async def test_a_greeting_ends_while_it_is_in_the_cache(service: Service) -> None:
+    await create(service, "short", expires_at=soon(1))
+    loads = Loads(service)
+    assert await texts(service, "alice") == ["short"]
+
+    async def is_over() -> bool:
+        return await texts(service, "alice") == []
+
+    await until(is_over)
+    assert loads.count == 1
+
+
+async def test_the_database_is_asked_once_for_many_who_connect(service: Service) -> None:
+    await create(service, "all", expires_at=soon())
+    loads = Loads(service)
+    loads.gate.clear()
+    many = [asyncio.create_task(texts(service, "alice")) for _ in range(50)]
+    await until(lambda: loads.count == 1)
+    many[0].cancel()
+    loads.gate.set()
+    results = await asyncio.gather(*many, return_exceptions=True)
+    assert results[1:] == [["all"]] * 49
+    assert loads.count <= 2, "once more for whom the first gave up"
+    assert await texts(service, "bob") == ["all"]
+    assert loads.count <= 2
+
+
+async def test_every_instance_knows_at_once(
+    service: Service, database: Database, redis: RedisClient, settings: Settings
+) -> None:
+    other = another_instance(database, redis, settings)
+    assert await texts(other, "alice") == []
+    for number in range(5):
+        await create(service, str(number), expires_at=soon())
+        assert (await texts(other, "alice"))[-1] == str(number)
+        assert (await texts(service, "alice"))[-1] == str(number)
+
+
+async def test_what_is_created_while_greetings_are_loaded_is_not_missed(
+    service: Service, database: Database, redis: RedisClient, settings: Settings
+) -> None:
+    other = another_instance(database, redis, settings)
+    loads = Loads(other)
+    loads.gate.clear()
+    early = asyncio.create_task(texts(other, "alice"))
+    await until(lambda: loads.count == 1)
+    await create(service, "late", expires_at=soon())
+    loads.gate.set()
+    await early
+    assert await texts(other, "alice") == ["late"]
+
+
+async def test_a_redis_that_forgot_makes_everyone_look_again(
+    service: Service,
+    database: Database,
+    redis: RedisClient,
+    settings: Settings,
+) -> None:
+    other = another_instance(database, redis, settings)
+    await create(service, "one", expires_at=soon())
+    assert await texts(other, "alice") == ["one"]
+    loads = Loads(other)
+    await redis.delete(Keys(settings.prefix).all.meta)
+    assert await texts(other, "alice") == ["one"]
+    assert await texts(other, "alice") == ["one"]
+    assert loads.count == 1
+    await create(service, "two", expires_at=soon())
+    assert await texts(other, "alice") == ["one", "two"]
+
+
+async def test_of_too_many_the_newest_are_kept(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "MAX_GREETINGS", 3)
+    for number in range(5):
+        await create(service, str(number), expires_at=soon())
+    assert await texts(service, "alice") == ["2", "3", "4"]
+
+
+async def test_those_for_others_push_out_nobodys(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "MAX_GREETINGS", 3)
+    await create(service, "all", expires_at=soon())
+    for number in range(5):
+        bobs = {"audience": Audience.USERS, "recipients": ["bob"]}
+        await create(service, str(number), expires_at=soon(), **bobs)
+    assert await texts(service, "alice") == ["all"]
+    assert await texts(service, "bob") == ["all", "0", "1", "2", "3", "4"]
+
+
+async def test_greetings_that_cannot_be_had_are_a_problem_and_come_back(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await create(service, "all", expires_at=soon())
+
+    async def fail() -> Any:
+        raise OSError("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(service._greetings, "_load", fail)
+        with pytest.raises(Problem) as caught:
+            await service.greet("alice")
+    assert caught.value.code is Code.SERVICE_UNAVAILABLE
+    assert await texts(service, "alice") == ["all"]
+
+
+async def test_greetings_are_not_waited_for_without_limit(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(greetings_module, "_SECONDS", 0.05)
+    loads = Loads(service)
+    loads.gate.clear()
+    async with asyncio.timeout(10):
+        with pytest.raises(Problem):
+            await service.greet("alice")

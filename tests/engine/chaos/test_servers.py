@@ -1,0 +1,30 @@
+"""Who lacks a server is told so, and nothing is left behind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import servers
+
+
+@pytest.mark.parametrize("program", ["redis-server", "rabbitmq-server"])
+def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setattr(servers, "_BEFORE_PATH", {})
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(servers.ServerError, match=f"{program} is missing. Install it"):
+        servers.find(program)
+
+
+def test_without_servers_the_command_says_what_is_missing_and_leaves(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "chaos", "--seed", "7", "--folder", str(tmp_path)],
+        env={"PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("redis-server is missing. Install it; on Debian: ")

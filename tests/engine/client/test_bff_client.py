@@ -1,0 +1,125 @@
+"""The browser client, under Node's own test runner: scripted, and against a running BFF."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from bff.cluster.messenger import Messenger
+from bff.realtime.router import RealtimeRouter, Topic
+from bff.settings import Settings
+from bff.testing.plugin import SECRET
+from pydantic import BaseModel
+
+from tests.engine.echo import create_app
+
+OLDEST_NODE = 20
+NODE_WITH_WEBSOCKET = 22
+HERE = Path(__file__).parent
+KEPT = 5
+"""Messages that a stream keeps."""
+
+realtime = RealtimeRouter()
+
+
+class Price(BaseModel):
+    topic: str
+    price: int
+
+
+@realtime.topic("prices.*")
+async def may_see_price(topic: Topic) -> bool:
+    return topic != "prices.secret"
+
+
+class Gift(BaseModel):
+    topic: str
+    user: str
+
+
+@realtime.method("prices.give")
+async def give_price(params: Gift, messenger: Messenger) -> None:
+    await messenger.subscribe(params.user, params.topic)
+
+
+@realtime.method("prices.set")
+async def set_price(params: Price, messenger: Messenger) -> None:
+    await messenger.to_topic(params.topic, params.price)
+
+
+@pytest.fixture(scope="module")
+def node() -> list[str]:
+    """The command that runs a file of tests with a WebSocket at hand."""
+    path = shutil.which("node")
+    if path is None:
+        pytest.skip(f"the client is tested under Node {OLDEST_NODE} or later, and there is none")
+    version = subprocess.run(
+        [path, "--version"], check=True, capture_output=True, text=True, timeout=30
+    ).stdout.strip()
+    major = int(version.removeprefix("v").partition(".")[0])
+    if major < OLDEST_NODE:
+        pytest.skip(f"the client is tested under Node {OLDEST_NODE} or later; this is {version}")
+    flags = [] if major >= NODE_WITH_WEBSOCKET else ["--experimental-websocket"]
+    return [path, *flags, "--test"]
+
+
+@pytest.fixture
+def bff_url(tmp_path: Path) -> Iterator[str]:
+    """A BFF in development, on a real socket, with the example service and topics."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    settings = Settings(
+        _env_file=None,
+        environment="development",
+        redis_url="memory://",
+        amqp_url="memory://",
+        database_url=f"sqlite+aiosqlite:///{tmp_path}/client.sqlite3",
+        jwt_secret=SECRET,
+        allowed_origins=url,
+        stream_length=KEPT,
+        drain_seconds=0,
+    )
+    server = uvicorn.Server(uvicorn.Config(create_app(settings, realtime), log_config=None))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        deadline = time.monotonic() + 30
+        while not server.started:
+            assert thread.is_alive(), "the BFF did not start"
+            assert time.monotonic() < deadline, "the BFF did not start in time"
+            time.sleep(0.02)
+        yield url
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
+    assert not thread.is_alive(), "the BFF did not stop"
+
+
+def run(command: list[str], file: str, **environment: str) -> None:
+    """Run one file of Node tests; its report is the message of a failure."""
+    done = subprocess.run(
+        [*command, "--test-reporter=spec", str(HERE / file)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | environment,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("file", ["bff-client.test.mjs", "delivery.test.mjs", "promise.test.mjs"])
+def test_the_client_keeps_its_promises(node: list[str], file: str) -> None:
+    run(node, file)
+
+
+def test_the_client_understands_the_running_bff(node: list[str], bff_url: str) -> None:
+    run(node, "live.mjs", BFF_URL=bff_url, SECRET=SECRET, KEPT=str(KEPT))

@@ -1,0 +1,79 @@
+"""The development page: there in development only, and closed to everything from elsewhere."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+from bff.settings import Settings
+
+from tests.engine.echo import create_app
+
+
+@pytest.fixture
+def development(settings: Settings) -> Settings:
+    engines = {"redis_url": "memory://", "amqp_url": "memory://"}
+    return settings.model_copy(update={"environment": "development", **engines})
+
+
+def browse(settings: Settings) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(create_app(settings))
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost:8000")
+
+
+async def test_the_page_and_its_client_are_served(development: Settings) -> None:
+    async with browse(development) as browser:
+        page = await browser.get("/")
+        client = await browser.get("/bff-client.js")
+    assert page.headers["content-type"].startswith("text/html")
+    assert 'import { BffClient } from "./bff-client.js";' in page.text
+    assert client.headers["content-type"].startswith("text/javascript")
+    assert "export class BffClient" in client.text
+
+
+async def test_the_page_allows_its_own_script_and_style_and_nothing_else(
+    development: Settings,
+) -> None:
+    async with browse(development) as browser:
+        page = await browser.get("/")
+    policy = dict(
+        part.split(" ", 1) for part in page.headers["content-security-policy"].split("; ")
+    )
+    assert policy["default-src"] == "'none'"
+    assert policy["connect-src"] == "'self'"
+    own, script = policy["script-src"].split()
+    assert own == "'self'"
+    assert script.startswith("'sha256-")
+    assert policy["style-src"].startswith("'sha256-")
+    assert page.text.count("<script") == page.text.count("<style") == 1
+    for forbidden in ("innerHTML", "http://", "https://", " style=", " onclick="):
+        assert forbidden not in page.text
+
+
+async def test_a_development_token_is_good_for_a_ticket(development: Settings) -> None:
+    async with browse(development) as browser:
+        issued = await browser.post("/dev/token", json={"user": "ann", "scopes": ["orders"]})
+        headers = {"Authorization": f"Bearer {issued.json()['token']}"}
+        ticket = await browser.post("/auth/ticket", headers=headers)
+    assert ticket.status_code == 200, ticket.text
+
+
+async def test_without_a_secret_nobody_gets_a_development_token(development: Settings) -> None:
+    identity = {
+        "jwt_secret": None,
+        "jwks_url": "http://identity.invalid/keys",
+        "jwt_algorithms": ("RS256",),
+    }
+    async with browse(development.model_copy(update=identity)) as browser:
+        refused = await browser.post("/dev/token", json={"user": "ann"})
+    assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/"), ("GET", "/bff-client.js"), ("POST", "/dev/token")]
+)
+async def test_outside_development_there_is_no_page(
+    settings: Settings, method: str, path: str
+) -> None:
+    async with browse(settings) as browser:
+        answer = await browser.request(method, path, json={"user": "ann", "scopes": ["admin"]})
+    assert answer.status_code == 404

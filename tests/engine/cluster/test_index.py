@@ -1,0 +1,352 @@
+"""Only an expired lease makes an instance dead; what it left is then removed, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
+
+import orjson
+import pytest
+from bff.cluster import lease
+from bff.cluster.index import ConnectionIndex
+from bff.cluster.lease import InstanceFacts
+from bff.connections.connection import Connection
+from bff.errors import Code, Problem
+from bff.redis.client import RedisClient
+from bff.settings import Settings
+from bff.testing import until
+from redis.typing import EncodableT
+
+from tests.engine.cluster.conftest import Instance, StartInstance
+
+LONG = 60.0
+"""Seconds of a lease that no test outlasts."""
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"lease_seconds": 0.4, "lease_renewal": 0.1})
+
+
+async def living(index: ConnectionIndex) -> set[str]:
+    return {facts.instance for facts in await index.instances()}
+
+
+async def reap(instance: Instance) -> None:
+    await instance.index._reap_all(await instance.index.renew())
+
+
+async def test_entries_name_who_is_where(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    first, second = await a.join("alice"), await b.join("alice")
+    found = {facts.connection_id: facts for facts in await a.index.connections_of("alice")}
+    assert set(found) == {first.id, second.id}
+    assert found[second.id].instance == b.id
+    await a.leave(first)
+    assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [second.id]
+
+
+async def test_the_dead_are_reaped_and_the_living_stay(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    await a.join("alice")
+    survivor = await b.join("alice")
+
+    async def only_the_survivor() -> bool:
+        await reap(b)
+        return [f.connection_id for f in await b.index.connections_of("alice")] == [survivor.id]
+
+    await until(only_the_survivor)
+    assert await living(b.index) == {b.id}
+
+
+async def test_an_instance_that_was_away_takes_a_new_generation(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    generation = a.index.lease.generation
+
+    async def reaped() -> bool:
+        await reap(b)
+        return not await b.index.connections_of("alice")
+
+    await until(reaped)
+    await a.index.renew()
+    assert a.index.lease.generation > generation
+    assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
+
+
+async def test_a_reaper_at_work_harms_no_new_generation(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    await asyncio.sleep(0.5)  # the lease must truly run out
+    dead = await b.index.renew()
+    assert a.index.lease.member in dead
+    await a.index.renew()
+    await asyncio.gather(b.index._reap_all(dead), b.index._reap_all(dead))
+    assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
+
+
+async def test_an_instance_that_returns_in_the_middle_of_being_reaped_is_whole(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    """Stopped for longer than its lease, and continued when half of it is reaped."""
+    a, b = await start(), await start(lease_seconds=LONG)
+    joined = [await a.join(f"user-{number}") for number in range(4)]
+    await asyncio.sleep(0.5)  # the lease must truly run out
+    dead = await b.index.renew()
+    old = a.index.lease.member
+    reap_one = b.index._reap
+    reaped = 0
+
+    async def half_way(keys: Sequence[str], args: Sequence[EncodableT]) -> object:
+        nonlocal reaped
+        reaped += 1
+        if reaped == 3:
+            await a.index.renew()
+        return await reap_one(keys, args)
+
+    b.index._reap = half_way  # type: ignore[assignment]
+    await b.index._reap_all(dead)
+    assert reaped == 4
+    for connection in joined:
+        found = await b.index.connections_of(connection.user_id)
+        assert [facts.connection_id for facts in found] == [connection.id]
+    keys = a.index._keys
+    held = await redis.smembers(keys.users_of(a.index.lease.member))
+    assert held == {connection.user_id.encode() for connection in joined}
+    assert not await redis.exists(keys.users_of(old))
+
+
+async def test_who_joins_while_the_generation_changes_belongs_to_the_new_one(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    """An entry on its way may reach Redis after all the others were written anew."""
+    a, b = await start(), await start()
+    register = a.index._register
+
+    async def renewed(keys: Sequence[str], args: Sequence[EncodableT]) -> object:
+        await redis.delete(a.index._keys.leases)
+        await a.index.renew()
+        return await register(keys, args)
+
+    def late(keys: Sequence[str], args: Sequence[EncodableT]) -> asyncio.Future[Any]:
+        return asyncio.ensure_future(renewed(keys, args))
+
+    a.index._register = late  # type: ignore[assignment]
+    alice = await a.join("alice")
+    mark = a.index.lease.member.encode()
+    assert mark.endswith(b"#2")
+    entries = await a.pipeline.read_hash(a.index._keys.connections("alice"))
+    assert [entry.partition(b" ")[0] for entry in entries.values()] == [mark]
+    assert await redis.smembers(a.index._keys.users_of(mark.decode())) == {b"alice"}
+    await b.index.forget_dead("alice")
+    assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
+
+
+async def test_two_reapers_at_once_remove_each_entry_once_and_nothing_else(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    a, b, c = await start(), await start(lease_seconds=LONG), await start(lease_seconds=LONG)
+    dead = [await a.join(f"user-{number % 3}") for number in range(9)]
+    await asyncio.sleep(0.5)  # the lease of `a` must truly run out
+    await b.index.renew()
+    stays = [await b.join(f"user-{number}") for number in range(3)]
+    await asyncio.gather(reap(b), reap(c), reap(b), reap(c))
+    found = [
+        facts.connection_id
+        for number in range(3)
+        for facts in await c.index.connections_of(f"user-{number}")
+    ]
+    assert found == [connection.id for connection in stays]
+    counts = [each.metrics.registry.get_sample_value("bff_entries_reaped_total") for each in (b, c)]
+    assert sum(count or 0 for count in counts) == len(dead)
+    member = a.index.lease.member
+    assert await redis.zscore(a.index._keys.leases, member) is None
+    assert not await redis.hexists(a.index._keys.lease_facts, member)
+
+
+@pytest.mark.parametrize("hours", [-24, 24])
+async def test_the_clock_of_an_instance_does_not_matter(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    """Leases begin and end by the clock of Redis."""
+    right = time.time
+    clock = SimpleNamespace(time=lambda: right() + hours * 3600)
+    monkeypatch.setattr(lease, "time", clock)
+    wrong = await start(lease_seconds=1.5)
+    monkeypatch.undo()
+    alice = await wrong.join("alice")
+    b = await start(lease_seconds=LONG)
+
+    monkeypatch.setattr(lease, "time", clock)
+    for _ in range(3):
+        assert wrong.index.lease.member not in await b.index.renew()
+        assert b.index.lease.member not in await wrong.index.renew()
+        assert await living(wrong.index) == await living(b.index) == {wrong.id, b.id}
+    assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
+
+    async def is_dead() -> bool:
+        return wrong.index.lease.member in await b.index.renew()
+
+    await until(is_dead)
+    assert await living(b.index) == {b.id}
+
+
+async def test_who_takes_the_place_of_a_dead_one_on_its_host_is_not_taken_for_it(
+    start: StartInstance,
+) -> None:
+    """An orchestrator gives a new instance the name of the host that the dead one had."""
+    dead, b = await start(), await start(lease_seconds=LONG)
+    await dead.join("alice")
+    heir = await start(lease_seconds=LONG)
+    alice = await heir.join("alice")
+    hosts = {facts.instance: facts.host for facts in await b.index.instances()}
+    assert hosts[dead.id] == hosts[heir.id]
+
+    async def only_the_heir() -> bool:
+        await reap(b)
+        return [f.connection_id for f in await b.index.connections_of("alice")] == [alice.id]
+
+    await until(only_the_heir)
+    assert await living(b.index) == {b.id, heir.id}
+
+
+async def test_a_lease_that_another_redis_has_handed_down_is_not_renewed(
+    start: StartInstance,
+) -> None:
+    """A replica that took over may lack the entries that were written last."""
+    a = await start()
+    alice = await a.join("alice")
+    generation = a.index.lease.generation
+    await a.index._redis.delete(a.index._keys.connections("alice"))
+    a.index.lease._run_id = b"the old master's"
+    await a.index.renew()
+    assert a.index.lease.generation > generation
+    assert [facts.connection_id for facts in await a.index.connections_of("alice")] == [alice.id]
+
+
+async def test_a_wiped_redis_is_filled_again(start: StartInstance, redis: RedisClient) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    keys = [key async for key in redis.scan_iter(match=f"{a.messenger._keys.prefix}*")]
+    await redis.delete(*keys)
+    await a.index.renew()
+    assert [facts.connection_id for facts in await a.index.connections_of("alice")] == [alice.id]
+
+
+async def test_a_new_generation_that_could_not_be_written_whole_is_written_anew(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(lease_seconds=LONG), await start(lease_seconds=LONG)
+    alice = await a.join("alice")
+    a.index.lease._run_id = b"of another Redis"
+    write = a.index._write
+
+    async def fail(connections: Sequence[Connection]) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(a.index, "_write", fail)
+    with pytest.raises(ConnectionError):
+        await a.index.renew()
+    monkeypatch.setattr(a.index, "_write", write)
+    await a.index.renew()
+    await a.index._reap_member(f"{a.id}#1")
+    assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
+
+
+async def test_who_comes_back_while_the_removal_fails_can_still_be_reaped(
+    start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start(lease_seconds=LONG)
+    alice = await a.join("alice")
+    a.registry.unregister(alice)
+    a.index.unregister(alice)
+    with monkeypatch.context() as patched:
+
+        @asynccontextmanager
+        async def interrupted(**options: Any) -> AsyncIterator[Any]:
+            patched.undo()
+            async with redis.pipeline(**options) as pipeline:
+
+                async def execute() -> None:
+                    await a.join("alice")
+                    await pipeline.execute()
+                    raise ConnectionError
+
+                yield SimpleNamespace(hdel=pipeline.hdel, srem=pipeline.srem, execute=execute)
+
+        patched.setattr(redis, "pipeline", interrupted)
+        with pytest.raises(ConnectionError):
+            await a.index.remove_left()
+    await a.index.remove_left()
+    assert await redis.smembers(a.index._held_users) == {b"alice"}
+
+
+def test_an_instance_of_a_later_version_is_understood() -> None:
+    """In a rolling update both report."""
+    facts = InstanceFacts("i", "host", 1.0, 2, 3)
+    assert InstanceFacts.of(orjson.dumps(asdict(facts) | {"new": True})) == facts
+
+
+async def test_the_limit_counts_only_the_living(
+    start: StartInstance, redis: RedisClient, settings: Settings
+) -> None:
+    a, b = await start(lease_seconds=LONG), await start(lease_seconds=LONG)
+    for _ in range(settings.connections_per_user):
+        await a.join("alice")
+    with pytest.raises(Problem) as refusal:
+        await b.join("alice")
+    assert refusal.value.code is Code.RATE_LIMITED
+    a.index.lease._seconds = 0.1
+    await a.index.renew()
+
+    async def only_b_lives() -> bool:
+        return await living(b.index) == {b.id}
+
+    await until(only_b_lives)
+    await b.join("alice")
+    assert len(await b.index.connections_of("alice")) == 1
+
+
+async def test_leaving_for_good_leaves_nothing(start: StartInstance, redis: RedisClient) -> None:
+    a, b = await start(), await start()
+    await a.join("alice")
+    await a.index.leave()
+    assert await b.index.connections_of("alice") == []
+    assert await living(b.index) == {b.id}
+
+
+async def test_the_lease_task_outlives_a_redis_in_trouble(
+    redis: RedisClient, settings: Settings
+) -> None:
+    instance = Instance(redis, settings)
+    lease = instance.index.lease._script
+    calls = 0
+
+    async def flaky(keys: list[str], args: list[Any]) -> object:
+        nonlocal calls
+        calls += 1
+        if calls % 6 < 3:
+            raise ConnectionError("away")
+        return await lease(keys, args)
+
+    instance.index.lease._script = flaky  # type: ignore[assignment]
+    task = asyncio.create_task(instance.index.run())
+    try:
+        await until(lambda: calls > 12)
+        assert not task.done()
+        await until(lambda: instance.index.is_living(instance.id))
+    finally:
+        task.cancel()
+
+
+async def test_metrics_are_told(start: StartInstance) -> None:
+    a = await start()
+    await a.index._redis.delete(a.index._keys.leases)
+    await a.index.renew()
+    value = a.metrics.registry.get_sample_value("bff_lease_losses_total")
+    assert value == 1

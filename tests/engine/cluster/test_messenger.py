@@ -1,0 +1,161 @@
+"""From any instance to any user's sockets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bff.connections.close_codes import CloseCode
+from bff.connections.connection import Connection
+from bff.redis.client import RedisClient
+from bff.testing import until
+
+from tests.engine.cluster.conftest import StartInstance
+from tests.engine.doubles import RecordingTransport
+
+
+def events_of(connection: Connection) -> list[dict[str, Any]]:
+    """What the connection got after its hello."""
+    assert isinstance(connection.transport, RecordingTransport)
+    return [message["payload"] for message in connection.transport.messages()[1:]]
+
+
+def closed_with(connection: Connection) -> int | None:
+    return connection.closing
+
+
+async def test_a_user_is_reached_on_every_instance_and_nobody_else(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    alice = [await a.join("alice"), await a.join("alice"), await b.join("alice")]
+    bob = await b.join("bob")
+    sent = await a.messenger.to_user("alice", "news", {"n": 1})
+    await until(lambda: all(events_of(connection) for connection in alice))
+    assert sent.addressed == 3
+    for connection in alice:
+        assert events_of(connection) == [{"topic": "news", "event": {"n": 1}, "id": sent.id}]
+    await a.messenger.to_user("bob", "marker", None)
+    await until(lambda: bool(events_of(bob)))
+    assert [event["topic"] for event in events_of(bob)] == ["marker"]
+
+
+async def test_messages_of_a_user_arrive_in_order_with_rising_offsets(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    alice = await b.join("alice")
+    for number in range(50):
+        await (a if number % 2 else b).messenger.to_user("alice", "n", number)
+    await until(lambda: len(events_of(alice)) == 50)
+    assert [event["event"] for event in events_of(alice)] == list(range(50))
+    offsets = [int(event["id"].rsplit("/", 1)[1]) for event in events_of(alice)]
+    assert offsets == list(range(1, 51))
+
+
+async def test_hello_holds_the_position_after_which_messages_come(start: StartInstance) -> None:
+    a = await start()
+    sent = await a.messenger.to_user("alice", "before", None)
+    alice = await a.join("alice")
+    assert isinstance(alice.transport, RecordingTransport)
+    hello = alice.transport.messages()[0]["payload"]["event"]
+    assert hello["positions"]["user"] == sent.id
+    assert hello["positions"]["all"].startswith("all/")
+
+
+async def test_to_all_reaches_all_and_counts_what_instances_report(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    connections = [await a.join("alice"), await b.join("bob"), await b.join("carol")]
+    await b.index.renew()
+    await a.index.renew()
+    sent = await a.messenger.to_all("tea", "ready")
+    await until(lambda: all(events_of(connection) for connection in connections))
+    assert sent.addressed == 3
+    assert {events_of(connection)[0]["id"] for connection in connections} == {sent.id}
+
+
+async def test_to_users_counts_each_once(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    alice, bob = await a.join("alice"), await b.join("bob")
+    sent = await a.messenger.to_users(["alice", "bob", "alice", "nobody"], "x", 1)
+    await until(lambda: bool(events_of(alice)) and bool(events_of(bob)))
+    assert [one.addressed for one in sent] == [1, 1, 0]
+    assert len(events_of(alice)) == 1
+
+
+async def test_one_connection_on_another_instance(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    first, second = await b.join("alice"), await b.join("alice")
+    await a.index.renew()
+    sent = await a.messenger.to_connection(first.id, "only", "you")
+    await until(lambda: bool(events_of(first)))
+    assert (sent.id, sent.addressed) == (None, 1)
+    assert events_of(first) == [{"topic": "only", "event": "you"}]
+    assert events_of(second) == []
+    assert (await a.messenger.to_connection("gone.x", "only", "you")).addressed == 0
+
+
+async def test_closing_by_connection_user_and_all(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    one, alice, bob, carol = (
+        await a.join("one"),
+        await b.join("alice"),
+        await b.join("bob"),
+        await a.join("carol"),
+    )
+    await b.messenger.close_connection(one.id, CloseCode.REVOKED)
+    await until(lambda: closed_with(one) == CloseCode.REVOKED)
+    assert await a.messenger.close_users(["alice", "bob"]) == [1, 1]
+    await until(lambda: closed_with(alice) == closed_with(bob) == CloseCode.REVOKED)
+    assert closed_with(carol) is None
+    await b.messenger.close_all()
+    await until(lambda: closed_with(carol) == CloseCode.DRAIN)
+
+
+async def test_the_same_idempotency_key_sends_once(start: StartInstance) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    first = await a.messenger.to_user("alice", "paid", 1, idempotency_key="k")
+    again = await a.messenger.to_user("alice", "paid", 1, idempotency_key="k")
+    await a.messenger.to_user("alice", "marker", None)
+    await until(lambda: len(events_of(alice)) == 2)
+    assert first == again
+
+
+async def test_a_scope_numbers_its_sends(start: StartInstance) -> None:
+    """An event rule that sends twice sends twice; worked off again, it sends nothing."""
+    a = await start()
+    alice = await a.join("alice")
+    for _ in range(2):
+        messenger = a.messenger.idempotent("event-7/rule")
+        await messenger.to_user("alice", "first", None)
+        await messenger.to_user("alice", "second", None)
+    await a.messenger.to_user("alice", "marker", None)
+    await until(lambda: len(events_of(alice)) >= 3)
+    assert [event["topic"] for event in events_of(alice)] == ["first", "second", "marker"]
+
+
+async def test_an_order_of_a_newer_release_is_ignored(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    prefix = a.messenger._keys.prefix
+    await redis.publish(f"{prefix}:all", "dance\nalice\n")
+    await redis.publish(f"{prefix}:all", "user\n")
+    await a.messenger.to_all("marker", None)
+    await until(lambda: bool(events_of(alice)))
+
+
+async def test_odd_user_ids_are_only_text(start: StartInstance) -> None:
+    a = await start()
+    for user_id in ("a b", "ü{x}*", "../..", "a:b|c"):
+        connection = await a.join(user_id)
+        sent = await a.messenger.to_user(user_id, "x", 1)
+        await until(lambda connection=connection: bool(events_of(connection)))  # type: ignore[misc]
+        assert sent.addressed == 1
+
+
+async def test_streams_are_bounded(start: StartInstance, redis: RedisClient) -> None:
+    a = await start()
+    for number in range(230):
+        await a.messenger.to_user("alice", "n", number)
+    keys = a.messenger._keys.user("alice")
+    assert await redis.xlen(keys.stream) == 200
+    assert await redis.ttl(keys.stream) <= 600
+    assert await redis.ttl(keys.meta) > 23 * 3600

@@ -1,0 +1,264 @@
+"""Topics: an instance hears those that its connections have, from where they say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from bff.cluster.streams import Page
+from bff.cluster.subscriptions import positions, recovered
+from bff.connections.connection import Connection
+from bff.connections.frames import Frame
+from bff.connections.positions import Position
+from bff.errors import Code, Problem
+from bff.redis.client import RedisClient
+from bff.settings import Settings
+from bff.testing import until
+
+from tests.engine.cluster.conftest import StartInstance, everywhere
+from tests.engine.cluster.test_feeds import gaps_of, transport_of
+from tests.engine.doubles import RecordingTransport
+
+
+def events_of(connection: Connection, topic: str) -> list[Any]:
+    return [
+        message["payload"]["event"]
+        for message in transport_of(connection).messages()
+        if message["type"] == "event" and message["payload"]["topic"] == topic
+    ]
+
+
+async def test_subscribers_get_it_on_every_instance_and_nobody_else(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    alice, bob, carol = await a.join("alice"), await b.join("bob"), await b.join("carol")
+    for instance, connection in ((a, alice), (b, bob)):
+        await instance.subscriptions.subscribe(connection, {"prices.tea": None})
+    sent = await a.messenger.to_topic("prices.tea", 3)
+    await until(lambda: events_of(alice, "prices.tea") == events_of(bob, "prices.tea") == [3])
+    assert transport_of(alice).messages()[-1]["payload"]["id"] == sent
+    await b.messenger.to_user("carol", "marker", 1)
+    await until(lambda: events_of(carol, "marker") == [1])
+    assert events_of(carol, "prices.tea") == []
+
+
+async def test_a_position_brings_what_was_missed_then_the_live_flow(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    seen = await b.messenger.to_topic("prices", 0)
+    for number in range(1, 6):
+        await b.messenger.to_topic("prices", number)
+    joined = await a.subscriptions.subscribe(alice, {"prices": Position.parse(seen)[1]})
+    assert recovered(joined) == {"topic:prices": True}
+    assert positions(joined)["topic:prices"].endswith("/6")
+    await b.messenger.to_topic("prices", 6)
+    await until(lambda: 6 in events_of(alice, "prices"))
+    assert events_of(alice, "prices") == [1, 2, 3, 4, 5, 6]
+    assert gaps_of(alice) == []
+
+
+async def test_without_a_position_it_begins_now(start: StartInstance) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    await a.messenger.to_topic("prices", "before")
+    joined = await a.subscriptions.subscribe(alice, {"prices": None})
+    assert recovered(joined) == {}
+    await a.messenger.to_topic("prices", "after")
+    await until(lambda: events_of(alice, "prices") == ["after"])
+
+
+async def test_who_unsubscribes_gets_no_more(start: StartInstance) -> None:
+    a = await start()
+    alice, bob = await a.join("alice"), await a.join("bob")
+    for connection in (alice, bob):
+        await a.subscriptions.subscribe(connection, {"prices": None})
+    a.subscriptions.unsubscribe(alice, ["prices", "never-had"])
+    await a.messenger.to_topic("prices", 1)
+    await until(lambda: events_of(bob, "prices") == [1])
+    assert events_of(alice, "prices") == []
+
+
+class Full(RecordingTransport):
+    """A transport that has no more room after its first frame, until it is drained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.room = asyncio.Event()
+
+    async def drained(self) -> None:
+        await self.room.wait()
+        self.buffered = 0
+
+    def write(self, frame: Frame, limit: int) -> bool:
+        self.buffered = 0 if self.room.is_set() else 1 << 19
+        return super().write(frame, limit)
+
+
+async def test_who_unsubscribes_while_catching_up_gets_no_more(start: StartInstance) -> None:
+    a = await start()
+    alice = await a.join("alice", transport=(transport := Full()))
+    seen = Position.parse(await a.messenger.to_topic("prices", 0))[1]
+    await a.messenger.to_topic("prices", 1)
+    await a.subscriptions.subscribe(alice, {"prices": seen})
+    await asyncio.sleep(0)
+    a.subscriptions.unsubscribe(alice, ["prices"])
+    transport.room.set()
+    await a.messenger.to_user("alice", "marker", 1)
+    await until(lambda: events_of(alice, "marker") == [1])
+    assert events_of(alice, "prices") == []
+
+
+async def test_who_subscribes_anew_while_catching_up_gets_each_once(start: StartInstance) -> None:
+    a = await start()
+    alice = await a.join("alice", transport=(transport := Full()))
+    await a.subscriptions.subscribe(await a.join("bob"), {"milk": None})
+    seen = {
+        topic: Position.parse(await a.messenger.to_topic(topic, 0))[1] for topic in ("tea", "milk")
+    }
+    for topic in seen:
+        await a.messenger.to_topic(topic, 1)
+    await a.subscriptions.subscribe(alice, seen)
+    await asyncio.sleep(0)
+    a.subscriptions.unsubscribe(alice, ["milk"])
+    await a.subscriptions.subscribe(alice, {"milk": seen["milk"]})
+    await asyncio.sleep(0)
+    transport.room.set()
+    await until(lambda: events_of(alice, "tea") == [1])
+    for topic in seen:
+        await a.messenger.to_topic(topic, 2)
+    await until(lambda: 2 in events_of(alice, "tea") and 2 in events_of(alice, "milk"))
+    assert events_of(alice, "tea") == events_of(alice, "milk") == [1, 2]
+
+
+async def test_an_instance_listens_only_to_topics_that_it_holds(
+    start: StartInstance, redis: RedisClient, settings: Settings
+) -> None:
+    a = await start(stream_check=0.1)
+    alice = await a.join("alice")
+
+    async def listeners() -> int:
+        channel = f"{settings.prefix}:topic:prices"
+        return dict(await redis.pubsub_numsub(channel, **everywhere(redis)))[channel.encode()]
+
+    assert await listeners() == 0
+    await a.subscriptions.subscribe(alice, {"prices": None})
+    assert await listeners() == 1
+    await a.leave(alice)
+
+    async def nobody() -> bool:
+        return await listeners() == 0
+
+    await until(nobody)
+    alice = await a.join("alice")
+    await a.subscriptions.subscribe(alice, {"prices": None})
+    await a.messenger.to_topic("prices", 1)
+    await until(lambda: events_of(alice, "prices") == [1])
+
+
+async def test_topics_are_heard_again_after_the_subscription_broke(
+    start: StartInstance, redis: RedisClient, settings: Settings
+) -> None:
+    if settings.redis_url == "memory://":
+        pytest.skip("TEST_REDIS_URL names no Redis whose clients can be killed")
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    await a.subscriptions.subscribe(alice, {"prices": None})
+    restarts = a.metrics.registry.get_sample_value("bff_relay_restarts_total") or 0
+    await redis.execute_command("CLIENT KILL", "TYPE", "pubsub", **everywhere(redis))
+    await b.messenger.to_topic("prices", 1)
+    await until(lambda: events_of(alice, "prices") == [1])
+    assert (a.metrics.registry.get_sample_value("bff_relay_restarts_total") or 0) > restarts
+
+
+async def test_more_topics_than_the_limit_are_refused_and_none_is_taken(
+    start: StartInstance,
+) -> None:
+    a = await start(topics_per_connection=2)
+    alice = await a.join("alice")
+    await a.subscriptions.subscribe(alice, {"one": None})
+    with pytest.raises(Problem) as refused:
+        await a.subscriptions.subscribe(alice, {"one": None, "two": None, "three": None})
+    assert refused.value.code is Code.FORBIDDEN
+    assert alice.topics == {"one"}
+
+
+async def test_subscribing_again_begins_anew(start: StartInstance) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    await a.subscriptions.subscribe(alice, {"prices": None})
+    sent = await a.messenger.to_topic("prices", 1)
+    await until(lambda: events_of(alice, "prices") == [1])
+    before_it = Position(Position.parse(sent)[1].epoch, 0)
+    await a.subscriptions.subscribe(alice, {"prices": before_it})
+    await a.messenger.to_topic("prices", 2)
+    await until(lambda: events_of(alice, "prices") == [1, 1, 2])
+
+
+async def test_the_server_subscribes_a_user_wherever_it_is(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    here, there = await a.join("alice"), await b.join("alice")
+    assert await a.messenger.subscribe("alice", "prices") == 2
+    await until(lambda: bool(events_of(here, "subscribed") and events_of(there, "subscribed")))
+    assert set(events_of(here, "subscribed")[0]["positions"]) == {"topic:prices"}
+    await b.messenger.to_topic("prices", 1)
+    await until(lambda: events_of(here, "prices") == events_of(there, "prices") == [1])
+    await b.messenger.unsubscribe("alice", "prices")
+    await until(lambda: events_of(there, "unsubscribed") == [{"topics": ["prices"]}])
+
+
+async def test_who_leaves_as_the_server_subscribes_leaves_nothing_behind(
+    start: StartInstance,
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    a.subscriptions.subscribe_user("alice", "prices")
+    alice.close(1000)
+    await a.leave(alice)
+    await until(lambda: not a.subscriptions._tasks)
+    assert a.feeds.of_topic("prices") is None
+    assert a.registry.by_topic("prices") == ()
+
+
+async def test_what_is_no_topic_is_refused_where_it_is_sent(start: StartInstance) -> None:
+    a = await start()
+    for topic in ("", "two words", "a,b", "x" * 256):
+        with pytest.raises(ValueError, match="no topic"):
+            await a.messenger.to_topic(topic, 1)
+
+
+async def test_one_that_is_called_off_takes_nothing_from_another(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+
+    async def hang(topics: Mapping[str, Position | None]) -> list[Page]:
+        await asyncio.sleep(3600)
+        return []
+
+    with monkeypatch.context() as patched:
+        patched.setattr(a.subscriptions, "_read", hang)
+        first = asyncio.create_task(a.subscriptions.subscribe(alice, {"prices": None}))
+        await asyncio.sleep(0)
+    await a.subscriptions.subscribe(alice, {"prices": None})
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await a.messenger.to_topic("prices", 7)
+    await until(lambda: events_of(alice, "prices") == [7])
+
+
+async def test_wishes_that_overlap_end_one_by_one(start: StartInstance) -> None:
+    """Each hears of what is taken back as long as it lasts, and none is kept."""
+    a = await start()
+    alice = await a.join("alice")
+    first, second, third = (a.subscriptions.wished(alice, {"prices"}) for _ in range(3))
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    still_wished = third.__enter__()
+    second.__exit__(None, None, None)
+    a.subscriptions.unsubscribe(alice, ["prices"])
+    assert still_wished == set()
+    third.__exit__(None, None, None)
+    assert a.subscriptions._wishes == {}

@@ -1,0 +1,100 @@
+"""A connection sends in order, never more than its bound, and is closed once."""
+
+from __future__ import annotations
+
+from bff.connections.close_codes import CloseCode
+from bff.connections.connection import Connection, instance_of, new_connection_id
+from bff.connections.frames import Frame
+from bff.connections.messages import Event, Hello
+from bff.connections.registry import ConnectionRegistry
+
+from tests.engine.doubles import RecordingTransport
+
+
+def make(user_id: str = "alice", max_queue_bytes: int = 1000) -> Connection:
+    return Connection(
+        new_connection_id("one"), user_id, RecordingTransport(), max_queue_bytes=max_queue_bytes
+    )
+
+
+def transport_of(connection: Connection) -> RecordingTransport:
+    assert isinstance(connection.transport, RecordingTransport)
+    return connection.transport
+
+
+def hello(connection: Connection) -> Hello:
+    return Hello(connection.id, connection.user_id, "Alice", 0, 25, {})
+
+
+def test_its_id_tells_which_instance_holds_it() -> None:
+    assert instance_of(make().id) == "one"
+
+
+def test_hello_is_first_whatever_came_before() -> None:
+    connection = make()
+    connection.send(Event("early", 1))
+    connection.open(hello(connection))
+    connection.send(Event("late", 2))
+    topics = [frame["payload"]["topic"] for frame in transport_of(connection).messages()]
+    assert topics == ["hello", "early", "late"]
+
+
+def test_one_frame_is_shared_by_all_sockets() -> None:
+    one, two = make(), make()
+    for connection in (one, two):
+        connection.open(hello(connection))
+    frame = Frame(b"{}")
+    one.send_frame(frame)
+    two.send_frame(frame)
+    assert transport_of(one).frames[-1] is transport_of(two).frames[-1]
+
+
+def test_more_than_the_bound_closes_as_slow() -> None:
+    connection = make(max_queue_bytes=300)
+    connection.open(hello(connection))
+    transport_of(connection).buffered = 290
+    connection.send(Event("x", "0123456789"))
+    assert transport_of(connection).closed == (CloseCode.SLOW_CONSUMER, "")
+
+
+def test_frames_held_before_the_hello_are_bounded_too() -> None:
+    connection = make(max_queue_bytes=300)
+    for _ in range(20):
+        connection.send(Event("x", "0123456789" * 5))
+    assert transport_of(connection).closed == (CloseCode.SLOW_CONSUMER, "")
+
+
+def test_only_the_first_close_counts_and_nothing_is_sent_after_it() -> None:
+    connection = make()
+    connection.open(hello(connection))
+    connection.close(CloseCode.DRAIN)
+    connection.close(CloseCode.REVOKED)
+    connection.send(Event("x", 1))
+    assert transport_of(connection).closed == (CloseCode.DRAIN, "")
+    assert len(transport_of(connection).frames) == 1
+
+
+def test_the_registry_finds_by_id_and_by_user() -> None:
+    registry = ConnectionRegistry()
+    first, second, other = make("alice"), make("alice"), make("bob")
+    for connection in (first, second, other):
+        registry.register(connection)
+    assert registry.by_id(first.id) is first
+    assert set(registry.by_user("alice")) == {first, second}
+    assert registry.unregister(first) is False
+    assert registry.unregister(second) is True
+    assert registry.by_user("alice") == ()
+    assert list(registry) == [other]
+
+
+def test_leaving_during_a_broadcast_disturbs_nobody() -> None:
+    """The ancestor raised RuntimeError: dictionary changed size during iteration."""
+    registry = ConnectionRegistry()
+    connections = [make(f"user-{number}") for number in range(5)]
+    for connection in connections:
+        registry.register(connection)
+    seen = []
+    for connection in registry:
+        registry.unregister(connections[3])
+        seen.append(connection)
+    assert len(seen) == 5

@@ -1,0 +1,84 @@
+"""What comes in is checked; what goes out is JSON that browsers can read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from bff.connections.frames import check_depth, decode, encode
+from bff.connections.messages import ErrorMessage, Event, parse
+from bff.errors import Code, Outcome, Problem
+
+
+def test_a_number_that_json_has_not_becomes_null() -> None:
+    assert encode({"n": float("nan"), "i": float("inf")}) == b'{"n":null,"i":null}'
+
+
+@pytest.mark.parametrize("text", ["", "{", "nonsense", '{"a":NaN}', "\ud800", "[" * 5000])
+def test_what_is_no_json_is_refused(text: str) -> None:
+    with pytest.raises(Problem) as refusal:
+        decode(text.encode("utf-8", "surrogatepass"))
+    assert refusal.value.code is Code.INVALID_PARAMS
+
+
+def test_nesting_is_bounded() -> None:
+    def nested(depth: int) -> str:
+        return "[" * depth + "]" * depth
+
+    check_depth(decode(nested(32)), max_depth=32)
+    with pytest.raises(Problem, match="deeper than 32"):
+        check_depth(decode(nested(40)), max_depth=32)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        [],
+        {},
+        {"type": "nonsense", "payload": {}},
+        {"type": "request"},
+        {"type": "request", "payload": []},
+        {"type": "request", "payload": {"service": "orders"}},
+        {"type": "request", "payload": {"service": "orders", "method": 7}},
+        {"type": "request", "payload": {"service": "a b", "method": "list"}},
+        {"type": "request", "payload": {"service": "a", "method": "b", "params": []}},
+        {"type": "request", "payload": {"service": "a", "method": "b", "trace_id": 5}},
+        {"type": "request", "payload": {"service": "a", "method": "b", "timeout_ms": 0}},
+        {"type": "cancel", "payload": {}},
+        {"type": "subscribe", "payload": {"topics": []}},
+    ],
+)
+def test_a_malformed_frame_is_refused_in_words(value: Any) -> None:
+    with pytest.raises(Problem) as refusal:
+        parse(value)
+    assert refusal.value.code is Code.INVALID_PARAMS
+    assert refusal.value.description
+
+
+def test_what_was_wrong_names_the_field_and_not_the_value() -> None:
+    with pytest.raises(Problem) as refusal:
+        parse({"type": "request", "payload": {"service": "s3cr3t value", "method": "x"}})
+    assert refusal.value.description.startswith("payload.service:")
+    assert "s3cr3t" not in refusal.value.description
+
+
+def test_the_head_and_an_id_make_a_whole_event() -> None:
+    text = Event("order.updated", {"x": 1}).head() + b'user/abc/7"}}'
+    assert json.loads(text) == {
+        "type": "event",
+        "payload": {"topic": "order.updated", "event": {"x": 1}, "id": "user/abc/7"},
+    }
+
+
+def test_an_error_stands_where_the_ancestor_had_it_too() -> None:
+    message = json.loads(ErrorMessage(Problem(Code.INVALID_PARAMS, "no"), "t").encode())
+    assert (message["error"], message["description"]) == ("NuropbValidationError", "no")
+    assert message["payload"]["trace_id"] == "t"
+
+
+def test_retryable_only_when_the_work_cannot_be_done_twice() -> None:
+    assert Problem(Code.MESH_UNAVAILABLE).retryable
+    assert not Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN).retryable
+    assert not Problem(Code.FORBIDDEN).retryable

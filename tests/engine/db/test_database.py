@@ -1,0 +1,155 @@
+"""Sessions, moments, and a database that is away."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+from datetime import UTC, datetime, timedelta, timezone
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from bff.db.database import UNAVAILABLE, Database, _tell_trouble, make_engine
+from bff.db.tables import Audience, Broadcast
+from bff.settings import Settings
+from sqlalchemy import text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import StatementError
+
+
+def broadcast(**changes: Any) -> Broadcast:
+    values: dict[str, Any] = {
+        "created_by": "carol",
+        "audience": Audience.ALL,
+        "topic": "t",
+        "event": {},
+    }
+    return Broadcast(**(values | changes))
+
+
+async def stored(database: Database, broadcast: Broadcast) -> Broadcast:
+    async with database.session() as session:
+        session.add(broadcast)
+        await session.commit()
+    async with database.session() as session:
+        found = await session.get(Broadcast, broadcast.id)
+    assert found is not None
+    return found
+
+
+async def test_what_is_not_committed_is_rolled_back(database: Database) -> None:
+    one = broadcast()
+    async with database.session() as session:
+        session.add(one)
+        await session.flush()
+    async with database.session() as session:
+        assert await session.get(Broadcast, one.id) is None
+
+
+async def test_moments_come_back_aware_and_exact(database: Database) -> None:
+    moment = datetime(2030, 1, 1, 0, 30, 0, 123456, timezone(timedelta(hours=5, minutes=30)))
+    found = await stored(database, broadcast(expires_at=moment))
+    assert found.expires_at == moment
+    assert found.expires_at is not None
+    assert found.expires_at.utcoffset() == timedelta(0)
+    assert abs(found.created_at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+async def test_a_moment_without_zone_is_refused(database: Database) -> None:
+    with pytest.raises(StatementError, match="time zone"):
+        await stored(database, broadcast(expires_at=datetime(2030, 1, 1)))
+
+
+async def test_json_comes_back_as_it_was(database: Database) -> None:
+    event = {"ü": ["😀", None, 1.5, True, {"a": []}], "nul": "\x00", "big": 2**53}
+    assert (await stored(database, broadcast(event=event))).event == event
+
+
+async def test_writers_wait_for_each_other(database: Database) -> None:
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(stored(database, broadcast()) for _ in range(30)))
+
+
+async def test_errors_do_not_tell_what_was_to_be_stored(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    one = await stored(database, broadcast())
+    with pytest.raises(Exception, match="INSERT") as caught:
+        await stored(database, broadcast(id=one.id, event={"secret": "of-the-house"}))
+    assert "of-the-house" not in f"{caught.value} {caplog.text}"
+
+
+async def test_a_ping_proves_life(database: Database) -> None:
+    await database.ping()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+asyncpg://nobody@127.0.0.1:1/nowhere",
+        f"sqlite+aiosqlite:////nowhere-{secrets.token_hex(4)}/db.sqlite3",
+    ],
+)
+async def test_a_database_that_is_away_is_known_by_its_errors(settings: Settings, url: str) -> None:
+    database = Database(settings.model_copy(update={"database_url": url}))
+    with pytest.raises(UNAVAILABLE):
+        await database.ping()
+    await database.close()
+
+
+async def test_a_silent_database_is_not_waited_for(settings: Settings) -> None:
+    silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    url = f"postgresql+asyncpg://nobody@127.0.0.1:{port}/nowhere"
+    database = Database(settings.model_copy(update={"database_url": url}))
+    async with asyncio.timeout(10):
+        with pytest.raises(TimeoutError):
+            await database.ping(timeout=0.1)
+    await database.close()
+    silent.close()
+
+
+@pytest.mark.skipif("TEST_DATABASE_URL" not in os.environ, reason="only PostgreSQL has sessions")
+async def test_a_session_that_the_server_ends_is_an_outage_and_the_next_one_works(
+    database: Database,
+) -> None:
+    async with database.engine.connect() as one, database.engine.connect() as other:
+        number = await one.scalar(text("SELECT pg_backend_pid()"))
+        await other.execute(text(f"SELECT pg_terminate_backend({number})"))
+        with pytest.raises(UNAVAILABLE):
+            await one.execute(text("SELECT 1"))
+    await database.ping()
+
+
+async def test_a_connection_that_ends_as_a_statement_begins_is_an_outage() -> None:
+    """asyncpg then says that another operation is in progress: nothing that tells of an end."""
+    engine = make_engine("postgresql+asyncpg://nobody@127.0.0.1:1/nowhere")
+    dbapi: Any = engine.dialect.dbapi or engine.dialect.import_dbapi()
+    confused = dbapi.InternalClientError("cannot switch to state 11", None)
+    context: Any = SimpleNamespace(
+        original_exception=confused, statement="SELECT 1", is_disconnect=False
+    )
+    assert isinstance(_tell_trouble(context), UNAVAILABLE)
+    assert context.is_disconnect
+    await engine.dispose()
+
+
+@pytest.mark.skipif("TEST_DATABASE_URL" not in os.environ, reason="only PostgreSQL has limits")
+async def test_a_server_that_is_full_is_an_outage(settings: Settings, database: Database) -> None:
+    role = f"guest_{secrets.token_hex(4)}"
+    guest = make_url(settings.database_url).set(username=role, password="guest")
+    refused = Database(
+        settings.model_copy(update={"database_url": guest.render_as_string(hide_password=False)})
+    )
+    async with database.engine.begin() as connection:
+        await connection.execute(
+            text(f"CREATE ROLE {role} LOGIN PASSWORD 'guest' CONNECTION LIMIT 0")
+        )
+    with pytest.raises(UNAVAILABLE):
+        await refused.ping()
+    await refused.close()
+    async with database.engine.begin() as connection:
+        await connection.execute(text(f"DROP ROLE {role}"))

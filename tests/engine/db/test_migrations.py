@@ -1,0 +1,259 @@
+"""Two histories of one schema: the engine's and the app's, each with its own way up and down."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from bff.db import migrate
+from bff.db.database import Database, make_engine
+from bff.db.migrate import ENGINE, History
+from bff.db.tables import EngineTable
+from bff.settings import Settings
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from scripts.bake import PROJECT, ROOT
+
+_ENV = """
+from alembic import context
+from sqlalchemy import Column, Integer, MetaData, String, Table
+
+from bff import run_revisions
+
+metadata = MetaData()
+Table("broadcast", metadata, Column("id", Integer, primary_key=True), Column("title", String(20)))
+run_revisions(context.config, metadata, None)
+"""
+_FIRST = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    op.create_table("broadcast", sa.Column("id", sa.Integer(), primary_key=True))
+
+
+def downgrade() -> None:
+    op.drop_table("broadcast")
+"""
+_SECOND = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("broadcast", sa.Column("title", sa.String(20)))
+
+
+def downgrade() -> None:
+    op.drop_column("broadcast", "title")
+"""
+ENGINE_TABLES = {"bff_broadcast", "bff_alembic_version"}
+APP_TABLES = {"broadcast", "alembic_version"}
+
+
+@pytest.fixture
+def app_history(tmp_path: Path) -> History:
+    """An app with a table that is named as the engine's might be, and two revisions."""
+    folder = tmp_path / "migrations"
+    (folder / "versions").mkdir(parents=True)
+    template = ROOT / PROJECT / "migrations" / "script.py.mako"
+    (folder / "script.py.mako").write_bytes(template.read_bytes())
+    (folder / "env.py").write_text(_ENV)
+    (folder / "versions" / "0001_broadcast.py").write_text(_FIRST)
+    (folder / "versions" / "0002_title.py").write_text(_SECOND)
+    return History("the app's", folder, "alembic_version")
+
+
+@pytest.fixture
+def histories(app_history: History) -> Sequence[History]:
+    return (ENGINE, app_history)
+
+
+@pytest.fixture
+async def connection(settings: Settings) -> AsyncIterator[AsyncConnection]:
+    engine = make_engine(settings.database_url, migrating=True)
+    async with engine.connect() as connection:
+        yield connection
+    await engine.dispose()
+
+
+async def tables(settings: Settings) -> set[str]:
+    engine = make_engine(settings.database_url, migrating=True)
+    async with engine.connect() as connection:
+        names = await connection.run_sync(lambda sync: set(inspect(sync).get_table_names()))
+    await engine.dispose()
+    return names
+
+
+async def pending(settings: Settings, histories: Sequence[History]) -> str:
+    database = Database(settings)
+    try:
+        return await migrate.pending(database.engine, histories)
+    finally:
+        await database.close()
+
+
+def differences(connection: Connection) -> list[Any]:
+    options = {
+        "compare_type": True,
+        "compare_server_default": True,
+        "version_table": ENGINE.version_table,
+    }
+    context = MigrationContext.configure(connection, opts=options)
+    found: list[Any] = compare_metadata(context, EngineTable.metadata)
+    return found
+
+
+async def test_the_engines_revisions_and_tables_do_not_drift(
+    settings: Settings, connection: AsyncConnection
+) -> None:
+    await migrate.upgrade(settings, (ENGINE,))
+    assert await connection.run_sync(differences) == []
+
+
+async def test_a_forgotten_revision_would_be_noticed(connection: AsyncConnection) -> None:
+    assert await connection.run_sync(differences) != []
+
+
+async def test_one_command_applies_both_and_can_be_repeated(
+    settings: Settings, histories: Sequence[History]
+) -> None:
+    assert "the engine's and the app's" in await pending(settings, histories)
+    for _ in range(2):
+        await migrate.upgrade(settings, histories)
+        assert await pending(settings, histories) == ""
+    assert await tables(settings) == ENGINE_TABLES | APP_TABLES
+
+
+@pytest.mark.parametrize("before", ["engine", "app at 0001", "app at 0002"])
+async def test_it_goes_on_from_each_earlier_state(
+    settings: Settings,
+    histories: Sequence[History],
+    app_history: History,
+    connection: AsyncConnection,
+    before: str,
+) -> None:
+    if before == "engine":
+        await migrate.upgrade(settings, (ENGINE,))
+    else:
+        revision = before.removeprefix("app at ")
+        await connection.run_sync(lambda sync: command.upgrade(app_history.config(sync), revision))
+        await connection.commit()
+    await connection.close()
+    assert await pending(settings, histories) != ""
+    await migrate.upgrade(settings, histories)
+    assert await pending(settings, histories) == ""
+
+
+async def test_instances_that_start_together_do_not_disturb_each_other(
+    settings: Settings, histories: Sequence[History]
+) -> None:
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(migrate.upgrade(settings, histories) for _ in range(6)))
+    assert await pending(settings, histories) == ""
+
+
+async def test_each_history_can_be_taken_back_without_the_other(
+    settings: Settings, histories: Sequence[History], app_history: History
+) -> None:
+    await migrate.upgrade(settings, histories)
+    for history, left in ((app_history, ENGINE_TABLES), (ENGINE, {"bff_alembic_version"})):
+        engine = make_engine(settings.database_url, migrating=True)
+        async with engine.connect() as connection:
+            await connection.run_sync(_downgrade, history)
+            await connection.commit()
+        await engine.dispose()
+        assert await tables(settings) - {"alembic_version"} == left
+    await migrate.upgrade(settings, histories)
+    assert await pending(settings, histories) == ""
+
+
+def _downgrade(connection: Connection, history: History) -> None:
+    command.downgrade(history.config(connection), "base")
+
+
+async def test_autogenerate_of_the_app_never_sees_the_engines_tables(
+    settings: Settings, histories: Sequence[History], app_history: History
+) -> None:
+    await migrate.upgrade(settings, histories)
+    written = await _autogenerate(settings, app_history)
+    assert "def upgrade() -> None:" in written
+    assert "op." not in written, "there is nothing to change, the engine's tables are not ours"
+
+
+async def test_autogenerate_of_the_engine_never_sees_the_apps_tables(
+    settings: Settings, histories: Sequence[History], tmp_path: Path
+) -> None:
+    await migrate.upgrade(settings, histories)
+    copy = tmp_path / "engine"
+    (copy / "versions").mkdir(parents=True)
+    for name in ("env.py", "script.py.mako", "versions/0001_broadcast.py"):
+        (copy / name).write_bytes((ENGINE.folder / name).read_bytes())
+    written = await _autogenerate(settings, History("", copy, ENGINE.version_table))
+    assert "op." not in written
+
+
+async def _autogenerate(settings: Settings, history: History) -> str:
+    """The text of the revision that autogenerate writes."""
+    before = set((history.folder / "versions").glob("*.py"))
+    engine = make_engine(settings.database_url, migrating=True)
+    async with engine.connect() as connection:
+        await connection.run_sync(
+            lambda sync: command.revision(history.config(sync), "difference", autogenerate=True)
+        )
+    await engine.dispose()
+    (written,) = set((history.folder / "versions").glob("*.py")) - before
+    return written.read_text()
+
+
+async def test_a_history_that_is_behind_is_named(
+    settings: Settings, histories: Sequence[History], app_history: History
+) -> None:
+    await migrate.upgrade(settings, (app_history,))
+    assert await pending(settings, histories) == (
+        "the engine's revisions are not applied: run `bff migrate`"
+    )
+
+
+async def test_a_schema_of_a_later_version_is_no_fault(
+    settings: Settings, histories: Sequence[History], connection: AsyncConnection
+) -> None:
+    """During a rolling update old instances live on the new schema."""
+    await migrate.upgrade(settings, histories)
+    await connection.execute(text("UPDATE bff_alembic_version SET version_num = '9999'"))
+    await connection.commit()
+    assert await pending(settings, histories) == ""
+
+
+async def test_the_tables_hold_what_the_app_and_the_engine_store(
+    settings: Settings, histories: Sequence[History], connection: AsyncConnection
+) -> None:
+    await migrate.upgrade(settings, histories)
+    await connection.execute(text("INSERT INTO broadcast (id, title) VALUES (1, 'mine')"))
+    assert (await connection.execute(text("SELECT count(*) FROM bff_broadcast"))).scalar() == 0
+
+
+def test_there_is_one_newest_revision() -> None:
+    assert len(ScriptDirectory.from_config(ENGINE.config()).get_heads()) == 1
+
+
+def test_constraints_have_names_so_that_revisions_can_change_them() -> None:
+    for table in EngineTable.metadata.tables.values():
+        assert table.name.startswith("bff_")
+        assert all(constraint.name for constraint in table.constraints)
+        assert all(index.name for index in table.indexes)

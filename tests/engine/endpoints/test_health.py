@@ -1,0 +1,89 @@
+"""What operators are told."""
+
+from __future__ import annotations
+
+import pytest
+from bff.db.database import make_engine
+from bff.testing import RunningBff
+from sqlalchemy import text
+
+
+async def test_a_sound_instance_is_alive_and_ready(bff: RunningBff) -> None:
+    async with bff.http() as http:
+        assert (await http.get("/health/live")).json() == {"alive": True}
+        ready = await http.get("/health/ready")
+    assert ready.status_code == 200
+    assert set(ready.json()["checks"]) == {"redis", "mesh", "database", "instance"}
+
+
+async def test_redis_that_is_away_is_named_with_the_reason(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away() -> None:
+        raise ConnectionError("gone fishing")
+
+    monkeypatch.setattr(bff.engine.redis, "ping", away)
+    assert await reason(bff, "redis") == "ConnectionError: gone fishing"
+
+
+async def test_a_database_that_is_away_is_named_with_the_reason(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = make_engine("postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
+    monkeypatch.setattr(bff.engine.database, "engine", nowhere)
+    assert "refused" in await reason(bff, "database")
+
+
+async def reason(bff: RunningBff, check: str) -> str:
+    """Why the BFF is not ready; everything else is."""
+    async with bff.http() as http:
+        ready = await http.get("/health/ready")
+    assert ready.status_code == 503
+    failed = {name: one["reason"] for name, one in ready.json()["checks"].items() if not one["ok"]}
+    assert set(failed) == {check}
+    return str(failed[check])
+
+
+async def test_a_database_that_was_never_migrated_is_not_ready(bff: RunningBff) -> None:
+    async with bff.engine.database.engine.begin() as connection:
+        await connection.execute(text("DROP TABLE bff_alembic_version"))
+    async with bff.http() as http:
+        ready = await http.get("/health/ready")
+    assert "run `bff migrate`" in ready.json()["checks"]["database"]["reason"]
+
+
+async def test_a_relay_that_does_not_hear_is_not_ready(bff: RunningBff) -> None:
+    bff.engine.cluster.relay._heard_at = -1000.0
+    async with bff.http() as http:
+        ready = await http.get("/health/ready")
+    assert "does not hear" in ready.json()["checks"]["redis"]["reason"]
+
+
+async def test_a_dead_background_task_is_not_alive(bff: RunningBff) -> None:
+    bff.engine.background._tasks[1].cancel()
+    async with bff.http() as http:
+        await http.get("/health/ready")
+        assert (await http.get("/health/live")).status_code == 503
+
+
+async def test_metrics_count_sockets_and_calls(bff: RunningBff) -> None:
+    async with bff.browser() as browser:
+        await browser.request("echo", "say")
+        async with bff.http() as http:
+            text = (await http.get("/metrics")).text
+    assert "bff_connections 1.0" in text
+    assert 'bff_frames_in_total{type="request"} 1.0' in text
+    assert 'bff_mesh_calls_total{outcome="ok",service="echo"} 1.0' in text
+
+
+async def test_every_error_of_the_api_is_documented_as_problem_json(bff: RunningBff) -> None:
+    async with bff.http() as http:
+        document = (await http.get("/openapi.json")).json()
+    for path, operations in document["paths"].items():
+        if path.startswith(("/health", "/dev", "/bff-client", "/admin/stats")) or path == "/":
+            continue
+        for operation in operations.values():
+            errors = {code for code in operation["responses"] if code[0] in "45"}
+            assert "401" in errors, path
+            for code in errors:
+                assert "application/problem+json" in operation["responses"][code]["content"], path

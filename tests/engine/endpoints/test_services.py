@@ -1,0 +1,198 @@
+"""Other services of the mesh call the BFF under its name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from bff.auth.caller import Caller
+from bff.cluster.messenger import Messenger
+from bff.errors import Code, Problem
+from bff.mesh.client import MeshClient, connect
+from bff.mesh.messages import MeshRequest
+from bff.realtime.router import RealtimeRouter
+from bff.settings import Settings
+from bff.testing import RunningBff, run, until
+from pydantic import BaseModel
+
+from tests.engine.echo import create_app
+
+
+class Greet(BaseModel):
+    user_id: str
+
+
+realtime = RealtimeRouter()
+
+
+@realtime.serve("greet")
+async def greet(params: Greet, request: MeshRequest, messenger: Messenger, mesh: MeshClient) -> str:
+    """A method of one's own."""
+    sent = await messenger.to_user(params.user_id, "greeted", {"by": request.context["user_id"]})
+    return f"{sent.id}"
+
+
+@realtime.topic("prices.*")
+async def prices(caller: Caller) -> bool:
+    return True
+
+
+@realtime.serve("fail")
+async def fail() -> None:
+    raise RuntimeError("a password in here")
+
+
+@pytest.fixture
+async def bff(settings: Settings) -> AsyncIterator[RunningBff]:
+    async with run(create_app(settings, realtime)) as running:
+        yield running
+
+
+@pytest.fixture
+async def other(bff: RunningBff, settings: Settings) -> AsyncIterator[MeshClient]:
+    """Another service's client, on the same mesh."""
+    mesh = connect(settings.model_copy(update={"app_name": "other"}), broker=bff.engine.broker)
+    await mesh.start()
+
+    async def served() -> bool:
+        try:
+            await mesh.describe(settings.app_name)
+        except Problem:
+            return False
+        return mesh.status.connected
+
+    await until(served)
+    yield mesh
+    await mesh.stop()
+
+
+async def test_send_to_users_reaches_each_socket_of_these_users(
+    bff: RunningBff, other: MeshClient, settings: Settings
+) -> None:
+    params = {"user_ids": ["alice", "bob", "alice"], "topic": "news", "event": {"n": 1}}
+    async with bff.browser("alice") as alice, bff.browser("bob") as bob:
+        sent = await other.request(settings.app_name, "send_to_users", params)
+        heard = [await browser.event("news") for browser in (alice, bob)]
+    assert [event["event"] for event in heard] == [{"n": 1}, {"n": 1}]
+    assert sent == {"ids": [event["id"] for event in heard], "addressed": 2}
+
+
+async def test_send_to_topic_reaches_its_subscribers(
+    bff: RunningBff, other: MeshClient, settings: Settings
+) -> None:
+    async with bff.browser("alice") as alice:
+        wish = {"topics": [{"topic": "prices.tea"}], "trace_id": "s"}
+        assert (await alice.ask({"type": "subscribe", "payload": wish}))["error"] is None
+        params = {"topic": "prices.tea", "event": {"price": 3}}
+        sent = await other.request(settings.app_name, "send_to_topic", params)
+        heard = await alice.event("prices.tea")
+    assert (heard["event"], heard["id"]) == ({"price": 3}, sent["id"])
+
+
+async def test_broadcast_reaches_everybody(
+    bff: RunningBff, other: MeshClient, settings: Settings
+) -> None:
+    params = {"topic": "news", "event": {"n": 1}}
+    async with bff.browser("alice") as alice, bff.browser("bob") as bob:
+        sent = await other.request(settings.app_name, "broadcast", params)
+        for browser in (alice, bob):
+            assert [(await browser.event("news"))["id"]] == sent["ids"]
+
+
+async def test_disconnect_users_ends_their_sockets_and_no_others(
+    bff: RunningBff, other: MeshClient, settings: Settings
+) -> None:
+    async with bff.browser("alice") as alice, bff.browser("bob") as bob:
+        closed = await other.request(settings.app_name, "disconnect_users", {"user_ids": ["alice"]})
+        assert closed == {"addressed": 1}
+        assert await alice.closed() == 4504
+        assert (await bob.request("echo", "say"))["error"] is None
+
+
+async def test_presence_tells_who_is_online_and_where(
+    bff: RunningBff, other: MeshClient, settings: Settings
+) -> None:
+    async with bff.browser("alice") as alice:
+        asked = {"user_ids": ["alice", "bob"]}
+        users = (await other.request(settings.app_name, "presence", asked))["users"]
+    (connection,) = users["alice"]
+    assert connection["connection_id"] == alice.hello["session_id"]
+    assert users["bob"] == []
+
+
+async def test_a_method_of_ones_own_knows_who_calls(
+    bff: RunningBff, other: MeshClient, settings: Settings
+) -> None:
+    async with bff.browser("alice") as alice:
+        context = {"user_id": "service-7"}
+        params = {"user_id": "alice"}
+        sent = await other.request(settings.app_name, "greet", params, context=context)
+        greeted = await alice.event("greeted")
+    assert greeted == {"topic": "greeted", "event": {"by": "service-7"}, "id": sent}
+
+
+async def test_wrong_parameters_are_told_and_failures_are_not(
+    bff: RunningBff, other: MeshClient, settings: Settings
+) -> None:
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("send_to_users", {"user_ids": [], "topic": "t"}),
+        ("send_to_users", {"user_ids": ["a\x00b"], "topic": "t"}),
+        ("send_to_users", {"user_ids": ["a"] * 1001, "topic": "t"}),
+        ("broadcast", {"topic": ""}),
+        ("send_to_topic", {"topic": "no, topic"}),
+        ("disconnect_users", {}),
+    ]
+    for method, params in wrong:
+        with pytest.raises(Problem) as caught:
+            await other.request(settings.app_name, method, params)
+        assert caught.value.code is Code.INVALID_PARAMS, method
+    with pytest.raises(Problem) as caught:
+        await other.request(settings.app_name, "fail", {})
+    assert caught.value.code is Code.SERVICE_ERROR
+    assert "password" not in caught.value.description
+
+
+async def test_a_call_that_is_delivered_twice_sends_once(
+    bff: RunningBff, other: MeshClient, settings: Settings
+) -> None:
+    (service,) = bff.engine.mesh.services
+    async with bff.browser("alice") as alice:
+        request = MeshRequest(
+            "send_to_users", {"user_ids": ["alice"], "topic": "n", "event": 1}, {}, "t", "c-1"
+        )
+        method = service._methods["send_to_users"]
+        first, second = [await method.answer(request) for _ in range(2)]
+        assert first == second
+        await other.request(settings.app_name, "broadcast", {"topic": "fence", "event": None})
+        assert (await alice.event("n"))["id"] == first.ids[0]
+        await alice.event("fence")
+        assert alice.passed_over() == []
+
+
+async def test_browsers_cannot_call_what_is_for_services(
+    bff: RunningBff, settings: Settings
+) -> None:
+    async with bff.browser("mallory", ["admin"]) as mallory:
+        for method in ("broadcast", "disconnect_users", "nuropb_describe"):
+            answer = await mallory.request(settings.app_name, method)
+            assert answer["error"]["code"] == "not_found"
+
+
+async def test_many_calls_at_once_are_each_answered_once(
+    bff: RunningBff, other: MeshClient, settings: Settings
+) -> None:
+    async with bff.browser("alice") as alice:
+        calls = [
+            other.request(
+                settings.app_name,
+                "send_to_users",
+                {"user_ids": ["alice"], "topic": "n", "event": number},
+            )
+            for number in range(200)
+        ]
+        sent = await asyncio.gather(*calls)
+        heard = [await alice.event("n") for _ in range(200)]
+    assert sorted(event["event"] for event in heard) == list(range(200))
+    assert {one["ids"][0] for one in sent} == {event["id"] for event in heard}

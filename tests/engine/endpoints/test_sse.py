@@ -1,0 +1,420 @@
+"""`/events` over real HTTP: the same promises as at `/ws`, for those who only listen."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from bff.auth.caller import Caller
+from bff.cluster.messenger import Messenger
+from bff.connections.close_codes import CloseCode
+from bff.connections.positions import parse_cursor
+from bff.errors import Code, Problem
+from bff.realtime.router import RealtimeRouter
+from bff.settings import Settings
+from bff.testing import RunningBff, run, until
+
+from tests.engine.echo import create_app
+
+ORIGIN = "http://localhost:8000"
+realtime = RealtimeRouter()
+
+
+@realtime.topic("prices.*", scopes=["prices"])
+async def may_see_prices(caller: Caller) -> bool:
+    return caller.user_id != "mallory"
+
+
+@realtime.topic("away")
+async def away() -> bool:
+    raise ConnectionError("no Redis")
+
+
+@pytest.fixture
+async def bff(settings: Settings) -> AsyncIterator[RunningBff]:
+    async with run(create_app(settings, realtime)) as running:
+        yield running
+
+
+@pytest.fixture
+def messenger(bff: RunningBff) -> Messenger:
+    sender: Messenger = bff.engine.messenger
+    return sender
+
+
+async def refusal(
+    bff: RunningBff, headers: dict[str, str] | None = None, **query: str
+) -> tuple[int, Any]:
+    """Status and code of an answer that is no stream."""
+    async with bff.event_stream(headers, **query) as source:
+        await source.response.aread()
+        if not source.response.content:
+            return source.response.status_code, None
+        assert source.response.headers["content-type"] == "application/problem+json"
+        return source.response.status_code, source.response.json()["code"]
+
+
+def signed_in(bff: RunningBff, user: str = "alice", *scopes: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {bff.token(user, scopes)}"}
+
+
+# What comes
+
+
+async def test_the_hello_is_first_and_says_the_same_as_on_a_socket(bff: RunningBff) -> None:
+    async with bff.events("alice") as source, bff.browser("alice") as browser:
+        assert set(source.hello) == set(browser.hello)
+        assert source.hello["positions"] == browser.hello["positions"]
+        assert source.hello["session_id"].startswith(bff.engine.index.instance_id)
+        headers = source.response.headers
+        assert headers["content-type"].startswith("text/event-stream")
+        assert "no-cache" in headers["cache-control"]
+        assert headers["x-accel-buffering"] == "no"
+        assert source.retry is not None
+        assert 1000 <= source.retry <= 4000
+
+
+async def test_every_frame_is_the_one_that_a_socket_gets(
+    bff: RunningBff, messenger: Messenger
+) -> None:
+    async with bff.events("alice") as source, bff.browser("alice") as browser:
+        await messenger.to_user("alice", "news", {"n": 1})
+        await messenger.to_all("news", [None])
+        for connection_id in (source.hello["session_id"], browser.hello["session_id"]):
+            await messenger.to_connection(connection_id, "note", "for one alone")
+        for _ in range(3):
+            assert await source.receive() == await browser.receive()
+
+
+async def test_no_text_breaks_a_line(bff: RunningBff, messenger: Messenger) -> None:
+    """Also not what Unicode holds for line ends: only CR and LF end a line of the stream."""
+    text = "".join(map(chr, range(0xD800))) + "\n\r\n\ndata: forged\nid: forged\n\n"
+    async with bff.events("alice") as source:
+        await messenger.to_user("alice", "te\nxt", {text: text})
+        frame = await source.receive()
+        assert frame["payload"]["topic"] == "te\nxt"
+        assert frame["payload"]["event"] == {text: text}
+        assert "forged" not in source.last_event_id
+
+
+async def test_topics_come_besides(bff: RunningBff, messenger: Messenger) -> None:
+    async with bff.events("alice", ["prices"], topics="prices.tea,prices.öl") as source:
+        assert set(source.hello["positions"]) == {
+            "user",
+            "all",
+            "topic:prices.tea",
+            "topic:prices.öl",
+        }
+        for topic in ("prices.tea", "prices.öl"):
+            await messenger.to_topic(topic, 3)
+            frame = await source.receive()
+            assert (frame["payload"]["topic"], frame["payload"]["event"]) == (topic, 3)
+
+
+async def test_silence_is_broken_by_comments(settings: Settings) -> None:
+    settings = settings.model_copy(update={"ping_interval": 0.05})
+    async with run(create_app(settings)) as bff, bff.events("alice") as source:
+        await asyncio.sleep(0.3)
+        await bff.engine.messenger.to_user("alice", "news", 1)
+        await source.receive()
+        assert source.comments >= 2
+        assert source.hello["ping_interval"] == 0.05
+
+
+# Coming back
+
+
+async def test_the_last_id_brings_what_was_missed_of_every_stream(
+    bff: RunningBff, messenger: Messenger
+) -> None:
+    topics = "prices.tea,prices.öl"
+    async with bff.events("alice", ["prices"], topics=topics) as before:
+        await messenger.to_user("alice", "news", "seen")
+        await before.receive()
+        seen = before.last_event_id
+    missed = {
+        (await messenger.to_user("alice", "news", 1)).id,
+        (await messenger.to_user("alice", "news", 2)).id,
+        (await messenger.to_all("news", 3)).id,
+        await messenger.to_topic("prices.öl", 4),
+        await messenger.to_topic("prices.öl", 5),
+    }
+    async with bff.events("alice", ["prices"], topics=topics, last_event_id=seen) as source:
+        assert set(source.hello["recovered"].values()) == {True}
+        assert set(source.hello["recovered"]) == set(source.hello["positions"])
+        events = [(await source.receive())["payload"] for _ in missed]
+        assert {event["id"] for event in events} == missed
+        assert [event["event"] for event in events if event["topic"] == "news"] == [1, 2, 3]
+        assert [event["event"] for event in events if event["topic"] == "prices.öl"] == [4, 5]
+        cursor = parse_cursor(source.last_event_id)
+        assert {s: p.id_in(s) for s, p in cursor.items()} == source.hello["positions"]
+        await messenger.to_topic("prices.tea", "live")
+        assert (await source.receive())["payload"]["event"] == "live"
+
+
+async def test_what_the_hello_promises_is_not_lost_with_the_connection(
+    bff: RunningBff, messenger: Messenger
+) -> None:
+    """The hello's id is where the client stands, not where the streams do: whoever loses the
+    connection amid what was missed goes on there."""
+    async with bff.events("alice") as first:
+        seen = first.last_event_id
+    sent = [(await messenger.to_user("alice", "news", n)).id for n in range(3)]
+    async with bff.events("alice", last_event_id=seen) as second:
+        assert second.hello["positions"]["user"] == sent[-1]
+        assert second.last_event_id == seen
+        assert (await second.receive())["payload"]["id"] == sent[0]
+        seen = second.last_event_id
+    async with bff.events("alice", last_event_id=seen) as third:
+        assert [(await third.receive())["payload"]["id"] for _ in range(2)] == sent[1:]
+
+
+async def test_a_stream_that_cannot_be_recovered_says_so_and_goes_on(
+    bff: RunningBff, messenger: Messenger
+) -> None:
+    sent = await messenger.to_user("alice", "news", 1)
+    async with bff.events("alice", last_event_id="user/another/0") as source:
+        assert source.hello["recovered"] == {"user": False}
+        assert source.last_event_id.split(",")[0] == sent.id
+
+
+async def test_the_header_is_newer_than_the_address(bff: RunningBff, messenger: Messenger) -> None:
+    async with bff.events("alice") as before:
+        begin = before.last_event_id
+    sent = [(await messenger.to_user("alice", "news", n)).id for n in range(2)]
+    async with bff.events("alice", since=begin) as source:
+        assert [(await source.receive())["payload"]["id"] for _ in sent] == sent
+    async with bff.events("alice", since=begin, last_event_id=str(sent[0])) as source:
+        assert (await source.receive())["payload"]["id"] == sent[1]
+
+
+async def test_positions_in_streams_that_one_has_not_are_passed_over(
+    bff: RunningBff, messenger: Messenger
+) -> None:
+    sent = await messenger.to_topic("prices.tea", 1)
+    assert sent is not None
+    before = sent.rpartition("/")[0] + "/0"
+    async with bff.events("mallory", last_event_id=before) as source:
+        assert source.hello["recovered"] == {}
+        await messenger.to_user("mallory", "marker", None)
+        assert (await source.receive())["payload"]["topic"] == "marker"
+
+
+async def test_a_topic_that_the_server_adds_is_in_the_cursor_too(
+    bff: RunningBff, messenger: Messenger
+) -> None:
+    async with bff.events("alice") as source:
+        await messenger.subscribe("alice", "prices.tea")
+        told = await source.event("subscribed")
+        assert "topic:prices.tea" in parse_cursor(source.last_event_id)
+        assert told["event"]["positions"]["topic:prices.tea"] in source.last_event_id
+
+
+async def test_a_greeting_does_not_move_the_cursor(bff: RunningBff) -> None:
+    body = {"audience": "all", "topic": "news", "event": {}, "expires_at": "2999-01-01T00:00:00Z"}
+    async with bff.http("admin", ["admin"]) as http:
+        assert (await http.post("/admin/broadcasts", json=body)).status_code == 201
+    async with bff.events("alice") as source:
+        seen = source.last_event_id
+        assert "id" not in await source.event("news")
+        assert source.last_event_id == seen
+
+
+# Who gets in
+
+
+@pytest.mark.parametrize(
+    ("user", "query", "status", "code"),
+    [
+        ("alice", {"topics": "weather"}, 404, "not_found"),
+        ("mallory", {"topics": "prices.tea"}, 403, "forbidden"),
+        ("bob", {"topics": "prices.tea"}, 403, "forbidden"),
+        ("alice", {"topics": "prices.tea,,prices.tea"}, 422, "invalid_params"),
+        ("alice", {"topics": ",".join(f"prices.{n}" for n in range(129))}, 403, "forbidden"),
+        ("alice", {"topics": "x" * 3001}, 422, "invalid_params"),
+        ("alice", {"since": "nonsense"}, 422, "invalid_params"),
+        ("alice", {"since": "user/a/1,user/a/2"}, 422, "invalid_params"),
+    ],
+)
+async def test_what_cannot_be_had_is_refused_before_the_stream(
+    bff: RunningBff, user: str, query: dict[str, str], status: int, code: str
+) -> None:
+    scopes = () if user == "bob" else ("prices",)
+    assert await refusal(bff, signed_in(bff, user, *scopes), **query) == (status, code)
+    assert not await bff.engine.index.connections_of(user)
+
+
+@pytest.mark.parametrize("authorization", ["", "nonsense", "Bearer a.b.c"])
+async def test_who_is_not_signed_in_is_told_by_the_status(
+    bff: RunningBff, authorization: str
+) -> None:
+    headers = {"Authorization": authorization} if authorization else None
+    assert await refusal(bff, headers) == (401, "unauthenticated")
+
+
+async def test_an_expired_token_is_none(bff: RunningBff) -> None:
+    headers = {"Authorization": f"Bearer {bff.token('alice', lifetime=-60)}"}
+    assert await refusal(bff, headers) == (401, "unauthenticated")
+
+
+async def test_a_cookie_lets_in_our_own_pages_only(bff: RunningBff) -> None:
+    cookie = {"Cookie": f"Authorization={bff.token('alice')}"}
+    for good in ({"Origin": ORIGIN}, {"Sec-Fetch-Site": "same-origin"}):
+        async with bff.event_stream(cookie | good) as source:
+            assert (await source.receive())["payload"]["event"]["user_id"] == "alice"
+    foreign: tuple[dict[str, str], ...] = (
+        {},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    )
+    cross = {"Origin": "http://evil.example", "Sec-Fetch-Site": "same-origin"}
+    for bad in (*foreign, cross, {"Sec-Fetch-Site": "same-site"}, {"Sec-Fetch-Site": "none"}):
+        assert await refusal(bff, cookie | bad) == (403, "forbidden")
+
+
+async def test_a_foreign_page_is_refused_whatever_it_has(bff: RunningBff) -> None:
+    headers = signed_in(bff) | {"Origin": "http://evil.example"}
+    assert await refusal(bff, headers) == (403, "forbidden")
+
+
+class TestTheConnectionLimit:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"connections_per_user": 1})
+
+    async def test_sockets_and_streams_count_alike(self, bff: RunningBff) -> None:
+        async with bff.browser("alice"):
+            assert await refusal(bff, signed_in(bff)) == (429, "rate_limited")
+            assert len(await bff.engine.index.connections_of("alice")) == 1
+        await until_nobody_is_known(bff)
+        async with bff.events("alice"), bff.handshake("", signed_in(bff)) as browser:
+            assert await browser.closed() == CloseCode.CONNECTION_LIMIT
+
+
+async def test_what_passes_by_itself_ends_a_stream_so_that_browsers_come_back(
+    bff: RunningBff,
+) -> None:
+    """`EventSource` gives up at any status but 200."""
+    async with bff.event_stream(signed_in(bff), topics="away") as source:
+        assert source.response.status_code == 200
+        assert await source.closed() == CloseCode.SERVER_ERROR
+        assert source.retry is not None
+        assert source.retry >= 5000
+
+
+async def test_redis_away_ends_a_stream_too(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object) -> None:
+        raise ConnectionError("away")
+
+    monkeypatch.setattr(bff.engine.index, "registered", away)
+    async with bff.event_stream(signed_in(bff)) as source:
+        assert source.response.status_code == 200
+        assert await source.closed() == CloseCode.SERVER_ERROR
+    assert len(list(bff.engine.sessions)) == 0
+
+
+async def test_a_topic_that_cannot_be_read_lets_nobody_in_by_half(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unavailable(*_: object) -> None:
+        raise Problem(Code.SERVICE_UNAVAILABLE, "Try again")
+
+    monkeypatch.setattr(bff.engine.sessions._subscriptions, "subscribe", unavailable)
+    headers = signed_in(bff, "alice", "prices")
+    async with bff.event_stream(headers, topics="prices.tea") as source:
+        assert await source.closed() == CloseCode.SERVER_ERROR
+        assert source.last_event_id == ""
+
+
+# How it ends
+
+
+async def test_an_administrator_sees_and_ends_it_for_good(bff: RunningBff) -> None:
+    async with bff.events("alice") as source, bff.http("admin", ["admin"]) as http:
+        (shown,) = (await http.get("/admin/users/alice/connections")).json()
+        assert shown["connection_id"] == source.hello["session_id"]
+        assert shown["device"].startswith("python-httpx")
+        await bff.engine.messenger.close_user("alice")
+        assert await source.closed() == CloseCode.REVOKED
+    headers = signed_in(bff) | {"Last-Event-ID": source.last_event_id}
+    assert await refusal(bff, headers) == (204, None)
+    assert await refusal(bff, signed_in(bff), since=source.last_event_id) == (204, None)
+    async with bff.events("alice"):
+        pass
+
+
+async def test_it_ends_after_its_token_and_may_come_back(settings: Settings) -> None:
+    settings = settings.model_copy(update={"token_grace": 0.1})
+    async with run(create_app(settings)) as bff:
+        async with bff.events(token=bff.token("alice", lifetime=3)) as source:
+            assert await source.closed() == CloseCode.TOKEN_EXPIRED
+        async with bff.events("alice", last_event_id=source.last_event_id) as source:
+            assert source.hello["recovered"] == {"user": True, "all": True}
+
+
+async def test_a_reader_that_stops_costs_its_bound_and_is_cut(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settings.model_copy(update={"max_queue_bytes": 64 * 1024})
+    async with run(create_app(settings)) as bff, bff.browser("bob") as neighbour:
+        state = bff.engine
+        reader, writer = await asyncio.open_connection(*bff.address.split(":"), limit=1024)
+        token = bff.token("alice")
+        writer.write(
+            f"GET /events HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+        )
+        await reader.readuntil(b'"hello"')
+
+        async def is_known() -> bool:
+            return bool(await state.index.connections_of("alice"))
+
+        while await is_known():
+            for _ in range(20):
+                await state.messenger.to_user("alice", "news", "x" * 32 * 1024)
+        await until(lambda: len(bff.server.server_state.connections) == 1)
+        assert len(list(state.sessions)) == 1
+        assert [each for each in caplog.records if each.levelname == "ERROR"] == []
+        closed = state.metrics.registry.get_sample_value(
+            "bff_connections_closed_total", {"code": str(int(CloseCode.SLOW_CONSUMER))}
+        )
+        assert closed == 1
+        await state.messenger.to_user("bob", "marker", None)
+        assert (await neighbour.receive())["payload"]["topic"] == "marker"
+        writer.transport.abort()
+
+
+async def test_what_is_gone_leaves_no_trace(bff: RunningBff) -> None:
+    async with bff.events("alice", ["prices"], topics="prices.tea"):
+        assert len(await bff.engine.index.connections_of("alice")) == 1
+    await until_nobody_is_known(bff)
+    assert bff.engine.cluster.feeds.of_topic("prices.tea") is None
+    assert bff.engine.metrics.registry.get_sample_value("bff_connections") == 0
+
+
+class TestDraining:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"drain_seconds": 1})
+
+    async def test_it_is_warned_and_ended_and_nobody_is_let_in(self, bff: RunningBff) -> None:
+        async with bff.events("alice") as source:
+            draining = asyncio.create_task(bff.engine.draining.drain())
+            drain = await source.receive()
+            assert drain["type"] == "drain"
+            assert source.retry == drain["payload"]["reconnect_after_ms"]
+            last = source.last_event_id
+            assert await source.closed() == CloseCode.DRAIN
+            assert source.last_event_id == last
+            await draining
+        assert await refusal(bff, signed_in(bff)) == (503, "service_unavailable")
+
+
+async def until_nobody_is_known(bff: RunningBff, user: str = "alice") -> None:
+    async def nobody() -> bool:
+        return not await bff.engine.index.connections_of(user)
+
+    await until(nobody)

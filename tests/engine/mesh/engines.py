@@ -1,0 +1,190 @@
+"""The same promises on two engines: the in-process mesh, and RabbitMQ behind a proxy."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from typing import Any, Protocol
+
+import aiormq
+from bff.mesh.client import MeshClient, connect
+from bff.mesh.memory import MemoryBroker, MemoryTransport
+from bff.mesh.messages import Delivery, Kind, Message
+from bff.mesh.rabbitmq.transport import AmqpTransport
+from bff.mesh.service import Service
+from bff.mesh.transport import MeshTransport
+from bff.settings import Settings
+from bff.testing import until
+from yarl import URL
+
+
+class Engine(Protocol):
+    """A mesh that tests can interrupt."""
+
+    def transport(self) -> MeshTransport: ...
+    async def serve(self, service: Service) -> None: ...
+    async def interrupt(self) -> None: ...
+    async def resume(self) -> None: ...
+    async def send_raw_event(self, topic: str, body: bytes) -> None: ...
+    async def send_raw_call(self, service: str, delivery: Delivery) -> None: ...
+    async def dead_letters(self) -> list[bytes]: ...
+    async def close(self) -> None: ...
+
+
+class MemoryEngine:
+    """The in-process mesh."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._broker = MemoryBroker()
+
+    def transport(self) -> MeshTransport:
+        return MemoryTransport(self._settings.app_name, self._broker)
+
+    async def serve(self, service: Service) -> None:
+        self._broker.serve(service)
+
+    async def interrupt(self) -> None:
+        self._broker.interrupt()
+
+    async def resume(self) -> None:
+        self._broker.resume()
+
+    async def send_raw_event(self, topic: str, body: bytes) -> None:
+        self._broker.route(Message(Kind.EVENT, topic, body, "c", "t", deadline=0), "")
+
+    async def send_raw_call(self, service: str, delivery: Delivery) -> None:
+        self._broker.deliver(service, delivery, deadline=math.inf)
+
+    async def dead_letters(self) -> list[bytes]:
+        return [letter.body for letter in self._broker.dead_letters]
+
+    async def close(self) -> None:
+        pass
+
+
+class RabbitEngine:
+    """RabbitMQ; transports reach it through a proxy, services and the test itself directly."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._url = URL(settings.amqp_url)
+        self.proxy = Proxy(self._url.host or "", self._url.port or 5672)
+        self._settings = settings
+        self._connections: list[aiormq.abc.AbstractConnection] = []
+        self.services: list[MeshClient] = []
+
+    async def start(self) -> None:
+        await self.proxy.listen()
+        self.channel = await self._open()
+        for name, kind in (("rpc", "direct"), ("events", "topic")):
+            await self.channel.exchange_declare(
+                f"nuropb-{name}-exchange", exchange_type=kind, durable=True
+            )
+
+    async def _open(self) -> aiormq.abc.AbstractChannel:
+        connection = await aiormq.connect(self._url)
+        self._connections.append(connection)
+        return await connection.channel()
+
+    def transport(self) -> MeshTransport:
+        url = self._url.with_host("127.0.0.1").with_port(self.proxy.port)
+        return AmqpTransport(self._settings.model_copy(update={"amqp_url": str(url)}))
+
+    async def serve(self, service: Service) -> None:
+        joining = connect(self._settings)
+        joining.add_service(service)
+        self.services.append(joining)
+        await joining.start()
+        await until(lambda: joining.status.connected)
+
+    async def interrupt(self) -> None:
+        await self.proxy.close()
+
+    async def resume(self) -> None:
+        await self.proxy.listen()
+
+    async def send_raw_event(self, topic: str, body: bytes) -> None:
+        properties = aiormq.spec.Basic.Properties(correlation_id="c")
+        await self.channel.basic_publish(
+            body, exchange="nuropb-events-exchange", routing_key=topic, properties=properties
+        )
+
+    async def send_raw_call(self, service: str, delivery: Delivery) -> None:
+        properties = aiormq.spec.Basic.Properties(
+            correlation_id=delivery.correlation_id,
+            reply_to=delivery.reply_to,
+            headers={"nuropb_type": delivery.kind} if delivery.kind else None,
+        )
+        await self.channel.basic_publish(
+            delivery.body,
+            exchange="nuropb-rpc-exchange",
+            routing_key=service,
+            properties=properties,
+        )
+
+    async def dead_letters(self) -> list[bytes]:
+        letters = []
+        queue = f"{self._settings.app_name}.dead-letters.v1"
+        while (message := await self.channel.basic_get(queue, no_ack=True)).body:
+            letters.append(message.body)
+        return letters
+
+    async def close(self) -> None:
+        for name in ("dead-letters", "events.first", "events.second"):
+            await self.channel.queue_delete(f"{self._settings.app_name}.{name}.v1")
+        for joined in self.services:
+            for service in joined.services:
+                await self.channel.queue_delete(f"nuropb-{service.name}-sq")
+            await joined.stop()
+        for connection in self._connections:
+            await connection.close()
+        await self.proxy.close()
+
+
+class Proxy:
+    """A TCP proxy that can drop its connections, and be silent."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.port = 0
+        self.silent = False
+        self._upstream = (host, port)
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+
+    async def listen(self) -> None:
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self) -> None:
+        """Refuse new connections and break those there are."""
+        if self._server is not None:
+            self._server.close()
+        for writer in tuple(self._writers):
+            writer.transport.abort()
+
+    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            up_reader, up_writer = await asyncio.open_connection(*self._upstream)
+        except OSError:
+            writer.transport.abort()
+            return
+        pair = {writer, up_writer}
+        self._writers |= pair
+        await asyncio.gather(self._pump(reader, up_writer), self._pump(up_reader, writer))
+        self._writers -= pair
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                if not self.silent:
+                    writer.write(data)
+        except OSError:
+            pass
+        finally:
+            writer.transport.abort()
+
+
+def raw(topic: str, event: Any) -> bytes:
+    """An event's body as any service might send it."""
+    return json.dumps({"tag": "event", "topic": topic, "event": event}).encode()

@@ -1,0 +1,156 @@
+"""What only a real RabbitMQ can show."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import aiormq
+import pytest
+from bff.errors import Code, Outcome, Problem
+from bff.mesh.client import MeshClient
+from bff.mesh.events import EventRule, MeshEvent
+from bff.mesh.rabbitmq.transport import AmqpTransport
+from bff.mesh.service import Service
+from bff.settings import Settings
+from bff.telemetry.metrics import Metrics
+from bff.testing import until
+
+from tests.engine.mesh.conftest import StartClient
+from tests.engine.mesh.engines import RabbitEngine
+
+
+@pytest.fixture
+def amqp_url(rabbitmq_url: str) -> str:
+    return rabbitmq_url
+
+
+async def test_a_silent_broker_holds_up_no_call(
+    mesh: MeshClient, service: str, engine: RabbitEngine
+) -> None:
+    engine.proxy.silent = True
+    async with asyncio.timeout(5):
+        with pytest.raises(Problem) as caught:
+            await mesh.request(service, "echo", {}, context={}, timeout=0.2)
+        assert caught.value.code is Code.TIMEOUT
+        assert caught.value.outcome is Outcome.UNKNOWN
+        with pytest.raises(Problem):
+            await mesh.command(service, "echo", {}, context={}, timeout=0.2)
+
+
+async def test_it_starts_before_the_broker_and_connects_when_there_is_one(
+    start_client: StartClient,
+    engine: RabbitEngine,
+    settings: Settings,
+    metrics: Metrics,
+    service: str,
+) -> None:
+    await engine.interrupt()
+    mesh = MeshClient(settings, metrics, engine.transport())
+    await mesh.start()
+    try:
+        await until(lambda: "refused" in mesh.status.reason or "Connect" in mesh.status.reason)
+        await engine.resume()
+        assert await mesh.request(service, "echo", {"a": 1}, context={}, timeout=20) == {"a": 1}
+    finally:
+        await mesh.stop()
+
+
+async def test_on_a_bare_broker_it_makes_its_exchanges(
+    settings: Settings, metrics: Metrics, engine: RabbitEngine
+) -> None:
+    names = {
+        name: f"{settings.app_name}-{name}"
+        for name in ("rpc_exchange", "events_exchange", "dead_letter_exchange")
+    }
+    transport = AmqpTransport(settings.model_copy(update=names))
+    mesh = MeshClient(settings, metrics, transport)
+    await mesh.start()
+    await until(lambda: mesh.status.connected)
+    await mesh.stop()
+    for name in names.values():
+        await engine.channel.exchange_declare(name, passive=True)
+        await engine.channel.exchange_delete(name)
+
+
+async def test_a_queue_that_cannot_be_declared_harms_only_its_rule(
+    start_client: StartClient, engine: RabbitEngine, settings: Settings, service: str
+) -> None:
+    """The queue exists with other arguments: RabbitMQ closes the channel (406)."""
+    taken: list[object] = []
+
+    async def take(event: MeshEvent) -> None:
+        taken.append(event.payload)
+
+    await engine.channel.queue_declare(f"{settings.app_name}.events.first.v1", durable=True)
+    topic = f"{settings.app_name}.a"
+    mesh = await start_client(EventRule("first", topic, take), EventRule("second", topic, take))
+
+    async def heard() -> bool:
+        await mesh.publish(topic, 1)
+        return bool(taken)
+
+    await until(heard)
+    assert await mesh.request(service, "echo", {}, context={}) == {}
+    assert mesh.status.connected
+
+
+async def test_every_queue_is_exclusive_or_durable_and_bounded(
+    start_client: StartClient,
+    engine: RabbitEngine,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """RabbitMQ 4.3 refuses queues that are neither exclusive nor durable."""
+    declared: dict[str, dict[str, Any]] = {}
+    declare = aiormq.Channel.queue_declare
+
+    async def record(self: Any, queue: str = "", **more: Any) -> Any:
+        answer = await declare(self, queue, **more)
+        declared[queue or "reply"] = more
+        return answer
+
+    monkeypatch.setattr(aiormq.Channel, "queue_declare", record)
+
+    async def take(event: MeshEvent) -> None: ...
+
+    service, rule = Service(f"service-{settings.app_name}"), EventRule("first", "a", take)
+    await start_client(rule, services=[service])
+    own = f"{settings.app_name}."
+    assert set(declared) == {
+        "reply",
+        f"nuropb-{service.name}-sq",
+        f"{own}events.first.v1",
+        f"{own}dead-letters.v1",
+    }
+    for name, how in declared.items():
+        assert how.get("exclusive") or how.get("durable"), name
+        if name.startswith(own):
+            assert how["arguments"]["x-max-length"], name
+    await engine.channel.queue_delete(f"nuropb-{service.name}-sq")
+
+
+async def test_no_body_is_logged(
+    mesh: MeshClient, service: str, engine: RabbitEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(Problem):
+        await mesh.request("no-such-service", "echo", {"a": "a secret"}, context={})
+    await mesh.request(service, "echo", {"a": "a secret"}, context={})
+    await engine.interrupt()
+    await until(lambda: not mesh.status.connected)
+    assert "a secret" not in caplog.text
+    assert {record.name for record in caplog.records} <= {"bff.mesh.rabbitmq.connection", "asyncio"}
+
+
+async def test_nothing_is_left_running_after_stop(
+    settings: Settings, metrics: Metrics, engine: RabbitEngine
+) -> None:
+    before = asyncio.all_tasks()
+    mesh = MeshClient(settings, metrics, AmqpTransport(settings))
+    await mesh.start()
+    await until(lambda: mesh.status.connected)
+    await mesh.stop()
+    await until(lambda: asyncio.all_tasks() <= before)
+    assert not mesh.status.connected

@@ -1,0 +1,200 @@
+"""A call that only the service can read, and a reply that only its caller can."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bff.errors import Code, Outcome, Problem
+from bff.mesh import encryption
+from bff.mesh.client import MeshClient
+from bff.mesh.encryption import PrivateKey, PublicKey, Unreadable
+from bff.mesh.messages import Delivery, MalformedMessage
+from bff.mesh.service import Service
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from tests.engine.mesh.conftest import StartClient
+from tests.engine.mesh.engines import Engine
+
+VECTOR = json.loads((Path(__file__).parent / "captures.json").read_text())["encryption"]
+
+
+def new_pem() -> str:
+    key = rsa.generate_private_key(65537, 2048)
+    return key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    ).decode()
+
+
+@pytest.fixture(scope="module")
+def pem() -> str:
+    return new_pem()
+
+
+def test_what_the_library_sealed_is_read() -> None:
+    key = VECTOR["symmetric_key"].encode()
+    service = PrivateKey(VECTOR["service_private_key_pem"])
+    opened = service.open(VECTOR["request_wire_body"].encode())
+    assert opened == (VECTOR["request_plaintext"].encode(), key)
+    reply = encryption.unseal(VECTOR["response_wire_body"].encode(), key)
+    assert reply == VECTOR["response_plaintext"].encode()
+
+
+def test_what_is_sealed_has_the_librarys_layout() -> None:
+    key = VECTOR["symmetric_key"].encode()
+    made = PublicKey(VECTOR["service_public_key_pem"]).seal(b"{}", key)
+    assert made.index(b".") == VECTOR["request_wire_body"].index(".")
+    assert PrivateKey(VECTOR["service_private_key_pem"]).open(made) == (b"{}", key)
+
+
+@pytest.mark.parametrize("body", [b"", b".", b"x.y", b"AAAA.AAAA", b"\xff"])
+def test_what_nobody_sealed_is_unreadable_and_nothing_else(pem: str, body: bytes) -> None:
+    with pytest.raises(Unreadable):
+        PrivateKey(pem).open(body)
+    with pytest.raises(Unreadable):
+        encryption.unseal(body, encryption.new_key())
+
+
+def test_a_public_key_that_is_too_small_to_seal_is_said_at_once() -> None:
+    small = rsa.RSAPublicNumbers(65537, (1 << 511) + 1).public_key()
+    pem = small.public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    with pytest.raises(Unreadable):
+        PublicKey(pem.decode())
+
+
+async def test_encrypted_calls_are_bounded_too(start_client: StartClient, engine: Engine) -> None:
+    """While they wait to be told the key."""
+    mesh = await start_client(pending_requests=1)
+    silent = Service(f"silent-{secrets.token_hex(4)}")
+
+    async def hang(delivery: Delivery) -> None:
+        await asyncio.sleep(3600)
+
+    silent.answer = hang  # type: ignore[method-assign]
+    await engine.serve(silent)
+    calls = (
+        mesh.request(silent.name, "m", {}, context={}, encrypted=True, timeout=1) for _ in range(5)
+    )
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    codes = Counter(one.code for one in ended if isinstance(one, Problem))
+    assert codes[Code.TOO_MANY_IN_FLIGHT] >= 3
+
+
+@pytest.mark.parametrize("pem", ["", "no key", VECTOR["service_public_key_pem"]])
+def test_what_is_no_key_is_said_at_once(pem: str) -> None:
+    with pytest.raises(Unreadable):
+        PrivateKey(pem)
+
+
+async def vault(engine: Engine, pem: str) -> tuple[Service, list[Delivery]]:
+    """A service with one method that is only to be called encrypted, and what reached it."""
+    service = Service(f"vault-{secrets.token_hex(4)}", private_key=pem)
+    arrived: list[Delivery] = []
+    answer = service.answer
+
+    async def note(delivery: Delivery) -> Any:
+        arrived.append(delivery)
+        return await answer(delivery)
+
+    service.answer = note  # type: ignore[method-assign]
+
+    @service.method("open", encrypted=True)
+    async def open_vault(code: str) -> dict[str, str]:
+        if code != "4711":
+            raise Problem(Code.FORBIDDEN, "Wrong code")
+        return {"holds": "gold"}
+
+    @service.method("size")
+    async def size() -> int:
+        return 3
+
+    await engine.serve(service)
+    return service, arrived
+
+
+async def test_an_encrypted_call_is_answered_and_shows_nothing_on_the_way(
+    mesh: MeshClient, engine: Engine, pem: str
+) -> None:
+    service, arrived = await vault(engine, pem)
+    params = {"code": "4711"}
+    answer = await mesh.request(service.name, "open", params, context={}, encrypted=True)
+    assert answer == {"holds": "gold"}
+    assert b"4711" not in arrived[-1].body
+    assert await mesh.request(service.name, "size", {}, context={}, encrypted=True) == 3
+    assert len(arrived) == 3, "the description is asked for once"
+
+
+async def test_an_error_in_an_encrypted_reply_is_the_callers(
+    mesh: MeshClient, engine: Engine, pem: str
+) -> None:
+    service, _ = await vault(engine, pem)
+    with pytest.raises(Problem) as caught:
+        await mesh.request(service.name, "open", {"code": "1"}, context={}, encrypted=True)
+    assert (caught.value.code, caught.value.description) == (Code.FORBIDDEN, "Wrong code")
+
+
+async def test_a_method_that_asks_for_encryption_refuses_plain_calls(
+    mesh: MeshClient, engine: Engine, pem: str
+) -> None:
+    service, _ = await vault(engine, pem)
+    with pytest.raises(Problem) as caught:
+        await mesh.request(service.name, "open", {"code": "4711"}, context={})
+    assert caught.value.code is Code.INVALID_PARAMS
+    description = await mesh.describe(service.name)
+    assert description.methods["open"].encrypted
+    assert not description.methods["size"].encrypted
+
+
+async def test_a_service_without_a_key_is_never_called_in_the_clear_instead(
+    mesh: MeshClient, service: str
+) -> None:
+    with pytest.raises(Problem) as caught:
+        await mesh.request(service, "note", {"text": "secret"}, context={}, encrypted=True)
+    assert caught.value.outcome is Outcome.NOT_SENT
+    assert await mesh.request(service, "notes_taken", {}, context={}) == []
+
+
+async def test_an_encrypted_command_is_carried_out(
+    mesh: MeshClient, engine: Engine, pem: str
+) -> None:
+    service, arrived = await vault(engine, pem)
+    await mesh.command(service.name, "size", {}, context={}, encrypted=True)
+    assert await mesh.request(service.name, "size", {}, context={}) == 3
+    assert len(arrived) == 3
+
+
+async def test_a_service_that_has_another_key_now_is_asked_anew_after_one_timeout(
+    start_client: StartClient, engine: Engine, pem: str
+) -> None:
+    mesh = await start_client(request_timeout=0.5)
+    service, _ = await vault(engine, pem)
+    await mesh.describe(service.name)
+    service._key = PrivateKey(new_pem())
+    with pytest.raises(Problem) as caught:
+        await mesh.request(service.name, "size", {}, context={}, encrypted=True)
+    assert caught.value.code is Code.TIMEOUT
+    assert await mesh.request(service.name, "size", {}, context={}, encrypted=True) == 3
+
+
+async def test_a_call_sealed_for_another_is_a_dead_letter_not_an_end(pem: str) -> None:
+    body = PrivateKey(new_pem()).seal(b"{}", encryption.new_key())
+    for service in (Service("a", private_key=pem), Service("a")):
+        with pytest.raises(MalformedMessage):
+            await service.answer(Delivery("a", body, "c", kind="request", reply_to="r"))
+
+
+def test_encryption_without_a_key_is_refused_when_it_is_declared() -> None:
+    async def method() -> None: ...
+
+    with pytest.raises(ValueError, match="private_key"):
+        Service("a").method("m", encrypted=True)(method)

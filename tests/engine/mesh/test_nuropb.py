@@ -1,0 +1,154 @@
+"""Messages are those that the NuroPb library itself writes, and what it writes is understood."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bff.errors import Code, Outcome
+from bff.mesh import nuropb
+from bff.mesh.messages import Delivery, Kind, MalformedMessage, Message
+
+CAPTURES = json.loads((Path(__file__).parent / "captures.json").read_text())
+
+CALL = Message(Kind.REQUEST, "s", b"", "c", "t", 0)
+
+
+async def _deadline() -> float:
+    return asyncio.get_running_loop().time() + 10
+
+
+@pytest.mark.parametrize("kind", [Kind.REQUEST, Kind.COMMAND])
+async def test_a_call_is_built_as_the_library_builds_it(kind: Kind) -> None:
+    captured = CAPTURES[kind]["body"]
+    message = nuropb.call(
+        kind,
+        captured["service"],
+        captured["method"],
+        captured["params"],
+        captured["context"],
+        captured["trace_id"],
+        await _deadline(),
+    )
+    assert _same(message, CAPTURES[kind])
+    assert 9_000 < int(message.expiration or 0) <= 10_000
+
+
+async def test_an_event_is_built_as_the_library_builds_it() -> None:
+    captured = CAPTURES["event"]["body"]
+    message = nuropb.event(
+        captured["topic"], captured["event"], captured["context"], None, "t", await _deadline()
+    )
+    expected = {**CAPTURES["event"], "body": {**captured, "trace_id": "t"}}
+    expected["headers"] = {**expected["headers"], "trace_id": "t"}
+    assert _same(message, expected)
+    assert message.expiration is None
+
+
+def _same(message: Message, captured: dict[str, Any]) -> bool:
+    body = json.loads(message.body)
+    assert body.pop("correlation_id") == message.correlation_id
+    assert body == {k: v for k, v in captured["body"].items() if k != "correlation_id"}
+    assert message.headers == captured["headers"]
+    assert message.routing_key == captured["routing_key"]
+    return True
+
+
+async def test_a_reply_has_all_that_the_librarys_client_reads() -> None:
+    captured = json.loads(CAPTURES["reply"])
+    ids = (captured["correlation_id"], captured["trace_id"])
+    request = Delivery("s", b"", *ids, kind="request", reply_to=captured["reply_to"])
+    made = nuropb.response(request, captured["result"], None)
+    assert json.loads(made.body) == {**captured, "context": {}}
+    assert (made.routing_key, made.correlation_id) == (captured["reply_to"], ids[0])
+    assert made.headers["nuropb_type"] == "response"
+    assert made.expiration is None
+
+
+def test_a_reply_of_the_library_is_understood() -> None:
+    assert nuropb.decode_reply(CAPTURES["reply"].encode()).result == {"a": 1}
+
+
+@pytest.mark.parametrize("replies", ["error_replies", "async_error_replies"])
+def test_an_exceptions_first_reply_is_its_error(replies: str) -> None:
+    reply = nuropb.decode_reply(CAPTURES[replies][0].encode())
+    assert reply.error is not None
+    assert nuropb.problem(reply.error, CALL).code is Code.SERVICE_ERROR
+
+
+def test_an_event_of_the_library_is_understood() -> None:
+    captured = CAPTURES["event"]
+    body = json.dumps(captured["body"]).encode()
+    event = nuropb.decode_event(Delivery(captured["routing_key"], body, "c1"))
+    assert (event.topic, event.payload, event.context) == ("spec.in.x", {"k": 1}, {"user_id": "u"})
+    assert event.target is None
+
+
+def test_events_of_one_request_share_its_correlation_id_and_are_told_apart() -> None:
+    deliveries = [Delivery("t", json.dumps({"event": n}).encode(), "c1") for n in (1, 1, 2)]
+    ids = [nuropb.decode_event(delivery).id for delivery in deliveries]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_events_without_a_correlation_id_are_never_taken_for_the_same() -> None:
+    delivery = Delivery("t", b'{"event": 1}', "")
+    assert nuropb.decode_event(delivery).id != nuropb.decode_event(delivery).id
+
+
+def test_what_python_writes_and_json_has_not_is_null() -> None:
+    reply = nuropb.decode_reply(b'{"result": {"a": NaN, "b": [Infinity, -Infinity, 1]}}')
+    assert reply.result == {"a": None, "b": [None, None, 1]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[1]",
+        b"null",
+        b"\xff\xfe",
+        b'{"result": NaN',
+        b"[" * 100_000,
+        b'{"result": "\\ud800", "x": NaN}',
+    ],
+)
+def test_what_is_no_message_is_malformed_and_nothing_else(body: bytes) -> None:
+    with pytest.raises(MalformedMessage):
+        nuropb.decode_reply(body)
+
+
+@pytest.mark.parametrize("value", [{1: "a"}, {"a": object()}, {"a": 2**70}])
+async def test_what_json_has_not_is_not_sent(value: Any) -> None:
+    with pytest.raises(TypeError):
+        nuropb.event("t", value, {}, None, "t", await _deadline())
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "outcome", "passed_on"),
+    [
+        ("NuropbAuthenticationError", Code.UNAUTHENTICATED, Outcome.DONE, True),
+        ("NuropbAuthorizationError", Code.FORBIDDEN, Outcome.DONE, True),
+        ("NuropbValidationError", Code.INVALID_PARAMS, Outcome.DONE, True),
+        ("NuropbDeprecatedError", Code.DEPRECATED, Outcome.DONE, True),
+        ("NuropbNotDeliveredError", Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT, False),
+        ("NuropbCallAgainReject", Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT, False),
+        ("NuropbTimeoutError", Code.TIMEOUT, Outcome.UNKNOWN, False),
+        ("NuropbHandlingError", Code.SERVICE_ERROR, Outcome.DONE, False),
+        ("RuntimeError", Code.SERVICE_ERROR, Outcome.DONE, False),
+    ],
+)
+def test_each_error_class_has_its_code(
+    error: str, code: Code, outcome: Outcome, passed_on: bool
+) -> None:
+    problem = nuropb.problem({"error": error, "description": "words"}, CALL)
+    assert (problem.code, problem.outcome) == (code, outcome)
+    assert (problem.description == "words") is passed_on
+
+
+def test_an_unknown_method_is_not_found() -> None:
+    error = {"error": "NuropbHandlingError", "description": "Unknown method nope"}
+    assert nuropb.problem(error, CALL).code is Code.NOT_FOUND

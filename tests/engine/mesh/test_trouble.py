@@ -1,0 +1,326 @@
+"""Whatever happens to RabbitMQ or the way to it: calls end in time, and it heals by itself.
+
+What needs the broker's own command line (restart, alarm, closed connections) is tested from
+outside, on the whole BFF: see the template's `tests/e2e`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiormq
+import pytest
+from bff.errors import Code, Outcome, Problem
+from bff.mesh.client import MeshClient
+from bff.mesh.events import EventRule, MeshEvent
+from bff.mesh.rabbitmq import connection, consumer
+from bff.mesh.rabbitmq.transport import AmqpTransport
+from bff.mesh.service import Service
+from bff.settings import Settings
+from bff.telemetry.metrics import Metrics
+from bff.testing import until
+from yarl import URL
+
+from tests.engine.mesh.conftest import StartClient
+from tests.engine.mesh.engines import RabbitEngine
+
+
+@pytest.fixture
+def amqp_url(rabbitmq_url: str) -> str:
+    return rabbitmq_url
+
+
+@pytest.fixture
+def names(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Exchanges of this test's own, for it deletes them."""
+    kinds = ("rpc_exchange", "events_exchange", "dead_letter_exchange")
+    monkeypatch.setattr(consumer, "RENEW_SECONDS", 0.1)
+    return settings.model_copy(update={kind: f"{settings.app_name}-{kind}" for kind in kinds})
+
+
+async def _connected(mesh: MeshClient) -> None:
+    await until(lambda: mesh.status.connected)
+
+
+async def _echoes(mesh: MeshClient, service: str) -> bool:
+    try:
+        return bool(await mesh.request(service, "echo", {"a": 1}, timeout=1) == {"a": 1})
+    except Problem:
+        return False
+
+
+async def test_a_network_frozen_past_the_heartbeat_is_given_up_and_found_again(
+    start_client: StartClient,
+    engine: RabbitEngine,
+    service: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "HEARTBEAT", 1)
+    mesh = await start_client()
+    assert await _echoes(mesh, service)
+    engine.proxy.silent = True
+    waiting = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
+    async with asyncio.timeout(20):
+        with pytest.raises(Problem) as caught:
+            await waiting
+        await until(lambda: not mesh.status.connected)
+    assert (caught.value.code, caught.value.outcome) == (Code.MESH_UNAVAILABLE, Outcome.UNKNOWN)
+    assert mesh.status.reason
+    engine.proxy.silent = False
+    await until(lambda: _echoes(mesh, service), 30)
+
+
+async def test_a_broker_that_takes_the_connection_and_says_nothing_is_named(
+    engine: RabbitEngine,
+    settings: Settings,
+    metrics: Metrics,
+    service: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "BROKER_SECONDS", 0.3)
+    engine.proxy.silent = True
+    mesh = MeshClient(settings, metrics, engine.transport())
+    await mesh.start()
+    try:
+        await until(lambda: "Timeout" in mesh.status.reason)
+        engine.proxy.silent = False
+        await until(lambda: _echoes(mesh, service))
+    finally:
+        await mesh.stop()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda url: url.with_password("wrong"), "ACCESS_REFUSED"),
+        (lambda url: url.with_path("/no-such-vhost"), "vhost"),
+        (lambda url: url.with_port(1), "refused"),
+        (lambda url: url.with_host("a..b"), "UnicodeError"),
+    ],
+    ids=["wrong password", "vhost missing", "broker absent", "no such host can be"],
+)
+async def test_what_keeps_it_from_connecting_is_said_and_calls_fail_in_their_time(
+    settings: Settings, metrics: Metrics, change: Callable[[Any], Any], says: str
+) -> None:
+    url = str(change(URL(settings.amqp_url)))
+    settings = settings.model_copy(update={"amqp_url": url})
+    mesh = MeshClient(settings, metrics, AmqpTransport(settings))
+    await mesh.start()
+    try:
+        await until(lambda: says.lower() in mesh.status.reason.lower())
+        assert "wrong" not in mesh.status.reason, "passwords are not shown"
+        for call in (mesh.request, mesh.command):
+            with pytest.raises(Problem) as caught:
+                await call("s", "m", {}, timeout=0.1)
+            problem = caught.value
+            assert (problem.code, problem.outcome) == (Code.MESH_UNAVAILABLE, Outcome.NOT_SENT)
+            assert problem.retryable
+    finally:
+        await mesh.stop()
+
+
+async def test_a_deleted_exchange_is_made_anew_with_what_was_bound_to_it(
+    names: Settings, metrics: Metrics, engine: RabbitEngine
+) -> None:
+    """RabbitMQ closes the channel of whoever publishes to it (404), and tells nobody else."""
+    heard: list[Any] = []
+
+    async def hear(event: MeshEvent) -> None:
+        heard.append(event.payload)
+
+    async def echo(request: Any) -> Any:
+        return request.params
+
+    answering = Service(f"service-{names.app_name}")
+    answering.add("echo", echo)
+    mesh = MeshClient(names, metrics, AmqpTransport(names))
+    mesh.add_rule(EventRule("first", "a", hear))
+    mesh.add_service(answering)
+    await mesh.start()
+    await until(lambda: _echoes(mesh, answering.name))
+    for exchange in (names.rpc_exchange, names.events_exchange):
+        await engine.channel.exchange_delete(exchange)
+    await until(lambda: _echoes(mesh, answering.name))
+
+    async def hears() -> bool:
+        try:
+            await mesh.publish("a", 1)
+        except Problem:
+            return False
+        return bool(heard)
+
+    await until(hears)
+    await mesh.stop()
+    for exchange in (names.rpc_exchange, names.events_exchange, names.dead_letter_exchange):
+        await engine.channel.exchange_delete(exchange)
+    await engine.channel.queue_delete(f"nuropb-{answering.name}-sq")
+
+
+async def test_a_call_to_an_exchange_that_is_gone_fails_at_once_and_truly(
+    names: Settings, metrics: Metrics, engine: RabbitEngine
+) -> None:
+    mesh = MeshClient(names, metrics, AmqpTransport(names))
+    await mesh.start()
+    await _connected(mesh)
+    await engine.channel.exchange_delete(names.rpc_exchange)
+    async with asyncio.timeout(5):
+        with pytest.raises(Problem) as caught:
+            await mesh.request("s", "m", {}, timeout=30)
+    assert caught.value.code is Code.MESH_UNAVAILABLE
+    with pytest.raises(Problem) as caught:
+        await mesh.request("s", "m", {}, timeout=10)
+    assert caught.value.code is Code.SERVICE_UNAVAILABLE
+    await mesh.stop()
+
+
+async def test_a_deleted_reply_queue_fails_its_calls_at_once_and_is_made_anew(
+    start_client: StartClient, engine: RabbitEngine, service: str
+) -> None:
+    mesh = await start_client()
+    waiting = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
+    assert await _echoes(mesh, service)
+    transport = mesh._transport
+    assert isinstance(transport, AmqpTransport)
+    consuming = await transport._consuming.channel()
+    await consuming.queue_delete(transport._reply_to)
+    async with asyncio.timeout(5):
+        with pytest.raises(Problem) as caught:
+            await waiting
+    assert (caught.value.code, caught.value.outcome) == (Code.MESH_UNAVAILABLE, Outcome.UNKNOWN)
+    await until(lambda: _echoes(mesh, service))
+
+
+async def test_deleted_queues_of_rules_and_services_are_made_anew(
+    start_client: StartClient, engine: RabbitEngine, settings: Settings, service: str
+) -> None:
+    heard: list[Any] = []
+
+    async def hear(event: MeshEvent) -> None:
+        heard.append(event.payload)
+
+    topic = f"{settings.app_name}.a"
+    mesh = await start_client(EventRule("first", topic, hear))
+    await engine.channel.queue_delete(f"{settings.app_name}.events.first.v1")
+    await engine.channel.queue_delete(f"nuropb-{service}-sq")
+
+    async def hears() -> bool:
+        await mesh.publish(topic, 1)
+        return bool(heard)
+
+    await until(hears)
+    await until(lambda: _echoes(mesh, service))
+
+
+async def test_a_handler_that_swallows_its_cancellation_holds_up_no_reconnect(
+    start_client: StartClient, engine: RabbitEngine, settings: Settings, service: str
+) -> None:
+    tried: list[Any] = []
+
+    async def stubborn(event: MeshEvent) -> None:
+        tried.append(event.payload)
+        if len(tried) == 1:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                return
+
+    topic = f"{settings.app_name}.a"
+    mesh = await start_client(EventRule("first", topic, stubborn))
+    await mesh.publish(topic, 1)
+    await until(lambda: bool(tried))
+    await engine.interrupt()
+    await until(lambda: not mesh.status.connected)
+    await engine.resume()
+    await until(lambda: _echoes(mesh, service))
+    await until(lambda: tried == [1, 1])
+
+
+async def test_a_queue_that_takes_no_more_refuses_and_the_caller_is_told(
+    mesh: MeshClient, engine: RabbitEngine, settings: Settings
+) -> None:
+    """`basic.nack`: without confirms such a call would wait in vain."""
+    full = f"full-{settings.app_name}"
+    arguments: dict[str, Any] = {"x-max-length": 0, "x-overflow": "reject-publish"}
+    await engine.channel.queue_declare(full, exclusive=True, arguments=arguments)
+    await engine.channel.queue_bind(full, "nuropb-rpc-exchange", routing_key=full)
+    async with asyncio.timeout(5):
+        with pytest.raises(Problem) as caught:
+            await mesh.request(full, "m", {}, timeout=30)
+    assert (caught.value.code, caught.value.outcome) == (Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT)
+    assert caught.value.retryable
+
+
+async def test_a_service_that_is_gone_before_it_acknowledges_is_unknown_in_time(
+    mesh: MeshClient, engine: RabbitEngine, settings: Settings
+) -> None:
+    deaf = f"deaf-{settings.app_name}"
+    await engine.channel.queue_declare(deaf, exclusive=True)
+    await engine.channel.queue_bind(deaf, "nuropb-rpc-exchange", routing_key=deaf)
+    with pytest.raises(Problem) as caught:
+        await mesh.request(deaf, "m", {}, timeout=0.2)
+    problem = caught.value
+    assert (problem.code, problem.outcome, problem.retryable) == (
+        Code.TIMEOUT,
+        Outcome.UNKNOWN,
+        False,
+    )
+
+
+async def test_nothing_is_left_of_a_hundred_lost_connections(
+    start_client: StartClient,
+    engine: RabbitEngine,
+    service: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def soon(first: float, longest: float) -> Iterator[float]:
+        return itertools.repeat(0.01)
+
+    monkeypatch.setattr(connection, "pauses", soon)
+
+    async def hear(event: MeshEvent) -> None: ...
+
+    mesh = await start_client(EventRule("first", f"t{id(engine)}", hear))
+
+    async def lose() -> None:
+        call = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
+        await asyncio.sleep(0)
+        await engine.interrupt()
+        await until(lambda: not mesh.status.connected)
+        await engine.resume()
+        await until(lambda: mesh.status.connected)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+
+    async def left() -> dict[str, int]:
+        assert await _echoes(mesh, service)
+        await asyncio.sleep(0.1)
+        gc.collect()
+        objects = gc.get_objects()
+        return {
+            "tasks": len(asyncio.all_tasks()),
+            "files": _open_files(),
+            "connections": sum(isinstance(one, aiormq.Connection) for one in objects),
+            "channels": sum(isinstance(one, aiormq.Channel) for one in objects),
+            "futures": sum(type(one) is asyncio.Future for one in objects),
+            "waiting": len(mesh._waiting._replies),
+            "in flight": mesh._waiting._total,
+        }
+
+    for _ in range(5):
+        await lose()
+    before = await left()
+    for _ in range(100):
+        await lose()
+    after = await left()
+    grown = {what: (before[what], after[what]) for what in after if after[what] > before[what] + 10}
+    assert not grown
+    assert (after["waiting"], after["in flight"]) == (0, 0)
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))

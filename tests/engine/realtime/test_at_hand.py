@@ -1,0 +1,80 @@
+"""What may be asked for is there, whoever asks: methods, checks, topics, rules, served methods."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from bff.cluster.messenger import Messenger
+from bff.cluster.presence import Presence
+from bff.db.database import Database
+from bff.mesh.client import MeshClient
+from bff.mesh.messages import MeshRequest
+from bff.realtime.at_hand import MAY_ASK
+from bff.realtime.router import RealtimeRouter
+from bff.settings import Settings
+from bff.telemetry.metrics import Metrics
+from bff.testing import Browser, run
+
+from tests.engine.echo import create_app
+
+realtime = RealtimeRouter()
+
+
+async def ask_for_all(
+    messenger: Messenger,
+    mesh: MeshClient,
+    presence: Presence,
+    database: Database,
+    settings: Settings,
+    metrics: Metrics,
+) -> bool:
+    """Whether everything that was asked for is what it says."""
+    given = (messenger, mesh, presence, database, settings, metrics)
+    assert {type(one) for one in given} == MAY_ASK
+    await database.ping()
+    return await presence.of(["nobody"]) == {"nobody": []}
+
+
+realtime.method("all.ask")(ask_for_all)
+realtime.topic("all")(ask_for_all)
+realtime.serve("ask")(ask_for_all)
+realtime.event("all.asked", name="asked")(ask_for_all)
+realtime.expose("echo", methods=["shout"], check=ask_for_all)
+
+
+@realtime.method("all.serve")
+async def serve(mesh: MeshClient, settings: Settings) -> Any:
+    return await mesh.request(settings.app_name, "ask", {})
+
+
+@pytest.fixture
+async def browser(settings: Settings) -> AsyncIterator[Browser]:
+    async with run(create_app(settings, realtime)) as bff, bff.browser() as browser:
+        yield browser
+
+
+@pytest.mark.parametrize("method", ["ask", "serve"])
+async def test_by_a_method(browser: Browser, method: str) -> None:
+    answer = await browser.request("all", method)
+    assert (answer["result"], answer["error"]) == (True, None)
+
+
+async def test_by_the_check_of_an_exposed_method(browser: Browser) -> None:
+    assert (await browser.request("echo", "shout"))["error"] is None
+
+
+async def test_by_a_topic(browser: Browser) -> None:
+    frame = {"type": "subscribe", "payload": {"topics": [{"topic": "all"}], "trace_id": "s"}}
+    assert (await browser.ask(frame))["error"] is None
+
+
+async def test_nothing_else_may_be_asked_for() -> None:
+    async def ask(request: MeshRequest) -> bool:
+        return True
+
+    with pytest.raises(TypeError, match="must be annotated with one of"):
+        RealtimeRouter().method("a.b")(ask)
+    with pytest.raises(TypeError, match="must be annotated with one of"):
+        RealtimeRouter().topic("a")(ask)

@@ -1,0 +1,356 @@
+"""What browsers may call on the mesh, on which terms, and what becomes of calls given up."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import pytest
+from bff.auth.caller import Caller
+from bff.connections.messages import Call
+from bff.errors import Code, Problem
+from bff.mesh.client import MeshClient, connect
+from bff.mesh.memory import MemoryBroker
+from bff.mesh.messages import MeshRequest
+from bff.mesh.service import Service
+from bff.realtime.router import RealtimeRouter
+from bff.settings import Settings
+from bff.telemetry.metrics import Metrics
+from bff.testing import Browser, RunningBff, run, until
+from fastapi import Depends
+from pydantic import BaseModel, Field
+
+from tests.engine.echo import create_app
+from tests.engine.mesh.test_encryption import new_pem
+
+
+class Amount(BaseModel):
+    account: str
+    amount: Annotated[int, Field(gt=0)]
+
+
+class Bank:
+    """A service that notes what it was called with, and can be held up."""
+
+    def __init__(self) -> None:
+        self.name = f"bank-{secrets.token_hex(4)}"
+        self.service = service = Service(self.name, private_key=new_pem())
+        self.calls: list[MeshRequest] = []
+        self.go_on = asyncio.Event()
+        for name in ("get_balance", "get_name", "put", "pay", "stopped"):
+            service.add(name, self._note)
+        service.add("slow", self._slow)
+        service.add("slow_kept", self._slow)
+        service.add("fail_kept", self._fail)
+
+        @service.method("secret", encrypted=True)
+        async def secret() -> str:
+            return "told"
+
+    async def _note(self, request: MeshRequest) -> Any:
+        self.calls.append(request)
+        return request.params
+
+    async def _slow(self, request: MeshRequest) -> Any:
+        self.calls.append(request)
+        await self.go_on.wait()
+        return {"slept": request.params}
+
+    async def _fail(self, request: MeshRequest) -> Any:
+        await self._slow(request)
+        raise Problem(Code.CONFLICT, "Too late for that")
+
+    def called(self, method: str) -> list[MeshRequest]:
+        return [call for call in self.calls if call.method == method]
+
+
+@pytest.fixture
+def bank() -> Bank:
+    return Bank()
+
+
+async def _limit(mesh: MeshClient) -> int:
+    limit: int = (await mesh.request(BANK[0], "put", {"limit": 10}))["limit"]
+    return limit
+
+
+BANK = [""]
+"""The name of this test's bank: rules are declared before it is known elsewhere."""
+
+
+async def within_limit(
+    params: Amount, caller: Caller, call: Call, limit: Annotated[int, Depends(_limit)]
+) -> bool:
+    if call.method == "pay" and params.account == "closed":
+        raise Problem(Code.CONFLICT, "The account is closed")
+    return params.account == caller.user_id and params.amount <= limit
+
+
+async def says_nothing() -> Any:
+    return None
+
+
+@pytest.fixture
+async def bff(settings: Settings, bank: Bank) -> AsyncIterator[RunningBff]:
+    BANK[0] = name = bank.name
+    realtime = RealtimeRouter()
+    realtime.expose(name, f"{name}-2", methods=["get_*"], scopes=["bank"])
+    realtime.expose(name, methods=["get_name"], scopes=["other"])
+    realtime.expose(name, methods=["pay"], params=Amount, check=within_limit)
+    realtime.expose(name, methods=["put"], check=says_nothing)
+    realtime.expose(name, methods=["slow"], timeout=5, cancel_method="stopped")
+    realtime.expose(name, methods=["*_kept"], keep_result=True, cancel_method="stopped")
+    realtime.expose(name, methods=["secret"], encrypted=True)
+    settings = settings.model_copy(update={"requests_per_user": 3})
+    broker = MemoryBroker()
+    service = connect(settings.model_copy(update={"app_name": "x"}), broker=broker)
+    service.add_service(bank.service)
+    async with run(create_app(settings, realtime, broker=broker)) as running:
+        await service.start()
+        await until(lambda: service.status.connected and running.engine.mesh.status.connected)
+        yield running
+        bank.go_on.set()
+        await service.stop()
+
+
+def call(bank: Bank, method: str, trace_id: str, **payload: Any) -> dict[str, Any]:
+    names = {"service": bank.name, "method": method, "trace_id": trace_id}
+    return {"type": "request", "payload": names | payload}
+
+
+async def code_of(browser: Browser, bank: Bank, method: str, **params: Any) -> str:
+    error = (await browser.request(bank.name, method, **params))["error"]
+    return str(error and error["code"])
+
+
+# Policy
+
+
+async def test_a_pattern_exposes_what_it_matches_and_no_private_or_reserved_method(
+    bff: RunningBff, bank: Bank
+) -> None:
+    async with bff.browser("alice", ["bank"]) as alice:
+        assert (await alice.request(bank.name, "get_balance"))["error"] is None
+        assert await code_of(alice, bank, "get_nothing") == "not_found"
+        assert await code_of(alice, bank, "balance_get_") == "not_found"
+        assert await code_of(alice, bank, "nuropb_describe") == "not_found"
+    async with bff.browser("bob", []) as bob:
+        assert await code_of(bob, bank, "get_balance") == "forbidden"
+
+
+async def test_a_full_name_goes_before_a_pattern(bff: RunningBff, bank: Bank) -> None:
+    async with bff.browser("alice", ["bank"]) as alice:
+        assert await code_of(alice, bank, "get_name") == "forbidden"
+    async with bff.browser("bob", ["other"]) as bob:
+        assert (await bob.request(bank.name, "get_name"))["error"] is None
+
+
+def test_a_pattern_for_everything_has_no_private_and_no_reserved_methods() -> None:
+    realtime = RealtimeRouter()
+    realtime.expose("a", methods=["*"])
+    assert realtime.find("a", "anything") is not None
+    for service, method in (("a", "_x"), ("a", "nuropb_describe"), ("b", "anything")):
+        assert realtime.find(service, method) is None
+
+
+@pytest.mark.parametrize(
+    ("service", "method"), [("a b", "m"), ("", "m"), ("a", "m[ab]"), ("a", "")]
+)
+def test_names_that_cannot_be_are_refused_when_they_are_declared(service: str, method: str) -> None:
+    with pytest.raises(ValueError, match="is no name"):
+        RealtimeRouter().expose(service, methods=[method])
+
+
+def test_a_check_that_asks_for_another_model_is_refused() -> None:
+    with pytest.raises(TypeError, match="another model"):
+        RealtimeRouter().expose("a", methods=["m"], params=BaseModel, check=within_limit)
+
+
+async def test_only_a_check_that_says_true_lets_a_call_pass(bff: RunningBff, bank: Bank) -> None:
+    async with bff.browser("alice", []) as alice:
+        pay = await alice.request(bank.name, "pay", account="alice", amount=5, more=1)
+        assert pay["result"] == {"account": "alice", "amount": 5}
+        assert await code_of(alice, bank, "pay", account="alice", amount=11) == "forbidden"
+        assert await code_of(alice, bank, "pay", account="bob", amount=5) == "forbidden"
+        assert await code_of(alice, bank, "pay", account="closed", amount=5) == "conflict"
+        assert await code_of(alice, bank, "put") == "forbidden"
+    assert len(bank.called("pay")) == 1
+
+
+async def test_parameters_are_checked_before_the_mesh(bff: RunningBff, bank: Bank) -> None:
+    async with bff.browser("alice", []) as alice:
+        error = (await alice.request(bank.name, "pay", account="alice", amount=0))["error"]
+    assert (error["code"], error["outcome"]) == ("invalid_params", "not_sent")
+    assert error["description"].startswith("amount")
+    assert bank.calls == []
+
+
+async def test_an_exposed_method_can_be_called_encrypted(bff: RunningBff, bank: Bank) -> None:
+    async with bff.browser("alice", []) as alice:
+        assert (await alice.request(bank.name, "secret"))["result"] == "told"
+
+
+async def test_a_browser_can_shorten_the_time_of_a_method_and_not_lengthen_it(
+    settings: Settings, bff: RunningBff, bank: Bank
+) -> None:
+    dispatcher = bff.engine.dispatcher
+    target = dispatcher._router.find(bank.name, "slow")
+    assert target is not None
+    for wanted, given in ((None, 5.0), (1000, 1.0), (60_000, 5.0)):
+        asked = Call(service=bank.name, method="slow", timeout_ms=wanted)
+        assert dispatcher._timeout(asked, target) == given
+
+
+# Fairness
+
+
+async def test_one_user_cannot_take_all_the_room(bff: RunningBff, bank: Bank) -> None:
+    async with bff.browser("alice", ["bank"]) as one, bff.browser("alice", ["bank"]) as two:
+        for number in range(3):
+            await one.send(call(bank, "slow", f"slow-{number}"))
+        await until(lambda: len(bank.called("slow")) == 3)
+        assert await code_of(two, bank, "get_balance") == "too_many_in_flight"
+        async with bff.browser("bob", ["bank"]) as bob:
+            assert await code_of(bob, bank, "get_balance") == "None"
+        bank.go_on.set()
+        for _ in range(3):
+            await one.receive()
+        assert await code_of(two, bank, "get_balance") == "None"
+
+
+# Given up
+
+
+async def test_a_cancelled_call_ends_at_once_and_the_service_is_told_without_a_token(
+    bff: RunningBff, bank: Bank
+) -> None:
+    async with bff.browser("alice", []) as alice:
+        await alice.send(call(bank, "slow", "s"))
+        await until(lambda: bool(bank.called("slow")))
+        answer = await alice.ask({"type": "cancel", "payload": {"trace_id": "s"}})
+        assert answer["error"]["code"] == "cancelled"
+        await until(lambda: bool(bank.called("stopped")))
+    (told,), (asked,) = bank.called("stopped"), bank.called("slow")
+    assert told.params == {"trace_id": asked.trace_id}
+    assert told.context == {"user_id": "alice", "trace_id": told.trace_id}
+
+
+async def test_the_service_is_told_when_the_socket_has_closed(bff: RunningBff, bank: Bank) -> None:
+    async with bff.browser("alice", []) as alice:
+        await alice.send(call(bank, "slow", "s"))
+        await until(lambda: bool(bank.called("slow")))
+    await until(lambda: bool(bank.called("stopped")))
+    await until(lambda: not bff.engine.mesh._waiting._replies)
+
+
+@pytest.mark.parametrize("method", ["slow_kept", "fail_kept"])
+async def test_a_kept_result_comes_as_an_event_when_the_time_was_up(
+    bff: RunningBff, bank: Bank, method: str
+) -> None:
+    async with bff.browser("alice", []) as alice:
+        answer = await alice.ask(call(bank, method, "k", params={"n": 1}, timeout_ms=50))
+        assert (answer["error"]["code"], answer["error"]["outcome"]) == ("timeout", "unknown")
+        bank.go_on.set()
+        kept = await alice.event("result")
+    assert kept["id"].startswith("user/")
+    event = kept["event"]
+    assert event["trace_id"] == "k"
+    if method == "slow_kept":
+        assert (event["result"], event["error"]) == ({"slept": {"n": 1}}, None)
+    else:
+        assert (event["result"], event["error"]["code"]) == (None, "conflict")
+    assert bank.called("stopped") == []
+
+
+async def test_a_kept_result_is_found_after_a_reconnect_on_another_instance(
+    bff: RunningBff, bank: Bank, settings: Settings
+) -> None:
+    """The user's stream is Redis': that it is read again on any instance is catch-up's promise."""
+    async with bff.browser("alice", []) as alice:
+        await alice.send(call(bank, "slow_kept", "k", params={"n": 1}))
+        await until(lambda: bool(bank.called("slow_kept")))
+    async with bff.browser("alice", []) as again:
+        bank.go_on.set()
+        kept = (await again.event("result"))["event"]
+    assert kept == {"trace_id": "k", "result": {"slept": {"n": 1}}, "error": None}
+
+
+async def test_a_kept_call_that_was_cancelled_is_wanted_by_nobody(
+    bff: RunningBff, bank: Bank
+) -> None:
+    async with bff.browser("alice", []) as alice:
+        await alice.send(call(bank, "slow_kept", "k"))
+        await until(lambda: bool(bank.called("slow_kept")))
+        await alice.ask({"type": "cancel", "payload": {"trace_id": "k"}})
+        await until(lambda: bool(bank.called("stopped")))
+        bank.go_on.set()
+        await bff.engine.messenger.to_user("alice", "fence", None)
+        await alice.event("fence")
+        assert alice.passed_over() == []
+
+
+async def test_a_kept_result_that_will_never_come_is_told_too(
+    settings: Settings, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Problem | None] = []
+    broker = MemoryBroker()
+    broker.serve(bank.service)
+    quick = settings.model_copy(update={"keep_result_seconds": 0.05, "amqp_url": "memory://"})
+    mesh = connect(quick, Metrics(), broker=broker)
+    await mesh.start()
+
+    async def give_up() -> None:
+        with pytest.raises(Problem):
+            await mesh.request(
+                bank.name, "slow", {}, timeout=0.05, late=lambda _, problem: told.append(problem)
+            )
+
+    await give_up()
+    await until(lambda: len(told) == 1)
+    await give_up()
+    broker.interrupt()
+    await until(lambda: len(told) == 2)
+    await mesh.stop()
+    assert [problem and problem.code for problem in told] == [Code.TIMEOUT, Code.MESH_UNAVAILABLE]
+    assert not mesh._waiting._kept
+
+
+async def test_an_instance_that_ends_tells_of_results_that_will_not_come(
+    bff: RunningBff, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Any] = []
+
+    async def record(self: Any, user_id: str, topic: str, event: Any, **more: Any) -> None:
+        told.append((user_id, topic, event))
+
+    monkeypatch.setattr(type(bff.engine.messenger), "to_user", record)
+    async with bff.browser("alice", []) as alice:
+        await alice.send(call(bank, "slow_kept", "k"))
+        await until(lambda: bool(bank.called("slow_kept")))
+    bff.server.should_exit = True
+    await until(lambda: bool(told))
+    ((user_id, topic, event),) = told
+    assert (user_id, topic, event["trace_id"]) == ("alice", "result", "k")
+    assert (event["error"]["code"], event["error"]["outcome"]) == ("mesh_unavailable", "unknown")
+
+
+async def test_redis_that_is_away_delays_a_kept_result(
+    bff: RunningBff, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    messenger = bff.engine.messenger
+    to_user, failures = messenger.to_user, [ConnectionError("gone"), ConnectionError("gone")]
+
+    async def flaky(*args: Any, **more: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return await to_user(*args, **more)
+
+    monkeypatch.setattr(
+        type(messenger), "to_user", lambda self, *args, **more: flaky(*args, **more)
+    )
+    async with bff.browser("alice", []) as alice:
+        await alice.ask(call(bank, "slow_kept", "k", timeout_ms=50))
+        bank.go_on.set()
+        assert (await alice.event("result"))["event"]["trace_id"] == "k"

@@ -1,0 +1,89 @@
+"""What an event rule does with an event that cannot be worked off."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from bff.cluster.messenger import Messenger
+from bff.errors import Code, Outcome, Problem
+from bff.mesh.events import EventNotTaken, MeshEvent
+from bff.realtime.at_hand import AtHand
+from bff.realtime.router import RealtimeRouter
+from bff.realtime.serving import event_rule
+from bff.settings import Settings
+from bff.testing import run
+from redis.exceptions import ConnectionError as RedisAway
+from redis.exceptions import DataError
+
+from tests.engine.echo import create_app
+
+EVENT = MeshEvent("a", {"user_id": "alice"}, {}, "t", "c", None, "c.digest")
+
+
+async def _handle(settings: Settings, error: Exception | None) -> None:
+    realtime = RealtimeRouter()
+
+    @realtime.event("a", name="rule")
+    async def rule(event: MeshEvent, messenger: Messenger) -> None:
+        if error is not None:
+            raise error
+
+    at_hand = create_app(settings).state.bff.dispatcher._at_hand
+    assert isinstance(at_hand, AtHand)
+    await event_rule(realtime.rules["rule"], at_hand).handler(EVENT)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RedisAway("gone"),
+        OSError("gone"),
+        TimeoutError(),
+        Problem(Code.MESH_UNAVAILABLE),
+    ],
+    ids=repr,
+)
+async def test_an_event_waits_for_what_is_away(settings: Settings, error: Exception) -> None:
+    with pytest.raises(EventNotTaken):
+        await _handle(settings, error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        KeyError("user_id"),
+        DataError("a list is no user id"),
+        Problem(Code.SERVICE_ERROR, outcome=Outcome.DONE),
+        Problem(Code.TIMEOUT, outcome=Outcome.UNKNOWN),
+    ],
+    ids=repr,
+)
+async def test_what_will_never_go_is_no_reason_to_wait(
+    settings: Settings, error: Exception
+) -> None:
+    with pytest.raises(type(error)):
+        await _handle(settings, error)
+
+
+async def test_an_event_that_is_delivered_again_changes_nothing(settings: Settings) -> None:
+    realtime = RealtimeRouter()
+    sent: list[Any] = []
+
+    @realtime.event("a", name="rule")
+    async def rule(event: MeshEvent, messenger: Messenger) -> None:
+        sent.append(await messenger.to_user("alice", "told", 0))
+        sent.append(await messenger.to_user("alice", "told", 1))
+
+    app = create_app(settings)
+    async with run(app) as bff, bff.browser("alice") as alice:
+        handler = event_rule(realtime.rules["rule"], app.state.bff.dispatcher._at_hand).handler
+        for event in (EVENT, EVENT, replace(EVENT, id="c.other")):
+            await handler(event)
+        await app.state.bff.messenger.to_user("alice", "fence", None)
+        await alice.event("fence")
+        told = [frame["payload"] for frame in alice.passed_over()]
+    assert [event["event"] for event in told] == [0, 1, 0, 1]
+    assert [one.id for one in sent[:2]] == [one.id for one in sent[2:4]]
+    assert len({event["id"] for event in told}) == 4

@@ -1,0 +1,234 @@
+"""What leaves a socket, when, and in how many writes."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from bff.connections.close_codes import CloseCode
+from bff.connections.frames import Frame
+from bff.server.protocol import WebSocketProtocol
+from bff.server.run import configuration
+from bff.server.sockets import Sockets
+from bff.settings import Settings
+from bff.testing import until
+from uvicorn.server import ServerState
+
+LIMIT = 1000
+CLOSE = 0x88
+
+
+class FakeTransport:
+    """Keeps what is written; `held` is what it could not hand over yet."""
+
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.held = 0
+        self.closed = False
+
+    def set_protocol(self, protocol: object) -> None: ...
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        assert (high, low) == (1, 0)
+
+    def get_write_buffer_size(self) -> int:
+        return self.held
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+    def close(self) -> None:
+        self.closed = True
+
+    def abort(self) -> None: ...
+
+
+@pytest.fixture
+async def sockets(settings: Settings) -> Sockets:
+    config = configuration(settings, app=lambda: None)
+    return Sockets(config, ServerState(), asyncio.get_running_loop())
+
+
+@pytest.fixture
+def transport() -> FakeTransport:
+    return FakeTransport()
+
+
+def opened(sockets: Sockets, transport: FakeTransport) -> WebSocketProtocol:
+    """A socket past its handshake."""
+    fake: Any = transport
+    socket = WebSocketProtocol(sockets, fake)
+    socket.open(b"101")
+    socket.flush()
+    transport.writes.clear()
+    return socket
+
+
+@pytest.fixture
+def socket(sockets: Sockets, transport: FakeTransport) -> WebSocketProtocol:
+    return opened(sockets, transport)
+
+
+def frame(text: str) -> Frame:
+    return Frame(text.encode())
+
+
+async def test_a_lone_frame_leaves_as_it_is(
+    socket: WebSocketProtocol, transport: FakeTransport
+) -> None:
+    one = frame("one")
+    assert socket.write(one, LIMIT)
+    assert not transport.writes
+    await asyncio.sleep(0)
+    (written,) = transport.writes
+    assert written is one.wire
+
+
+async def test_what_comes_in_a_turn_leaves_in_one_write_in_order(
+    socket: WebSocketProtocol, transport: FakeTransport
+) -> None:
+    frames = [frame(str(number)) for number in range(20)]
+    for one in frames:
+        assert socket.write(one, LIMIT)
+    await asyncio.sleep(0)
+    assert transport.writes == [b"".join(one.wire for one in frames)]
+    socket.write(frames[0], LIMIT)
+    await asyncio.sleep(0)
+    assert transport.writes[1:] == [frames[0].wire]
+
+
+async def test_what_comes_while_others_are_written_to_joins(sockets: Sockets) -> None:
+    transports = [FakeTransport() for _ in range(250)]
+    all_sockets = [opened(sockets, transport) for transport in transports]
+    for text in ("first", "second"):
+        for socket in all_sockets:
+            socket.write(frame(text), LIMIT)
+        await asyncio.sleep(0)
+    while sockets.dirty:
+        await asyncio.sleep(0)
+    both = frame("first").wire + frame("second").wire
+    assert all(b"".join(transport.writes) == both for transport in transports)
+    assert len(transports[0].writes) == 2
+    assert len(transports[-1].writes) == 1
+
+
+async def test_more_than_the_limit_is_not_taken_behind_what_waits(
+    socket: WebSocketProtocol, transport: FakeTransport
+) -> None:
+    transport.held = LIMIT - 10
+    socket.pause_writing()
+    assert socket.write(frame("12345678"), LIMIT)
+    assert socket.buffered == LIMIT
+    assert not socket.write(frame("1"), LIMIT)
+    transport.held = 0
+    assert socket.write(frame("1"), LIMIT)
+
+
+async def test_a_lone_frame_is_taken_whatever_its_size(
+    socket: WebSocketProtocol, transport: FakeTransport
+) -> None:
+    assert socket.write(frame("x" * 2 * LIMIT), LIMIT)
+    assert not socket.write(frame("y"), LIMIT)
+
+
+async def test_what_waits_is_sent_before_a_close(
+    socket: WebSocketProtocol, transport: FakeTransport
+) -> None:
+    socket.write(frame("last"), LIMIT)
+    socket.close(CloseCode.DRAIN, "drain")
+    written = b"".join(transport.writes)
+    assert written.startswith(frame("last").wire)
+    assert written[len(frame("last").wire)] == CLOSE
+
+
+async def test_what_waits_for_a_slow_consumer_is_dropped(
+    socket: WebSocketProtocol, transport: FakeTransport
+) -> None:
+    socket.pause_writing()
+    transport.held = 500
+    socket.write(frame("never"), LIMIT)
+    socket.close(CloseCode.SLOW_CONSUMER)
+    (close,) = transport.writes
+    assert close[0] == CLOSE
+    await asyncio.sleep(0)
+    assert transport.writes == [close]
+
+
+async def test_nothing_is_sent_after_a_close(
+    socket: WebSocketProtocol, transport: FakeTransport
+) -> None:
+    socket.close(CloseCode.DRAIN)
+    written = len(transport.writes)
+    assert socket.write(frame("late"), LIMIT)
+    socket.close(CloseCode.REVOKED)
+    await asyncio.sleep(0)
+    assert len(transport.writes) == written
+
+
+async def test_who_waits_for_room_goes_on_when_there_is_some_or_the_peer_is_gone(
+    sockets: Sockets,
+) -> None:
+    for end in ("resume_writing", "connection_lost"):
+        socket = opened(sockets, FakeTransport())
+        socket.pause_writing()
+        waiting = asyncio.create_task(socket.drained())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        if end == "resume_writing":
+            socket.resume_writing()
+        else:
+            socket.connection_lost(None)
+        async with asyncio.timeout(15):
+            await waiting
+
+
+async def test_what_the_transport_holds_from_before_counts(
+    sockets: Sockets, transport: FakeTransport
+) -> None:
+    """It has said "pause" to the protocol that it had then, and says it once."""
+    transport.held = LIMIT
+    socket = opened(sockets, transport)
+    assert not socket.write(frame("1"), LIMIT)
+
+
+async def test_of_the_pings_of_a_peer_that_does_not_read_the_last_is_answered(
+    socket: WebSocketProtocol, transport: FakeTransport
+) -> None:
+    def ping(payload: bytes) -> None:
+        socket.data_received(b"\x89\x81\0\0\0\0" + payload)
+
+    ping(b"a")
+    await asyncio.sleep(0)
+    assert transport.writes == [b"\x8a\x01a"]
+    socket.pause_writing()
+    for _ in range(1000):
+        ping(b"b")
+    ping(b"c")
+    await asyncio.sleep(0)
+    assert len(transport.writes) == 1
+    assert socket.buffered == 0
+    socket.resume_writing()
+    await asyncio.sleep(0)
+    assert transport.writes[1:] == [b"\x8a\x01c"]
+
+
+async def test_the_accepted_handshake_and_the_first_message_share_a_write(
+    sockets: Sockets, transport: FakeTransport
+) -> None:
+    fake: Any = transport
+    socket = WebSocketProtocol(sockets, fake)
+    socket.open(b"101")
+    await asyncio.sleep(0)
+    assert socket.write(frame("hello"), LIMIT)
+    await asyncio.sleep(0)
+    assert transport.writes == [b"101" + frame("hello").wire]
+
+
+async def test_an_accepted_handshake_leaves_without_a_message_too(
+    sockets: Sockets, transport: FakeTransport
+) -> None:
+    fake: Any = transport
+    WebSocketProtocol(sockets, fake).open(b"101")
+    assert transport.writes == []
+    await until(lambda: transport.writes == [b"101"])

@@ -1,0 +1,285 @@
+"""Our server: sockets that leave their ASGI task, and frames written as they are."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import inspect
+import os
+import socket
+import struct
+from typing import Any
+
+import pytest
+import uvicorn
+from bff.connections.close_codes import CloseCode
+from bff.connections.connection import Connection
+from bff.connections.frames import Frame
+from bff.connections.messages import Event
+from bff.connections.registry import ConnectionRegistry
+from bff.server.http import SUPPORTED
+from bff.server.protocol import WebSocketProtocol
+from bff.settings import Settings
+from bff.testing import RunningBff, until
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+INSIDE = "18fdf324b11b"
+
+
+def connection_of(bff: RunningBff, user_id: str = "alice") -> Connection:
+    registry: ConnectionRegistry = bff.engine.sessions._registry
+    (connection,) = registry.by_user(user_id)
+    return connection
+
+
+def protocol_of(connection: Connection) -> WebSocketProtocol:
+    assert isinstance(connection.transport, WebSocketProtocol)
+    return connection.transport
+
+
+async def raw_handshake(
+    bff: RunningBff, *, receive_buffer: int | None = None, early: bytes = b""
+) -> socket.socket:
+    """A TCP socket that has asked for the upgrade, with `early` frames right behind, and reads
+    only when it is told to."""
+    host, port = bff.address.split(":")
+    raw = socket.socket()
+    raw.setblocking(False)
+    if receive_buffer:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(raw, (host, int(port)))
+    key = base64.b64encode(os.urandom(16)).decode()
+    lines = (
+        "GET /ws HTTP/1.1",
+        f"Host: {bff.address}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {key}",
+        "Sec-WebSocket-Version: 13",
+        f"Authorization: Bearer {bff.token('alice')}",
+        "",
+        "",
+    )
+    await loop.sock_sendall(raw, "\r\n".join(lines).encode() + early)
+    return raw
+
+
+async def read_until(raw: socket.socket, mark: bytes) -> bytes:
+    loop = asyncio.get_running_loop()
+    data = b""
+    async with asyncio.timeout(15):
+        while mark not in data:
+            chunk = await loop.sock_recv(raw, 65536)
+            if not chunk:
+                break
+            data += chunk
+    return data
+
+
+def masked(opcode: int, payload: bytes) -> bytes:
+    """A small client frame with a mask of zeros."""
+    return struct.pack("!BB4s", 0x80 | opcode, 0x80 | len(payload), bytes(4)) + payload
+
+
+def test_the_inside_of_uvicorn_is_the_one_that_this_leans_on() -> None:
+    """When it fails: read uvicorn's changes, run this folder's tests, then write down the new
+    release in SUPPORTED and the new digest here."""
+    assert uvicorn.__version__.startswith(SUPPORTED), "another uvicorn: see the docstring"
+    source = inspect.getsource(HttpToolsProtocol)
+    digest = hashlib.sha256(source.encode()).hexdigest()
+    assert digest.startswith(INSIDE), f"uvicorn's inside has moved ({digest[:12]})"
+
+
+@pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
+def test_a_frame_is_made_once_and_as_the_rfc_has_it(size: int) -> None:
+    frame = Frame(b"x" * size)
+    assert frame.wire is frame.wire
+    header = {0: 2, 125: 2, 126: 4, 65535: 4, 65536: 10}[size]
+    assert len(frame.wire) == header + size
+    assert frame.wire[0] == 0x81
+
+
+async def test_an_idle_socket_has_no_task(bff: RunningBff) -> None:
+    async with bff.browser("bob"):
+        before = {task for task in asyncio.all_tasks() if "app" in repr(task.get_coro())}
+        async with bff.browser("alice") as alice:
+            await alice.request("echo", "say")
+            after = {task for task in asyncio.all_tasks() if "app" in repr(task.get_coro())}
+    assert after <= before
+    assert not any("run_asgi" in repr(task) for task in after)
+
+
+async def test_what_gathers_in_one_turn_is_one_write_in_order(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with bff.browser("alice") as alice:
+        connection = connection_of(bff)
+        protocol = protocol_of(connection)
+        writes: list[bytes] = []
+        transport = protocol.transport
+
+        class Spy:
+            def write(self, data: bytes) -> None:
+                writes.append(data)
+                transport.write(data)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(transport, name)
+
+        monkeypatch.setattr(protocol, "transport", Spy())
+        for number in range(20):
+            connection.send(Event("n", number))
+        received = [(await alice.event("n"))["event"] for _ in range(20)]
+        monkeypatch.undo()
+    assert received == list(range(20))
+    assert len(writes) == 1
+
+
+async def test_frames_that_came_with_the_handshake_are_not_lost(bff: RunningBff) -> None:
+    early, later = (
+        b'{"type":"ping","payload":{"trace_id":"%s"}}' % n for n in (b"early", b"later")
+    )
+    raw = await raw_handshake(bff, early=masked(1, early) + masked(1, later)[:9])
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(raw, masked(1, later)[9:])
+    data = await read_until(raw, b"later")
+    assert data.index(b"hello") < data.index(b"early") < data.index(b"later")
+    raw.close()
+
+
+@pytest.mark.parametrize(
+    ("early", "code"),
+    [
+        (masked(2, b"binary"), CloseCode.UNSUPPORTED_DATA),
+        (masked(1, b"rubbish") * 10, CloseCode.BAD_FRAME),
+    ],
+    ids=["binary", "rubbish"],
+)
+async def test_nothing_that_follows_a_close_is_done(
+    bff: RunningBff, early: bytes, code: CloseCode
+) -> None:
+    ping = b'{"type":"ping","payload":{"trace_id":"late"}}'
+    raw = await raw_handshake(bff, early=early + masked(1, ping))
+    await read_until(raw, struct.pack("!H", code))
+    raw.close()
+    await until(lambda: not len(bff.engine.sessions._registry))
+    handled = bff.engine.metrics.registry.get_sample_value("bff_frames_in_total", {"type": "ping"})
+    assert handled is None
+
+
+async def test_a_peer_that_ends_its_half_and_does_not_read_is_let_go(bff: RunningBff) -> None:
+    raw = await raw_handshake(bff, receive_buffer=4096)
+    await until(lambda: bool(bff.engine.sessions._registry.by_user("alice")))
+    connection = connection_of(bff)
+    await until(lambda: connection._out is not None)
+    while protocol_of(connection).transport.get_write_buffer_size() < 300_000:
+        connection.send(Event("x", "0123456789" * 5000))
+        await asyncio.sleep(0)
+    raw.shutdown(socket.SHUT_WR)
+    await until(lambda: not len(bff.engine.sessions._registry))
+    raw.close()
+
+
+async def test_text_that_is_no_utf8_followed_by_a_close_in_one_piece(bff: RunningBff) -> None:
+    raw = await raw_handshake(bff)
+    await read_until(raw, b"hello")
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(raw, masked(1, b"\xff\xfe") + masked(8, struct.pack("!H", 1000)))
+    data = await read_until(raw, b"never")
+    assert data.count(b"\x88") >= 1
+    raw.close()
+    await until(lambda: not len(bff.engine.sessions._registry))
+
+
+@pytest.mark.parametrize("code", [CloseCode.DRAIN, CloseCode.REVOKED])
+async def test_a_peer_that_stopped_reading_cannot_hold_up_the_close(
+    bff: RunningBff, code: CloseCode
+) -> None:
+    raw = await raw_handshake(bff, receive_buffer=4096)
+    await until(lambda: bool(bff.engine.sessions._registry.by_user("alice")))
+    connection = connection_of(bff)
+    await until(lambda: connection._out is not None)
+    large = Event("x", "0123456789" * 5000)
+    while protocol_of(connection).transport.get_write_buffer_size() < 300_000:
+        connection.send(large)
+        await asyncio.sleep(0)
+    connection.close(code)
+    await until(lambda: not len(bff.engine.sessions._registry))
+    raw.close()
+
+
+async def test_a_slow_consumer_is_closed_and_its_neighbour_is_not(
+    bff: RunningBff, settings: Settings
+) -> None:
+    raw = await raw_handshake(bff, receive_buffer=4096)
+    async with bff.browser("bob") as bob:
+        await until(lambda: bool(bff.engine.sessions._registry.by_user("alice")))
+        connection = connection_of(bff)
+        protocol = protocol_of(connection)
+        large = Frame(Event("x", "0123456789" * 5000).encode())
+        while connection.closing is None:
+            connection.send_frame(large)
+            assert protocol.buffered <= settings.max_queue_bytes + 65536
+            await asyncio.sleep(0)
+        assert connection.closing == CloseCode.SLOW_CONSUMER
+        await until(lambda: not bff.engine.sessions._registry.by_user("alice"))
+        assert (await bob.request("echo", "say"))["error"] is None
+    raw.close()
+
+
+class TestAUserWithTooManyConnections:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"connections_per_user": 1})
+
+    async def test_has_nothing_done_by_one_more(self, bff: RunningBff) -> None:
+        async with bff.browser("alice"):
+            ping = b'{"type":"ping","payload":{"trace_id":"x"}}'
+            raw = await raw_handshake(bff, early=masked(1, ping))
+            await read_until(raw, struct.pack("!H", CloseCode.CONNECTION_LIMIT))
+            raw.close()
+        metrics = bff.engine.metrics.registry
+        assert metrics.get_sample_value("bff_frames_in_total", {"type": "ping"}) is None
+
+
+class TestWithoutPongs:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"ping_interval": 0.2, "ping_timeout": 0.2})
+
+    async def test_a_dead_peer_is_let_go(self, bff: RunningBff) -> None:
+        raw = await raw_handshake(bff)
+        data = await read_until(raw, struct.pack("!H", CloseCode.NO_PONG))
+        assert struct.pack("!H", CloseCode.NO_PONG) in data
+        await until(lambda: not len(bff.engine.sessions._registry))
+        raw.close()
+
+
+async def test_context_variables_of_the_handshake_are_seen_by_each_frame(bff: RunningBff) -> None:
+    async with bff.browser("alice"):
+        protocol = protocol_of(connection_of(bff))
+        assert protocol._context is not None
+
+
+async def test_a_large_broadcast_leaves_room_for_others(bff: RunningBff) -> None:
+    """Flushing goes on turn by turn: nobody waits for the last socket."""
+    turns = 0
+    async with bff.browser("alice"):
+        sockets = protocol_of(connection_of(bff))._sockets
+
+        class Sink:
+            outgoing = None
+            flushed_in: int | None = None
+
+            def flush(self) -> None:
+                self.flushed_in = turns
+
+        sinks = [Sink() for _ in range(2000)]
+        for sink in sinks:
+            sockets.be_dirty(sink)  # type: ignore[arg-type]
+        while sinks[-1].flushed_in is None:
+            turns += 1
+            await asyncio.sleep(0)
+    assert sinks[0].flushed_in < sinks[-1].flushed_in  # type: ignore[operator]

@@ -1,0 +1,126 @@
+"""A client that stops reading costs at most its queue, is closed with 4002, and delays nobody.
+
+On our own protocol and on uvicorn's, whose sockets stay in their ASGI task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import pytest
+import websockets
+from bff.connections.close_codes import CloseCode
+from bff.connections.connection import Connection
+from bff.settings import Settings
+from bff.testing import Browser, RunningBff, until
+
+USER = "sam"
+KIB = 1024
+TEXT = "z" * 32 * KIB
+MESSAGE = len(TEXT) + KIB
+"""A message is not larger than this."""
+
+
+@pytest.fixture(params=[None, "websockets-sansio"], ids=["detached", "asgi"])
+def ws(request: pytest.FixtureRequest) -> str | None:
+    value: str | None = request.param
+    return value
+
+
+async def send(bff: RunningBff, number: int, *users: str) -> None:
+    await bff.engine.messenger.to_users(users, "bulk", {"number": number, "text": TEXT})
+
+
+def connection_of(bff: RunningBff, user_id: str) -> Connection:
+    (connection,) = bff.engine.sessions._registry.by_user(user_id)
+    assert isinstance(connection, Connection)
+    return connection
+
+
+@asynccontextmanager
+async def stalled(bff: RunningBff) -> AsyncIterator[Browser]:
+    """A socket of `USER` whose client does not read, until it is told to."""
+    async with bff.browser(USER, max_queue=None) as browser:
+        browser.websocket.transport.pause_reading()
+        yield browser
+        browser.websocket.transport.resume_reading()
+
+
+async def send_until_closing(bff: RunningBff, settings: Settings, *others: str) -> int:
+    """Send until the socket of `USER` is being closed; how many it took."""
+    connection = connection_of(bff, USER)
+    number = 0
+    async with asyncio.timeout(60):
+        while connection.closing is None:
+            await send(bff, number, USER, *others)
+            number += 1
+            assert connection.transport.buffered <= settings.max_queue_bytes + MESSAGE
+    assert connection.closing == CloseCode.SLOW_CONSUMER
+    return number
+
+
+async def test_its_neighbour_has_every_message_in_order(
+    bff: RunningBff, settings: Settings
+) -> None:
+    async with bff.browser("nora") as nora, stalled(bff):
+        received: list[int] = []
+
+        async def read() -> None:
+            while True:
+                received.append((await nora.event("bulk"))["event"]["number"])
+
+        async with asyncio.TaskGroup() as tasks:
+            reading = tasks.create_task(read())
+            sent = await send_until_closing(bff, settings, "nora")
+            for number in range(sent, sent + 20):
+                await send(bff, number, USER, "nora")
+            await until(lambda: len(received) == sent + 20)
+            reading.cancel()
+    assert received == list(range(sent + 20))
+
+
+async def test_who_reads_again_at_once_is_told_why(bff: RunningBff, settings: Settings) -> None:
+    async with stalled(bff) as sam:
+        await send_until_closing(bff, settings)
+        sam.websocket.transport.resume_reading()
+        assert await sam.closed() == CloseCode.SLOW_CONSUMER
+
+
+async def test_who_never_reads_again_is_forgotten_all_the_same(
+    bff: RunningBff, settings: Settings
+) -> None:
+    async with stalled(bff):
+        await send_until_closing(bff, settings)
+
+        async def is_forgotten() -> bool:
+            here = bff.engine.sessions._registry.by_user(USER)
+            return not here and not await bff.engine.index.connections_of(USER)
+
+        await until(is_forgotten)
+    closed = {"code": str(int(CloseCode.SLOW_CONSUMER))}
+    registry = bff.engine.metrics.registry
+    assert registry.get_sample_value("bff_connections_closed_total", closed) == 1
+
+
+async def test_who_comes_back_gets_exactly_what_it_missed(
+    bff: RunningBff, settings: Settings
+) -> None:
+    received: list[int] = []
+    async with stalled(bff) as sam:
+        position = sam.hello["positions"]["user"]
+        sent = await send_until_closing(bff, settings)
+        sam.websocket.transport.resume_reading()
+        with suppress(websockets.ConnectionClosed):
+            while True:
+                message = await sam.event("bulk")
+                received.append(message["event"]["number"])
+                position = message["id"]
+    missed = sent - len(received)
+    assert missed > 0
+    await send(bff, sent, USER)
+    async with bff.browser(USER, query=f"?since={position}") as sam:
+        assert sam.hello["recovered"] == {"user": True}
+        received += [(await sam.event("bulk"))["event"]["number"] for _ in range(missed + 1)]
+    assert received == list(range(sent + 1))

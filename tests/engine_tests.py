@@ -1,0 +1,91 @@
+"""The engine's tests, in the background of all others: one run for each kind of server, one after
+the other. They take minutes and mostly wait."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+
+from scripts.bake import ROOT
+from tests import servers
+from tests.baked import environment
+from tests.servers import Server
+
+_SECONDS = 1200
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run is given. The servers, by variable, are its own: it breaks connections."""
+
+    servers: Mapping[str, Callable[[], Server]] = field(default_factory=dict)
+    parts: Sequence[str] = ("tests/engine",)
+
+
+DELIVERY = (
+    "tests/engine/cluster",
+    "tests/engine/redis",
+    "tests/engine/auth/test_tickets.py",
+    "tests/engine/broadcasts",
+)
+RUNS: Mapping[str, Run] = {
+    "embedded engines": Run(),
+    "real servers": Run(
+        {
+            "TEST_REDIS_URL": servers.redis,
+            "TEST_AMQP_URL": servers.rabbitmq,
+            "TEST_DATABASE_URL": servers.postgres,
+        }
+    ),
+    "Redis Cluster": Run({"TEST_REDIS_URL": servers.redis_cluster}, DELIVERY),
+    "Redis Sentinel": Run(
+        {"TEST_REDIS_URL": partial(servers.redis_under_sentinel, patience_ms=60_000)}, DELIVERY
+    ),
+}
+
+
+class EngineTests:
+    """All runs, begun when this is made."""
+
+    def __init__(self) -> None:
+        self._worker = ThreadPoolExecutor(max_workers=1)
+        self._runs = {name: self._worker.submit(_run, run) for name, run in RUNS.items()}
+
+    def skips_of(self, name: str) -> list[str]:
+        """Wait for the end of a run; what it has skipped, a line each.
+
+        Raises:
+            AssertionError: a test has failed.
+        """
+        return self._runs[name].result()
+
+    def close(self) -> None:
+        """Begin no more of them, and wait for the end of the one that runs."""
+        self._worker.shutdown(cancel_futures=True)
+
+
+def _run(run: Run) -> list[str]:
+    with ExitStack() as stack:
+        variables: dict[str, str] = {}
+        for variable, make in run.servers.items():
+            server = make()
+            stack.callback(server.remove)
+            variables[variable] = server.url
+        command = [sys.executable, "-m", "pytest", "-ra", "--tb=short", "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            [*command, *run.parts],
+            cwd=ROOT,
+            env=environment(**variables),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_SECONDS,
+        )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
+    return [line for line in done.stdout.splitlines() if line.startswith("SKIPPED")]

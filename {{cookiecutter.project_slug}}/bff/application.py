@@ -1,0 +1,224 @@
+"""The BFF: every part made and joined, then started and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from bff import problems
+from bff.auth.authenticator import Authenticator
+from bff.auth.origins import Origins
+from bff.auth.tickets import Tickets
+from bff.auth.tokens import TokenVerifier
+from bff.broadcasts.service import BroadcastService
+from bff.cluster.instance import Instance
+from bff.cluster.presence import presence_topic
+from bff.db import database, migrate
+from bff.db.database import Database
+from bff.development import page
+from bff.mesh import client as mesh_client
+from bff.mesh.client import MeshClient
+from bff.mesh.memory import MemoryBroker
+from bff.mesh.service import Publish, Service
+from bff.realtime.at_hand import AtHand
+from bff.realtime.dispatcher import Dispatcher
+from bff.realtime.drain import Draining
+from bff.realtime.router import RealtimeRouter
+from bff.realtime.serving import join_mesh
+from bff.realtime.sessions import Sessions
+from bff.redis import client as redis_client
+from bff.redis.client import UNAVAILABLE
+from bff.settings import Settings
+from bff.shutdown import drain_before_shutdown
+from bff.tasks import BackgroundTasks
+from bff.telemetry import logs
+from bff.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Provider = Callable[["Bff"], AbstractAsyncContextManager[Any]]
+StandIn = Callable[[Publish], Service]
+
+_PUBSUB_SECONDS = 5.0
+"""How long the start waits for pub/sub. Without it the BFF starts too, but is not ready."""
+_LEAVE_SECONDS = 5.0
+"""How long the end waits for Redis. What is left there expires with the lease."""
+
+
+class Bff:
+    """A backend-for-frontend. It connects to nothing before its lifespan starts."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        realtime: Sequence[RealtimeRouter] = (),
+        provide: Mapping[type[Any], Provider] | None = None,
+        stand_ins: Sequence[StandIn] = (),
+        broker: MemoryBroker | None = None,
+    ) -> None:
+        """Make every part.
+
+        * `realtime`: what browsers and services may ask for, one router per feature.
+        * `provide`: your own resources, by the type that handlers and endpoints ask for. Each is
+          made by a function of this `Bff` that returns an async context manager; it is entered
+          when the app starts and left when the app stops.
+        * `stand_ins`: services that answer on the in-process mesh of `AMQP_URL=memory://`, each
+          by a function that takes `publish`. They are ignored with a real broker.
+        * `broker`: the in-process mesh itself, if other programs of this process join it.
+
+        Raises:
+            ValueError: two routers offer the same name.
+            TypeError: a handler asks for a type that is neither the engine's nor in `provide`.
+        """
+        logs.configure(settings)
+        self.settings = settings
+        self.stand_ins = tuple(stand_ins)
+        self.metrics = Metrics()
+        self.database = Database(settings)
+        self.realtime = RealtimeRouter()
+        for router in realtime:
+            self.realtime.include(router)
+
+        self.redis = redis_client.connect(settings.redis_url)
+        self.cluster = Instance(
+            self.redis,
+            settings,
+            self.metrics,
+            presence_is_watched=self.realtime.offers(presence_topic("anybody")),
+        )
+        self.messenger = self.cluster.messenger
+        self.presence = self.cluster.presence
+        self.index = self.cluster.index
+        self.broadcasts = BroadcastService(
+            self.database, self.cluster.pipeline, self.messenger, settings
+        )
+
+        self.verifier = TokenVerifier(settings)
+        self.tickets = Tickets(self.cluster.pipeline, settings)
+        self.authenticator = Authenticator(settings, self.verifier, self.tickets)
+
+        self.broker = broker or MemoryBroker()
+        self.mesh: MeshClient = mesh_client.connect(settings, self.metrics, broker=self.broker)
+        self._providers = dict(provide or {})
+        self._provided: dict[type[Any], Any] = {}
+        at_hand = AtHand(
+            self.messenger,
+            self.mesh,
+            self.presence,
+            self.database,
+            settings,
+            self.metrics,
+            self._provided,
+        )
+        self.realtime.check_injection(at_hand.types | self._providers.keys())
+        self.dispatcher = Dispatcher(self.realtime, at_hand)
+        join_mesh(self.realtime, at_hand)
+        if settings.amqp_url == "memory://":
+            for stand_in in stand_ins:
+                self.broker.serve(stand_in(self.mesh.publish))
+
+        self.sessions = Sessions(
+            self.cluster.id,
+            self.cluster.registry,
+            self.cluster.subscriptions,
+            self.dispatcher,
+            self.broadcasts,
+            self.verifier.verify,
+            settings,
+            self.metrics,
+        )
+        self.draining = Draining(self.sessions, self.cluster.registry, settings.drain_seconds)
+        self.background = BackgroundTasks()
+
+    def install(self, app: FastAPI) -> None:
+        """Give an app what its routes rely on: error responses, CORS, the limit of bodies, and in
+        development the page at `/`."""
+        app.state.bff = self
+        app.max_body_size = self.settings.max_body_bytes
+        problems.install(app)
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=Origins(self.settings.allowed_origins).allowed,
+            allow_credentials=True,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Location"],
+        )
+        if self.settings.development:
+            app.include_router(page.router(self.settings))
+
+    def provided(self, kind: type[T]) -> T:
+        """The resource of that type.
+
+        Raises:
+            LookupError: `provide` does not name it, or the app has not started.
+        """
+        if isinstance(self.settings, kind):
+            return self.settings
+        try:
+            resource: T = self._provided[kind]
+        except KeyError:
+            raise LookupError(f"{kind.__name__} is not provided, or not yet") from None
+        return resource
+
+    @asynccontextmanager
+    async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
+        """Start what the app runs on, and stop it in the opposite order. A server that is away
+        does not keep the app from starting."""
+        if self.settings.environment != "production":
+            await self._migrate()
+        async with AsyncExitStack() as resources:
+            for kind, provider in self._providers.items():
+                self._provided[kind] = await resources.enter_async_context(provider(self))
+            await self._start()
+            try:
+                with drain_before_shutdown(self.draining):
+                    yield
+            finally:
+                await self._stop()
+                self._provided.clear()
+        await self.verifier.close()
+        await self.cluster.pipeline.close()
+        await self.redis.aclose()
+        await self.database.close()
+
+    async def _migrate(self) -> None:
+        try:
+            await migrate.upgrade(self.settings)
+        except database.UNAVAILABLE as error:
+            logger.warning("the schema is not brought up to date: %s", type(error).__name__)
+
+    async def _start(self) -> None:
+        cluster = self.cluster
+        try:
+            await cluster.index.renew()
+        except UNAVAILABLE as error:
+            logger.warning("no lease yet, Redis: %s: %s", type(error).__name__, error)
+        await self.mesh.start()
+        self.background.start("relay", cluster.relay.run())
+        self.background.start("feeds", cluster.feeds.run())
+        self.background.start("index", cluster.index.run())
+        self.background.start("presence", cluster.presence.run())
+        try:
+            async with asyncio.timeout(_PUBSUB_SECONDS):
+                await cluster.relay.listening()
+        except TimeoutError:
+            logger.warning("the relay does not hear yet: %s", cluster.relay.reason)
+
+    async def _stop(self) -> None:
+        await self.mesh.stop()
+        await self.dispatcher.stop()
+        await self.background.stop()
+        try:
+            async with asyncio.timeout(_LEAVE_SECONDS):
+                await self.cluster.index.leave()
+        except UNAVAILABLE as error:
+            logger.warning("left without a word, Redis: %s: %s", type(error).__name__, error)

@@ -1,0 +1,114 @@
+"""Finds the credential of a request or a handshake, and whose it is."""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+from urllib.parse import unquote
+
+from starlette.requests import HTTPConnection
+
+from bff.auth.caller import Caller
+from bff.auth.origins import Origins, origin_of
+from bff.auth.tickets import Tickets
+from bff.auth.tokens import TokenVerifier
+from bff.errors import Code, Problem
+from bff.settings import Settings
+
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_PREFIX = re.compile(r"bearer(?:\s*:\s*|\s+)", re.IGNORECASE)
+
+
+class _Credential(NamedTuple):
+    kind: Literal["ticket", "header", "cookie"]
+    value: str
+
+
+class Authenticator:
+    """The first credential found decides. A token in the URL is none: addresses are logged.
+
+    A cookie is sent by the browser whoever's page asked for it, so it counts only together with
+    an origin of `ALLOWED_ORIGINS`.
+    """
+
+    def __init__(self, settings: Settings, verifier: TokenVerifier, tickets: Tickets) -> None:
+        self._cookie = settings.auth_cookie
+        self._origins = Origins(settings.allowed_origins)
+        self._verifier = verifier
+        self._tickets = tickets
+
+    def check_origin(self, connection: HTTPConnection) -> None:
+        """Whether this origin may open a socket. To be asked before it is accepted.
+
+        Raises:
+            Problem: `forbidden` for a foreign origin, or a cookie without any.
+        """
+        self._check_origin(connection, self._find(connection, with_ticket=True))
+
+    def _check_origin(self, connection: HTTPConnection, credential: _Credential | None) -> None:
+        by_cookie = credential is not None and credential.kind == "cookie"
+        self._origins.check(connection, required=by_cookie)
+
+    async def authenticate_socket(self, connection: HTTPConnection) -> Caller:
+        """The caller of a handshake: by `?ticket=`, then header, then cookie.
+
+        Raises:
+            Problem: `unauthenticated`, `forbidden` for the origin, or `service_unavailable`
+                when the identity provider's keys could never be fetched.
+        """
+        credential = self._find(connection, with_ticket=True)
+        self._check_origin(connection, credential)
+        return await self._authenticate(connection, credential)
+
+    async def authenticate_stream(self, connection: HTTPConnection) -> Caller:
+        """The caller of an event stream: by header, then cookie.
+
+        Browsers name no origin when a page reads from its own. They say `same-origin` then, which
+        no page can make them say.
+
+        Raises:
+            Problem: as `authenticate_socket`.
+        """
+        credential = self._find(connection, with_ticket=False)
+        by_cookie = credential is not None and credential.kind == "cookie"
+        own_page = connection.headers.get("sec-fetch-site") == "same-origin"
+        self._origins.check(connection, required=by_cookie and not own_page)
+        return await self._authenticate(connection, credential)
+
+    async def authenticate(self, connection: HTTPConnection) -> Caller:
+        """The caller of an HTTP request: by header, then cookie.
+
+        Raises:
+            Problem: as `authenticate_socket`.
+        """
+        credential = self._find(connection, with_ticket=False)
+        method = connection.scope.get("method")
+        if credential and credential.kind == "cookie" and method not in _SAFE_METHODS:
+            self._origins.check(connection, required=True)
+        return await self._authenticate(connection, credential)
+
+    async def _authenticate(
+        self, connection: HTTPConnection, credential: _Credential | None
+    ) -> Caller:
+        if credential is None:
+            raise Problem(Code.UNAUTHENTICATED)
+        if credential.kind == "ticket":
+            return await self._tickets.redeem(credential.value, origin_of(connection))
+        return await self._verifier.verify(credential.value)
+
+    def _find(self, connection: HTTPConnection, *, with_ticket: bool) -> _Credential | None:
+        has_query = bool(connection.scope.get("query_string"))
+        if with_ticket and has_query and (ticket := connection.query_params.get("ticket")):
+            return _Credential("ticket", ticket)
+        if header := connection.headers.get("authorization"):
+            return _Credential("header", _without_prefix(header))
+        if cookie := connection.cookies.get(self._cookie):
+            return _Credential("cookie", _without_prefix(unquote(cookie)))
+        return None
+
+
+def _without_prefix(value: str) -> str:
+    """The token alone: `Bearer x`, a bare `x`, and `Bearer :x`, `Bearer:x` of `nuropb_gw`."""
+    value = value.strip()
+    prefix = _PREFIX.match(value)
+    return value[prefix.end() :] if prefix else value

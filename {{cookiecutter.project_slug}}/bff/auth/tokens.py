@@ -1,0 +1,235 @@
+"""Tokens (RFC 7519), verified and issued. The only module that knows python-jose."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import re
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+import httpx
+import orjson
+from jose import jwk, jwt
+from jose.backends.base import Key
+from jose.backends.native import HMACKey
+from jose.exceptions import JOSEError
+from jose.utils import base64url_decode
+
+from bff.auth.caller import Caller
+from bff.auth.claims import EXPIRED, fault_of
+from bff.auth.jwks import Jwks
+from bff.errors import Code, Problem
+from bff.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_TOKEN: Final = 16_384
+"""Characters of a token."""
+
+_COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
+_HMAC = ("HS256", "HS384", "HS512")
+_RSA = ("RS256", "RS384", "RS512")
+_CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
+_PUBLIC = ("kty", "n", "e", "crv", "x", "y")
+"""The members of a JWK that make up a public key; a private one has no business here."""
+_MIN_RSA_BYTES = 256
+"""RFC 7518, section 3.3."""
+
+_Keys: TypeAlias = Mapping[tuple[str | None, str], tuple[Key, ...]]
+"""Keys by key id and algorithm; under no id, every key of the algorithm."""
+
+
+class _Secret(HMACKey):
+    """A shared secret that is prepared once, not for every token."""
+
+    def __init__(self, secret: str, algorithm: str) -> None:
+        super().__init__(secret, algorithm)
+        self._prepared = hmac.new(self.prepared_key, digestmod=algorithm.replace("HS", "sha"))
+
+    def sign(self, msg: bytes) -> bytes:  # type: ignore[override]
+        signature = self._prepared.copy()
+        signature.update(msg)
+        return signature.digest()
+
+
+class TokenVerifier:
+    """Turns a token into a caller, or refuses it. It is made once: so are its keys."""
+
+    def __init__(self, settings: Settings, http: httpx.AsyncClient | None = None) -> None:
+        """
+        Raises:
+            ValueError: `JWT_ALGORITHMS` names one that is not supported.
+        """
+        self._settings = settings
+        self._algorithms = frozenset(settings.jwt_algorithms)
+        self._jwks: Jwks[_Keys] | None = None
+        self._secret: _Keys = {}
+        known = _HMAC if settings.jwks_url is None else (*_RSA, *_CURVES.values())
+        unknown = sorted(self._algorithms - set(known))
+        if unknown:
+            raise ValueError(f"JWT_ALGORITHMS: {unknown[0]} is none of {', '.join(known)}")
+        if settings.jwks_url is not None:
+            self._jwks = Jwks(settings.jwks_url, self._parse, http or httpx.AsyncClient())
+        elif settings.jwt_secret is not None:
+            secret = settings.jwt_secret.get_secret_value()
+            self._secret = {(None, name): (_Secret(secret, name),) for name in known}
+
+    async def prepare(self) -> None:
+        """Have the keys at hand before the first token comes.
+
+        Raises:
+            Problem: `service_unavailable` when the identity provider cannot be asked.
+        """
+        if self._jwks is not None:
+            await self._jwks.current()
+
+    async def verify(self, token: str) -> Caller:
+        """The caller whose token it is.
+
+        Raises:
+            Problem: `unauthenticated` when the token is not good; `service_unavailable` when
+                the identity provider's keys could never be fetched, so that nobody knows.
+        """
+        if len(token) > MAX_TOKEN or not _COMPACT.fullmatch(token):
+            raise _refused("it is no token")
+        algorithm, key_id = _header(token.partition(".")[0])
+        if algorithm not in self._algorithms:
+            raise _refused("its algorithm is not in JWT_ALGORITHMS")
+        keys = await self._find(algorithm, key_id)
+        if not keys:
+            raise _refused("its key is not known")
+        return Caller.from_claims(self._claims(token, keys), token)
+
+    async def close(self) -> None:
+        """Release what it holds."""
+        if self._jwks is not None:
+            await self._jwks.close()
+
+    async def _find(self, algorithm: str, key_id: str | None) -> tuple[Key, ...]:
+        if self._jwks is None:
+            return self._secret.get((None, algorithm), ())
+        keys = await self._jwks.current()
+        if (key_id, algorithm) not in keys:
+            keys = await self._jwks.newer()
+        return keys.get((key_id, algorithm), ())
+
+    def _claims(self, token: str, keys: tuple[Key, ...]) -> dict[str, Any]:
+        """What a token claims, once its signature and its claims are found to be good."""
+        signed, _, signature = token.rpartition(".")
+        try:
+            proof = base64url_decode(signature.encode())
+            is_genuine = any(key.verify(signed.encode(), proof) for key in keys)
+            claims = orjson.loads(base64url_decode(signed.partition(".")[2].encode()))
+        except Exception as error:  # whoever wrote it is not known yet
+            raise _refused(type(error).__name__) from None
+        if not is_genuine:
+            raise _refused("its signature is not that of its key")
+        if not isinstance(claims, dict):
+            raise _refused("it claims nothing")
+        fault = fault_of(claims, self._settings)
+        if fault is not None:
+            raise _refused(fault, "The token has expired" if fault == EXPIRED else None)
+        return claims
+
+    def _parse(self, document: bytes) -> _Keys:
+        """The usable keys of a JWK set.
+
+        Raises:
+            ValueError: there is none.
+        """
+        keys: defaultdict[tuple[str | None, str], list[Key]] = defaultdict(list)
+        for entry in orjson.loads(document)["keys"]:
+            for algorithm in _algorithms_of(entry):
+                if algorithm not in self._algorithms:
+                    continue
+                if (key := _construct(entry, algorithm)) is not None:
+                    for key_id in {None, entry.get("kid")}:
+                        keys[key_id, algorithm].append(key)
+        if not keys:
+            raise ValueError("no key there fits JWT_ALGORITHMS")
+        return {name: tuple(found) for name, found in keys.items()}
+
+
+@lru_cache(maxsize=64)
+def _header(encoded: str) -> tuple[str, str | None]:
+    """The algorithm and the key id that a token claims to have, both still to be doubted; they are
+    the same for most."""
+    try:
+        header = orjson.loads(base64url_decode(encoded.encode()))
+    except Exception:  # whoever wrote the header is not known yet
+        raise _refused("its header is broken") from None
+    if not isinstance(header, dict):
+        raise _refused("its header is broken")
+    algorithm, key_id = header.get("alg"), header.get("kid")
+    if not isinstance(algorithm, str) or not isinstance(key_id, str | None) or "crit" in header:
+        raise _refused("its header is not one of ours")
+    return algorithm, key_id
+
+
+def _algorithms_of(entry: Any) -> tuple[str, ...]:
+    """What a public key of a JWK set may verify. Symmetric keys have no business there."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("kid"), str | None):
+        return ()
+    operations = entry.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
+        return ()
+    if entry.get("use", "sig") != "sig":
+        return ()
+    possible: tuple[str, ...] = ()
+    if entry.get("kty") == "RSA":
+        possible = _RSA
+    elif entry.get("kty") == "EC":
+        possible = tuple(name for curve, name in _CURVES.items() if entry.get("crv") == curve)
+    return tuple(name for name in possible if entry.get("alg", name) == name)
+
+
+def _construct(entry: dict[str, Any], algorithm: str) -> Key | None:
+    public = {name: value for name, value in entry.items() if name in _PUBLIC}
+    try:
+        if public["kty"] == "RSA" and len(base64url_decode(public["n"].encode())) < _MIN_RSA_BYTES:
+            raise ValueError("an RSA key of less than 2048 bits")
+        return jwk.construct(public, algorithm)
+    except (JOSEError, ValueError, TypeError, KeyError, AttributeError) as error:
+        logger.warning("a key of the identity provider is left out: %s", error)
+        return None
+
+
+def _refused(why: str, description: str | None = None) -> Problem:
+    """`why` is for the operator's log and must hold nothing of the token."""
+    logger.info("token refused: %s", why)
+    return Problem(Code.UNAUTHENTICATED, description)
+
+
+def issue(
+    settings: Settings,
+    user: str,
+    scopes: Iterable[str] = (),
+    lifetime: float = 3600,
+    *,
+    username: str | None = None,
+    session_id: str | None = None,
+) -> str:
+    """A token for `user` that is good for `lifetime` seconds.
+
+    Raises:
+        ValueError: there is no `JWT_SECRET`, so tokens come from the identity provider.
+    """
+    if settings.jwt_secret is None:
+        raise ValueError("tokens are issued by the identity provider: JWT_SECRET is not set")
+    now = int(time.time())
+    claims: dict[str, Any] = {"sub": user, "iat": now, "exp": int(now + lifetime)}
+    optional = {
+        "scope": " ".join(scopes),
+        "username": username,
+        "sid": session_id,
+        "iss": settings.jwt_issuer,
+        "aud": settings.jwt_audience,
+    }
+    claims |= {name: value for name, value in optional.items() if value}
+    return jwt.encode(
+        claims, settings.jwt_secret.get_secret_value(), algorithm=settings.jwt_algorithms[0]
+    )

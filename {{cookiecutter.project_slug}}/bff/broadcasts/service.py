@@ -1,0 +1,222 @@
+"""Stores a broadcast, sends it, and remembers what became of it."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import tuple_
+from sqlmodel import col, select
+
+from bff.broadcasts.greetings import MAX_GREETINGS, Greeting, Greetings
+from bff.connections.frames import check_depth, decode, encode
+from bff.connections.messages import Event
+from bff.connections.positions import Position
+from bff.db.database import UNAVAILABLE as DATABASE_UNAVAILABLE
+from bff.db.database import Database
+from bff.db.tables import Audience, Broadcast
+from bff.errors import Code, Outcome, Problem
+from bff.redis.client import UNAVAILABLE as REDIS_UNAVAILABLE
+from bff.redis.pipeline import AutoPipeline
+from bff.settings import Settings
+
+if TYPE_CHECKING:
+    from bff.cluster.messenger import Messenger, Sent
+
+logger = logging.getLogger(__name__)
+
+_ID = re.compile(r"[0-9a-f-]{36}")
+_END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
+
+MAX_TARGETED = 1_000
+"""How many greetings for some users are kept; of more, the newest."""
+
+
+class BroadcastService:
+    """Whoever calls it has checked that the caller may."""
+
+    def __init__(
+        self, database: Database, pipeline: AutoPipeline, messenger: Messenger, settings: Settings
+    ) -> None:
+        self._database = database
+        self._messenger = messenger
+        self._settings = settings
+        self._greetings = Greetings(pipeline, settings, self._load_greetings)
+
+    async def create(
+        self,
+        *,
+        created_by: str,
+        audience: Audience,
+        recipients: Sequence[str] = (),
+        topic: str,
+        event: dict[str, Any],
+        expires_at: datetime | None = None,
+    ) -> Broadcast:
+        """Store and send. Browsers get the event with its `broadcast_id` beside what it holds.
+
+        `recipients` are the user ids, or the one connection id. With `expires_at` it also greets
+        those of the audience who connect until then.
+
+        Raises:
+            Problem: `invalid_params` when the parts do not go together, or the event is too large,
+                too deep, or not JSON; `service_unavailable` when Redis did not take it: it is
+                stored under the id that the description names, and nobody can tell whether it
+                was sent.
+        """
+        _check_audience(audience, recipients)
+        _check_expiry(audience, expires_at)
+        event = self._as_sent(event)
+        broadcast = Broadcast(
+            created_by=created_by,
+            audience=audience,
+            recipients=list(dict.fromkeys(recipients)),
+            topic=topic,
+            event=event,
+            expires_at=expires_at,
+        )
+        async with self._database.session() as session:
+            session.add(broadcast)
+            await session.commit()
+        try:
+            if expires_at is not None:
+                await self._greetings.renew()
+            sent = await self._send(broadcast)
+        except REDIS_UNAVAILABLE as error:
+            logger.warning("broadcast %s not sent: %s: %s", broadcast.id, type(error), error)
+            raise Problem(
+                Code.SERVICE_UNAVAILABLE,
+                f"Broadcast {broadcast.id} is stored, but Redis did not confirm that it was sent",
+                outcome=Outcome.UNKNOWN,
+            ) from error
+        broadcast.message_ids = [one.id for one in sent]
+        broadcast.addressed = sum(one.addressed for one in sent)
+        await self._note_sent(broadcast)
+        return broadcast
+
+    async def get(self, broadcast_id: str) -> Broadcast:
+        """
+        Raises:
+            Problem: `not_found`.
+        """
+        broadcast = None
+        if _ID.fullmatch(broadcast_id):
+            async with self._database.session() as session:
+                broadcast = await session.get(Broadcast, broadcast_id)
+        if broadcast is None:
+            raise Problem(Code.NOT_FOUND, "There is no such broadcast")
+        return broadcast
+
+    async def greetings_for(self, user_id: str, current: Position) -> list[Event]:
+        """What was broadcast to the user, or to all, and has not expired; oldest first.
+
+        `current` says which greetings Redis named (`Entered.greetings`).
+
+        Raises:
+            Problem: `service_unavailable` when the database cannot be asked.
+        """
+        try:
+            return await self._greetings.of(user_id, current)
+        except DATABASE_UNAVAILABLE as error:
+            raise Problem(Code.SERVICE_UNAVAILABLE, "Greetings are not available") from error
+
+    async def list(self, limit: int = 50, before: str | None = None) -> list[Broadcast]:
+        """Up to `limit` broadcasts, newest first; with `before`, those older than that one.
+
+        Raises:
+            Problem: `not_found` when there is no broadcast `before`.
+        """
+        order = (col(Broadcast.created_at), col(Broadcast.id))
+        query = select(Broadcast).order_by(*(column.desc() for column in order)).limit(limit)
+        if before is not None:
+            last = await self.get(before)
+            query = query.where(tuple_(*order) < (last.created_at, last.id))
+        async with self._database.session() as session:
+            return list((await session.exec(query)).all())
+
+    def _as_sent(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The event as browsers will read it."""
+        try:
+            text = encode(event)
+        except TypeError:
+            raise Problem(Code.INVALID_PARAMS, "event: holds what JSON cannot carry") from None
+        if len(text) > self._settings.max_frame_bytes:
+            limit = self._settings.max_frame_bytes
+            raise Problem(Code.INVALID_PARAMS, f"event: larger than {limit} bytes")
+        checked: dict[str, Any] = decode(text)
+        check_depth(checked, self._settings.max_json_depth)
+        return checked
+
+    async def _send(self, broadcast: Broadcast) -> Sequence[Sent]:
+        event = _event(broadcast)
+        match broadcast.audience:
+            case Audience.ALL:
+                return [await self._messenger.to_all(event.topic, event.event)]
+            case Audience.USERS:
+                return await self._messenger.to_users(
+                    broadcast.recipients, event.topic, event.event
+                )
+            case Audience.CONNECTION:
+                (connection_id,) = broadcast.recipients
+                return [
+                    await self._messenger.to_connection(connection_id, event.topic, event.event)
+                ]
+
+    async def _note_sent(self, broadcast: Broadcast) -> None:
+        """Store what is known of the sending. Should that fail, it was sent all the same."""
+        try:
+            async with self._database.session() as session:
+                await session.merge(broadcast)
+                await session.commit()
+        except DATABASE_UNAVAILABLE as error:
+            logger.error("broadcast %s is sent, but not noted: %s", broadcast.id, type(error))
+
+    async def _load_greetings(self) -> Sequence[Greeting]:
+        newest_first = (
+            select(Broadcast)
+            .where(col(Broadcast.expires_at) > datetime.now(UTC))
+            .order_by(col(Broadcast.created_at).desc(), col(Broadcast.id).desc())
+        )
+        broadcasts: list[Broadcast] = []
+        async with self._database.session() as session:
+            for audience, most in ((Audience.ALL, MAX_GREETINGS), (Audience.USERS, MAX_TARGETED)):
+                of_audience = newest_first.where(Broadcast.audience == audience).limit(most)
+                broadcasts += (await session.exec(of_audience)).all()
+        broadcasts.sort(key=lambda one: (one.created_at, one.id))
+        return [
+            Greeting(
+                event=_event(broadcast),
+                expires_at=broadcast.expires_at,
+                users=frozenset(broadcast.recipients)
+                if broadcast.audience == Audience.USERS
+                else None,
+            )
+            for broadcast in broadcasts
+            if broadcast.expires_at is not None
+        ]
+
+
+def _event(broadcast: Broadcast) -> Event:
+    """What browsers get: the same id in the message and in the greeting, to tell them apart."""
+    return Event(broadcast.topic, {**broadcast.event, "broadcast_id": broadcast.id})
+
+
+def _check_audience(audience: Audience, recipients: Sequence[str]) -> None:
+    if audience is Audience.ALL and recipients:
+        raise Problem(Code.INVALID_PARAMS, "the audience all has no recipients")
+    if audience is Audience.USERS and not recipients:
+        raise Problem(Code.INVALID_PARAMS, "the audience users needs user_ids")
+    if audience is Audience.CONNECTION and len(recipients) != 1:
+        raise Problem(Code.INVALID_PARAMS, "the audience connection needs one connection_id")
+
+
+def _check_expiry(audience: Audience, expires_at: datetime | None) -> None:
+    if expires_at is None:
+        return
+    if audience is Audience.CONNECTION:
+        raise Problem(Code.INVALID_PARAMS, "expires_at: a connection cannot come later")
+    if not datetime.now(UTC) < expires_at < _END_OF_TIME:
+        raise Problem(Code.INVALID_PARAMS, "expires_at must lie in the future")

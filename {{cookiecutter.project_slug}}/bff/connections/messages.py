@@ -1,0 +1,287 @@
+"""The browser protocol `bff.v1`: a model for every frame (`docs/protocol.md`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from bff.connections.frames import encode
+from bff.connections.positions import TOPIC, Position
+from bff.errors import Code, Problem, describe
+
+SUBPROTOCOL = "bff.v1"
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
+TraceId = Annotated[str, Field(min_length=1, max_length=128)]
+TopicName = Annotated[str, Field(pattern=rf"^{TOPIC.pattern}$")]
+
+
+# Frames that come in.
+
+
+class _Payload(BaseModel):
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Call(_Payload):
+    """What a browser asks of a service, or of a method answered here."""
+
+    service: Name
+    method: Name
+    params: dict[str, Any] = {}
+    trace_id: TraceId | None = None
+    timeout_ms: Annotated[int, Field(gt=0)] | None = None
+
+
+class Cancel(_Payload):
+    trace_id: TraceId
+
+
+class Subscription(_Payload):
+    topic: TopicName
+    since: str | None = None
+    """A position: the `id` of the last message seen."""
+
+    @property
+    def position(self) -> Position | None:
+        """Where to go on from."""
+        return Position.parse(self.since)[1] if self.since else None
+
+    @model_validator(mode="after")
+    def _names_its_own_position(self) -> Self:
+        if self.since and Position.parse(self.since)[0] != f"topic:{self.topic}":
+            raise ValueError("since is a position in another stream")
+        return self
+
+
+class Subscribe(_Payload):
+    topics: Annotated[tuple[Subscription, ...], Field(min_length=1, max_length=128)]
+    trace_id: TraceId | None = None
+
+
+class Unsubscribe(_Payload):
+    topics: Annotated[tuple[TopicName, ...], Field(min_length=1, max_length=128)]
+    trace_id: TraceId | None = None
+
+
+class Authenticate(_Payload):
+    token: Annotated[str, Field(min_length=1, max_length=16_384)]
+    trace_id: TraceId | None = None
+
+
+class Beat(_Payload):
+    trace_id: TraceId | None = None
+
+
+class RequestFrame(_Payload):
+    type: Literal["request"]
+    payload: Call
+
+
+class CommandFrame(_Payload):
+    type: Literal["command"]
+    payload: Call
+
+
+class CancelFrame(_Payload):
+    type: Literal["cancel"]
+    payload: Cancel
+
+
+class SubscribeFrame(_Payload):
+    type: Literal["subscribe"]
+    payload: Subscribe
+
+
+class UnsubscribeFrame(_Payload):
+    type: Literal["unsubscribe"]
+    payload: Unsubscribe
+
+
+class AuthenticateFrame(_Payload):
+    type: Literal["authenticate"]
+    payload: Authenticate
+
+
+class PingFrame(_Payload):
+    type: Literal["ping"]
+    payload: Beat = Beat()
+
+
+class PongFrame(_Payload):
+    type: Literal["pong"]
+    payload: Beat = Beat()
+
+
+InboundFrame = Annotated[
+    RequestFrame
+    | CommandFrame
+    | CancelFrame
+    | SubscribeFrame
+    | UnsubscribeFrame
+    | AuthenticateFrame
+    | PingFrame
+    | PongFrame,
+    Field(discriminator="type"),
+]
+_INBOUND: TypeAdapter[InboundFrame] = TypeAdapter(InboundFrame)
+
+
+def parse(value: Any) -> InboundFrame:
+    """The frame that decoded JSON stands for.
+
+    Raises:
+        Problem: `invalid_params`, saying which field is wrong.
+    """
+    try:
+        return _INBOUND.validate_python(value)
+    except ValidationError as error:
+        raise Problem(Code.INVALID_PARAMS, describe(error, skip=1)) from None
+
+
+# Frames that go out.
+
+
+class Message(Protocol):
+    """Anything that can be sent to one socket."""
+
+    def encode(self) -> bytes:
+        """Its JSON text, UTF-8."""
+
+
+class _Outbound(ABC):
+    __slots__ = ()
+    type: ClassVar[str]
+
+    @abstractmethod
+    def payload(self) -> dict[str, Any]: ...
+
+    def encode(self) -> bytes:
+        return encode({"type": self.type, "payload": self.payload()})
+
+
+@dataclass(frozen=True, slots=True)
+class Event(_Outbound):
+    """Something that happened. One that is stored also carries its `id`: see `head`."""
+
+    type: ClassVar[str] = "event"
+    topic: str
+    event: Any
+
+    def payload(self) -> dict[str, Any]:
+        return {"topic": self.topic, "event": self.event}
+
+    def head(self) -> bytes:
+        """The text up to the id, which Redis appends: `<stream>/<epoch>/<offset>"}}`."""
+        return self.encode()[:-2] + b',"id":"'
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(_Outbound):
+    """The first frame of every socket."""
+
+    type: ClassVar[str] = "event"
+    session_id: str
+    user_id: str
+    username: str
+    expires_at: int
+    """Seconds since 1970: when the token expires."""
+    ping_interval: float
+    positions: dict[str, str]
+    """The current id of each stream, so that the first message can be missed by nobody."""
+    recovered: dict[str, bool] = field(default_factory=dict)
+
+    def payload(self) -> dict[str, Any]:
+        return {
+            "topic": "hello",
+            "event": {
+                "session_id": self.session_id,
+                "user_id": self.user_id,
+                "username": self.username,
+                "expires_at": self.expires_at,
+                "ping_interval": self.ping_interval,
+                "positions": self.positions,
+                "recovered": self.recovered,
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Response(_Outbound):
+    """The answer to a request, a command, a subscription or an authentication."""
+
+    type: ClassVar[str] = "response"
+    trace_id: str | None
+    result: Any = None
+    error: dict[str, Any] | None = None
+
+    def payload(self) -> dict[str, Any]:
+        return {"trace_id": self.trace_id, "result": self.result, "error": self.error}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorMessage:
+    """The answer to a frame that is no request.
+
+    `error` and `description` stand at the top as well, where `nuropb_gw` had them.
+    """
+
+    problem: Problem
+    trace_id: str | None = None
+
+    def encode(self) -> bytes:
+        error = self.problem.as_error()
+        return encode(
+            {
+                "type": "error",
+                "payload": {**error, "trace_id": self.trace_id},
+                "error": error["error"],
+                "description": error["description"],
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Pong(_Outbound):
+    type: ClassVar[str] = "pong"
+    trace_id: str | None = None
+
+    def payload(self) -> dict[str, Any]:
+        return {"trace_id": self.trace_id}
+
+
+@dataclass(frozen=True, slots=True)
+class Gap(_Outbound):
+    """Something was lost for good: fetch afresh and go on from these positions."""
+
+    type: ClassVar[str] = "gap"
+    streams: dict[str, str]
+
+    def payload(self) -> dict[str, Any]:
+        return {"streams": self.streams}
+
+
+@dataclass(frozen=True, slots=True)
+class Drain(_Outbound):
+    """The instance is about to close this socket with 4001."""
+
+    type: ClassVar[str] = "drain"
+    reconnect_after_ms: int
+
+    def payload(self) -> dict[str, Any]:
+        return {"reconnect_after_ms": self.reconnect_after_ms}
+
+
+@dataclass(frozen=True, slots=True)
+class Close(_Outbound):
+    """The last message of an event stream: what a socket says in its close frame."""
+
+    type: ClassVar[str] = "close"
+    code: int
+    reason: str = ""
+
+    def payload(self) -> dict[str, Any]:
+        return {"code": self.code, "reason": self.reason}

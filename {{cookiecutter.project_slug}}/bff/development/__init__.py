@@ -1,0 +1,1 @@
+"""What is only there in development: the page and the example service."""

@@ -1,0 +1,79 @@
+"""The page at `/` on which a developer tries things out; only development mounts it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse, HTMLResponse
+from pydantic import BaseModel, Field
+
+from bff.auth.tokens import issue
+from bff.errors import Code, Problem
+from bff.settings import Settings
+
+_PAGE = Path(__file__).with_name("page.html")
+_CLIENT = Path(__file__).parents[2] / "client" / "bff-client.js"
+_INLINE = re.compile(r"<(script|style)\b[^>]*>(.*?)</\1>", re.DOTALL)
+_FRESH = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+class WantedToken(BaseModel):
+    user: Annotated[str, Field(min_length=1, max_length=128)]
+    scopes: Annotated[list[Annotated[str, Field(pattern=r"^\S{1,64}$")]], Field(max_length=16)] = []
+
+
+class DevelopmentToken(BaseModel):
+    token: str
+
+
+def router(settings: Settings) -> APIRouter:
+    """The page, its script, and tokens for whoever asks."""
+    router = APIRouter(include_in_schema=False)
+    html = _PAGE.read_text(encoding="utf-8")
+    headers = _FRESH | {"Content-Security-Policy": _policy(html)}
+
+    @router.get("/")
+    def page() -> HTMLResponse:
+        return HTMLResponse(html, headers=headers)
+
+    @router.get("/bff-client.js")
+    def client() -> FileResponse:
+        return FileResponse(_CLIENT, media_type="text/javascript", headers=_FRESH)
+
+    @router.post("/dev/token")
+    def token(wanted: WantedToken) -> DevelopmentToken:
+        """
+        Raises:
+            Problem: `not_found` when only the identity provider can issue tokens.
+        """
+        try:
+            return DevelopmentToken(token=issue(settings, wanted.user, wanted.scopes))
+        except ValueError as error:
+            raise Problem(Code.NOT_FOUND, str(error)) from None
+
+    return router
+
+
+def _policy(html: str) -> str:
+    """Allows the page's own style and script by their hashes (CSP Level 3, section 6.7.3.3)."""
+    allowed: dict[str, list[str]] = {"script": ["'self'"], "style": []}
+    for tag, text in _INLINE.findall(html):
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        allowed[tag].append(f"'sha256-{digest}'")
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src {' '.join(allowed['script'])}",
+            f"style-src {' '.join(allowed['style'])}",
+            "connect-src 'self'",
+            "img-src data:",
+            "base-uri 'none'",
+            "form-action 'none'",
+            "frame-ancestors 'none'",
+        )
+    )

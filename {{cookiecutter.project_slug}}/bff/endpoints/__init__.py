@@ -1,0 +1,52 @@
+"""What FastAPI sees of the engine: routers to include, and dependencies to ask for."""
+
+from bff.endpoints import admin, rpc, services, sse, tickets
+from bff.endpoints.dependencies import (
+    AdminDep,
+    BffDep,
+    BroadcastsDep,
+    CallerDep,
+    DatabaseDep,
+    IndexDep,
+    MeshDep,
+    MessengerDep,
+    MetricsDep,
+    PresenceDep,
+    provided,
+    requires,
+)
+from bff.endpoints.health import Liveness, Readiness, liveness, metrics, readiness
+from bff.endpoints.names import ConnectionId, Topic, UserId, UserIds
+from bff.endpoints.websocket import serve as serve_websocket
+from bff.problems import responses
+
+__all__ = [
+    "AdminDep",
+    "BffDep",
+    "BroadcastsDep",
+    "CallerDep",
+    "ConnectionId",
+    "DatabaseDep",
+    "IndexDep",
+    "Liveness",
+    "MeshDep",
+    "MessengerDep",
+    "MetricsDep",
+    "PresenceDep",
+    "Readiness",
+    "Topic",
+    "UserId",
+    "UserIds",
+    "admin",
+    "liveness",
+    "metrics",
+    "provided",
+    "readiness",
+    "requires",
+    "responses",
+    "rpc",
+    "serve_websocket",
+    "services",
+    "sse",
+    "tickets",
+]

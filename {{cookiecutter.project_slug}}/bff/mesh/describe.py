@@ -1,0 +1,118 @@
+"""What a service says of itself: the answer to NuroPb's reserved method `nuropb_describe`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from bff.mesh.encryption import PublicKey, Unreadable
+
+METHOD = "nuropb_describe"
+
+
+@dataclass(frozen=True, slots=True)
+class MethodDescription:
+    """One method of a service."""
+
+    description: str = ""
+    encrypted: bool = False
+    """Whether the service asks for encrypted calls of it."""
+    required: tuple[str, ...] = ()
+    """Parameters without a default."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceDescription:
+    """A service as it describes itself. Whatever it left out is empty."""
+
+    name: str
+    version: str = ""
+    description: str = ""
+    methods: Mapping[str, MethodDescription] = field(default_factory=dict)
+    public_key: PublicKey | None = None
+
+
+def read(name: str, answer: Any) -> ServiceDescription:
+    """The description that a service answered with, however incomplete."""
+    answer = answer if isinstance(answer, dict) else {}
+    methods = answer.get("methods")
+    return ServiceDescription(
+        name=name,
+        version=str(answer.get("service_version") or ""),
+        description=str(answer.get("description") or ""),
+        methods={
+            str(method): _read_method(facts)
+            for method, facts in (methods.items() if isinstance(methods, dict) else ())
+            if isinstance(facts, dict)
+        },
+        public_key=_read_key(answer.get("public_key")),
+    )
+
+
+def _read_method(facts: dict[str, Any]) -> MethodDescription:
+    parameters = facts.get("parameters")
+    required = parameters.get("required") if isinstance(parameters, dict) else None
+    return MethodDescription(
+        description=str(facts.get("description") or ""),
+        encrypted=facts.get("requires_encryption") is True,
+        required=tuple(map(str, required)) if isinstance(required, list) else (),
+    )
+
+
+def _read_key(pem: Any) -> PublicKey | None:
+    try:
+        return PublicKey(pem) if isinstance(pem, str) else None
+    except Unreadable:
+        return None
+
+
+class Descriptions:
+    """The descriptions of other services, each asked for once in `max_age` seconds."""
+
+    def __init__(self, ask: Callable[[str], Awaitable[Any]], max_age: float) -> None:
+        self._ask = ask
+        self._max_age = max_age
+        self._known: dict[str, tuple[float, ServiceDescription]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+
+    async def of(self, service: str) -> ServiceDescription:
+        """A service's description; several who ask at once share the answer.
+
+        Raises:
+            Problem: it could not be asked.
+        """
+        if (known := self._fresh(service)) is not None:
+            return known
+        async with self._locks.setdefault(service, asyncio.Lock()):
+            if (known := self._fresh(service)) is None:
+                known = read(service, await self._ask(service))
+                self._known[service] = (time.monotonic() + self._max_age, known)
+            return known
+
+    def forget(self, service: str) -> None:
+        """Ask anew the next time: the service may have another key by now."""
+        self._known.pop(service, None)
+
+    def _fresh(self, service: str) -> ServiceDescription | None:
+        good_until, known = self._known.get(service, (0.0, None))
+        return known if time.monotonic() < good_until else None
+
+
+def parameters_of(function: Callable[..., Any]) -> dict[str, Any]:
+    """A function's parameters as NuroPb describes them: `properties` is an array of pairs."""
+    properties, required = [], []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == "context":
+            continue
+        hint = parameter.annotation
+        kind = hint if isinstance(hint, str) else getattr(hint, "__name__", "")
+        default = parameter.default
+        if default is inspect.Parameter.empty:
+            required.append(name)
+            default = ""
+        properties.append([name, {"type": kind, "description": "", "default": str(default)}])
+    return {"type": "object", "properties": properties, "required": required}

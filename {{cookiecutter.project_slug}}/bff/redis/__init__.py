@@ -1,0 +1,1 @@
+"""Redis: one client, its connections, and commands that share round trips."""

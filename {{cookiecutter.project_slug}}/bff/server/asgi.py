@@ -1,0 +1,145 @@
+"""What an ASGI application sees of a socket, until it is closed or detached."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.utils import ClientDisconnected
+
+from bff.connections.transport import EXTENSION
+from bff.server import handshake
+from bff.server.codes import INTERNAL_ERROR, NORMAL, may_be_sent
+from bff.server.protocol import WebSocketProtocol
+from bff.server.sockets import Sockets
+
+_REFUSED = 403
+_NO_ANSWER = 500
+_SHUT_DOWN = 503
+
+
+class AsgiSocket:
+    """The application's side of one socket (ASGI 3, WebSocket 2.4, with denial responses).
+
+    Everything that only the handshake needs hangs on it, so that it goes with its task.
+    """
+
+    def __init__(
+        self,
+        sockets: Sockets,
+        socket: WebSocketProtocol,
+        scope: dict[str, Any],
+        key: bytes,
+        headers: handshake.Headers,
+    ) -> None:
+        """`key` is that of `handshake.accept_key`; `headers` go into every response."""
+        self._sockets = sockets
+        self._socket = socket
+        self._scope = scope
+        self._key = key
+        self._headers = headers
+        self._is_answered = False
+        """Whether the handshake was accepted or refused."""
+        self._refusal: tuple[int, handshake.Headers] | None = None
+        self._body = b""
+        self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._events.put_nowait({"type": "websocket.connect"})
+
+    def start(self, app: Any) -> None:
+        """Run the application, in a task that the server waits for when it shuts down."""
+        extensions = {"websocket.http.response": {}, EXTENSION: self._socket}
+        self._scope["extensions"] = extensions
+        self._socket.endpoint = self
+        task = self._sockets.loop.create_task(self._run(app))
+        self._sockets.tasks.add(task)
+        task.add_done_callback(self._sockets.tasks.discard)
+
+    async def _run(self, app: Any) -> None:
+        try:
+            await app(self._scope, self._receive, self._send)
+            if not self._is_answered and not self._socket.is_closing:
+                self._sockets.logger.error("the application did not answer a handshake")
+        except ClientDisconnected:
+            pass
+        except asyncio.CancelledError:
+            self._socket.close(INTERNAL_ERROR)
+            raise
+        except Exception:
+            self._sockets.logger.exception("Exception in ASGI application\n")
+            self._socket.close(INTERNAL_ERROR)
+        finally:
+            if not self._is_answered:
+                self._refuse(_NO_ANSWER)
+            self._socket.let_go()
+
+    # The server's half
+
+    def take(self, data: str | bytes) -> None:
+        """A message has come."""
+        kind = "text" if isinstance(data, str) else "bytes"
+        self._events.put_nowait({"type": "websocket.receive", kind: data})
+
+    def disconnect(self, code: int) -> None:
+        """The socket is gone."""
+        self._events.put_nowait({"type": "websocket.disconnect", "code": code})
+
+    def taken(self) -> list[str | bytes]:
+        """Messages that the application has not received."""
+        events = [self._events.get_nowait() for _ in range(self._events.qsize())]
+        received = (one for one in events if one["type"] == "websocket.receive")
+        return [one["text"] if "text" in one else one["bytes"] for one in received]
+
+    def stop(self) -> None:
+        """The server shuts down: who still waits for an answer gets one."""
+        if not self._is_answered:
+            self._refuse(_SHUT_DOWN)
+
+    # The application's half
+
+    async def _receive(self) -> dict[str, Any]:
+        if self._events.empty():
+            self._socket.flush()
+        event = await self._events.get()
+        if self._events.empty():
+            self._socket.resume_reading()
+        return event
+
+    async def _send(self, message: dict[str, Any]) -> None:
+        kind = message["type"]
+        if self._socket.is_closing:
+            raise ClientDisconnected
+        match kind:
+            case "websocket.accept" if not self._is_answered and self._refusal is None:
+                self._accept(message)
+            case "websocket.close" if not self._is_answered and self._refusal is None:
+                self._refuse(_REFUSED)
+            case "websocket.http.response.start" if not self._is_answered:
+                self._refusal = message["status"], list(message.get("headers", ()))
+            case "websocket.http.response.body" if self._refusal is not None:
+                self._body += message.get("body", b"")
+                if not message.get("more_body", False):
+                    self._refuse(*self._refusal, self._body)
+            case "websocket.send" if self._is_answered:
+                text = message.get("text")
+                self._socket.send(message["bytes"] if text is None else text)
+                await self._socket.drained()
+            case "websocket.close" if self._is_answered:
+                code, reason = message.get("code") or NORMAL, message.get("reason") or ""
+                if not may_be_sent(code):
+                    raise ValueError(f"a socket cannot be closed with {code}")
+                self._socket.close(code, reason)
+            case _:
+                raise RuntimeError(f"Unexpected ASGI message '{kind}'.")
+
+    def _accept(self, message: dict[str, Any]) -> None:
+        headers = [*self._headers, *message.get("headers", ())]
+        if subprotocol := message.get("subprotocol"):
+            headers.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
+        response = handshake.accepted(self._key, headers)
+        self._is_answered = True
+        self._socket.open(response)
+
+    def _refuse(self, status: int, headers: handshake.Headers = (), body: bytes = b"") -> None:
+        response = handshake.response(status, [*self._headers, *headers], body)
+        self._is_answered = True
+        self._socket.refuse(response)

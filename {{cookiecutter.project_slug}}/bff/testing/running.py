@@ -1,0 +1,167 @@
+"""A BFF on a real server, and clients that talk to it through real sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import uvicorn
+import websockets
+from fastapi import FastAPI
+
+from bff.application import Bff
+from bff.auth.tokens import issue
+from bff.mesh.client import connect
+from bff.mesh.service import Publish, Service
+from bff.server.run import Server, configuration
+from bff.settings import Settings
+from bff.testing.clients import SECONDS, Browser, EventSource
+from bff.testing.waiting import until
+
+
+@dataclass
+class RunningBff:
+    """A BFF that is served on a free port."""
+
+    app: FastAPI
+    engine: Bff
+    """Its parts: `messenger`, `mesh`, `database`, `metrics`, …"""
+    settings: Settings
+    address: str
+    """Host and port."""
+    server: uvicorn.Server
+
+    def token(self, user: str, scopes: Sequence[str] = (), lifetime: int = 600) -> str:
+        return issue(self.settings, user, scopes, lifetime=lifetime)
+
+    @asynccontextmanager
+    async def browser(
+        self,
+        user: str = "alice",
+        scopes: Sequence[str] = (),
+        *,
+        query: str = "",
+        **options: Any,
+    ) -> AsyncIterator[Browser]:
+        """An open socket of that user, past its hello."""
+        token = options.pop("token", None) or self.token(user, scopes)
+        headers = {"Authorization": f"Bearer {token}"}
+        async with self.handshake(query, headers, **options) as browser:
+            hello = await browser.receive()
+            browser.hello = hello["payload"]["event"]
+            yield browser
+
+    @asynccontextmanager
+    async def handshake(
+        self,
+        query: str = "",
+        headers: dict[str, str] | None = None,
+        *,
+        path: str = "/ws",
+        **options: Any,
+    ) -> AsyncIterator[Browser]:
+        """A socket opened with these headers; what comes first is for the test to read."""
+        async with websockets.connect(
+            f"ws://{self.address}{path}{query}", additional_headers=headers, **options
+        ) as websocket:
+            yield Browser(websocket)
+
+    @asynccontextmanager
+    async def events(
+        self,
+        user: str = "alice",
+        scopes: Sequence[str] = (),
+        *,
+        last_event_id: str = "",
+        token: str = "",
+        **query: str,
+    ) -> AsyncIterator[EventSource]:
+        """An open event stream of that user, past its hello."""
+        headers = {"Authorization": f"Bearer {token or self.token(user, scopes)}"}
+        if last_event_id:
+            headers["Last-Event-ID"] = last_event_id
+        async with self.event_stream(headers, **query) as source:
+            assert source.response.status_code == 200, await source.response.aread()
+            hello = await source.receive()
+            assert hello["payload"]["topic"] == "hello"
+            source.hello = hello["payload"]["event"]
+            yield source
+
+    @asynccontextmanager
+    async def event_stream(
+        self, headers: dict[str, str] | None = None, **query: str
+    ) -> AsyncIterator[EventSource]:
+        """The answer to a request for an event stream; what comes is for the test to read."""
+        encoded = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        async with (
+            httpx.AsyncClient(base_url=f"http://{self.address}", timeout=SECONDS) as http,
+            http.stream("GET", "/events", params=query, headers=encoded) as response,
+        ):
+            yield EventSource(response)
+
+    def http(self, user: str = "alice", scopes: Sequence[str] = ()) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            base_url=f"http://{self.address}",
+            headers={"Authorization": f"Bearer {self.token(user, scopes)}"},
+            timeout=SECONDS,
+        )
+
+    @asynccontextmanager
+    async def mesh_service(self, service: Service) -> AsyncIterator[None]:
+        """Let a service of the mesh answer until the end of the block."""
+        async with serve_on_mesh(self.engine, lambda _: service):
+            yield
+
+
+@asynccontextmanager
+async def run(app: FastAPI, *, ws: str | None = None) -> AsyncIterator[RunningBff]:
+    """Serve an app on a free port until the end of the block.
+
+    On a real broker the app's stand-ins answer too. `ws` is another WebSocket protocol of uvicorn.
+    """
+    engine: Bff = app.state.bff
+    settings = engine.settings
+    async with AsyncExitStack() as stack:
+        server, address = await stack.enter_async_context(serve(settings, app, ws=ws))
+        if settings.amqp_url != "memory://":
+            await stack.enter_async_context(serve_on_mesh(engine, *engine.stand_ins))
+        yield RunningBff(app, engine, settings, address, server)
+
+
+@asynccontextmanager
+async def serve_on_mesh(
+    engine: Bff, *services: Callable[[Publish], Service]
+) -> AsyncIterator[None]:
+    """Let services answer on the mesh of a running BFF, by a connection of their own."""
+    mesh = connect(engine.settings, broker=engine.broker)
+    for make in services:
+        mesh.add_service(make(mesh.publish))
+    await mesh.start()
+    try:
+        async with asyncio.timeout(SECONDS):
+            await until(lambda: mesh.status.connected and engine.mesh.status.connected)
+        yield
+    finally:
+        await mesh.stop()
+
+
+@asynccontextmanager
+async def serve(
+    settings: Settings, app: Any, **options: Any
+) -> AsyncIterator[tuple[uvicorn.Server, str]]:
+    """Serve any ASGI application as `bff serve` does: the server, and where it listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = Server(configuration(settings, app, **options))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            await until(lambda: server.started or serving.done())
+            host, port = listener.getsockname()
+            yield server, f"{host}:{port}"
+        finally:
+            server.should_exit = True
+            await serving

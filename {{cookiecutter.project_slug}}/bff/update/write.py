@@ -1,0 +1,56 @@
+"""Write a plan into the project: all of it, or nothing."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+from bff.update.plan import File, read_file
+
+
+def write(project: Path, changes: Mapping[str, File | None]) -> None:
+    """Write and remove files. An error or Ctrl-C on the way puts everything back.
+
+    Raises:
+        OSError: a file cannot be written; the project is as it was.
+    """
+    before = {name: read_file(project / name) for name in changes}
+    try:
+        _put(project, changes)
+    except BaseException:
+        _put(project, before)
+        raise
+
+
+def _put(project: Path, files: Mapping[str, File | None]) -> None:
+    for path in [project / name for name, file in files.items() if file is None]:
+        if path.is_file():
+            path.unlink()
+            _remove_empty_folders(project, path.parent)
+    for name, file in files.items():
+        if file is not None:
+            _put_file(project / name, file)
+
+
+def _put_file(path: Path, file: File) -> None:
+    """Through a second file, so that nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.new")
+    try:
+        partial.write_bytes(file.content)
+        partial.chmod(file.mode)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _remove_empty_folders(project: Path, folder: Path) -> None:
+    while folder != project and folder.is_dir():
+        left = list(folder.iterdir())
+        if [path.name for path in left] == ["__pycache__"]:
+            shutil.rmtree(left[0])
+        elif left:
+            return
+        folder.rmdir()
+        folder = folder.parent
