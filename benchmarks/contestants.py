@@ -169,8 +169,8 @@ class Ours(Contestant):
     title = "this template"
     settings = (
         "baked with its defaults, `ENVIRONMENT=production`, Redis and RabbitMQ, one process; every "
-        "socket signed in with its own token and user; `MESSAGES_PER_MINUTE` and `MESSAGE_BURST` "
-        "lifted"
+        "socket signed in with its own token and user; `MAX_MESSAGES_PER_MINUTE` and "
+        "`MAX_MESSAGE_BURST` lifted"
     )
     measures = FAN_OUT | {"instances", "mesh", "lag", "start"}
     ready_path = "/health/ready"
@@ -201,8 +201,8 @@ class Ours(Contestant):
                 "AMQP_URL": self.stage.amqp_url,
                 "DATABASE_URL": f"sqlite+aiosqlite:///{self.stage.logs}/bff.sqlite3",
                 "JWT_SECRET": self._secret,
-                "MESSAGES_PER_MINUTE": "1000000000",
-                "MESSAGE_BURST": "1000000000",
+                "MAX_MESSAGES_PER_MINUTE": "1000000000",
+                "MAX_MESSAGE_BURST": "1000000000",
             },
         )
 

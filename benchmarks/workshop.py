@@ -38,7 +38,7 @@ class Workshop:
             for old, new in (
                 ("import admin, health,", "import admin, bench, health,"),
                 ("    orders.router,\n", "    orders.router,\n    bench.router,\n"),
-                ("REALTIME = (", "REALTIME = (bench.realtime, "),
+                ("    orders.realtime,\n", "    orders.realtime,\n    bench.realtime,\n"),
             ):
                 if text.count(old) != 1:
                     raise BenchError(f"routes/__init__.py has changed: {old!r}")

@@ -58,7 +58,7 @@ def main(seed: int | None, seconds: float, folder: Path | None, project: Path) -
     if stopped:
         click.echo(stopped, err=True)
         sys.exit(2)
-    verdict = check(history.records, allowance=ALLOWANCE, stream_length=STREAM_LENGTH)
+    verdict = check(history.records, allowance=ALLOWANCE, max_stream_length=STREAM_LENGTH)
     click.echo(report.text(history.records, verdict))
     if verdict.violations:
         click.echo(f'Again: make chaos ARGS="--seed {seed} --seconds {seconds:g}"')

@@ -30,7 +30,7 @@ _PING_SECONDS = 2
 _STAY = (0.5, 8.0)
 _AWAY = (0.1, 4.0)
 _LONG_AWAY = 15.0
-"""Too long for a stream of `STREAM_LENGTH` messages."""
+"""Too long for a stream of `MAX_STREAM_LENGTH` messages."""
 
 
 class Client:

@@ -183,11 +183,11 @@ class Deployment:
             "JWT_ALGORITHMS": "HS256",
             "JWKS_URL": "",
             "LEASE_SECONDS": str(LEASE),
-            "LEASE_RENEWAL": str(RENEWAL),
-            "RELAY_PROBE": "1",
-            "STREAM_CHECK": "3",
+            "LEASE_RENEWAL_SECONDS": str(RENEWAL),
+            "PUBSUB_PROBE_SECONDS": "1",
+            "STREAM_CHECK_SECONDS": "3",
             "DRAIN_SECONDS": "2",
-            "STREAM_LENGTH": str(STREAM_LENGTH),
+            "MAX_STREAM_LENGTH": str(STREAM_LENGTH),
         }
 
     async def __aenter__(self) -> Self:

@@ -128,7 +128,7 @@ def test_a_project_without_the_example_passes_its_checks_and_tests(
         project.path / "app/routes/__init__.py",
         r"\borders, ",
         r"^    orders\.router,\n",
-        r"^    orders\.realtime,\n| orders\.realtime(?=\))",
+        r"^    orders\.realtime,\n",
     )
     remove(project.path / "app/main.py", r"^from app\.development.*\n", r"^ +stand_ins=.*\n")
     remove(project.path / "compose.yaml", r"^  orders:\n(    .*\n|\n)+")
@@ -175,7 +175,9 @@ async def test_route_method_setting_and_table_work_in_a_running_project(
 async def test_topics_and_presence_work_in_a_running_project(
     customised: InstalledProject, tmp_path: Path
 ) -> None:
-    deployment = in_development(customised, tmp_path, PRESENCE_GRACE="0", LEASE_RENEWAL="0.2")
+    deployment = in_development(
+        customised, tmp_path, PRESENCE_GRACE_SECONDS="0", LEASE_RENEWAL_SECONDS="0.2"
+    )
     with serving(deployment) as bff:
         async with browser(bff, deployment, "bob") as bobs:
             secret = await bobs.answered("subscribe", topics=[{"topic": "rooms.secret"}])
@@ -247,13 +249,13 @@ async def test_the_ten_line_service_answers_and_announces(
     script = f"""
 import asyncio
 from bff import MeshSettings, Problem, connect_mesh
-from bff.mesh.events import EventRule
+from bff.mesh.events import EventHandler
 
 async def main():
     mesh, heard = connect_mesh(MeshSettings(app_name="listener-{kind}")), asyncio.Queue()
     async def hear(event):
         await heard.put(event.payload)
-    mesh.add_rule(EventRule("greeted", "greeter.greeted", hear))
+    mesh.add_event_handler(EventHandler("greeted", "greeter.greeted", hear))
     await mesh.start()
     async with asyncio.timeout(30):
         while True:

@@ -48,10 +48,10 @@ class Deployment:
             "JWT_AUDIENCE": AUDIENCE,
             "ALLOWED_ORIGINS": ORIGIN,
             "LEASE_SECONDS": "10",
-            "LEASE_RENEWAL": "1",
-            "RELAY_PROBE": "1",
+            "LEASE_RENEWAL_SECONDS": "1",
+            "PUBSUB_PROBE_SECONDS": "1",
             "DRAIN_SECONDS": "10",
-            "TOKEN_GRACE": "1",
+            "TOKEN_GRACE_SECONDS": "1",
         } | settings
         self.instances: list[Instance] = []
         self.canaries: list[str] = []
@@ -165,7 +165,7 @@ def customised(installed: InstalledProject, path: Path) -> InstalledProject:
     for old, new in (
         ("import admin, health,", "import admin, demo, health,"),
         ("    orders.router,\n", "    orders.router,\n    demo.router,\n"),
-        ("orders.realtime)", "orders.realtime, demo.realtime)"),
+        ("    orders.realtime,\n", "    orders.realtime,\n    demo.realtime,\n"),
     ):
         assert text.count(old) == 1, f"routes/__init__.py has changed: {old!r}"
         text = text.replace(old, new)

@@ -95,10 +95,10 @@ def started(
         REDIS_URL=own_redis.url,
         AMQP_URL=rabbitmq_server.url,
         LEASE_SECONDS="3",
-        LEASE_RENEWAL="0.5",
-        RELAY_PROBE="0.5",
+        LEASE_RENEWAL_SECONDS="0.5",
+        PUBSUB_PROBE_SECONDS="0.5",
         DRAIN_SECONDS="4",
-        PING_INTERVAL="1",
+        PING_INTERVAL_SECONDS="1",
     )
     try:
         yield [start_cluster(deployment)]

@@ -59,7 +59,7 @@ def deployment(
         REDIS_URL=redis_server.url,
         AMQP_URL=rabbitmq_server.url,
         DRAIN_SECONDS=str(DRAIN_SECONDS),
-        CONNECTIONS_PER_USER=str(2 * PER_USER),
+        MAX_CONNECTIONS_PER_USER=str(2 * PER_USER),
     )
     assert deployment.bff("migrate").returncode == 0
     try:

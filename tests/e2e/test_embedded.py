@@ -91,7 +91,7 @@ async def test_it_takes_more_sockets_than_the_soft_limit_of_file_handles(
 ) -> None:
     serve = 'ulimit -S -n 64; exec "$0" serve --port 0'
     command = ["bash", "-c", serve, str(embedded.project.bff)]
-    instance = embedded.start("limited", command, CONNECTIONS_PER_USER="100")
+    instance = embedded.start("limited", command, MAX_CONNECTIONS_PER_USER="100")
     instance.until_ready()
     alice = person_of(embedded)("alice")
     browsers = [await connect(instance, alice) for _ in range(80)]
@@ -102,7 +102,7 @@ async def test_two_workers_share_the_sockets_of_one_port(
     deployment: Deployment, http: httpx.AsyncClient, connect: Connect
 ) -> None:
     assert deployment.bff("migrate").returncode == 0
-    instance = deployment.serve("workers", "--workers", "2", CONNECTIONS_PER_USER="200")
+    instance = deployment.serve("workers", "--workers", "2", MAX_CONNECTIONS_PER_USER="200")
     await instance.started(2)
     admin = Admin(http, deployment.token("carol", "admin"))
     alice = person_of(deployment)("alice")
@@ -177,7 +177,7 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "unknown Redis": ({"REDIS_URL": "http://host"}, "REDIS_URL: must begin with redis://"),
     "unknown mesh": ({"AMQP_URL": "host"}, "AMQP_URL: must begin with amqp://"),
     "unknown database": ({"DATABASE_URL": "host"}, "DATABASE_URL: must begin with sqlite"),
-    "impossible lease": ({"LEASE_SECONDS": "1", "LEASE_RENEWAL": "1"}, "LEASE_SECONDS"),
+    "impossible lease": ({"LEASE_SECONDS": "1", "LEASE_RENEWAL_SECONDS": "1"}, "LEASE_SECONDS"),
 }
 
 

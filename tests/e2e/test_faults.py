@@ -50,8 +50,8 @@ def started(
         REDIS_URL=own_redis.url,
         AMQP_URL=own_rabbitmq.url,
         LEASE_SECONDS=str(LEASE),
-        LEASE_RENEWAL=str(RENEWAL),
-        RELAY_PROBE="0.5",
+        LEASE_RENEWAL_SECONDS=str(RENEWAL),
+        PUBSUB_PROBE_SECONDS="0.5",
     )
     try:
         yield [start_cluster(deployment)]

@@ -185,9 +185,9 @@ def deployed(
         REDIS_URL=redis.url,
         AMQP_URL=rabbitmq.url,
         LEASE_SECONDS="3",
-        LEASE_RENEWAL="0.5",
-        RELAY_PROBE=str(PROBE),
-        STREAM_CHECK="2",
+        LEASE_RENEWAL_SECONDS="0.5",
+        PUBSUB_PROBE_SECONDS=str(PROBE),
+        STREAM_CHECK_SECONDS="2",
         DRAIN_SECONDS="0",
     )
     try:
@@ -246,13 +246,13 @@ def on_nodes(
 async def test_a_server_that_throws_out_its_subscribers_loses_nothing(
     cluster: Cluster, redis: RedisServer
 ) -> None:
-    restarts = await metric(cluster.b, "bff_relay_restarts_total")
+    restarts = await metric(cluster.b, "bff_pubsub_restarts_total")
     async with flow(cluster) as running:
         for _ in range(3):
             redis.control("client", "kill", "type", "pubsub")
             await running.numbered.one_more()
         await running.is_whole(complete=True)
-    assert await metric(cluster.b, "bff_relay_restarts_total") > restarts
+    assert await metric(cluster.b, "bff_pubsub_restarts_total") > restarts
 
 
 async def test_a_server_that_pauses_its_clients_is_noticed_and_loses_nothing(
@@ -287,13 +287,13 @@ async def test_a_server_that_is_flooded_on_the_instances_channel_loses_nothing(
     """40 MB are more than Redis holds for a subscriber, which it then throws out."""
     flood = redis.folder / "flood"
     flood.write_bytes(b"x" * 40_000_000)
-    restarts = await metric(cluster.b, "bff_relay_restarts_total")
+    restarts = await metric(cluster.b, "bff_pubsub_restarts_total")
     async with flow(cluster) as running:
         instance_id = running.browsers[1].connection_id.partition(".")[0]
         channel = f"{cluster.deployment.app_name}:v1:to:{instance_id}"
         redis.control("-x", "publish", channel, stdin=flood)
         await running.is_whole(complete=True)
-    assert await metric(cluster.b, "bff_relay_restarts_total") > restarts
+    assert await metric(cluster.b, "bff_pubsub_restarts_total") > restarts
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["with-its-data", "without-its-data"])
@@ -332,7 +332,7 @@ async def test_a_server_behind_a_link_that_goes_silent_is_noticed_and_loses_noth
             link.cut()
             link.release()
             await running.is_whole(complete=True)
-        assert await metric(remote, "bff_relay_restarts_total") > 0
+        assert await metric(remote, "bff_pubsub_restarts_total") > 0
     finally:
         await asyncio.to_thread(remote.close)
         await link.stop()

@@ -19,7 +19,7 @@ LINES = {
         "from app.development.orders_service import orders_service\n",
         "        stand_ins=[orders_service],  # services that answer in `make dev`\n",
     ),
-    "app/routes/__init__.py": (" orders,", "    orders.router,\n", " orders.realtime"),
+    "app/routes/__init__.py": (" orders,", "    orders.router,\n", "    orders.realtime,\n"),
 }
 """What names the example, each once."""
 

@@ -19,7 +19,7 @@ from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
 from bff.mesh.client import connect as connect_mesh
 from bff.mesh.client import run as run_service
-from bff.mesh.events import EventNotTaken, MeshEvent
+from bff.mesh.events import MeshEvent, RetryEvent
 from bff.mesh.memory import MemoryBroker
 from bff.mesh.messages import Context, MeshRequest
 from bff.mesh.service import Publish, Service
@@ -39,7 +39,6 @@ __all__ = [
     "Code",
     "Context",
     "Database",
-    "EventNotTaken",
     "MemoryBroker",
     "MeshClient",
     "MeshEvent",
@@ -52,6 +51,7 @@ __all__ = [
     "Problem",
     "Publish",
     "RealtimeRouter",
+    "RetryEvent",
     "Service",
     "Settings",
     "Topic",

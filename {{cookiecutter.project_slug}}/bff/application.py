@@ -17,7 +17,7 @@ from bff.auth.origins import Origins
 from bff.auth.tickets import Tickets
 from bff.auth.tokens import TokenVerifier
 from bff.broadcasts.service import BroadcastService
-from bff.cluster.instance import Instance
+from bff.cluster.member import ClusterMember
 from bff.cluster.presence import presence_topic
 from bff.db import database, migrate
 from bff.db.database import Database
@@ -26,17 +26,17 @@ from bff.mesh import client as mesh_client
 from bff.mesh.client import MeshClient
 from bff.mesh.memory import MemoryBroker
 from bff.mesh.service import Publish, Service
-from bff.realtime.at_hand import AtHand
 from bff.realtime.dispatcher import Dispatcher
 from bff.realtime.drain import Draining
+from bff.realtime.handler_manager import HandlerManager
+from bff.realtime.injection import HandlerDependencies
+from bff.realtime.mesh_handlers import join_mesh
 from bff.realtime.router import RealtimeRouter
-from bff.realtime.serving import join_mesh
-from bff.realtime.sessions import Sessions
 from bff.redis import client as redis_client
 from bff.redis.client import UNAVAILABLE
 from bff.settings import Settings
 from bff.shutdown import drain_before_shutdown
-from bff.tasks import BackgroundTasks
+from bff.tasks import ServiceTasks
 from bff.telemetry import logs
 from bff.telemetry.metrics import Metrics
 
@@ -88,7 +88,7 @@ class Bff:
             self.realtime.include(router)
 
         self.redis = redis_client.connect(settings.redis_url)
-        self.cluster = Instance(
+        self.cluster = ClusterMember(
             self.redis,
             settings,
             self.metrics,
@@ -109,7 +109,7 @@ class Bff:
         self.mesh: MeshClient = mesh_client.connect(settings, self.metrics, broker=self.broker)
         self._providers = dict(provide or {})
         self._provided: dict[type[Any], Any] = {}
-        at_hand = AtHand(
+        dependencies = HandlerDependencies(
             self.messenger,
             self.mesh,
             self.presence,
@@ -118,14 +118,14 @@ class Bff:
             self.metrics,
             self._provided,
         )
-        self.realtime.check_injection(at_hand.types | self._providers.keys())
-        self.dispatcher = Dispatcher(self.realtime, at_hand)
-        join_mesh(self.realtime, at_hand)
+        self.realtime.check_injection(dependencies.types | self._providers.keys())
+        self.dispatcher = Dispatcher(self.realtime, dependencies)
+        join_mesh(self.realtime, dependencies)
         if settings.amqp_url == "memory://":
             for stand_in in stand_ins:
                 self.broker.serve(stand_in(self.mesh.publish))
 
-        self.sessions = Sessions(
+        self.handlers = HandlerManager(
             self.cluster.id,
             self.cluster.registry,
             self.cluster.subscriptions,
@@ -135,8 +135,8 @@ class Bff:
             settings,
             self.metrics,
         )
-        self.draining = Draining(self.sessions, self.cluster.registry, settings.drain_seconds)
-        self.background = BackgroundTasks()
+        self.draining = Draining(self.handlers, self.cluster.registry, settings.drain_seconds)
+        self.background = ServiceTasks()
 
     def install(self, app: FastAPI) -> None:
         """Give an app what its routes rely on: error responses, CORS, the limit of bodies, and in
@@ -203,15 +203,15 @@ class Bff:
         except UNAVAILABLE as error:
             logger.warning("no lease yet, Redis: %s: %s", type(error).__name__, error)
         await self.mesh.start()
-        self.background.start("relay", cluster.relay.run())
-        self.background.start("feeds", cluster.feeds.run())
+        self.background.start("relay", cluster.listener.run())
+        self.background.start("feeds", cluster.hub.run())
         self.background.start("index", cluster.index.run())
         self.background.start("presence", cluster.presence.run())
         try:
             async with asyncio.timeout(_PUBSUB_SECONDS):
-                await cluster.relay.listening()
+                await cluster.listener.listening()
         except TimeoutError:
-            logger.warning("the relay does not hear yet: %s", cluster.relay.reason)
+            logger.warning("the relay does not hear yet: %s", cluster.listener.reason)
 
     async def _stop(self) -> None:
         await self.mesh.stop()

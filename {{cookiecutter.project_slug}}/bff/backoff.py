@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 
-def pauses(first: float, longest: float) -> Iterator[float]:
+def backoff_delays(first: float, longest: float) -> Iterator[float]:
     """Seconds to wait, for ever: doubled each time, with jitter so that a crowd spreads out."""
     pause = first
     while True:

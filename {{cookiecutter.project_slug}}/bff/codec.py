@@ -3,8 +3,8 @@
 A format is a module or an object with the five functions of `Codec`; give it to `connect_mesh`.
 """
 
+from bff.mesh.codec import Codec as Codec
 from bff.mesh.events import MeshEvent
-from bff.mesh.format import MessageFormat as Codec
 from bff.mesh.messages import Context, Delivery, Kind, MalformedMessage, Message, Reply
 
 __all__ = [

@@ -20,7 +20,7 @@ from starlette.responses import Response
 from starlette.types import ExceptionHandler
 from starlette.websockets import WebSocket, WebSocketState
 
-from bff.connections.asgi import accept
+from bff.connections.asgi_transport import accept
 from bff.connections.close_codes import CloseCode
 from bff.errors import Code, Outcome, Problem
 

@@ -81,19 +81,19 @@ class MeshSettings(BaseSettings):
         "amqp://guest:guest@localhost:5672/"
     )
     """`amqp://`, `amqps://`, or `memory://`: a mesh inside this process."""
-    request_timeout: Seconds = 10
+    request_timeout_seconds: Seconds = 10
     """Seconds a mesh call may take when the caller names no time."""
-    request_timeout_max: Seconds = 30
-    pending_requests: Count = 10_000
+    max_request_timeout_seconds: Seconds = 30
+    max_pending_requests: Count = 10_000
     """Mesh calls in flight per instance."""
-    pending_per_service: Count = 2_500
+    max_pending_requests_per_service: Count = 2_500
     """Of these, calls to one service: a slow one leaves room for the others."""
     keep_result_seconds: Seconds = 300
     """How long a reply that came too late is awaited where the result is to be kept."""
     rpc_exchange: str = "nuropb-rpc-exchange"
     events_exchange: str = "nuropb-events-exchange"
     dead_letter_exchange: str = "nuropb-dl-exchange"
-    description_seconds: Seconds = 600
+    description_cache_seconds: Seconds = 600
     """How long the description of another service, and so its public key, is held for true."""
 
 
@@ -118,7 +118,7 @@ class Settings(MeshSettings):
     """The only algorithms accepted. With `jwks_url`: RS256, ES256 and their like."""
     jwt_issuer: Annotated[str | None, BlankIsNone] = None
     jwt_audience: Annotated[str | None, BlankIsNone] = None
-    jwt_leeway: Annotated[float, Field(ge=0, le=300)] = 10
+    jwt_leeway_seconds: Annotated[float, Field(ge=0, le=300)] = 10
     """Seconds by which clocks may differ."""
     auth_cookie: str = "Authorization"
     """The cookie that may carry the token."""
@@ -126,41 +126,41 @@ class Settings(MeshSettings):
     """The exact origins whose pages may connect, separated by commas. There is no wildcard."""
     ticket_seconds: Count = 30
     """How long a single-use ticket is good."""
-    token_grace: Seconds = 25
+    token_grace_seconds: Seconds = 25
     """Seconds between a token's expiry and the closing of its socket."""
 
-    ping_interval: Seconds = 25
-    ping_timeout: Seconds = 10
+    ping_interval_seconds: Seconds = 25
+    ping_timeout_seconds: Seconds = 10
     max_frame_bytes: Count = 64 * 1024
     max_json_depth: Count = 32
     max_body_bytes: Count = 256 * 1024
     """Of an HTTP request."""
     max_queue_bytes: Count = 1024 * 1024
     """What may wait for a socket that reads too slowly; beyond it the socket is closed."""
-    messages_per_minute: Count = 600
-    message_burst: Count = 100
-    requests_in_flight: Count = 32
+    max_messages_per_minute: Count = 600
+    max_message_burst: Count = 100
+    max_requests_per_connection: Count = 32
     """Per socket."""
-    requests_per_user: Count = 64
+    max_requests_per_user: Count = 64
     """In flight per instance, over sockets and HTTP."""
-    connections_per_user: Count = 20
+    max_connections_per_user: Count = 20
     """Over all instances."""
-    topics_per_connection: Count = 128
+    max_topics_per_connection: Count = 128
     drain_seconds: Annotated[float, Field(ge=0)] = 30
 
-    stream_length: Count = 200
+    max_stream_length: Count = 200
     """How many recent messages of a user are kept for those who come back."""
-    stream_seconds: Count = 600
-    position_seconds: Count = 24 * 3600
+    stream_retention_seconds: Count = 600
+    position_retention_seconds: Count = 24 * 3600
     """How long a quiet user's position stays good."""
-    stream_check: Seconds = 30
+    stream_check_seconds: Seconds = 30
     """How often what live sockets got is compared with what Redis has."""
     lease_seconds: Seconds = 15
     """How long an instance that has fallen silent still counts as living."""
-    lease_renewal: Seconds = 5
-    presence_grace: Annotated[float, Field(ge=0)] = 5
+    lease_renewal_seconds: Seconds = 5
+    presence_grace_seconds: Annotated[float, Field(ge=0)] = 5
     """Seconds that somebody may be away before he is said to be offline."""
-    relay_probe: Seconds = 5
+    pubsub_probe_seconds: Seconds = 5
     """How often the relay proves that it hears; three probes unheard make it deaf."""
 
     mesh_token_secret: Annotated[SecretStr | None, BlankIsNone] = None
@@ -201,10 +201,10 @@ class Settings(MeshSettings):
             raise ValueError("JWT_ALGORITHMS: with JWT_SECRET only HS256, HS384 and HS512 go")
         if not self.jwt_algorithms:
             raise ValueError("JWT_ALGORITHMS is empty: name at least one")
-        if self.lease_renewal * 2 > self.lease_seconds:
-            raise ValueError("LEASE_SECONDS must be at least twice LEASE_RENEWAL")
-        if self.request_timeout > self.request_timeout_max:
-            raise ValueError("REQUEST_TIMEOUT is larger than REQUEST_TIMEOUT_MAX")
+        if self.lease_renewal_seconds * 2 > self.lease_seconds:
+            raise ValueError("LEASE_SECONDS must be at least twice LEASE_RENEWAL_SECONDS")
+        if self.request_timeout_seconds > self.max_request_timeout_seconds:
+            raise ValueError("REQUEST_TIMEOUT_SECONDS is larger than MAX_REQUEST_TIMEOUT_SECONDS")
         return self
 
     @model_validator(mode="after")

@@ -36,14 +36,14 @@ class Verdict:
     """Confirmed messages that a client did not get and was told of, each client counted."""
 
 
-def check(history: Sequence[Record], *, allowance: float, stream_length: int) -> Verdict:
+def check(history: Sequence[Record], *, allowance: float, max_stream_length: int) -> Verdict:
     """What the history shows.
 
     `allowance`: seconds without a fault after which the index must be true, a little more than the
-    lease and its renewal. `stream_length`: how many messages each stream holds.
+    lease and its renewal. `max_stream_length`: how many messages each stream holds.
     """
     messages = Messages(history)
-    clients = Clients(messages, stream_length)
+    clients = Clients(messages, max_stream_length)
     for record in history:
         clients.note(record)
     violations = [

@@ -23,8 +23,8 @@ from tests.chaos.history import (
 class Clients:
     """What each client saw."""
 
-    def __init__(self, messages: Messages, stream_length: int) -> None:
-        self._stream_length = stream_length
+    def __init__(self, messages: Messages, max_stream_length: int) -> None:
+        self._stream_length = max_stream_length
         self.readers: dict[tuple[str, str], Reader] = {}
         self._messages = messages
         self._user: dict[str, str] = {}

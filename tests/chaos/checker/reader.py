@@ -125,14 +125,14 @@ class Reader:
                 what = f"message {message} ({id or sent.way}) never came, and no word of it"
                 yield self._broken(Rule.GAP, taken.at, what)
 
-    def given_up(self, messages: Messages, stream_length: int) -> Iterator[Violation]:
+    def given_up(self, messages: Messages, max_stream_length: int) -> Iterator[Violation]:
         """No loss was told of while the stream still had all that the client had missed."""
         for skip in self.skips:
             before, epoch = skip.before, skip.after.epoch
             if not skip.announced or before.epoch != epoch:
                 continue
             newest = max(skip.after.offset, messages.newest(self.stream, epoch, skip.at))
-            if newest - before.offset <= stream_length:
+            if newest - before.offset <= max_stream_length:
                 what = f"told of a loss between {before} and {skip.after}: the stream has it"
                 yield self._broken(Rule.GIVEN_UP, skip.at, what)
 

@@ -149,7 +149,7 @@ async def test_what_is_good_since_the_beginning_of_time(
 
 async def test_clocks_may_differ_by_the_leeway(settings: Settings, make_token: MakeToken) -> None:
     now = int(time.time())
-    settings = settings.model_copy(update={"jwt_leeway": 30})
+    settings = settings.model_copy(update={"jwt_leeway_seconds": 30})
     await TokenVerifier(settings).verify(make_token(exp=now - 10, nbf=now + 10))
     await assert_refused(settings, make_token(exp=now - 60))
     await assert_refused(settings, make_token(nbf=now + 60))

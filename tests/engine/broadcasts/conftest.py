@@ -77,8 +77,8 @@ class Service(BroadcastService):
 
     async def greet(self, user_id: str) -> list[Event]:
         """What a user is greeted with who connects now."""
-        current = PageOfAll.of(await self._reader.ask_all(None)).greetings
-        return await self.greetings_for(user_id, current)
+        current = PageOfAll.of(await self._reader.ask_all(None)).retained
+        return await self.retained_for(user_id, current)
 
 
 @pytest.fixture

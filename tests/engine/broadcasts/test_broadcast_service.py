@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from bff.broadcasts import greetings as greetings_module
+from bff.broadcasts import retained as greetings_module
 from bff.broadcasts import service as service_module
 from bff.cluster.keys import Keys
 from bff.connections.messages import Event
@@ -47,8 +47,8 @@ class Loads:
         self.count = 0
         self.gate = asyncio.Event()
         self.gate.set()
-        self._load = service._greetings._load
-        service._greetings._load = self
+        self._load = service._retained._load
+        service._retained._load = self
 
     async def __call__(self) -> Any:
         loaded = await self._load()
@@ -241,7 +241,7 @@ async def test_a_redis_that_forgot_makes_everyone_look_again(
 async def test_of_too_many_the_newest_are_kept(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "MAX_GREETINGS", 3)
+    monkeypatch.setattr(service_module, "MAX_RETAINED", 3)
     for number in range(5):
         await create(service, str(number), expires_at=soon())
     assert await texts(service, "alice") == ["2", "3", "4"]
@@ -250,7 +250,7 @@ async def test_of_too_many_the_newest_are_kept(
 async def test_those_for_others_push_out_nobodys(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "MAX_GREETINGS", 3)
+    monkeypatch.setattr(service_module, "MAX_RETAINED", 3)
     await create(service, "all", expires_at=soon())
     for number in range(5):
         bobs = {"audience": Audience.USERS, "recipients": ["bob"]}
@@ -268,7 +268,7 @@ async def test_greetings_that_cannot_be_had_are_a_problem_and_come_back(
         raise OSError("away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(service._greetings, "_load", fail)
+        patch.setattr(service._retained, "_load", fail)
         with pytest.raises(Problem) as caught:
             await service.greet("alice")
     assert caught.value.code is Code.SERVICE_UNAVAILABLE

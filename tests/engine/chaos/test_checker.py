@@ -125,7 +125,7 @@ class Story:
 
     @property
     def verdict(self) -> Verdict:
-        return check(self.records, allowance=ALLOWANCE, stream_length=STREAM_LENGTH)
+        return check(self.records, allowance=ALLOWANCE, max_stream_length=STREAM_LENGTH)
 
     def broken(self) -> list[Rule]:
         return [violation.rule for violation in self.verdict.violations]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.bake import PROJECT, ROOT
 from tests.chaos import servers
 
 
@@ -21,8 +22,9 @@ def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, pro
 
 def test_without_servers_the_command_says_what_is_missing_and_leaves(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "chaos", "--seed", "7", "--folder", str(tmp_path)],
-        env={"PATH": ""},
+        [sys.executable, "-m", "tests.chaos", "--seed", "7", "--folder", str(tmp_path)],
+        cwd=ROOT,
+        env={"PATH": "", "PYTHONPATH": str(ROOT / PROJECT)},
         capture_output=True,
         text=True,
     )

@@ -84,7 +84,7 @@ def bff_url(tmp_path: Path) -> Iterator[str]:
         database_url=f"sqlite+aiosqlite:///{tmp_path}/client.sqlite3",
         jwt_secret=SECRET,
         allowed_origins=url,
-        stream_length=KEPT,
+        max_stream_length=KEPT,
         drain_seconds=0,
     )
     server = uvicorn.Server(uvicorn.Config(create_app(settings, realtime), log_config=None))

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
-from bff.cluster import instance
+from bff.cluster import member
 from bff.cluster.subscriptions import positions, recovered
 from bff.connections.connection import Connection, new_connection_id
 from bff.connections.messages import Hello
@@ -22,7 +22,7 @@ from redis.asyncio import RedisCluster
 from tests.engine.doubles import RecordingTransport
 
 
-class Instance(instance.Instance):
+class ClusterMember(member.ClusterMember):
     """The cluster room of one BFF instance."""
 
     def __init__(self, redis: RedisClient, settings: Settings) -> None:
@@ -63,7 +63,7 @@ def everywhere(redis: RedisClient) -> dict[str, Any]:
     return {"target_nodes": RedisCluster.ALL_NODES} if is_cluster else {}
 
 
-StartInstance = Callable[..., Coroutine[Any, Any, Instance]]
+StartInstance = Callable[..., Coroutine[Any, Any, ClusterMember]]
 
 
 @pytest.fixture
@@ -78,21 +78,21 @@ async def start(redis: RedisClient, settings: Settings) -> AsyncIterator[StartIn
     """Starts instances that listen, with settings changed, until the end of the test."""
     async with AsyncExitStack() as stack:
 
-        async def start_one(**changed: Any) -> Instance:
-            instance = Instance(redis, settings.model_copy(update=changed))
+        async def start_one(**changed: Any) -> ClusterMember:
+            instance = ClusterMember(redis, settings.model_copy(update=changed))
             return await stack.enter_async_context(listening(instance))
 
         yield start_one
 
 
 @asynccontextmanager
-async def listening(instance: Instance) -> AsyncIterator[Instance]:
+async def listening(instance: ClusterMember) -> AsyncIterator[ClusterMember]:
     await instance.index.renew()
-    works = (instance.relay.run(), instance.feeds.run(), instance.presence.run())
+    works = (instance.listener.run(), instance.hub.run(), instance.presence.run())
     tasks = [asyncio.create_task(work) for work in works]
     try:
         async with asyncio.timeout(10):
-            await instance.relay.listening()
+            await instance.listener.listening()
         yield instance
     finally:
         for task in tasks:

@@ -22,7 +22,7 @@ from bff.settings import Settings
 from bff.testing import until
 from redis.typing import EncodableT
 
-from tests.engine.cluster.conftest import Instance, StartInstance
+from tests.engine.cluster.conftest import ClusterMember, StartInstance
 
 LONG = 60.0
 """Seconds of a lease that no test outlasts."""
@@ -30,14 +30,14 @@ LONG = 60.0
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"lease_seconds": 0.4, "lease_renewal": 0.1})
+    return settings.model_copy(update={"lease_seconds": 0.4, "lease_renewal_seconds": 0.1})
 
 
 async def living(index: ConnectionIndex) -> set[str]:
     return {facts.instance for facts in await index.instances()}
 
 
-async def reap(instance: Instance) -> None:
+async def reap(instance: ClusterMember) -> None:
     await instance.index._reap_all(await instance.index.renew())
 
 
@@ -296,7 +296,7 @@ async def test_the_limit_counts_only_the_living(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:
     a, b = await start(lease_seconds=LONG), await start(lease_seconds=LONG)
-    for _ in range(settings.connections_per_user):
+    for _ in range(settings.max_connections_per_user):
         await a.join("alice")
     with pytest.raises(Problem) as refusal:
         await b.join("alice")
@@ -323,7 +323,7 @@ async def test_leaving_for_good_leaves_nothing(start: StartInstance, redis: Redi
 async def test_the_lease_task_outlives_a_redis_in_trouble(
     redis: RedisClient, settings: Settings
 ) -> None:
-    instance = Instance(redis, settings)
+    instance = ClusterMember(redis, settings)
     lease = instance.index.lease._script
     calls = 0
 

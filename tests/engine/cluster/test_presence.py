@@ -13,17 +13,17 @@ from bff.redis.client import RedisClient
 from bff.settings import Settings
 from bff.testing import until
 
-from tests.engine.cluster.conftest import Instance, StartInstance
+from tests.engine.cluster.conftest import ClusterMember, StartInstance
 from tests.engine.cluster.test_subscriptions import events_of
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    changed = {"lease_seconds": 0.4, "lease_renewal": 0.1, "presence_grace": 0.1}
+    changed = {"lease_seconds": 0.4, "lease_renewal_seconds": 0.1, "presence_grace_seconds": 0.1}
     return settings.model_copy(update=changed)
 
 
-async def watch(instance: Instance, user_id: str) -> Connection:
+async def watch(instance: ClusterMember, user_id: str) -> Connection:
     watcher = await instance.join("watcher")
     await instance.subscriptions.subscribe(watcher, {presence_topic(user_id): None})
     return watcher
@@ -33,7 +33,7 @@ def seen_by(watcher: Connection, user_id: str) -> list[str]:
     return [event["type"] for event in events_of(watcher, presence_topic(user_id))]
 
 
-async def quiet(instance: Instance) -> None:
+async def quiet(instance: ClusterMember) -> None:
     """Wait until nobody is left to be looked at."""
 
     async def is_empty() -> bool:
@@ -67,7 +67,7 @@ async def test_only_the_first_and_the_last_connection_count(start: StartInstance
 
 
 async def test_a_reconnect_within_the_grace_is_no_absence(start: StartInstance) -> None:
-    a, b = await start(presence_grace=60), await start(presence_grace=60)
+    a, b = await start(presence_grace_seconds=60), await start(presence_grace_seconds=60)
     watcher = await watch(a, "alice")
     alice = await a.join("alice")
     await until(lambda: seen_by(watcher, "alice") == ["user.online"])
@@ -86,7 +86,7 @@ async def test_whoever_was_on_a_killed_instance_is_told_offline_by_the_others(
 ) -> None:
     a = await start()
     watcher = await watch(a, "alice")
-    killed = Instance(redis, settings)
+    killed = ClusterMember(redis, settings)
     await killed.index.renew()
     await killed.join("alice")
     await until(lambda: seen_by(watcher, "alice") == ["user.online"])
@@ -108,7 +108,7 @@ async def test_what_an_instance_took_and_did_not_tell_another_tells(
     a = await start()
     watcher = await watch(a, "alice")
     await quiet(a)
-    dying = Instance(redis, settings)
+    dying = ClusterMember(redis, settings)
     await dying.index.renew()
     taking = asyncio.create_task(dying.join("alice"))
     while not (taken := (await dying.presence._queue.take())[1]):

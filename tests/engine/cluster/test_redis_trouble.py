@@ -16,8 +16,8 @@ from redis.asyncio import RedisCluster
 from redis.exceptions import OutOfMemoryError
 
 from tests.chaos.proxy import Proxy
-from tests.engine.cluster.conftest import Instance, StartInstance, everywhere, listening
-from tests.engine.cluster.test_feeds import numbers_of
+from tests.engine.cluster.conftest import ClusterMember, StartInstance, everywhere, listening
+from tests.engine.cluster.test_stream_hub import numbers_of
 
 BURST = 2000
 PROBE = 0.2
@@ -27,7 +27,9 @@ PROBE = 0.2
 def settings(settings: Settings) -> Settings:
     if settings.redis_url == "memory://":
         pytest.skip("TEST_REDIS_URL names no Redis that could be in trouble")
-    return settings.model_copy(update={"relay_probe": PROBE, "connections_per_user": BURST})
+    return settings.model_copy(
+        update={"pubsub_probe_seconds": PROBE, "max_connections_per_user": BURST}
+    )
 
 
 @pytest.fixture
@@ -42,18 +44,18 @@ async def link(settings: Settings) -> AsyncIterator[Proxy]:
 
 
 @pytest.fixture
-async def behind(link: Proxy, settings: Settings) -> AsyncIterator[Instance]:
+async def behind(link: Proxy, settings: Settings) -> AsyncIterator[ClusterMember]:
     """An instance that reaches Redis through the link only."""
     address = urlsplit(settings.redis_url)
     login = address.netloc.rpartition("@")[0]
     netloc = f"{login}@127.0.0.1:{link.port}" if login else f"127.0.0.1:{link.port}"
     client = connect(address._replace(netloc=netloc).geturl())
-    async with listening(Instance(client, settings)) as instance:
+    async with listening(ClusterMember(client, settings)) as instance:
         yield instance
     await client.aclose()
 
 
-async def send(instance: Instance, numbers: range) -> None:
+async def send(instance: ClusterMember, numbers: range) -> None:
     for number in numbers:
         await instance.messenger.to_user("alice", "n", number)
 
@@ -65,7 +67,7 @@ class TestALink:
         ids=lambda silent: "+".join(silent),
     )
     async def test_that_goes_silent_is_noticed_and_what_came_meanwhile_is_fetched(
-        self, link: Proxy, behind: Instance, start: StartInstance, silent: dict[str, bool]
+        self, link: Proxy, behind: ClusterMember, start: StartInstance, silent: dict[str, bool]
     ) -> None:
         """No connection breaks: only the probe can tell."""
         a = await start()
@@ -74,18 +76,18 @@ class TestALink:
         await until(lambda: numbers_of(alice) == list(range(5)))
         link.hold(**silent)
         await send(a, range(5, 10))
-        await until(lambda: bool(behind.relay.reason), seconds=3 * PROBE + 10)
+        await until(lambda: bool(behind.listener.reason), seconds=3 * PROBE + 10)
         link.cut()
         link.release()
         await until(lambda: numbers_of(alice) == list(range(10)))
-        await until(lambda: behind.relay.reason == "")
+        await until(lambda: behind.listener.reason == "")
         await send(a, range(10, 15))
         await until(lambda: numbers_of(alice) == list(range(15)))
-        assert behind.metric("bff_relay_restarts_total") >= 1
+        assert behind.metric("bff_pubsub_restarts_total") >= 1
         assert alice.closing is None
 
     async def test_that_is_cut_again_and_again_loses_nothing(
-        self, link: Proxy, behind: Instance, start: StartInstance
+        self, link: Proxy, behind: ClusterMember, start: StartInstance
     ) -> None:
         a = await start()
         alice = await behind.join("alice")
@@ -94,10 +96,14 @@ class TestALink:
             if number % 10 == 5:
                 link.cut()
         await until(lambda: numbers_of(alice) == list(range(50)))
-        assert behind.metric("bff_relay_restarts_total") >= 1
+        assert behind.metric("bff_pubsub_restarts_total") >= 1
 
     async def test_of_one_command_that_hangs_stops_no_message(
-        self, link: Proxy, behind: Instance, start: StartInstance, monkeypatch: pytest.MonkeyPatch
+        self,
+        link: Proxy,
+        behind: ClusterMember,
+        start: StartInstance,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A half-open connection of the pool is not a deaf relay."""
 
@@ -106,16 +112,16 @@ class TestALink:
 
         a = await start()
         alice = await behind.join("alice")
-        monkeypatch.setattr("bff.cluster.relay.publish_to", hang)
-        restarts = behind.metric("bff_relay_restarts_total")
+        monkeypatch.setattr("bff.cluster.pubsub_listener.publish_to", hang)
+        restarts = behind.metric("bff_pubsub_restarts_total")
         for number in range(20):
             await a.messenger.to_user("alice", "n", number)
             await until(lambda number=number: numbers_of(alice)[-1:] == [number])  # type: ignore[misc]
             await asyncio.sleep(PROBE / 4)
-        assert behind.metric("bff_relay_restarts_total") == restarts
+        assert behind.metric("bff_pubsub_restarts_total") == restarts
 
     async def test_on_which_a_send_had_no_answer_has_sent_it_once(
-        self, link: Proxy, behind: Instance, start: StartInstance
+        self, link: Proxy, behind: ClusterMember, start: StartInstance
     ) -> None:
         a = await start()
         alice = await a.join("alice")
@@ -138,8 +144,8 @@ async def test_a_subscriber_that_redis_throws_out_comes_back_and_misses_nothing(
         if number % 20 == 10:
             await redis.execute_command("CLIENT KILL", "TYPE", "pubsub", **everywhere(redis))
     await until(lambda: numbers_of(alice) == list(range(60)))
-    await until(lambda: a.relay.reason == "")
-    assert a.metric("bff_relay_restarts_total") >= 1
+    await until(lambda: a.listener.reason == "")
+    assert a.metric("bff_pubsub_restarts_total") >= 1
 
 
 async def test_a_flood_on_the_instances_channel_costs_the_subscription_and_no_message(
@@ -149,11 +155,11 @@ async def test_a_flood_on_the_instances_channel_costs_the_subscription_and_no_me
     a, b = await start(), await start()
     alice = await a.join("alice")
     await send(b, range(10))
-    await redis.execute_command("PUBLISH", a.relay._own_channel, b"x" * 40_000_000)
+    await redis.execute_command("PUBLISH", a.listener._own_channel, b"x" * 40_000_000)
     await send(b, range(10, 20))
     await until(lambda: numbers_of(alice) == list(range(20)))
-    await until(lambda: a.metric("bff_relay_restarts_total") >= 1)
-    await until(lambda: a.relay.reason == "")
+    await until(lambda: a.metric("bff_pubsub_restarts_total") >= 1)
+    await until(lambda: a.listener.reason == "")
 
 
 async def test_a_redis_without_memory_refuses_messages(
@@ -213,5 +219,5 @@ async def test_in_a_cluster_the_probe_comes_from_another_node(
     monkeypatch.setattr(redis, "execute_command", record)
     a = await start()
     await until(lambda: len(asked) >= 5)
-    pubsub: Any = a.relay._channels._pubsub
+    pubsub: Any = a.listener._channels._pubsub
     assert all(node != pubsub.node for _, node in asked)

@@ -18,7 +18,7 @@ from bff.settings import Settings
 from bff.testing import until
 
 from tests.engine.cluster.conftest import StartInstance, everywhere
-from tests.engine.cluster.test_feeds import gaps_of, transport_of
+from tests.engine.cluster.test_stream_hub import gaps_of, transport_of
 from tests.engine.doubles import RecordingTransport
 
 
@@ -134,7 +134,7 @@ async def test_who_subscribes_anew_while_catching_up_gets_each_once(start: Start
 async def test_an_instance_listens_only_to_topics_that_it_holds(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:
-    a = await start(stream_check=0.1)
+    a = await start(stream_check_seconds=0.1)
     alice = await a.join("alice")
 
     async def listeners() -> int:
@@ -164,17 +164,17 @@ async def test_topics_are_heard_again_after_the_subscription_broke(
     a, b = await start(), await start()
     alice = await a.join("alice")
     await a.subscriptions.subscribe(alice, {"prices": None})
-    restarts = a.metrics.registry.get_sample_value("bff_relay_restarts_total") or 0
+    restarts = a.metrics.registry.get_sample_value("bff_pubsub_restarts_total") or 0
     await redis.execute_command("CLIENT KILL", "TYPE", "pubsub", **everywhere(redis))
     await b.messenger.to_topic("prices", 1)
     await until(lambda: events_of(alice, "prices") == [1])
-    assert (a.metrics.registry.get_sample_value("bff_relay_restarts_total") or 0) > restarts
+    assert (a.metrics.registry.get_sample_value("bff_pubsub_restarts_total") or 0) > restarts
 
 
 async def test_more_topics_than_the_limit_are_refused_and_none_is_taken(
     start: StartInstance,
 ) -> None:
-    a = await start(topics_per_connection=2)
+    a = await start(max_topics_per_connection=2)
     alice = await a.join("alice")
     await a.subscriptions.subscribe(alice, {"one": None})
     with pytest.raises(Problem) as refused:
@@ -216,7 +216,7 @@ async def test_who_leaves_as_the_server_subscribes_leaves_nothing_behind(
     alice.close(1000)
     await a.leave(alice)
     await until(lambda: not a.subscriptions._tasks)
-    assert a.feeds.of_topic("prices") is None
+    assert a.hub.of_topic("prices") is None
     assert a.registry.by_topic("prices") == ()
 
 
@@ -252,13 +252,13 @@ async def test_wishes_that_overlap_end_one_by_one(start: StartInstance) -> None:
     """Each hears of what is taken back as long as it lasts, and none is kept."""
     a = await start()
     alice = await a.join("alice")
-    first, second, third = (a.subscriptions.wished(alice, {"prices"}) for _ in range(3))
+    first, second, third = (a.subscriptions.authorising(alice, {"prices"}) for _ in range(3))
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    still_wished = third.__enter__()
+    still_pending = third.__enter__()
     second.__exit__(None, None, None)
     a.subscriptions.unsubscribe(alice, ["prices"])
-    assert still_wished == set()
+    assert still_pending == set()
     third.__exit__(None, None, None)
-    assert a.subscriptions._wishes == {}
+    assert a.subscriptions._pending == {}

@@ -112,7 +112,7 @@ async def test_whoever_is_revoked_stops_for_good(
         assert (await page.meets("message"))["payload"]["code"] == CloseCode.REVOKED
         await page.meets("error")
         await page.meets("closed")
-        await until(lambda: not list(bff.engine.sessions))
+        await until(lambda: not list(bff.engine.handlers))
 
 
 async def test_who_is_not_signed_in_stops_at_once(bff: RunningBff, open_page: OpenPage) -> None:

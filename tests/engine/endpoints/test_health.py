@@ -53,7 +53,7 @@ async def test_a_database_that_was_never_migrated_is_not_ready(bff: RunningBff) 
 
 
 async def test_a_relay_that_does_not_hear_is_not_ready(bff: RunningBff) -> None:
-    bff.engine.cluster.relay._heard_at = -1000.0
+    bff.engine.cluster.listener._heard_at = -1000.0
     async with bff.http() as http:
         ready = await http.get("/health/ready")
     assert "does not hear" in ready.json()["checks"]["redis"]["reason"]

@@ -27,7 +27,7 @@ class Greet(BaseModel):
 realtime = RealtimeRouter()
 
 
-@realtime.serve("greet")
+@realtime.mesh_method("greet")
 async def greet(params: Greet, request: MeshRequest, messenger: Messenger, mesh: MeshClient) -> str:
     """A method of one's own."""
     sent = await messenger.to_user(params.user_id, "greeted", {"by": request.context["user_id"]})
@@ -39,7 +39,7 @@ async def prices(caller: Caller) -> bool:
     return True
 
 
-@realtime.serve("fail")
+@realtime.mesh_method("fail")
 async def fail() -> None:
     raise RuntimeError("a password in here")
 

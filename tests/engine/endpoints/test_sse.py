@@ -114,7 +114,7 @@ async def test_topics_come_besides(bff: RunningBff, messenger: Messenger) -> Non
 
 
 async def test_silence_is_broken_by_comments(settings: Settings) -> None:
-    settings = settings.model_copy(update={"ping_interval": 0.05})
+    settings = settings.model_copy(update={"ping_interval_seconds": 0.05})
     async with run(create_app(settings)) as bff, bff.events("alice") as source:
         await asyncio.sleep(0.3)
         await bff.engine.messenger.to_user("alice", "news", 1)
@@ -282,7 +282,7 @@ async def test_a_foreign_page_is_refused_whatever_it_has(bff: RunningBff) -> Non
 class TestTheConnectionLimit:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"connections_per_user": 1})
+        return settings.model_copy(update={"max_connections_per_user": 1})
 
     async def test_sockets_and_streams_count_alike(self, bff: RunningBff) -> None:
         async with bff.browser("alice"):
@@ -314,7 +314,7 @@ async def test_redis_away_ends_a_stream_too(
     async with bff.event_stream(signed_in(bff)) as source:
         assert source.response.status_code == 200
         assert await source.closed() == CloseCode.SERVER_ERROR
-    assert len(list(bff.engine.sessions)) == 0
+    assert len(list(bff.engine.handlers)) == 0
 
 
 async def test_a_topic_that_cannot_be_read_lets_nobody_in_by_half(
@@ -323,7 +323,7 @@ async def test_a_topic_that_cannot_be_read_lets_nobody_in_by_half(
     async def unavailable(*_: object) -> None:
         raise Problem(Code.SERVICE_UNAVAILABLE, "Try again")
 
-    monkeypatch.setattr(bff.engine.sessions._subscriptions, "subscribe", unavailable)
+    monkeypatch.setattr(bff.engine.handlers._subscriptions, "subscribe", unavailable)
     headers = signed_in(bff, "alice", "prices")
     async with bff.event_stream(headers, topics="prices.tea") as source:
         assert await source.closed() == CloseCode.SERVER_ERROR
@@ -348,7 +348,7 @@ async def test_an_administrator_sees_and_ends_it_for_good(bff: RunningBff) -> No
 
 
 async def test_it_ends_after_its_token_and_may_come_back(settings: Settings) -> None:
-    settings = settings.model_copy(update={"token_grace": 0.1})
+    settings = settings.model_copy(update={"token_grace_seconds": 0.1})
     async with run(create_app(settings)) as bff:
         async with bff.events(token=bff.token("alice", lifetime=3)) as source:
             assert await source.closed() == CloseCode.TOKEN_EXPIRED
@@ -376,7 +376,7 @@ async def test_a_reader_that_stops_costs_its_bound_and_is_cut(
             for _ in range(20):
                 await state.messenger.to_user("alice", "news", "x" * 32 * 1024)
         await until(lambda: len(bff.server.server_state.connections) == 1)
-        assert len(list(state.sessions)) == 1
+        assert len(list(state.handlers)) == 1
         assert [each for each in caplog.records if each.levelname == "ERROR"] == []
         closed = state.metrics.registry.get_sample_value(
             "bff_connections_closed_total", {"code": str(int(CloseCode.SLOW_CONSUMER))}
@@ -391,7 +391,7 @@ async def test_what_is_gone_leaves_no_trace(bff: RunningBff) -> None:
     async with bff.events("alice", ["prices"], topics="prices.tea"):
         assert len(await bff.engine.index.connections_of("alice")) == 1
     await until_nobody_is_known(bff)
-    assert bff.engine.cluster.feeds.of_topic("prices.tea") is None
+    assert bff.engine.cluster.hub.of_topic("prices.tea") is None
     assert bff.engine.metrics.registry.get_sample_value("bff_connections") == 0
 
 

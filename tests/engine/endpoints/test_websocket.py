@@ -115,7 +115,7 @@ class TestDraining:
 class TestTheConnectionLimit:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"connections_per_user": 1})
+        return settings.model_copy(update={"max_connections_per_user": 1})
 
     async def test_it_refuses_one_too_many_until_one_leaves(self, bff: RunningBff) -> None:
         headers = {"Authorization": f"Bearer {bff.token('alice')}"}

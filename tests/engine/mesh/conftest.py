@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bff.errors import Code, Problem
 from bff.mesh.client import MeshClient
-from bff.mesh.events import EventRule
+from bff.mesh.events import EventHandler
 from bff.mesh.messages import Context, MeshRequest
 from bff.mesh.service import Service
 from bff.settings import Settings
@@ -58,11 +58,11 @@ async def start_client(
     clients: list[MeshClient] = []
 
     async def start(
-        *rules: EventRule, services: Sequence[Service] = (), **changed: Any
+        *event_handlers: EventHandler, services: Sequence[Service] = (), **changed: Any
     ) -> MeshClient:
         client = MeshClient(settings.model_copy(update=changed), metrics, engine.transport())
-        for rule in rules:
-            client.add_rule(rule)
+        for event_handler in event_handlers:
+            client.add_event_handler(event_handler)
         for service in services:
             client.add_service(service)
         clients.append(client)

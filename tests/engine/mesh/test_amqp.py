@@ -10,7 +10,7 @@ import aiormq
 import pytest
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
-from bff.mesh.events import EventRule, MeshEvent
+from bff.mesh.events import EventHandler, MeshEvent
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
 from bff.settings import Settings
@@ -85,7 +85,9 @@ async def test_a_queue_that_cannot_be_declared_harms_only_its_rule(
 
     await engine.channel.queue_declare(f"{settings.app_name}.events.first.v1", durable=True)
     topic = f"{settings.app_name}.a"
-    mesh = await start_client(EventRule("first", topic, take), EventRule("second", topic, take))
+    mesh = await start_client(
+        EventHandler("first", topic, take), EventHandler("second", topic, take)
+    )
 
     async def heard() -> bool:
         await mesh.publish(topic, 1)
@@ -115,8 +117,11 @@ async def test_every_queue_is_exclusive_or_durable_and_bounded(
 
     async def take(event: MeshEvent) -> None: ...
 
-    service, rule = Service(f"service-{settings.app_name}"), EventRule("first", "a", take)
-    await start_client(rule, services=[service])
+    service, event_handler = (
+        Service(f"service-{settings.app_name}"),
+        EventHandler("first", "a", take),
+    )
+    await start_client(event_handler, services=[service])
     own = f"{settings.app_name}."
     assert set(declared) == {
         "reply",

@@ -74,7 +74,7 @@ def test_a_public_key_that_is_too_small_to_seal_is_said_at_once() -> None:
 
 async def test_encrypted_calls_are_bounded_too(start_client: StartClient, engine: Engine) -> None:
     """While they wait to be told the key."""
-    mesh = await start_client(pending_requests=1)
+    mesh = await start_client(max_pending_requests=1)
     silent = Service(f"silent-{secrets.token_hex(4)}")
 
     async def hang(delivery: Delivery) -> None:
@@ -176,7 +176,7 @@ async def test_an_encrypted_command_is_carried_out(
 async def test_a_service_that_has_another_key_now_is_asked_anew_after_one_timeout(
     start_client: StartClient, engine: Engine, pem: str
 ) -> None:
-    mesh = await start_client(request_timeout=0.5)
+    mesh = await start_client(request_timeout_seconds=0.5)
     service, _ = await vault(engine, pem)
     await mesh.describe(service.name)
     service._key = PrivateKey(new_pem())

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from bff.mesh.events import EventNotTaken, EventRule, MeshEvent, topic_matches
+from bff.mesh.events import EventHandler, MeshEvent, RetryEvent, topic_matches
 from bff.telemetry.metrics import Metrics
 from bff.testing import until
 
@@ -47,10 +47,15 @@ def _topic(engine: Engine, topic: str) -> str:
     return f"t{id(engine)}.{topic}"
 
 
-async def _started(start_client: StartClient, engine: Engine, **rules: tuple[str, Recorder]) -> Any:
-    made = [EventRule(name, _topic(engine, topic), to) for name, (topic, to) in rules.items()]
+async def _started(
+    start_client: StartClient, engine: Engine, **event_handlers: tuple[str, Recorder]
+) -> Any:
+    made = [
+        EventHandler(name, _topic(engine, topic), to)
+        for name, (topic, to) in event_handlers.items()
+    ]
     mesh = await start_client(*made)
-    for index, (topic, to) in enumerate(rules.values()):
+    for index, (topic, to) in enumerate(event_handlers.values()):
         await _bound(mesh, _topic(engine, topic).replace("*", f"probe{index}"), to)
         to.taken.clear()
         to.tried.clear()
@@ -100,7 +105,7 @@ async def test_an_event_not_taken_is_tried_again_before_the_next(
     start_client: StartClient, engine: Engine, first: Recorder, metrics: Metrics
 ) -> None:
     mesh = await _started(start_client, engine, first=("a", first))
-    first.fails["x"] = [EventNotTaken("not now"), EventNotTaken("not now")]
+    first.fails["x"] = [RetryEvent("not now"), RetryEvent("not now")]
     await mesh.publish(_topic(engine, "a"), "x")
     await mesh.publish(_topic(engine, "a"), "y")
     await until(lambda: len(first.taken) == 2)
@@ -143,7 +148,7 @@ async def test_a_rule_that_cannot_go_on_holds_up_no_other(
     start_client: StartClient, engine: Engine, first: Recorder, second: Recorder
 ) -> None:
     mesh = await _started(start_client, engine, first=("a", first), second=("#", second))
-    first.fails["x"] = [EventNotTaken("not now") for _ in range(1000)]
+    first.fails["x"] = [RetryEvent("not now") for _ in range(1000)]
     for payload in ("x", "y", "z"):
         await mesh.publish(_topic(engine, "a"), payload)
     await until(lambda: second.taken[-3:] == ["x", "y", "z"])
@@ -159,7 +164,7 @@ async def test_events_wait_while_all_instances_are_down(
     for number in range(5):
         await other.publish(_topic(engine, "a"), number)
     assert first.taken == []
-    await start_client(EventRule("first", _topic(engine, "a"), first))
+    await start_client(EventHandler("first", _topic(engine, "a"), first))
     await until(lambda: len(first.taken) >= 5)
     assert first.taken == list(range(5))
 
@@ -168,7 +173,7 @@ async def test_of_two_instances_one_handles_an_event(
     start_client: StartClient, engine: Engine, first: Recorder, second: Recorder
 ) -> None:
     mesh = await _started(start_client, engine, first=("a", first))
-    other = await start_client(EventRule("first", _topic(engine, "a"), second))
+    other = await start_client(EventHandler("first", _topic(engine, "a"), second))
     for number in range(20):
         await other.publish(_topic(engine, "a"), number)
     await until(lambda: len(first.taken) + len(second.taken) >= 20)
@@ -183,8 +188,10 @@ async def test_an_old_and_a_new_version_run_side_by_side(
 ) -> None:
     """The new one has a rule more. What is for it alone waits until it is there again."""
     old = await _started(start_client, engine, first=("a", first))
-    rules = [EventRule(name, _topic(engine, "a"), to) for name, to in _both(first, second)]
-    new = await start_client(*rules)
+    event_handlers = [
+        EventHandler(name, _topic(engine, "a"), to) for name, to in _both(first, second)
+    ]
+    new = await start_client(*event_handlers)
     for number in range(10):
         await old.publish(_topic(engine, "a"), number)
     await until(lambda: len(first.taken) >= 10 and len(second.taken) >= 10)
@@ -192,7 +199,7 @@ async def test_an_old_and_a_new_version_run_side_by_side(
     await old.publish(_topic(engine, "a"), "while the new one is away")
     await until(lambda: "while the new one is away" in first.taken)
     assert first.taken[:10] == second.taken == list(range(10))
-    await start_client(*rules)
+    await start_client(*event_handlers)
     await until(lambda: second.taken[10:] == ["while the new one is away"])
     assert len(first.taken) == 11
 
@@ -205,7 +212,7 @@ async def test_an_event_in_work_comes_again_when_the_broker_went(
     start_client: StartClient, engine: Engine, first: Recorder
 ) -> None:
     mesh = await _started(start_client, engine, first=("a", first))
-    first.fails["x"] = [EventNotTaken("not now") for _ in range(1000)]
+    first.fails["x"] = [RetryEvent("not now") for _ in range(1000)]
     await mesh.publish(_topic(engine, "a"), "x")
     await mesh.publish(_topic(engine, "a"), "y")
     await until(lambda: bool(first.tried))
@@ -227,14 +234,14 @@ async def test_nan_in_an_event_is_null(
 
 
 async def test_two_rules_of_one_name_are_refused(start_client: StartClient) -> None:
-    rule = EventRule("first", "a", Recorder())
+    event_handler = EventHandler("first", "a", Recorder())
     with pytest.raises(ValueError, match="two event rules"):
-        await start_client(rule, rule)
+        await start_client(event_handler, event_handler)
 
 
 def test_a_rule_needs_a_name_that_can_name_a_queue() -> None:
     with pytest.raises(ValueError, match="names no rule"):
-        EventRule("no rule", "a", Recorder())
+        EventHandler("no rule", "a", Recorder())
 
 
 @pytest.mark.parametrize(

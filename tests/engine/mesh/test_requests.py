@@ -8,7 +8,7 @@ import pytest
 from bff.errors import Code, Outcome, Problem
 from bff.mesh import nuropb
 from bff.mesh.client import MeshClient
-from bff.mesh.inbox import Inbox
+from bff.mesh.receiver import MessageReceiver
 from bff.mesh.service import Service
 from bff.telemetry.metrics import Metrics
 from bff.testing import until
@@ -68,9 +68,9 @@ async def test_a_second_reply_is_only_counted(
 ) -> None:
     """NuroPb sends one after each exception; `tests/e2e` has the real one."""
     correlation_id = await mesh.request(service, "correlation_id", {}, context={})
-    inbox = Inbox(mesh._waiting, nuropb, metrics, lambda: None)
-    inbox.on_reply(correlation_id, b'{"result": "a second one"}')
-    inbox.on_reply("of-nobody", b"{}")
+    receiver = MessageReceiver(mesh._pending_calls, nuropb, metrics, lambda: None)
+    receiver.on_reply(correlation_id, b'{"result": "a second one"}')
+    receiver.on_reply("of-nobody", b"{}")
     for label in (service, "unknown"):
         assert _value(metrics, "bff_mesh_late_replies_total", {"service": label}) == 1
 
@@ -141,14 +141,14 @@ async def test_a_call_whose_time_is_over_is_not_sent(
 async def test_no_caller_gets_more_time_than_allowed(
     start_client: StartClient, service: str
 ) -> None:
-    mesh = await start_client(request_timeout_max=0.1)
+    mesh = await start_client(max_request_timeout_seconds=0.1)
     async with asyncio.timeout(5):
         with pytest.raises(Problem, match="timeout"):
             await mesh.request(service, "wait", {"seconds": 20}, context={}, timeout=30)
 
 
 async def test_calls_in_flight_are_bounded(start_client: StartClient, service: str) -> None:
-    mesh = await start_client(pending_requests=1)
+    mesh = await start_client(max_pending_requests=1)
     first = asyncio.create_task(
         mesh.request(service, "wait", {"seconds": 0.2}, context={}, timeout=10)
     )
@@ -170,7 +170,7 @@ async def test_a_slow_service_leaves_room_for_the_others(
         return "now"
 
     await engine.serve(other)
-    mesh = await start_client(pending_per_service=2, pending_requests=4)
+    mesh = await start_client(max_pending_requests_per_service=2, max_pending_requests=4)
     slow = [
         asyncio.create_task(mesh.request(service, "wait", {"seconds": 0.3}, timeout=10))
         for _ in range(2)
@@ -189,7 +189,7 @@ async def test_a_slow_service_leaves_room_for_the_others(
 async def test_a_cancelled_request_leaves_nothing_behind(
     start_client: StartClient, service: str
 ) -> None:
-    mesh = await start_client(pending_requests=1)
+    mesh = await start_client(max_pending_requests=1)
     request = asyncio.create_task(mesh.request(service, "wait", {"seconds": 20}, context={}))
     await asyncio.sleep(0.05)
     request.cancel()
@@ -216,14 +216,14 @@ async def test_nan_is_null(mesh: MeshClient, service: str) -> None:
 async def test_requests_fail_at_once_when_the_broker_goes(
     mesh: MeshClient, service: str, engine: Engine
 ) -> None:
-    waiting = [
+    pending_calls = [
         asyncio.create_task(mesh.request(service, "wait", {"seconds": 25}, context={}, timeout=30))
         for _ in range(3)
     ]
     await mesh.request(service, "echo", {}, context={})
     await engine.interrupt()
     async with asyncio.timeout(5):
-        for problem in await asyncio.gather(*waiting, return_exceptions=True):
+        for problem in await asyncio.gather(*pending_calls, return_exceptions=True):
             assert isinstance(problem, Problem)
             assert problem.code is Code.MESH_UNAVAILABLE
             assert problem.outcome is Outcome.UNKNOWN

@@ -17,7 +17,7 @@ import aiormq
 import pytest
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
-from bff.mesh.events import EventRule, MeshEvent
+from bff.mesh.events import EventHandler, MeshEvent
 from bff.mesh.rabbitmq import connection, consumer
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
@@ -64,10 +64,10 @@ async def test_a_network_frozen_past_the_heartbeat_is_given_up_and_found_again(
     mesh = await start_client()
     assert await _echoes(mesh, service)
     engine.proxy.silent = True
-    waiting = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
+    pending_calls = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
     async with asyncio.timeout(20):
         with pytest.raises(Problem) as caught:
-            await waiting
+            await pending_calls
         await until(lambda: not mesh.status.connected)
     assert (caught.value.code, caught.value.outcome) == (Code.MESH_UNAVAILABLE, Outcome.UNKNOWN)
     assert mesh.status.reason
@@ -139,7 +139,7 @@ async def test_a_deleted_exchange_is_made_anew_with_what_was_bound_to_it(
     answering = Service(f"service-{names.app_name}")
     answering.add("echo", echo)
     mesh = MeshClient(names, metrics, AmqpTransport(names))
-    mesh.add_rule(EventRule("first", "a", hear))
+    mesh.add_event_handler(EventHandler("first", "a", hear))
     mesh.add_service(answering)
     await mesh.start()
     await until(lambda: _echoes(mesh, answering.name))
@@ -182,7 +182,7 @@ async def test_a_deleted_reply_queue_fails_its_calls_at_once_and_is_made_anew(
     start_client: StartClient, engine: RabbitEngine, service: str
 ) -> None:
     mesh = await start_client()
-    waiting = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
+    pending_calls = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
     assert await _echoes(mesh, service)
     transport = mesh._transport
     assert isinstance(transport, AmqpTransport)
@@ -190,7 +190,7 @@ async def test_a_deleted_reply_queue_fails_its_calls_at_once_and_is_made_anew(
     await consuming.queue_delete(transport._reply_to)
     async with asyncio.timeout(5):
         with pytest.raises(Problem) as caught:
-            await waiting
+            await pending_calls
     assert (caught.value.code, caught.value.outcome) == (Code.MESH_UNAVAILABLE, Outcome.UNKNOWN)
     await until(lambda: _echoes(mesh, service))
 
@@ -204,7 +204,7 @@ async def test_deleted_queues_of_rules_and_services_are_made_anew(
         heard.append(event.payload)
 
     topic = f"{settings.app_name}.a"
-    mesh = await start_client(EventRule("first", topic, hear))
+    mesh = await start_client(EventHandler("first", topic, hear))
     await engine.channel.queue_delete(f"{settings.app_name}.events.first.v1")
     await engine.channel.queue_delete(f"nuropb-{service}-sq")
 
@@ -230,7 +230,7 @@ async def test_a_handler_that_swallows_its_cancellation_holds_up_no_reconnect(
                 return
 
     topic = f"{settings.app_name}.a"
-    mesh = await start_client(EventRule("first", topic, stubborn))
+    mesh = await start_client(EventHandler("first", topic, stubborn))
     await mesh.publish(topic, 1)
     await until(lambda: bool(tried))
     await engine.interrupt()
@@ -284,7 +284,7 @@ async def test_nothing_is_left_of_a_hundred_lost_connections(
 
     async def hear(event: MeshEvent) -> None: ...
 
-    mesh = await start_client(EventRule("first", f"t{id(engine)}", hear))
+    mesh = await start_client(EventHandler("first", f"t{id(engine)}", hear))
 
     async def lose() -> None:
         call = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
@@ -307,8 +307,8 @@ async def test_nothing_is_left_of_a_hundred_lost_connections(
             "connections": sum(isinstance(one, aiormq.Connection) for one in objects),
             "channels": sum(isinstance(one, aiormq.Channel) for one in objects),
             "futures": sum(type(one) is asyncio.Future for one in objects),
-            "waiting": len(mesh._waiting._replies),
-            "in flight": mesh._waiting._total,
+            "waiting": len(mesh._pending_calls._replies),
+            "in flight": mesh._pending_calls._total,
         }
 
     for _ in range(5):

@@ -103,7 +103,7 @@ async def bff(settings: Settings, bank: Bank) -> AsyncIterator[RunningBff]:
     realtime.expose(name, methods=["slow"], timeout=5, cancel_method="stopped")
     realtime.expose(name, methods=["*_kept"], keep_result=True, cancel_method="stopped")
     realtime.expose(name, methods=["secret"], encrypted=True)
-    settings = settings.model_copy(update={"requests_per_user": 3})
+    settings = settings.model_copy(update={"max_requests_per_user": 3})
     broker = MemoryBroker()
     service = connect(settings.model_copy(update={"app_name": "x"}), broker=broker)
     service.add_service(bank.service)
@@ -242,7 +242,7 @@ async def test_the_service_is_told_when_the_socket_has_closed(bff: RunningBff, b
         await alice.send(call(bank, "slow", "s"))
         await until(lambda: bool(bank.called("slow")))
     await until(lambda: bool(bank.called("stopped")))
-    await until(lambda: not bff.engine.mesh._waiting._replies)
+    await until(lambda: not bff.engine.mesh._pending_calls._replies)
 
 
 @pytest.mark.parametrize("method", ["slow_kept", "fail_kept"])
@@ -314,7 +314,7 @@ async def test_a_kept_result_that_will_never_come_is_told_too(
     await until(lambda: len(told) == 2)
     await mesh.stop()
     assert [problem and problem.code for problem in told] == [Code.TIMEOUT, Code.MESH_UNAVAILABLE]
-    assert not mesh._waiting._kept
+    assert not mesh._pending_calls._kept
 
 
 async def test_an_instance_that_ends_tells_of_results_that_will_not_come(

@@ -202,7 +202,7 @@ async def test_a_token_with_fewer_scopes_takes_topics_away(
 class TestRulesThatRun:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"requests_per_user": 2})
+        return settings.model_copy(update={"max_requests_per_user": 2})
 
     async def test_count_as_requests_of_their_user(self, bff: RunningBff, alice: Browser) -> None:
         for number in range(2):
@@ -265,9 +265,9 @@ async def test_greetings_do_not_come_again_to_who_has_missed_nothing(bff: Runnin
     async with bff.http("admin", ["admin"]) as http:
         assert (await http.post("/admin/broadcasts", json=body)).status_code == 201
     async with bff.browser("alice") as first:
-        greeting = await first.event("news")
+        retained = await first.event("news")
         positions = first.hello["positions"]
-    assert "id" not in greeting
+    assert "id" not in retained
     query = f"?since={positions['user']},{positions['all']}"
     async with bff.browser("alice", query=query) as second:
         await bff.engine.messenger.to_user("alice", "marker", None)

@@ -237,7 +237,9 @@ class TestOnOurs:
 
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"ping_interval": 0.2, "ping_timeout": 0.2})
+        return settings.model_copy(
+            update={"ping_interval_seconds": 0.2, "ping_timeout_seconds": 0.2}
+        )
 
     async def test_a_reason_that_is_too_long_is_cut_between_characters(
         self, endpoints: Endpoints

@@ -103,7 +103,7 @@ async def test_no_frames_come_into_an_answer_that_is_under_way(bff: RunningBff) 
     async with asyncio.timeout(15):
         with suppress(ConnectionResetError):
             assert b" 101 " not in await reader.read()
-    await until(lambda: not list(bff.engine.sessions))
+    await until(lambda: not list(bff.engine.handlers))
     writer.close()
 
 

@@ -77,7 +77,7 @@ def theirs(chunks: Iterable[bytes]) -> tuple[Found, int | None]:
     return found, None
 
 
-def conversation(chance: random.Random) -> bytes:
+def handler(chance: random.Random) -> bytes:
     """Frames as a client may send them, now and then with something wrong."""
     sent = bytearray()
     for _ in range(chance.randrange(1, 12)):
@@ -103,7 +103,7 @@ def test_it_finds_what_the_reference_finds(seed: int) -> None:
     chance = random.Random(seed)
     wrong = {PROTOCOL_ERROR, TOO_BIG, INVALID_DATA}
     for _ in range(100):
-        data = conversation(chance)
+        data = handler(chance)
         chunks = list(pieces(data, chance))
         (found, code), (expected, expected_code) = ours(chunks), theirs(chunks)
         if len(found) > len(expected) and expected_code in wrong:

@@ -28,7 +28,7 @@ INSIDE = "18fdf324b11b"
 
 
 def connection_of(bff: RunningBff, user_id: str = "alice") -> Connection:
-    registry: ConnectionRegistry = bff.engine.sessions._registry
+    registry: ConnectionRegistry = bff.engine.handlers._registry
     (connection,) = registry.by_user(user_id)
     return connection
 
@@ -164,21 +164,21 @@ async def test_nothing_that_follows_a_close_is_done(
     raw = await raw_handshake(bff, early=early + masked(1, ping))
     await read_until(raw, struct.pack("!H", code))
     raw.close()
-    await until(lambda: not len(bff.engine.sessions._registry))
+    await until(lambda: not len(bff.engine.handlers._registry))
     handled = bff.engine.metrics.registry.get_sample_value("bff_frames_in_total", {"type": "ping"})
     assert handled is None
 
 
 async def test_a_peer_that_ends_its_half_and_does_not_read_is_let_go(bff: RunningBff) -> None:
     raw = await raw_handshake(bff, receive_buffer=4096)
-    await until(lambda: bool(bff.engine.sessions._registry.by_user("alice")))
+    await until(lambda: bool(bff.engine.handlers._registry.by_user("alice")))
     connection = connection_of(bff)
     await until(lambda: connection._out is not None)
     while protocol_of(connection).transport.get_write_buffer_size() < 300_000:
         connection.send(Event("x", "0123456789" * 5000))
         await asyncio.sleep(0)
     raw.shutdown(socket.SHUT_WR)
-    await until(lambda: not len(bff.engine.sessions._registry))
+    await until(lambda: not len(bff.engine.handlers._registry))
     raw.close()
 
 
@@ -190,7 +190,7 @@ async def test_text_that_is_no_utf8_followed_by_a_close_in_one_piece(bff: Runnin
     data = await read_until(raw, b"never")
     assert data.count(b"\x88") >= 1
     raw.close()
-    await until(lambda: not len(bff.engine.sessions._registry))
+    await until(lambda: not len(bff.engine.handlers._registry))
 
 
 @pytest.mark.parametrize("code", [CloseCode.DRAIN, CloseCode.REVOKED])
@@ -198,7 +198,7 @@ async def test_a_peer_that_stopped_reading_cannot_hold_up_the_close(
     bff: RunningBff, code: CloseCode
 ) -> None:
     raw = await raw_handshake(bff, receive_buffer=4096)
-    await until(lambda: bool(bff.engine.sessions._registry.by_user("alice")))
+    await until(lambda: bool(bff.engine.handlers._registry.by_user("alice")))
     connection = connection_of(bff)
     await until(lambda: connection._out is not None)
     large = Event("x", "0123456789" * 5000)
@@ -206,7 +206,7 @@ async def test_a_peer_that_stopped_reading_cannot_hold_up_the_close(
         connection.send(large)
         await asyncio.sleep(0)
     connection.close(code)
-    await until(lambda: not len(bff.engine.sessions._registry))
+    await until(lambda: not len(bff.engine.handlers._registry))
     raw.close()
 
 
@@ -215,7 +215,7 @@ async def test_a_slow_consumer_is_closed_and_its_neighbour_is_not(
 ) -> None:
     raw = await raw_handshake(bff, receive_buffer=4096)
     async with bff.browser("bob") as bob:
-        await until(lambda: bool(bff.engine.sessions._registry.by_user("alice")))
+        await until(lambda: bool(bff.engine.handlers._registry.by_user("alice")))
         connection = connection_of(bff)
         protocol = protocol_of(connection)
         large = Frame(Event("x", "0123456789" * 5000).encode())
@@ -224,7 +224,7 @@ async def test_a_slow_consumer_is_closed_and_its_neighbour_is_not(
             assert protocol.buffered <= settings.max_queue_bytes + 65536
             await asyncio.sleep(0)
         assert connection.closing == CloseCode.SLOW_CONSUMER
-        await until(lambda: not bff.engine.sessions._registry.by_user("alice"))
+        await until(lambda: not bff.engine.handlers._registry.by_user("alice"))
         assert (await bob.request("echo", "say"))["error"] is None
     raw.close()
 
@@ -232,7 +232,7 @@ async def test_a_slow_consumer_is_closed_and_its_neighbour_is_not(
 class TestAUserWithTooManyConnections:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"connections_per_user": 1})
+        return settings.model_copy(update={"max_connections_per_user": 1})
 
     async def test_has_nothing_done_by_one_more(self, bff: RunningBff) -> None:
         async with bff.browser("alice"):
@@ -247,13 +247,15 @@ class TestAUserWithTooManyConnections:
 class TestWithoutPongs:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"ping_interval": 0.2, "ping_timeout": 0.2})
+        return settings.model_copy(
+            update={"ping_interval_seconds": 0.2, "ping_timeout_seconds": 0.2}
+        )
 
     async def test_a_dead_peer_is_let_go(self, bff: RunningBff) -> None:
         raw = await raw_handshake(bff)
         data = await read_until(raw, struct.pack("!H", CloseCode.NO_PONG))
         assert struct.pack("!H", CloseCode.NO_PONG) in data
-        await until(lambda: not len(bff.engine.sessions._registry))
+        await until(lambda: not len(bff.engine.handlers._registry))
         raw.close()
 
 
@@ -267,7 +269,7 @@ async def test_a_large_broadcast_leaves_room_for_others(bff: RunningBff) -> None
     """Flushing goes on turn by turn: nobody waits for the last socket."""
     turns = 0
     async with bff.browser("alice"):
-        sockets = protocol_of(connection_of(bff))._sockets
+        scheduler = protocol_of(connection_of(bff))._scheduler
 
         class Sink:
             outgoing = None
@@ -278,7 +280,7 @@ async def test_a_large_broadcast_leaves_room_for_others(bff: RunningBff) -> None
 
         sinks = [Sink() for _ in range(2000)]
         for sink in sinks:
-            sockets.be_dirty(sink)  # type: ignore[arg-type]
+            scheduler.schedule(sink)  # type: ignore[arg-type]
         while sinks[-1].flushed_in is None:
             turns += 1
             await asyncio.sleep(0)

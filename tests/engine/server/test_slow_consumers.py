@@ -34,7 +34,7 @@ async def send(bff: RunningBff, number: int, *users: str) -> None:
 
 
 def connection_of(bff: RunningBff, user_id: str) -> Connection:
-    (connection,) = bff.engine.sessions._registry.by_user(user_id)
+    (connection,) = bff.engine.handlers._registry.by_user(user_id)
     assert isinstance(connection, Connection)
     return connection
 
@@ -95,7 +95,7 @@ async def test_who_never_reads_again_is_forgotten_all_the_same(
         await send_until_closing(bff, settings)
 
         async def is_forgotten() -> bool:
-            here = bff.engine.sessions._registry.by_user(USER)
+            here = bff.engine.handlers._registry.by_user(USER)
             return not here and not await bff.engine.index.connections_of(USER)
 
         await until(is_forgotten)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.routes import admin, health, orders, websocket
 from bff.endpoints import rpc, services, sse, tickets
 
-HTTP = (
+HTTP = [
     websocket.router,
     sse.router,
     rpc.router,
@@ -13,11 +13,11 @@ HTTP = (
     health.router,
     admin.router,
     orders.router,
-)
+]
 """FastAPI routers."""
 
-REALTIME = (
+REALTIME = [
     services.realtime,
     orders.realtime,
-)
+]
 """What browsers call over sockets, and what the mesh brings or calls."""

@@ -14,9 +14,9 @@ _END_OF_TIME: Final = 253_402_300_799
 """The last second of the year 9999, beyond which there are no dates."""
 
 
-def fault_of(claims: Mapping[str, Any], settings: Settings) -> str | None:
+def rejection_reason(claims: Mapping[str, Any], settings: Settings) -> str | None:
     """Why a token of these claims is not good; None when it is. Says nothing of its values."""
-    now, leeway = time.time(), settings.jwt_leeway
+    now, leeway = time.time(), settings.jwt_leeway_seconds
     expires_at = numeric_date(claims.get("exp"))
     if expires_at is None:
         return "exp is missing or no time"

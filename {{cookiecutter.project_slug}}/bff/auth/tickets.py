@@ -60,7 +60,7 @@ class Tickets:
         if asked_from is not None and asked_from != origin:
             raise _refused("it was given to another origin")
         caller = Caller(**{**fields, "scopes": frozenset(fields["scopes"])})
-        if caller.expires_at + self._settings.jwt_leeway < time.time():
+        if caller.expires_at + self._settings.jwt_leeway_seconds < time.time():
             raise _refused("the token behind it has expired")
         return caller
 

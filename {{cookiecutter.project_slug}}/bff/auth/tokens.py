@@ -20,7 +20,7 @@ from jose.exceptions import JOSEError
 from jose.utils import base64url_decode
 
 from bff.auth.caller import Caller
-from bff.auth.claims import EXPIRED, fault_of
+from bff.auth.claims import EXPIRED, rejection_reason
 from bff.auth.jwks import Jwks
 from bff.errors import Code, Problem
 from bff.settings import Settings
@@ -130,7 +130,7 @@ class TokenVerifier:
             raise _refused("its signature is not that of its key")
         if not isinstance(claims, dict):
             raise _refused("it claims nothing")
-        fault = fault_of(claims, self._settings)
+        fault = rejection_reason(claims, self._settings)
         if fault is not None:
             raise _refused(fault, "The token has expired" if fault == EXPIRED else None)
         return claims

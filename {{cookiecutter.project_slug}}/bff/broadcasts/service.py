@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import tuple_
 from sqlmodel import col, select
 
-from bff.broadcasts.greetings import MAX_GREETINGS, Greeting, Greetings
+from bff.broadcasts.retained import MAX_RETAINED, RetainedBroadcast, RetainedBroadcasts
 from bff.connections.frames import check_depth, decode, encode
 from bff.connections.messages import Event
 from bff.connections.positions import Position
@@ -44,7 +44,7 @@ class BroadcastService:
         self._database = database
         self._messenger = messenger
         self._settings = settings
-        self._greetings = Greetings(pipeline, settings, self._load_greetings)
+        self._retained = RetainedBroadcasts(pipeline, settings, self._load_retained)
 
     async def create(
         self,
@@ -83,7 +83,7 @@ class BroadcastService:
             await session.commit()
         try:
             if expires_at is not None:
-                await self._greetings.renew()
+                await self._retained.renew()
             sent = await self._send(broadcast)
         except REDIS_UNAVAILABLE as error:
             logger.warning("broadcast %s not sent: %s: %s", broadcast.id, type(error), error)
@@ -110,16 +110,16 @@ class BroadcastService:
             raise Problem(Code.NOT_FOUND, "There is no such broadcast")
         return broadcast
 
-    async def greetings_for(self, user_id: str, current: Position) -> list[Event]:
+    async def retained_for(self, user_id: str, current: Position) -> list[Event]:
         """What was broadcast to the user, or to all, and has not expired; oldest first.
 
-        `current` says which greetings Redis named (`Entered.greetings`).
+        `current` says which greetings Redis named (`Admission.greetings`).
 
         Raises:
             Problem: `service_unavailable` when the database cannot be asked.
         """
         try:
-            return await self._greetings.of(user_id, current)
+            return await self._retained.of(user_id, current)
         except DATABASE_UNAVAILABLE as error:
             raise Problem(Code.SERVICE_UNAVAILABLE, "Greetings are not available") from error
 
@@ -174,7 +174,7 @@ class BroadcastService:
         except DATABASE_UNAVAILABLE as error:
             logger.error("broadcast %s is sent, but not noted: %s", broadcast.id, type(error))
 
-    async def _load_greetings(self) -> Sequence[Greeting]:
+    async def _load_retained(self) -> Sequence[RetainedBroadcast]:
         newest_first = (
             select(Broadcast)
             .where(col(Broadcast.expires_at) > datetime.now(UTC))
@@ -182,12 +182,12 @@ class BroadcastService:
         )
         broadcasts: list[Broadcast] = []
         async with self._database.session() as session:
-            for audience, most in ((Audience.ALL, MAX_GREETINGS), (Audience.USERS, MAX_TARGETED)):
+            for audience, most in ((Audience.ALL, MAX_RETAINED), (Audience.USERS, MAX_TARGETED)):
                 of_audience = newest_first.where(Broadcast.audience == audience).limit(most)
                 broadcasts += (await session.exec(of_audience)).all()
         broadcasts.sort(key=lambda one: (one.created_at, one.id))
         return [
-            Greeting(
+            RetainedBroadcast(
                 event=_event(broadcast),
                 expires_at=broadcast.expires_at,
                 users=frozenset(broadcast.recipients)

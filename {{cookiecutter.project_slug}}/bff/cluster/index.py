@@ -108,7 +108,7 @@ class ConnectionIndex:
                     *page_arguments(since, self._settings),
                     connection.id,
                     self._entry(connection),
-                    self._settings.connections_per_user,
+                    self._settings.max_connections_per_user,
                 ],
             ),
         )
@@ -181,7 +181,7 @@ class ConnectionIndex:
 
     async def _renew_for_ever(self) -> None:
         while True:
-            await asyncio.sleep(self._settings.lease_renewal)
+            await asyncio.sleep(self._settings.lease_renewal_seconds)
             was_away = bool(self.reason)
             try:
                 await self._reap_all(await self.renew())
@@ -198,7 +198,7 @@ class ConnectionIndex:
                 await self.remove_left()
             except UNAVAILABLE as error:
                 logger.warning("entries stay for now: %s: %s", type(error).__name__, error)
-                await asyncio.sleep(self._settings.lease_renewal)
+                await asyncio.sleep(self._settings.lease_renewal_seconds)
 
     async def renew(self) -> tuple[str, ...]:
         """Renew the lease, or take one as a new generation; returns the dead generations."""

@@ -48,7 +48,7 @@ class Messenger:
         self._metrics = metrics
         self._keys = Keys(settings.prefix)
         self._send = load(pipeline, "send")
-        self._tell_user = load(pipeline, "tell_user")
+        self._tell_user = load(pipeline, "publish_to_user")
         self._next_key: Callable[[], str | None] = lambda: None
 
     def idempotent(self, scope: str) -> Self:
@@ -203,9 +203,9 @@ class Messenger:
             stream.name,
             envelope_head,
             channel,
-            self._settings.stream_length,
-            self._settings.stream_seconds,
-            self._settings.position_seconds,
+            self._settings.max_stream_length,
+            self._settings.stream_retention_seconds,
+            self._settings.position_retention_seconds,
             int(key is not None),
         ]
 

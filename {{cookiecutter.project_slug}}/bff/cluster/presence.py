@@ -37,7 +37,7 @@ class Presence:
     """Told by the index alone: no process has to live for somebody to be taken for offline.
 
     A user is online while a living instance holds a connection of his. Going offline is told when
-    he was away for `PRESENCE_GRACE`, so that a reconnect is none; it needs no word from the
+    he was away for `PRESENCE_GRACE_SECONDS`, so that a reconnect is none; it needs no word from the
     instance that held him.
     """
 
@@ -53,9 +53,9 @@ class Presence:
         self._index = index
         self._queue = queue
         self._messenger = messenger
-        self._told = load(pipeline, "told_change")
-        self._look_every = settings.lease_renewal
-        self._position_seconds = settings.position_seconds
+        self._told = load(pipeline, "presence_announced")
+        self._look_every = settings.lease_renewal_seconds
+        self._position_seconds = settings.position_retention_seconds
         self._keys = Keys(settings.prefix)
 
     async def of(self, user_ids: Iterable[str]) -> dict[str, list[ConnectionFacts]]:

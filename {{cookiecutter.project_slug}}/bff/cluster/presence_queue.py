@@ -33,10 +33,10 @@ class PresenceQueue:
     def __init__(self, pipeline: AutoPipeline, settings: Settings, *, watched: bool) -> None:
         self.watched = watched
         self._key = Keys(settings.prefix).presence
-        self._grace_ms = int(settings.presence_grace * 1000)
-        self._expect = load(pipeline, "expect_change")
-        self._take = load(pipeline, "take_changes")
-        self._settle = load(pipeline, "settle_change")
+        self._grace_ms = int(settings.presence_grace_seconds * 1000)
+        self._expect = load(pipeline, "presence_enqueue")
+        self._take = load(pipeline, "presence_claim")
+        self._settle = load(pipeline, "presence_release")
         self._came = asyncio.Event()
 
     async def come(self, users: Collection[str]) -> None:

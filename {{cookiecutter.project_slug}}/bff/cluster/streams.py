@@ -47,7 +47,7 @@ class PageOfAll(NamedTuple):
     """What the stream of all holds after a position, and what is told to those who come then."""
 
     page: Page
-    greetings: Position
+    retained: Position
     """How often greetings were renewed, counted in each epoch."""
 
     @classmethod
@@ -61,7 +61,7 @@ class PageOfAll(NamedTuple):
 def page_arguments(after: Position | None, settings: Settings) -> list[str | int]:
     """What the Lua function `page` wants; without a position it reads only where the tip is."""
     epoch, offset = (after.epoch, after.offset) if after else ("", 0)
-    return [settings.position_seconds, epoch, offset, PAGE_MESSAGES, PAGE_BYTES]
+    return [settings.position_retention_seconds, epoch, offset, PAGE_MESSAGES, PAGE_BYTES]
 
 
 class StreamReader:

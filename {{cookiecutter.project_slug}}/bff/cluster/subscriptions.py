@@ -8,11 +8,11 @@ from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence, Se
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from bff.cluster.channels import Channels
-from bff.cluster.feed import Feed, Joiner
-from bff.cluster.feeds import Feeds
 from bff.cluster.index import ConnectionIndex
 from bff.cluster.keys import Keys
+from bff.cluster.pubsub_channels import PubSubChannels
+from bff.cluster.stream_hub import StreamHub
+from bff.cluster.stream_tracker import CatchUp, StreamTracker
 from bff.cluster.streams import Page, PageOfAll, StreamReader
 from bff.connections.connection import Connection
 from bff.connections.messages import Event
@@ -28,11 +28,11 @@ _SECONDS = 5.0
 """How long Redis may take to confirm that a topic is heard."""
 
 
-class Joined(NamedTuple):
+class JoinedStream(NamedTuple):
     """One stream that a connection has joined, and what it has missed of it."""
 
-    feed: Feed
-    joiner: Joiner
+    tracker: StreamTracker
+    progress: CatchUp
     """What stands for the connection there until it is in the live flow."""
     since: Position | None
     """How far the client has read it, if it knows the stream."""
@@ -45,28 +45,28 @@ class Joined(NamedTuple):
         return self.page.begins_at(self.since)
 
 
-class Entered(NamedTuple):
+class Admission(NamedTuple):
     """A connection that is known everywhere."""
 
-    joined: Sequence[Joined]
+    joined: Sequence[JoinedStream]
     """The streams `user` and `all`."""
-    greetings: Position
+    retained: Position
     """Which greetings were current when it had joined them."""
 
 
-def positions(joined: Iterable[Joined]) -> dict[str, str]:
+def positions(joined: Iterable[JoinedStream]) -> dict[str, str]:
     """The id of the newest message of each stream."""
-    return {one.feed.stream: one.page.tip.id_in(one.feed.stream) for one in joined}
+    return {one.tracker.stream: one.page.tip.id_in(one.tracker.stream) for one in joined}
 
 
-def beginnings(joined: Iterable[Joined]) -> dict[str, Position]:
+def beginnings(joined: Iterable[JoinedStream]) -> dict[str, Position]:
     """Where each stream goes on: what was missed comes first, if it comes."""
-    return {one.feed.stream: one.begins_at for one in joined}
+    return {one.tracker.stream: one.begins_at for one in joined}
 
 
-def recovered(joined: Iterable[Joined]) -> dict[str, bool]:
+def recovered(joined: Iterable[JoinedStream]) -> dict[str, bool]:
     """Of the streams that a position was given for: whether all that followed it comes now."""
-    return {one.feed.stream: one.page.complete for one in joined if one.since is not None}
+    return {one.tracker.stream: one.page.complete for one in joined if one.since is not None}
 
 
 class Subscriptions:
@@ -76,23 +76,23 @@ class Subscriptions:
         self,
         index: ConnectionIndex,
         registry: ConnectionRegistry,
-        feeds: Feeds,
-        channels: Channels,
+        trackers: StreamHub,
+        channels: PubSubChannels,
         reader: StreamReader,
         settings: Settings,
     ) -> None:
         self._index = index
         self._registry = registry
-        self._feeds = feeds
+        self._hub = trackers
         self._channels = channels
         self._reader = reader
-        self._most = settings.topics_per_connection
+        self._most = settings.max_topics_per_connection
         self._keys = Keys(settings.prefix)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._wishes: dict[Connection, list[set[str]]] = {}
+        self._pending: dict[Connection, list[set[str]]] = {}
         """Topics that connections ask for, while nobody knows yet whether they may."""
 
-    async def enter(self, connection: Connection, since: Mapping[str, Position]) -> Entered:
+    async def enter(self, connection: Connection, since: Mapping[str, Position]) -> Admission:
         """Make a registered connection known everywhere, and join it to `user` and `all`.
 
         In this order no message can fall between: it joins the streams here before any instance
@@ -103,8 +103,8 @@ class Subscriptions:
             Problem: `rate_limited`, the user has too many connections.
             RedisError, OSError, TimeoutError: Redis cannot be asked.
         """
-        user, everybody = self._feeds.join(connection)
-        as_user, as_one_of_all = (feed.joining[connection] for feed in (user, everybody))
+        user, everybody = self._hub.join(connection)
+        as_user, as_one_of_all = (tracker.catching_up[connection] for tracker in (user, everybody))
         of_user, of_all = await self._register(connection, since)
         if of_user is None:
             await self._index.forget_dead(connection.user_id)
@@ -112,12 +112,12 @@ class Subscriptions:
         if of_user is None:
             self._index.unregister(connection)
             raise Problem(Code.RATE_LIMITED, "Too many connections")
-        return Entered(
+        return Admission(
             (
-                Joined(user, as_user, since.get("user"), of_user),
-                Joined(everybody, as_one_of_all, since.get("all"), of_all.page),
+                JoinedStream(user, as_user, since.get("user"), of_user),
+                JoinedStream(everybody, as_one_of_all, since.get("all"), of_all.page),
             ),
-            of_all.greetings,
+            of_all.retained,
         )
 
     async def _register(
@@ -130,17 +130,17 @@ class Subscriptions:
 
     def leave(self, connection: Connection) -> None:
         """Forget a connection, here and soon everywhere. Can be repeated."""
-        self._feeds.leave(connection)
+        self._hub.leave(connection)
         self._index.unregister(connection)
 
-    async def catch_up(self, connection: Connection, joined: Iterable[Joined]) -> None:
+    async def catch_up(self, connection: Connection, joined: Iterable[JoinedStream]) -> None:
         """Send what was missed, and let the connection into the live flow."""
         for one in joined:
-            await self._feeds.follow(connection, one.feed, one.joiner, one.begins_at, one.page)
+            await self._hub.follow(connection, one.tracker, one.progress, one.begins_at, one.page)
 
     async def subscribe(
         self, connection: Connection, topics: Mapping[str, Position | None]
-    ) -> Sequence[Joined]:
+    ) -> Sequence[JoinedStream]:
         """Let a connection have these topics, from the positions given or from now on.
 
         Their messages begin with the caller's next `await`: whatever is to stand before them must
@@ -152,19 +152,22 @@ class Subscriptions:
         """
         if len(connection.topics | topics.keys()) > self._most:
             raise Problem(Code.FORBIDDEN, f"No more than {self._most} topics for one connection")
-        feeds = [self._feeds.join_topic(connection, topic) for topic in topics]
-        joiners = [feed.joining[connection] for feed in feeds]
+        trackers = [self._hub.join_topic(connection, topic) for topic in topics]
+        progresses = [tracker.catching_up[connection] for tracker in trackers]
         try:
             async with asyncio.timeout(_SECONDS):
                 pages = await self._read(topics)
         except BaseException as error:
-            for topic, feed, joiner in zip(topics, feeds, joiners, strict=True):
-                if feed.joining.get(connection) is joiner:  # nobody has begun it anew
-                    self._feeds.leave_topic(connection, topic)
+            for topic, tracker, progress in zip(topics, trackers, progresses, strict=True):
+                if tracker.catching_up.get(connection) is progress:  # nobody has begun it anew
+                    self._hub.leave_topic(connection, topic)
             if isinstance(error, UNAVAILABLE):
                 raise Problem(Code.SERVICE_UNAVAILABLE, "Try again") from error
             raise
-        joined = [Joined(*one) for one in zip(feeds, joiners, topics.values(), pages, strict=True)]
+        joined = [
+            JoinedStream(*one)
+            for one in zip(trackers, progresses, topics.values(), pages, strict=True)
+        ]
         self._run(self.catch_up(connection, joined))
         return joined
 
@@ -178,10 +181,10 @@ class Subscriptions:
     def unsubscribe(self, connection: Connection, topics: Iterable[str]) -> None:
         """Take topics back; whoever has one not is none the worse for it."""
         topics = set(topics)
-        for wish in self._wishes.get(connection, ()):
-            wish -= topics
+        for pending in self._pending.get(connection, ()):
+            pending -= topics
         for topic in topics:
-            self._feeds.leave_topic(connection, topic)
+            self._hub.leave_topic(connection, topic)
 
     def take_back(self, connection: Connection, topics: Sequence[str]) -> None:
         """Unsubscribe it unasked; it is told with `unsubscribed`."""
@@ -189,18 +192,18 @@ class Subscriptions:
         connection.send(Event("unsubscribed", {"topics": list(topics)}))
 
     @contextmanager
-    def wished(self, connection: Connection, topics: Iterable[str]) -> Iterator[Set[str]]:
+    def authorising(self, connection: Connection, topics: Iterable[str]) -> Iterator[Set[str]]:
         """While it is found out whether a connection may have topics: what is taken back meanwhile
         leaves the set that this gives."""
-        wish = set(topics)
-        wishes = self._wishes.setdefault(connection, [])
-        wishes.append(wish)
+        pending = set(topics)
+        requests = self._pending.setdefault(connection, [])
+        requests.append(pending)
         try:
-            yield wish
+            yield pending
         finally:
-            wishes[:] = [one for one in wishes if one is not wish]
-            if not wishes:
-                del self._wishes[connection]
+            requests[:] = [one for one in requests if one is not pending]
+            if not requests:
+                del self._pending[connection]
 
     def subscribe_user(self, user_id: str, topic: str) -> None:
         """Let all of a user's connections here have a topic; each is told with `subscribed`."""

@@ -27,7 +27,7 @@ class CloseCode(IntEnum):
     TOO_MANY_REQUESTS = 4007
     """The client went on although it was told `rate_limited`."""
     CONNECTION_LIMIT = 4008
-    """The user has `CONNECTIONS_PER_USER` sockets already."""
+    """The user has `MAX_CONNECTIONS_PER_USER` sockets already."""
     NOT_AUTHENTICATED = 4500
     BAD_FRAME = 4501
     """Nothing but rubbish came."""

@@ -7,7 +7,7 @@ import random
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from bff.connections.asgi import AsgiTransport, Send
+from bff.connections.asgi_transport import AsgiTransport, Send
 from bff.connections.close_codes import CloseCode
 from bff.connections.frames import Frame
 from bff.connections.messages import Close

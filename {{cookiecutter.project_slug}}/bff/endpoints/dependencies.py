@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection
 
 from bff.application import Bff
 from bff.auth.caller import Caller
-from bff.auth.identity import mesh_context
+from bff.auth.mesh_context import mesh_context
 from bff.broadcasts.service import BroadcastService
 from bff.cluster.index import ConnectionIndex
 from bff.cluster.messenger import Messenger

@@ -101,7 +101,7 @@ async def _redis(bff: Bff) -> str:
         return why(error)
     if reason := bff.index.reason:
         return f"the lease is not renewed: {reason}"
-    reason = bff.cluster.relay.reason
+    reason = bff.cluster.listener.reason
     return reason and f"the relay does not hear: {reason}"
 
 

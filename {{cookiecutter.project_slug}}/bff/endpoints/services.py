@@ -62,7 +62,7 @@ class Sent(Addressed):
     """Under which the messages are stored, in the order of the users, each of them once."""
 
 
-@realtime.serve("send_to_users")
+@realtime.mesh_method("send_to_users")
 async def send_to_users(params: SendToUsers, messenger: Messenger) -> Sent:
     """Send an event to all sockets of some users."""
     sent = await messenger.to_users(params.user_ids, params.topic, params.event)
@@ -71,26 +71,26 @@ async def send_to_users(params: SendToUsers, messenger: Messenger) -> Sent:
     )
 
 
-@realtime.serve("send_to_topic")
+@realtime.mesh_method("send_to_topic")
 async def send_to_topic(params: SendToTopic, messenger: Messenger) -> Stored:
     """Send an event to everybody who has subscribed to a topic."""
     return Stored(id=await messenger.to_topic(params.topic, params.event))
 
 
-@realtime.serve("broadcast")
+@realtime.mesh_method("broadcast")
 async def broadcast(params: Broadcast, messenger: Messenger) -> Sent:
     """Send an event to everybody who is connected. It is not kept in the database."""
     sent = await messenger.to_all(params.topic, params.event)
     return Sent(ids=[sent.id] if sent.id else [], addressed=sent.addressed)
 
 
-@realtime.serve("disconnect_users")
+@realtime.mesh_method("disconnect_users")
 async def disconnect_users(params: DisconnectUsers, messenger: Messenger) -> Addressed:
     """Close all sockets of some users with 4504: they are not to come back by themselves."""
     return Addressed(addressed=sum(await messenger.close_users(params.user_ids)))
 
 
-@realtime.serve("presence")
+@realtime.mesh_method("presence")
 async def presence(params: AskPresence, presence: Presence) -> WhoIsOnline:
     """Who is online, and where."""
     return WhoIsOnline(users=await presence.of(params.user_ids))

@@ -17,7 +17,7 @@ from bff.connections.transport import ABORT
 from bff.endpoints.dependencies import Bearer, BffDep
 from bff.errors import Code, Problem
 from bff.problems import responses
-from bff.realtime.sessions import Sessions
+from bff.realtime.handler_manager import HandlerManager
 
 router = APIRouter(tags=["events"])
 
@@ -54,7 +54,7 @@ class EventStream(Response):
     def __init__(
         self,
         caller: Caller,
-        sessions: Sessions,
+        handlers: HandlerManager,
         since: Mapping[str, Position],
         topics: Collection[str],
         *,
@@ -64,7 +64,7 @@ class EventStream(Response):
         self.background = None
         self.init_headers(_HEADERS)
         self._caller = caller
-        self._sessions = sessions
+        self._handlers = handlers
         self._since = since
         self._topics = topics
         self._ping_interval = ping_interval
@@ -74,7 +74,7 @@ class EventStream(Response):
             send, self.raw_headers, refusals=_REFUSALS, ping_interval=self._ping_interval
         )
         request = Request(scope)
-        conversation = self._sessions.begin(
+        handler = self._handlers.open(
             transport,
             self._caller,
             address=request.client.host if request.client else "",
@@ -83,10 +83,10 @@ class EventStream(Response):
         writing = asyncio.create_task(transport.run())
         gone = asyncio.create_task(_disconnected(receive))
         try:
-            await self._sessions.admit(conversation, self._since, self._topics)
+            await self._handlers.admit(handler, self._since, self._topics)
             await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._sessions.close(conversation, 1006)
+            self._handlers.close(handler, 1006)
             writing.cancel()
             if transport.started and not transport.ended:
                 await _cut(scope, gone)
@@ -158,17 +158,21 @@ async def events(
         return Response(status_code=204)
     if bff.draining.begun:
         raise Problem(Code.SERVICE_UNAVAILABLE, "This instance is going away")
-    wished = _topics(topics, at_most=bff.settings.topics_per_connection)
+    authorising = _topics(topics, at_most=bff.settings.max_topics_per_connection)
     positions = _positions(last_event_id.encode("latin-1"), since)
     try:
         caller = await bff.authenticator.authenticate_stream(request)
-        await bff.dispatcher.check_topics(caller, wished)
+        await bff.dispatcher.check_topics(caller, authorising)
     except Problem as problem:
         if problem.status < Code.SERVICE_UNAVAILABLE.status:
             raise
         return _ended(CloseCode.SERVER_ERROR, problem.description)
     return EventStream(
-        caller, bff.sessions, positions, wished, ping_interval=bff.settings.ping_interval
+        caller,
+        bff.handlers,
+        positions,
+        authorising,
+        ping_interval=bff.settings.ping_interval_seconds,
     )
 
 

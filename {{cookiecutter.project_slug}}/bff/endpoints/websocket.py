@@ -11,13 +11,13 @@ from starlette.websockets import WebSocket
 
 from bff.application import Bff
 from bff.auth.caller import Caller
-from bff.connections.asgi import WebSocketTransport, accept
+from bff.connections.asgi_transport import WebSocketTransport, accept
 from bff.connections.close_codes import CloseCode
 from bff.connections.positions import Position, parse_cursor
 from bff.connections.transport import EXTENSION, Detachable, Transport
 from bff.problems import SocketRefused
-from bff.realtime.conversation import Conversation
-from bff.realtime.sessions import Sessions
+from bff.realtime.connection_handler import ConnectionHandler
+from bff.realtime.handler_manager import HandlerManager
 
 _CLOSE_SECONDS: Final = 2.0
 _STREAMS: Final = frozenset(("user", "all"))
@@ -38,16 +38,16 @@ async def serve(websocket: WebSocket, caller: Caller, bff: Bff) -> None:
     except ValueError as error:
         raise SocketRefused(CloseCode.BAD_FRAME, f"since: {error}") from None
     await accept(websocket)
-    sessions = bff.sessions
+    handlers = bff.handlers
     detachable: Detachable | None = websocket.scope.get("extensions", {}).get(EXTENSION)
     if detachable is None:
-        await _hold(websocket, caller, sessions, since)
+        await _hold(websocket, caller, handlers, since)
         return
-    conversation = _begin(websocket, detachable, caller, sessions)
-    if detachable.detach(conversation.receive, partial(sessions.close, conversation)):
-        await sessions.admit(conversation, since)
+    handler = _open(websocket, detachable, caller, handlers)
+    if detachable.detach(handler.receive, partial(handlers.close, handler)):
+        await handlers.admit(handler, since)
     else:
-        sessions.close(conversation, 1006)
+        handlers.close(handler, 1006)
 
 
 def _since(websocket: WebSocket) -> dict[str, Position]:
@@ -64,11 +64,11 @@ def _since(websocket: WebSocket) -> dict[str, Position]:
     return since
 
 
-def _begin(
-    websocket: WebSocket, transport: Transport, caller: Caller, sessions: Sessions
-) -> Conversation:
+def _open(
+    websocket: WebSocket, transport: Transport, caller: Caller, handlers: HandlerManager
+) -> ConnectionHandler:
     client = websocket.client
-    return sessions.begin(
+    return handlers.open(
         transport,
         caller,
         address=client.host if client else "",
@@ -77,28 +77,28 @@ def _begin(
 
 
 async def _hold(
-    websocket: WebSocket, caller: Caller, sessions: Sessions, since: Mapping[str, Position]
+    websocket: WebSocket, caller: Caller, handlers: HandlerManager, since: Mapping[str, Position]
 ) -> None:
     transport = WebSocketTransport(websocket.send)
     writing = asyncio.create_task(transport.run())
-    conversation = _begin(websocket, transport, caller, sessions)
+    handler = _open(websocket, transport, caller, handlers)
     code = 1006
     try:
-        await sessions.admit(conversation, since)
-        code = await _read(websocket, conversation, writing)
+        await handlers.admit(handler, since)
+        code = await _read(websocket, handler, writing)
     finally:
-        sessions.close(conversation, code)
+        handlers.close(handler, code)
         writing.cancel()
 
 
 async def _read(
-    websocket: WebSocket, conversation: Conversation, writing: asyncio.Task[None]
+    websocket: WebSocket, handler: ConnectionHandler, writing: asyncio.Task[None]
 ) -> int:
     """Feed the conversation; returns the code the socket ended with.
 
     Once our own close is written, the peer has 2 s to answer it.
     """
-    reading = asyncio.create_task(_feed(websocket, conversation))
+    reading = asyncio.create_task(_feed(websocket, handler))
     try:
         await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
         async with asyncio.timeout(_CLOSE_SECONDS):
@@ -109,10 +109,10 @@ async def _read(
         reading.cancel()
 
 
-async def _feed(websocket: WebSocket, conversation: Conversation) -> int:
+async def _feed(websocket: WebSocket, handler: ConnectionHandler) -> int:
     while True:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":
             return int(message.get("code") or 1005)
         text = message.get("text")
-        conversation.receive(message["bytes"] if text is None else text)
+        handler.receive(message["bytes"] if text is None else text)

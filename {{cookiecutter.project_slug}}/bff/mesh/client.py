@@ -14,16 +14,16 @@ from typing import Any, Self
 
 from bff.errors import Code, Outcome, Problem
 from bff.mesh import describe, nuropb
+from bff.mesh.codec import Codec
 from bff.mesh.describe import Descriptions, ServiceDescription
-from bff.mesh.events import EventRule
-from bff.mesh.format import MessageFormat
-from bff.mesh.inbox import Inbox
+from bff.mesh.events import EventHandler
 from bff.mesh.memory import MemoryBroker, MemoryTransport
 from bff.mesh.messages import Kind, Message, Reply
+from bff.mesh.pending_calls import Late, PendingCalls
 from bff.mesh.rabbitmq.transport import AmqpTransport
+from bff.mesh.receiver import MessageReceiver
 from bff.mesh.service import Publish, Service
 from bff.mesh.transport import ConnectionLost, MeshStatus, MeshTransport, Unroutable
-from bff.mesh.waiting import Late, Waiting
 from bff.settings import MeshSettings
 from bff.telemetry import logs
 from bff.telemetry.metrics import Metrics
@@ -45,22 +45,22 @@ class MeshClient:
         metrics: Metrics,
         transport: MeshTransport,
         *,
-        message_format: MessageFormat = nuropb,
+        codec: Codec = nuropb,
         name: str = "mesh",
     ) -> None:
         self._settings = settings
         self._metrics = metrics
         self._transport = transport
-        self._format = message_format
+        self._format = codec
         self._name = name
         self._routes: dict[str, MeshClient] = {}
-        self._rules: list[EventRule] = []
+        self._event_handlers: list[EventHandler] = []
         self.services: list[Service] = []
         """What is answered here."""
-        self._waiting = Waiting(settings, metrics)
+        self._pending_calls = PendingCalls(settings, metrics)
         self._counters = cache(metrics.mesh_calls.labels)
         self._timers = cache(metrics.mesh_seconds.labels)
-        self._descriptions = Descriptions(self._ask, settings.description_seconds)
+        self._descriptions = Descriptions(self._ask, settings.description_cache_seconds)
         self._context: dict[str, Any] = {}
 
     def with_context(self, context: dict[str, Any]) -> Self:
@@ -76,15 +76,15 @@ class MeshClient:
         """
         self._routes.update(dict.fromkeys(services, to))
 
-    def add_rule(self, rule: EventRule) -> None:
+    def add_event_handler(self, event_handler: EventHandler) -> None:
         """Take in an event rule, before `start`.
 
         Raises:
             ValueError: another rule has that name.
         """
-        if any(rule.name == other.name for other in self._rules):
-            raise ValueError(f"two event rules are named {rule.name!r}")
-        self._rules.append(rule)
+        if any(event_handler.name == other.name for other in self._event_handlers):
+            raise ValueError(f"two event rules are named {event_handler.name!r}")
+        self._event_handlers.append(event_handler)
 
     def add_service(self, service: Service) -> None:
         """Answer the calls of a service, from `start` on.
@@ -110,8 +110,10 @@ class MeshClient:
 
     async def start(self) -> None:
         """Begin to connect. Works without a broker too: `status` tells when there is one."""
-        inbox = Inbox(self._waiting, self._format, self._metrics, self._note_status)
-        await self._transport.start(inbox, self._rules, self.services)
+        receiver = MessageReceiver(
+            self._pending_calls, self._format, self._metrics, self._note_status
+        )
+        await self._transport.start(receiver, self._event_handlers, self.services)
         for other in set(self._routes.values()):
             await other.start()
 
@@ -148,20 +150,20 @@ class MeshClient:
         """Call a method and give back its result.
 
         `timeout` in seconds covers everything, waiting for a connection too; it is cut to
-        `request_timeout_max`. `encrypted` lets nobody but the service read the call, and nobody
-        but us the reply. When the wait ends, by its deadline or by cancellation, and the reply may
-        still come, `late` is called once: with the result, or with the problem that there is none.
+        `max_request_timeout_seconds`. `encrypted` lets nobody but the service read the call, and
+        nobody but us the reply. When the wait ends, by its deadline or by cancellation, and the
+        reply may still come, `late` is called once: with the result, or with the problem.
 
         Raises:
             Problem: the service's error, or what kept the call from being answered.
         """
         via = self._via(service)
         message = via._call(Kind.REQUEST, service, method, params, context, timeout, trace_id)
-        reply = via._waiting.expect(message)
+        reply = via._pending_calls.expect(message)
         try:
             return await via._measured(message, reply, encrypted)
         finally:
-            via._waiting.end(message, late and via._late(message, late))
+            via._pending_calls.end(message, late and via._late(message, late))
 
     async def command(
         self,
@@ -186,7 +188,7 @@ class MeshClient:
         await via._measured(message, None, encrypted)
 
     async def describe(self, service: str) -> ServiceDescription:
-        """What a service says of itself, at most `description_seconds` old.
+        """What a service says of itself, at most `description_cache_seconds` old.
 
         Raises:
             Problem: it does not say.
@@ -246,8 +248,8 @@ class MeshClient:
         return message
 
     def _deadline(self, timeout: float | None) -> float:
-        seconds = self._settings.request_timeout if timeout is None else timeout
-        limited = min(seconds, self._settings.request_timeout_max)
+        seconds = self._settings.request_timeout_seconds if timeout is None else timeout
+        limited = min(seconds, self._settings.max_request_timeout_seconds)
         return asyncio.get_running_loop().time() + limited
 
     async def _measured(
@@ -260,11 +262,11 @@ class MeshClient:
         outcome = "cancelled"
         try:
             if encrypted:
-                self._waiting.enter(message)
+                self._pending_calls.enter(message)
                 try:
                     await self._seal(message)
                 finally:
-                    self._waiting.leave(message)
+                    self._pending_calls.leave(message)
             answer = await self._exchange(message, reply)
             if answer is not None and answer.error is not None:
                 raise self._format.problem(answer.error, message)
@@ -274,7 +276,7 @@ class MeshClient:
             outcome = problem.code.value
             raise
         finally:
-            label = self._waiting.label(message.routing_key)
+            label = self._pending_calls.label(message.routing_key)
             self._counters(label, outcome).inc()
             if reply is not None:
                 self._timers(label).observe(asyncio.get_running_loop().time() - started)
@@ -285,16 +287,16 @@ class MeshClient:
         """Send a message and, for a request, wait for its reply; all that fails is a `Problem`."""
         if message.deadline <= asyncio.get_running_loop().time():
             raise Problem(Code.TIMEOUT)
-        self._waiting.enter(message)
+        self._pending_calls.enter(message)
         try:
             async with asyncio.timeout_at(message.deadline):
                 await self._transport.publish(message)
                 if message.is_call:
-                    self._waiting.reached.add(message.routing_key)
+                    self._pending_calls.reached.add(message.routing_key)
                 if reply is None:
                     return None
                 answer = await reply
-                self._waiting.end(message)
+                self._pending_calls.end(message)
         except TimeoutError:
             if message.key is not None:
                 self._descriptions.forget(message.routing_key)
@@ -307,7 +309,7 @@ class MeshClient:
                 return answer
             raise Problem(Code.MESH_UNAVAILABLE, outcome=_outcome(message)) from None
         finally:
-            self._waiting.leave(message)
+            self._pending_calls.leave(message)
         if answer is None:
             raise Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN)
         return answer
@@ -350,7 +352,7 @@ def connect(
     metrics: Metrics | None = None,
     *,
     broker: MemoryBroker | None = None,
-    message_format: MessageFormat = nuropb,
+    codec: Codec = nuropb,
     name: str = "mesh",
 ) -> MeshClient:
     """The client for `settings.amqp_url`; `broker` is the in-process mesh to share, if that.
@@ -362,9 +364,7 @@ def connect(
         transport = MemoryTransport(settings.app_name, broker or MemoryBroker())
     else:
         transport = AmqpTransport(settings)
-    return MeshClient(
-        settings, metrics or Metrics(), transport, message_format=message_format, name=name
-    )
+    return MeshClient(settings, metrics or Metrics(), transport, codec=codec, name=name)
 
 
 async def run(make: Callable[[Publish], Service], settings: MeshSettings | None = None) -> None:

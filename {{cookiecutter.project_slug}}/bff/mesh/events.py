@@ -10,7 +10,7 @@ from typing import Any
 _RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
-class EventNotTaken(Exception):
+class RetryEvent(Exception):
     """Raised by a handler that cannot work now: the same event is tried again, in its place."""
 
 
@@ -30,7 +30,7 @@ class MeshEvent:
 
 
 @dataclass
-class EventRule:
+class EventHandler:
     """What to do with the events of a topic: one after the other, in the order they came."""
 
     name: str
@@ -38,7 +38,7 @@ class EventRule:
     topic: str
     """A pattern: `*` stands for one word, `#` for any number of words."""
     handler: Callable[[MeshEvent], Awaitable[None]]
-    """Returns when the event is taken. Raises `EventNotTaken` to be called again with it; after
+    """Returns when the event is taken. Raises `RetryEvent` to be called again with it; after
     any other error the event goes to the dead letters."""
 
     def __post_init__(self) -> None:

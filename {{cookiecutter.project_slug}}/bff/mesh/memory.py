@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from bff.mesh.events import EventRule, topic_matches
+from bff.mesh.events import EventHandler, topic_matches
 from bff.mesh.messages import Delivery, Kind, MalformedMessage, Message
 from bff.mesh.service import Service
 from bff.mesh.transport import ConnectionLost, MeshStatus, Receiver, Unroutable
@@ -37,7 +37,7 @@ class _Service:
 
 
 @dataclass
-class _RuleQueue:
+class _EventQueue:
     """A rule's durable queue: it stays when nobody consumes it."""
 
     pattern: list[str]
@@ -52,7 +52,7 @@ class MemoryBroker:
 
     def __init__(self) -> None:
         self.dead_letters: deque[Delivery] = deque(maxlen=MAX_DEAD_LETTERS)
-        self.queues: dict[str, _RuleQueue] = {}
+        self.queues: dict[str, _EventQueue] = {}
         self.up = asyncio.Event()
         self.up.set()
         self._services: dict[str, _Service] = {}
@@ -94,9 +94,9 @@ class MemoryBroker:
         if not self._transports:
             await _end(self._tasks)
 
-    def queue(self, name: str, pattern: str) -> _RuleQueue:
+    def queue(self, name: str, pattern: str) -> _EventQueue:
         """Declare a rule's queue."""
-        return self.queues.setdefault(name, _RuleQueue(pattern.split(".")))
+        return self.queues.setdefault(name, _EventQueue(pattern.split(".")))
 
     def route(self, message: Message, reply_to: str) -> None:
         """Hand a message on.
@@ -171,7 +171,7 @@ class MemoryTransport:
         self.reply_to = f"memory-{id(self)}"
         self._app_name = app_name
         self._receiver: Receiver | None = None
-        self._rules: Sequence[EventRule] = ()
+        self._event_handlers: Sequence[EventHandler] = ()
         self._serving: list[tuple[Service, _Answer]] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -184,10 +184,13 @@ class MemoryTransport:
         return MeshStatus(up, "" if up else "interrupted")
 
     async def start(
-        self, receiver: Receiver, rules: Sequence[EventRule], services: Sequence[Service]
+        self,
+        receiver: Receiver,
+        event_handlers: Sequence[EventHandler],
+        services: Sequence[Service],
     ) -> None:
         """Join the broker."""
-        self._receiver, self._rules = receiver, rules
+        self._receiver, self._event_handlers = receiver, event_handlers
         self.broker.attach(self)
         for service in services:
             answer = self.broker.serve(service, partial(receiver.on_call, service))
@@ -237,22 +240,26 @@ class MemoryTransport:
         """Consume again."""
         if self._receiver is None:
             return
-        for rule in self._rules:
-            queue = self.broker.queue(f"{self._app_name}.events.{rule.name}.v1", rule.topic)
-            consuming = self._consume(queue, rule, self._receiver)
+        for event_handler in self._event_handlers:
+            queue = self.broker.queue(
+                f"{self._app_name}.events.{event_handler.name}.v1", event_handler.topic
+            )
+            consuming = self._consume(queue, event_handler, self._receiver)
             task = asyncio.get_running_loop().create_task(consuming)
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._receiver.on_status()
 
-    async def _consume(self, queue: _RuleQueue, rule: EventRule, receiver: Receiver) -> None:
+    async def _consume(
+        self, queue: _EventQueue, event_handler: EventHandler, receiver: Receiver
+    ) -> None:
         async with queue.active:
             while True:
                 while not queue.events:
                     queue.arrived.clear()
                     await queue.arrived.wait()
                 delivery = queue.events[0]
-                taken = await receiver.on_event(rule, delivery)
+                taken = await receiver.on_event(event_handler, delivery)
                 if not taken:
                     self.broker.dead_letters.append(delivery)
                 if queue.events and queue.events[0] is delivery:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from bff.mesh.events import EventRule
+from bff.mesh.events import EventHandler
 from bff.mesh.messages import Delivery, Message
 from bff.mesh.service import Service
 
@@ -39,7 +39,7 @@ class Receiver(Protocol):
     def on_status(self) -> None:
         """`status` changed."""
 
-    async def on_event(self, rule: EventRule, delivery: Delivery) -> bool:
+    async def on_event(self, event_handler: EventHandler, delivery: Delivery) -> bool:
         """An event arrived; True when it was taken, False when it belongs to the dead letters.
 
         Takes as long as the rule needs. A transport that is stopped or loses the event's queue
@@ -58,7 +58,10 @@ class MeshTransport(Protocol):
     """A way to the mesh."""
 
     async def start(
-        self, receiver: Receiver, rules: Sequence[EventRule], services: Sequence[Service]
+        self,
+        receiver: Receiver,
+        event_handlers: Sequence[EventHandler],
+        services: Sequence[Service],
     ) -> None:
         """Begin to connect; does not wait for the broker."""
 

@@ -11,17 +11,17 @@ from typing import Any
 from pydantic import BaseModel
 
 from bff.auth.caller import Caller
-from bff.auth.identity import mesh_context
+from bff.auth.mesh_context import mesh_context
 from bff.connections.connection import Connection
 from bff.connections.messages import Call
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
-from bff.realtime.at_hand import AtHand
 from bff.realtime.exposure import Exposure
-from bff.realtime.forwarder import Forwarder
 from bff.realtime.handlers import validate
+from bff.realtime.injection import HandlerDependencies
 from bff.realtime.limits import InFlight
-from bff.realtime.router import Method, RealtimeRouter, Topic, TopicRule
+from bff.realtime.mesh_proxy import MeshProxy
+from bff.realtime.router import Method, RealtimeRouter, Topic, TopicPolicy
 from bff.redis.client import UNAVAILABLE
 
 logger = logging.getLogger(__name__)
@@ -34,14 +34,14 @@ class Dispatcher:
     by name, and a `context` made here.
     """
 
-    def __init__(self, router: RealtimeRouter, at_hand: AtHand) -> None:
+    def __init__(self, router: RealtimeRouter, dependencies: HandlerDependencies) -> None:
         self._router = router
-        self._forwarder = Forwarder(at_hand)
-        self._in_flight = InFlight(at_hand.settings.requests_per_user)
+        self._forwarder = MeshProxy(dependencies)
+        self._in_flight = InFlight(dependencies.settings.max_requests_per_user)
         self._topics = list(router.topics.values())
-        self._at_hand = at_hand
-        self._mesh = at_hand.mesh
-        self._settings = at_hand.settings
+        self._dependencies = dependencies
+        self._mesh = dependencies.mesh
+        self._settings = dependencies.settings
 
     async def request(
         self, caller: Caller, call: Call, connection: Connection | None = None
@@ -104,25 +104,29 @@ class Dispatcher:
             self._in_flight.leave(caller.user_id)
 
     async def _check_topic(self, caller: Caller, topic: str) -> None:
-        rule = self._rule(topic)
-        if rule is None:
+        policy = self._policy(topic)
+        if policy is None:
             raise Problem(Code.NOT_FOUND, f"No topic {topic} is offered")
-        caller.require(*rule.scopes)
+        caller.require(*policy.scopes)
         mesh = self._mesh_of(caller, None)
-        async with self._bounded(f"topic {topic}", self._settings.request_timeout):
-            may = await rule.handler(
-                self._at_hand.arguments({Topic: Topic(topic), Caller: caller, MeshClient: mesh})
+        async with self._bounded(f"topic {topic}", self._settings.request_timeout_seconds):
+            may = await policy.handler(
+                self._dependencies.arguments(
+                    {Topic: Topic(topic), Caller: caller, MeshClient: mesh}
+                )
             )
         if may is not True:
             raise Problem(Code.FORBIDDEN, f"Topic {topic} is not for you")
 
     def out_of_scope(self, caller: Caller, topics: Iterable[str]) -> list[str]:
         """Of these topics those for which the caller has not the scopes, whatever rules say."""
-        rules = ((topic, self._rule(topic)) for topic in topics)
-        return [topic for topic, rule in rules if rule and not rule.scopes <= caller.scopes]
+        policies = ((topic, self._policy(topic)) for topic in topics)
+        return [
+            topic for topic, policy in policies if policy and not policy.scopes <= caller.scopes
+        ]
 
-    def _rule(self, topic: str) -> TopicRule | None:
-        return next((rule for rule in self._topics if rule.matches(topic)), None)
+    def _policy(self, topic: str) -> TopicPolicy | None:
+        return next((policy for policy in self._topics if policy.matches(topic)), None)
 
     def _target(self, caller: Caller, call: Call) -> Exposure | Method:
         target = self._router.find(call.service, call.method)
@@ -133,8 +137,8 @@ class Dispatcher:
 
     def _timeout(self, call: Call, target: Exposure | Method) -> float:
         """The browser's time if it names one, within what the method and the settings allow."""
-        limit = self._settings.request_timeout_max
-        usual = self._settings.request_timeout
+        limit = self._settings.max_request_timeout_seconds
+        usual = self._settings.request_timeout_seconds
         if isinstance(target, Exposure) and target.timeout is not None:
             usual = limit = min(target.timeout, limit)
         return usual if call.timeout_ms is None else min(call.timeout_ms, limit * 1000) / 1000
@@ -145,7 +149,7 @@ class Dispatcher:
         params = validate(method.handler.params, call.params)
         async with self._bounded(f"{call.service}.{call.method}", timeout):
             result = await method.handler(
-                self._at_hand.arguments({BaseModel: params, Caller: caller, MeshClient: mesh})
+                self._dependencies.arguments({BaseModel: params, Caller: caller, MeshClient: mesh})
             )
         return result.model_dump(mode="json") if isinstance(result, BaseModel) else result
 

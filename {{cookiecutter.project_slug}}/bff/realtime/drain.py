@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from bff.connections.close_codes import CloseCode
 from bff.connections.registry import ConnectionRegistry
-from bff.realtime.conversation import Conversation
-from bff.realtime.sessions import Sessions
+from bff.realtime.connection_handler import ConnectionHandler
+from bff.realtime.handler_manager import HandlerManager
 
 logger = logging.getLogger(__name__)
 
@@ -67,9 +67,11 @@ class Draining:
     until then, and is closed with 4001.
     """
 
-    def __init__(self, sessions: Sessions, registry: ConnectionRegistry, seconds: float) -> None:
+    def __init__(
+        self, handlers: HandlerManager, registry: ConnectionRegistry, seconds: float
+    ) -> None:
         self.begun = False
-        self._sessions = sessions
+        self._handlers = handlers
         self._registry = registry
         self._seconds = seconds
         self._plan = Plan.of(seconds)
@@ -107,14 +109,14 @@ class Draining:
         ends = begun + self._plan.notice + self._plan.turns
         sockets = len(self._registry)
         async with asyncio.TaskGroup() as leaving:
-            while waiting := [each for each in self._sessions if not each.warned]:
+            while waiting := [each for each in self._handlers if not each.warned]:
                 starts = loop.time()
                 pause = min(_LONGEST_PAUSE, max(0.0, ends - starts) / len(waiting))
-                for number, conversation in enumerate(waiting):
+                for number, handler in enumerate(waiting):
                     await asyncio.sleep(starts + number * pause - loop.time())
-                    conversation.warn(round(self._plan.reconnect_after(sockets) * 1000))
-                    leaving.create_task(self._finish(conversation))
+                    handler.warn(round(self._plan.reconnect_after(sockets) * 1000))
+                    leaving.create_task(self._finish(handler))
 
-    async def _finish(self, conversation: Conversation) -> None:
+    async def _finish(self, handler: ConnectionHandler) -> None:
         await asyncio.sleep(self._plan.warning)
-        await conversation.finish()
+        await handler.finish()

@@ -56,7 +56,7 @@ def handler(
             if model is not None:
                 raise TypeError(f"{_name(function)} asks for two parameter models")
             model = hint
-            sources[name] = _at_hand(BaseModel)
+            sources[name] = _by_type(BaseModel)
         else:
             sources[name] = _source(function, name, hint, offered, resources)
     return Handler(function, model, sources, frozenset(resources))
@@ -102,14 +102,14 @@ def _source(
     resources: set[type],
 ) -> _Source:
     if hint in offered:
-        return _at_hand(hint)
+        return _by_type(hint)
     if get_origin(hint) is Annotated:
         for mark in get_args(hint)[1:]:
             if isinstance(mark, Depends) and mark.dependency is not None:
                 return _depends(mark.dependency, offered, resources)
     if _may_be_provided(hint):
         resources.add(hint)
-        return _at_hand(hint)
+        return _by_type(hint)
     raise TypeError(
         f"{_name(function)}: parameter {name!r} must be annotated with one of "
         f"{_choices(offered)}, with a type of your own that is named in Bff(provide=...), "
@@ -128,7 +128,7 @@ def _choices(offered: Collection[type]) -> str:
     return ", ".join(sorted(kind.__name__ for kind in offered))
 
 
-def _at_hand(kind: type) -> _Source:
+def _by_type(kind: type) -> _Source:
     async def source(arguments: Arguments) -> Any:
         return arguments[kind]
 

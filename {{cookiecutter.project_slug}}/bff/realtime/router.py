@@ -13,9 +13,9 @@ from bff.auth.caller import Caller
 from bff.connections.messages import Call
 from bff.mesh.events import MeshEvent, topic_matches
 from bff.mesh.messages import MeshRequest
-from bff.realtime.at_hand import MAY_ASK
 from bff.realtime.exposure import Exposure, Pattern, check_names
 from bff.realtime.handlers import Handler, check_resources, handler
+from bff.realtime.injection import INJECTABLE
 
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
 
@@ -26,10 +26,10 @@ class Topic(str):
     __slots__ = ()
 
 
-_METHOD_MAY_ASK = MAY_ASK | {Caller}
-_SERVED_MAY_ASK = MAY_ASK | {MeshRequest}
-_TOPIC_MAY_ASK = MAY_ASK | {Topic, Caller}
-_EVENT_MAY_ASK = MAY_ASK | {MeshEvent}
+_METHOD_MAY_ASK = INJECTABLE | {Caller}
+_SERVED_MAY_ASK = INJECTABLE | {MeshRequest}
+_TOPIC_MAY_ASK = INJECTABLE | {Topic, Caller}
+_EVENT_MAY_ASK = INJECTABLE | {MeshEvent}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Method:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedMethod:
     """A method that other services of the mesh may call here."""
 
     handler: Handler
@@ -49,7 +49,7 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True)
-class TopicRule:
+class TopicPolicy:
     """Who may subscribe to the topics of a pattern."""
 
     pattern: str
@@ -62,7 +62,7 @@ class TopicRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class HandledEvent:
     """What happens at a mesh event."""
 
     name: str
@@ -80,10 +80,10 @@ class RealtimeRouter:
     """Service and method of what goes to the mesh: both may hold dots."""
     patterns: dict[str, Pattern] = field(default_factory=dict)
     """By `<service>.<pattern>`, in the order of their declaration."""
-    served: dict[str, Served] = field(default_factory=dict)
+    served: dict[str, ServedMethod] = field(default_factory=dict)
     """By method, as services call it on the service `APP_NAME`."""
-    rules: dict[str, Rule] = field(default_factory=dict)
-    topics: dict[str, TopicRule] = field(default_factory=dict)
+    rules: dict[str, HandledEvent] = field(default_factory=dict)
+    topics: dict[str, TopicPolicy] = field(default_factory=dict)
     """By pattern. The first that matches decides."""
 
     def expose(
@@ -106,7 +106,7 @@ class RealtimeRouter:
         * `check` is asked for each call, and only True lets it pass. It may ask for what a method
           may ask for, and for the `Call`.
         * `params` is the model of the parameters. What it does not know is left out.
-        * `timeout` in seconds takes the place of `REQUEST_TIMEOUT`, and a browser gets no more.
+        * `timeout` in seconds replaces `REQUEST_TIMEOUT_SECONDS`; a browser cannot extend it.
         * `encrypted`: only the service can read the call.
         * `cancel_method` of the service is told the `trace_id` of a call that was cancelled or
           whose socket has closed: if it can be reached, and without a token.
@@ -148,7 +148,7 @@ class RealtimeRouter:
         """Answer `<service>.<method>` here, for browsers whose token has all of `scopes`.
 
         The function may ask by type for a Pydantic model (the parameters), `Caller`, what is in
-        `MAY_ASK` and `Annotated[..., Depends(...)]`.
+        `INJECTABLE` and `Annotated[..., Depends(...)]`.
         """
         if "." not in name:
             raise ValueError(f"{name!r}: a method is named <service>.<method>")
@@ -160,17 +160,17 @@ class RealtimeRouter:
 
         return declare
 
-    def serve(self, name: str, *, encrypted: bool = False) -> Callable[[Function], Function]:
+    def mesh_method(self, name: str, *, encrypted: bool = False) -> Callable[[Function], Function]:
         """Answer this method for other services, which call it on the service `APP_NAME`.
 
         The mesh is trusted: there are no scopes. With `encrypted` plain calls are refused, and
         `MESH_PRIVATE_KEY_FILE` is needed. The function may ask for a Pydantic model (the
-        parameters), `MeshRequest`, what is in `MAY_ASK` and `Annotated[..., Depends(...)]`.
+        parameters), `MeshRequest`, what is in `INJECTABLE` and `Annotated[..., Depends(...)]`.
         """
 
         def declare(function: Function) -> Function:
             bound = handler(function, _SERVED_MAY_ASK, params=True)
-            self._add_served(name, Served(bound, encrypted))
+            self._add_served(name, ServedMethod(bound, encrypted))
             return function
 
         return declare
@@ -181,13 +181,13 @@ class RealtimeRouter:
         """Let browsers subscribe to topics of this pattern, if the token has all of `scopes` and
         the function returns True: `*` is one word between dots, `#` any number of them.
 
-        The function may ask for `Topic`, `Caller`, what is in `MAY_ASK` and
+        The function may ask for `Topic`, `Caller`, what is in `INJECTABLE` and
         `Annotated[..., Depends(...)]`.
         """
 
         def declare(function: Function) -> Function:
             bound = handler(function, _TOPIC_MAY_ASK, params=False)
-            self._decide(TopicRule(pattern, frozenset(scopes), bound))
+            self._decide(TopicPolicy(pattern, frozenset(scopes), bound))
             return function
 
         return declare
@@ -197,12 +197,12 @@ class RealtimeRouter:
 
         Each handler has a durable queue named after it, `<APP_NAME>.events.<name>.v1`, so `name`
         must stay as it is from release to release. The function may ask for `MeshEvent`, what is
-        in `MAY_ASK` and `Annotated[..., Depends(...)]`.
+        in `INJECTABLE` and `Annotated[..., Depends(...)]`.
         """
 
         def declare(function: Function) -> Function:
             bound = handler(function, _EVENT_MAY_ASK, params=False)
-            self._add_rule(Rule(name, topic, bound))
+            self._add_rule(HandledEvent(name, topic, bound))
             return function
 
         return declare
@@ -255,17 +255,17 @@ class RealtimeRouter:
             raise ValueError(f"{name!r} is offered twice")
         self.patterns[name] = pattern
 
-    def _add_served(self, name: str, served: Served) -> None:
+    def _add_served(self, name: str, served: ServedMethod) -> None:
         if name in self.served:
             raise ValueError(f"{name!r} is served twice")
         self.served[name] = served
 
-    def _add_rule(self, rule: Rule) -> None:
+    def _add_rule(self, rule: HandledEvent) -> None:
         if rule.name in self.rules:
             raise ValueError(f"two event rules are called {rule.name!r}")
         self.rules[rule.name] = rule
 
-    def _decide(self, rule: TopicRule) -> None:
+    def _decide(self, rule: TopicPolicy) -> None:
         if rule.pattern in self.topics:
             raise ValueError(f"topics {rule.pattern!r} are decided about twice")
         self.topics[rule.pattern] = rule

@@ -10,8 +10,8 @@ from uvicorn.protocols.utils import ClientDisconnected
 from bff.connections.transport import EXTENSION
 from bff.server import handshake
 from bff.server.codes import INTERNAL_ERROR, NORMAL, may_be_sent
+from bff.server.flush_scheduler import FlushScheduler
 from bff.server.protocol import WebSocketProtocol
-from bff.server.sockets import Sockets
 
 _REFUSED = 403
 _NO_ANSWER = 500
@@ -26,14 +26,14 @@ class AsgiSocket:
 
     def __init__(
         self,
-        sockets: Sockets,
+        scheduler: FlushScheduler,
         socket: WebSocketProtocol,
         scope: dict[str, Any],
         key: bytes,
         headers: handshake.Headers,
     ) -> None:
         """`key` is that of `handshake.accept_key`; `headers` go into every response."""
-        self._sockets = sockets
+        self._scheduler = scheduler
         self._socket = socket
         self._scope = scope
         self._key = key
@@ -50,27 +50,27 @@ class AsgiSocket:
         extensions = {"websocket.http.response": {}, EXTENSION: self._socket}
         self._scope["extensions"] = extensions
         self._socket.endpoint = self
-        task = self._sockets.loop.create_task(self._run(app))
-        self._sockets.tasks.add(task)
-        task.add_done_callback(self._sockets.tasks.discard)
+        task = self._scheduler.loop.create_task(self._run(app))
+        self._scheduler.tasks.add(task)
+        task.add_done_callback(self._scheduler.tasks.discard)
 
     async def _run(self, app: Any) -> None:
         try:
             await app(self._scope, self._receive, self._send)
             if not self._is_answered and not self._socket.is_closing:
-                self._sockets.logger.error("the application did not answer a handshake")
+                self._scheduler.logger.error("the application did not answer a handshake")
         except ClientDisconnected:
             pass
         except asyncio.CancelledError:
             self._socket.close(INTERNAL_ERROR)
             raise
         except Exception:
-            self._sockets.logger.exception("Exception in ASGI application\n")
+            self._scheduler.logger.exception("Exception in ASGI application\n")
             self._socket.close(INTERNAL_ERROR)
         finally:
             if not self._is_answered:
                 self._refuse(_NO_ANSWER)
-            self._socket.let_go()
+            self._socket.release()
 
     # The server's half
 

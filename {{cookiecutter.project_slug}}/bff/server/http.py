@@ -18,8 +18,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from bff.connections.transport import ABORT
 from bff.server import handshake
 from bff.server.asgi import AsgiSocket
+from bff.server.flush_scheduler import scheduler_of
 from bff.server.protocol import WebSocketProtocol
-from bff.server.sockets import sockets_of
 
 SUPPORTED: Final = ("0.54.",)
 
@@ -125,9 +125,9 @@ class HttpProtocol(HttpToolsProtocol):
             "query_string": query,
             "subprotocols": handshake.subprotocols(self.headers),
         }
-        sockets = sockets_of(self.config, self.server_state, self.loop)
-        socket = WebSocketProtocol(sockets, self.transport)
+        scheduler = scheduler_of(self.config, self.server_state, self.loop)
+        socket = WebSocketProtocol(scheduler, self.transport)
         headers = self.server_state.default_headers
-        AsgiSocket(sockets, socket, scope, key, headers).start(self.app)
+        AsgiSocket(scheduler, socket, scope, key, headers).start(self.app)
         if early:
             socket.data_received(early)

@@ -120,14 +120,14 @@ class Parser:
         return start, length
 
 
-class Deaf:
+class IgnoreInput:
     """Takes the place of the parser once the peer has closed, or has broken the protocol."""
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         return iter(())
 
 
-DEAF: Final = Deaf()
+IGNORE_INPUT: Final = IgnoreInput()
 
 
 def close_code(payload: bytes) -> int:

@@ -10,20 +10,20 @@ from typing import Final, Protocol
 from bff.connections.close_codes import CloseCode
 from bff.connections.frames import header
 from bff.server.codes import ABNORMAL, INTERNAL_ERROR, INVALID_DATA, NORMAL, SERVICE_RESTART
-from bff.server.outgoing import Outgoing
+from bff.server.flush_scheduler import FlushScheduler
 from bff.server.parser import (
     BINARY,
     CLOSE,
-    DEAF,
+    IGNORE_INPUT,
     PING,
     PONG,
     TEXT,
     BadFrameError,
-    Deaf,
+    IgnoreInput,
     Parser,
     close_code,
 )
-from bff.server.sockets import Sockets
+from bff.server.write_buffer import WriteBuffer
 
 _CLOSE_SECONDS: Final = 2.0
 """How long a peer has to answer a close. `transport.close()` alone would wait for ever for one
@@ -53,7 +53,7 @@ class Endpoint(Protocol):
         """The server shuts down: who still waits for an answer gets one."""
 
 
-class WebSocketProtocol(Outgoing):
+class WebSocketProtocol(WriteBuffer):
     """A socket, which is a `Detachable`.
 
     An ASGI endpoint answers the handshake. It may go on as any endpoint does; or the socket is
@@ -77,11 +77,11 @@ class WebSocketProtocol(Outgoing):
         "endpoint",
     )
 
-    def __init__(self, sockets: Sockets, transport: asyncio.Transport) -> None:
-        super().__init__(sockets, transport)
+    def __init__(self, scheduler: FlushScheduler, transport: asyncio.Transport) -> None:
+        super().__init__(scheduler, transport)
         self.endpoint: Endpoint | None = None
         """Who is given the messages, until the socket is detached."""
-        self._parser: Parser | Deaf | None = None
+        self._parser: Parser | IgnoreInput | None = None
         """There is one once the handshake is accepted."""
         self._early = b""
         self._is_reading = True
@@ -98,7 +98,7 @@ class WebSocketProtocol(Outgoing):
         self._timer: asyncio.TimerHandle | None = None
         """For the next ping, or for its answer."""
         self._abort_timer: asyncio.TimerHandle | None = None
-        sockets.connections.add(self)  # type: ignore[arg-type]
+        scheduler.connections.add(self)  # type: ignore[arg-type]
 
     # The handshake
 
@@ -107,10 +107,10 @@ class WebSocketProtocol(Outgoing):
 
         The response waits for a moment, so that it shares a write with the first message.
         """
-        self._parser = Parser(self._sockets.max_size)
+        self._parser = Parser(self._scheduler.max_size)
         if self.outgoing is None:
             self.outgoing = response
-            self._opening = self._sockets.loop.call_later(_OPENING_SECONDS, self._send_opening)
+            self._opening = self._scheduler.loop.call_later(_OPENING_SECONDS, self._send_opening)
         else:
             self.add(response)
         self._ping_later()
@@ -127,7 +127,7 @@ class WebSocketProtocol(Outgoing):
         if opening is not None:
             self._opening = None
             opening.cancel()
-            self._sockets.be_dirty(self)
+            self._scheduler.schedule(self)
         super().add(wire)
 
     def refuse(self, response: bytes) -> None:
@@ -174,7 +174,7 @@ class WebSocketProtocol(Outgoing):
         else:
             self.add(wire)
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """The endpoint has returned: unless the socket is detached, it ends."""
         if self.endpoint is not None:
             self.close(NORMAL)
@@ -223,7 +223,7 @@ class WebSocketProtocol(Outgoing):
         self.resume_writing()
         if self._abort_timer is not None:
             self._abort_timer.cancel()
-        self._sockets.connections.discard(self)
+        self._scheduler.connections.discard(self)
         closed, context = self._closed, self._context
         self._receive = self._closed = self._context = None
         if closed is not None and context is not None:
@@ -235,9 +235,9 @@ class WebSocketProtocol(Outgoing):
 
     def _handle(self, opcode: int, payload: bytes) -> None:
         if opcode == CLOSE:
-            if self._parser is not DEAF:
+            if self._parser is not IGNORE_INPUT:
                 self._code = close_code(payload)
-                self._parser = DEAF
+                self._parser = IGNORE_INPUT
                 if not self.is_closing:
                     self._send_close(payload)
                 self._end()
@@ -275,7 +275,7 @@ class WebSocketProtocol(Outgoing):
         try:
             self._context.run(self._receive, data)
         except Exception:
-            self._sockets.logger.exception("a frame could not be handled")
+            self._scheduler.logger.exception("a frame could not be handled")
             self.close(INTERNAL_ERROR)
 
     # Pings
@@ -287,15 +287,15 @@ class WebSocketProtocol(Outgoing):
 
     def _ping_later(self) -> None:
         self._stop_pings()
-        if self._sockets.ping_interval:
-            loop, seconds = self._sockets.loop, self._sockets.ping_interval
+        if self._scheduler.ping_interval:
+            loop, seconds = self._scheduler.loop, self._scheduler.ping_interval
             self._timer = loop.call_later(seconds, self._send_ping)
 
     def _send_ping(self) -> None:
         self._awaits_pong = True
         self.add(_PING)
-        if self._sockets.ping_timeout:
-            loop, seconds = self._sockets.loop, self._sockets.ping_timeout
+        if self._scheduler.ping_timeout:
+            loop, seconds = self._scheduler.loop, self._scheduler.ping_timeout
             self._timer = loop.call_later(seconds, self._no_pong)
 
     def _no_pong(self) -> None:
@@ -315,7 +315,7 @@ class WebSocketProtocol(Outgoing):
     def _fail(self, error: BadFrameError) -> None:
         """Say what is wrong and hear no more. What the peer still sends is read all the same: else
         it would be told that the connection was reset, and nothing else."""
-        self._parser = DEAF
+        self._parser = IGNORE_INPUT
         if self.is_closing:
             self._end()
             return
@@ -332,5 +332,5 @@ class WebSocketProtocol(Outgoing):
 
     def _abort_later(self) -> None:
         if self._abort_timer is None:
-            loop = self._sockets.loop
+            loop = self._scheduler.loop
             self._abort_timer = loop.call_later(_CLOSE_SECONDS, self.transport.abort)

@@ -70,14 +70,14 @@ class Metrics:
             ["stream"],
             registry=registry,
         )
-        self.relay_hears = Gauge(
-            "bff_relay_hears",
+        self.pubsub_subscribed = Gauge(
+            "bff_pubsub_subscribed",
             "1 while the relay hears Redis",
             registry=registry,
             multiprocess_mode="livemin",
         )
-        self.relay_restarts = Counter(
-            "bff_relay_restarts", "How often the relay had to listen anew", registry=registry
+        self.pubsub_restarts = Counter(
+            "bff_pubsub_restarts", "How often the relay had to listen anew", registry=registry
         )
         self.lease_losses = Counter(
             "bff_lease_losses",

@@ -21,7 +21,7 @@ from app.routes import (
 )
 from bff.endpoints import rpc, services, sse, tickets
 
-HTTP = (
+HTTP = [
     websocket.router,
     sse.router,
     rpc.router,
@@ -33,10 +33,10 @@ HTTP = (
     notes.router,
     moderation.router,
     account.router,
-)
+]
 """FastAPI routers."""
 
-REALTIME = (
+REALTIME = [
     services.realtime,
     orders.realtime,
     chat.realtime,
@@ -47,5 +47,5 @@ REALTIME = (
     ledger.realtime,
     payments.realtime,
     account.realtime,
-)
+]
 """What browsers call over sockets, and what the mesh brings or calls."""

@@ -16,6 +16,6 @@ def connect(bff: Bff) -> None:
     settings = bff.provided(Settings)
     own = {"amqp_url": settings.ledger_amqp_url, "rpc_exchange": ""}
     ledger = connect_mesh(
-        settings.model_copy(update=own), bff.metrics, message_format=jsonrpc, name="ledger"
+        settings.model_copy(update=own), bff.metrics, codec=jsonrpc, name="ledger"
     )
     bff.mesh.route(["ledger"], to=ledger)

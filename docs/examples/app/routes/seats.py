@@ -16,7 +16,7 @@ class SoldOut(BaseModel):
     waiting: Annotated[list[str], Field(max_length=500)]
 
 
-@realtime.serve("sold_out")
+@realtime.mesh_method("sold_out")
 async def sold_out(params: SoldOut, request: MeshRequest, messenger: Messenger) -> int:
     """Tell everybody who waits; returns how many sockets that were."""
     event = {"show": params.show, "by": request.context.get("user_id")}

@@ -15,7 +15,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.exceptions import AMQPError, DeliveryError, InvalidFrameError
 from yarl import URL
 
-from bff.backoff import pauses
+from bff.backoff import backoff_delays
 from bff.mesh.cancellation import ends_if_cancelled, is_cancelled
 from bff.mesh.rabbitmq.fast_path import FastPath
 from bff.mesh.transport import ConnectionLost
@@ -164,11 +164,11 @@ class SupervisedConnection:
             await end(self._task, seconds=2 * BROKER_SECONDS)
 
     async def _supervise(self) -> None:
-        waits = pauses(0.2, LONGEST_PAUSE)
+        waits = backoff_delays(0.2, LONGEST_PAUSE)
         while True:
             try:
                 async with self._connected() as (connection, channel):
-                    waits = pauses(0.2, LONGEST_PAUSE)
+                    waits = backoff_delays(0.2, LONGEST_PAUSE)
                     await self._use_until_lost(connection, channel)
             except ConnectionLost as error:
                 self._now(str(error), None)

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
 
-from bff.backoff import pauses
+from bff.backoff import backoff_delays
 from bff.mesh.cancellation import ends_if_cancelled
 from bff.mesh.messages import Delivery
 from bff.mesh.rabbitmq.connection import (
@@ -48,7 +48,7 @@ class QueueConsumer(ABC):
 
     async def run(self, connection: AbstractConnection) -> None:
         """Consume, again and again, until the connection ends and this task is cancelled."""
-        for pause in pauses(0.5, LONGEST_PAUSE):
+        for pause in backoff_delays(0.5, LONGEST_PAUSE):
             try:
                 with broker_errors():
                     await self.consume(connection)

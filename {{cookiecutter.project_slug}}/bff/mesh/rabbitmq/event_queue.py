@@ -8,7 +8,7 @@ from typing import Any
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
 
-from bff.mesh.events import EventRule
+from bff.mesh.events import EventHandler
 from bff.mesh.rabbitmq.connection import BROKER_SECONDS, close, declare_exchanges, end, open_channel
 from bff.mesh.rabbitmq.consumer import QueueConsumer, delivery
 from bff.mesh.transport import Receiver
@@ -24,15 +24,17 @@ MAX_DELIVERIES = 100
 """An event that ends the process each time is a dead letter in the end."""
 
 
-class RuleConsumer(QueueConsumer):
+class EventConsumer(QueueConsumer):
     """Consumes a rule's queue, one event after the other."""
 
-    def __init__(self, settings: MeshSettings, rule: EventRule, receiver: Receiver) -> None:
-        super().__init__(f"event rule {rule.name}")
+    def __init__(
+        self, settings: MeshSettings, event_handler: EventHandler, receiver: Receiver
+    ) -> None:
+        super().__init__(f"event rule {event_handler.name}")
         self._settings = settings
-        self._queue = f"{settings.app_name}.events.{rule.name}.v1"
+        self._queue = f"{settings.app_name}.events.{event_handler.name}.v1"
         self._dead_letters = f"{settings.app_name}.dead-letters.v1"
-        self._rule = rule
+        self._rule = event_handler
         self._receiver = receiver
 
     async def consume(self, connection: AbstractConnection) -> None:

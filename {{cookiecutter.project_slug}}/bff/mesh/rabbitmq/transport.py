@@ -10,7 +10,7 @@ from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
 
 from bff.mesh import wire
-from bff.mesh.events import EventRule
+from bff.mesh.events import EventHandler
 from bff.mesh.messages import Kind, Message
 from bff.mesh.rabbitmq.connection import (
     BROKER_SECONDS,
@@ -21,7 +21,7 @@ from bff.mesh.rabbitmq.connection import (
     open_channel,
 )
 from bff.mesh.rabbitmq.consumer import QueueConsumer
-from bff.mesh.rabbitmq.event_queue import RuleConsumer
+from bff.mesh.rabbitmq.event_queue import EventConsumer
 from bff.mesh.rabbitmq.fast_path import Contents, FastPath, Publisher
 from bff.mesh.rabbitmq.service_queue import ServiceConsumer
 from bff.mesh.service import Service
@@ -46,7 +46,7 @@ class AmqpTransport:
         self._reply_to = ""
         self._out: Publisher | None = None
         self._receiver: Receiver | None = None
-        self._rules: Sequence[EventRule] = ()
+        self._event_handlers: Sequence[EventHandler] = ()
         self._services: Sequence[Service] = ()
 
     @property
@@ -56,10 +56,13 @@ class AmqpTransport:
         return MeshStatus(not reason, reason)
 
     async def start(
-        self, receiver: Receiver, rules: Sequence[EventRule], services: Sequence[Service]
+        self,
+        receiver: Receiver,
+        event_handlers: Sequence[EventHandler],
+        services: Sequence[Service],
     ) -> None:
         """Begin to connect."""
-        self._receiver, self._rules, self._services = receiver, rules, services
+        self._receiver, self._event_handlers, self._services = receiver, event_handlers, services
         self._publishing.start()
         self._consuming.start()
 
@@ -84,7 +87,7 @@ class AmqpTransport:
             raise ConnectionLost("no reply queue")
         if self._out is None:
             raise ConnectionLost("the connection was closed")
-        if self._out.unconfirmed >= self._settings.pending_requests:
+        if self._out.unconfirmed >= self._settings.max_pending_requests:
             raise ConnectionLost("the broker does not keep up")
         confirm = self._out.publish(
             message.correlation_id,
@@ -141,7 +144,10 @@ class AmqpTransport:
                 lane.take(channel.number, Contents(wire.DELIVER, receiver.on_reply))
                 await channel.basic_consume(reply_to, _never, no_ack=True)
         consumers: list[QueueConsumer] = [
-            *(RuleConsumer(self._settings, rule, receiver) for rule in self._rules),
+            *(
+                EventConsumer(self._settings, event_handler, receiver)
+                for event_handler in self._event_handlers
+            ),
             *(
                 ServiceConsumer(self._settings, service, receiver, self.publish)
                 for service in self._services

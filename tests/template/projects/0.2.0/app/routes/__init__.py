@@ -5,7 +5,7 @@ from __future__ import annotations
 from app.routes import admin, health, notes, websocket
 from bff.endpoints import rpc, services, sse, tickets
 
-HTTP = (
+HTTP = [
     websocket.router,
     sse.router,
     rpc.router,
@@ -13,6 +13,9 @@ HTTP = (
     health.router,
     admin.router,
     notes.router,
-)
+]
 
-REALTIME = (services.realtime, notes.realtime)
+REALTIME = [
+    services.realtime,
+    notes.realtime,
+]

@@ -18,12 +18,12 @@ _SECONDS: Final = 10.0
 """How long the database may take."""
 
 
-MAX_GREETINGS = 100
+MAX_RETAINED = 100
 """How many greetings a user gets, and how many for all are kept; of more, the newest."""
 
 
 @dataclass(frozen=True, slots=True)
-class Greeting:
+class RetainedBroadcast:
     """A broadcast that has not expired."""
 
     event: Event
@@ -32,7 +32,7 @@ class Greeting:
     """None for everybody."""
 
 
-class Greetings:
+class RetainedBroadcasts:
     """This instance's copy of the greetings, loaded again when Redis names newer ones.
 
     Redis counts how often they were renewed, in the stream of all: with its epoch, so that a Redis
@@ -44,12 +44,12 @@ class Greetings:
         self,
         pipeline: AutoPipeline,
         settings: Settings,
-        load: Callable[[], Awaitable[Sequence[Greeting]]],
+        load: Callable[[], Awaitable[Sequence[RetainedBroadcast]]],
     ) -> None:
         self._pipeline = pipeline
         self._key = Keys(settings.prefix).all.meta
         self._load = load
-        self._greetings: Sequence[Greeting] = ()
+        self._retained: Sequence[RetainedBroadcast] = ()
         self._loaded: Position | None = None
         """Which greetings these are, at least."""
         self._loading = asyncio.Lock()
@@ -68,15 +68,15 @@ class Greetings:
         if not self._has(current):
             async with asyncio.timeout(_SECONDS), self._loading:
                 if not self._has(current):
-                    self._greetings, self._loaded = await self._load(), current
-        if not self._greetings:
+                    self._retained, self._loaded = await self._load(), current
+        if not self._retained:
             return []
         now = datetime.now(UTC)
         return [
-            greeting.event
-            for greeting in self._greetings
-            if greeting.expires_at > now and (greeting.users is None or user_id in greeting.users)
-        ][-MAX_GREETINGS:]
+            retained.event
+            for retained in self._retained
+            if retained.expires_at > now and (retained.users is None or user_id in retained.users)
+        ][-MAX_RETAINED:]
 
     def _has(self, current: Position) -> bool:
         loaded = self._loaded

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 
-from bff.cluster.channels import Channels
-from bff.cluster.feeds import Feeds
 from bff.cluster.index import ConnectionIndex
 from bff.cluster.keys import Keys
 from bff.cluster.messenger import Messenger
 from bff.cluster.presence import Presence
 from bff.cluster.presence_queue import PresenceQueue
-from bff.cluster.relay import Relay
+from bff.cluster.pubsub_channels import PubSubChannels
+from bff.cluster.pubsub_listener import PubSubListener
+from bff.cluster.stream_hub import StreamHub
 from bff.cluster.streams import StreamReader
 from bff.cluster.subscriptions import Subscriptions
 from bff.connections.registry import ConnectionRegistry
@@ -22,7 +22,7 @@ from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 
 
-class Instance:
+class ClusterMember:
     """What is sent comes from `messenger`, what is heard through `relay` and `feeds`."""
 
     def __init__(
@@ -46,18 +46,18 @@ class Instance:
             self.pipeline, self.index, presence_queue, self.messenger, settings
         )
         keys = Keys(settings.prefix)
-        channels = Channels(keys.to_instance + self.id, keys.to_all)
+        channels = PubSubChannels(keys.to_instance + self.id, keys.to_all)
         reader = StreamReader(self.pipeline, settings)
-        self.feeds = Feeds(self.index, self.registry, channels, reader, missed, settings, metrics)
+        self.hub = StreamHub(self.index, self.registry, channels, reader, missed, settings, metrics)
         self.subscriptions = Subscriptions(
-            self.index, self.registry, self.feeds, channels, reader, settings
+            self.index, self.registry, self.hub, channels, reader, settings
         )
-        self.relay = Relay(
+        self.listener = PubSubListener(
             self.id,
             redis,
             self.registry,
             channels,
-            self.feeds,
+            self.hub,
             self.subscriptions,
             missed,
             settings,

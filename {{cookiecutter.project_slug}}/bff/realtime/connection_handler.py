@@ -50,7 +50,7 @@ Verify = Callable[[str], Awaitable[Caller]]
 _RESPONSE_TYPES = frozenset(("request", "command", "subscribe", "unsubscribe", "authenticate"))
 
 
-class Conversation:
+class ConnectionHandler:
     """Is fed with frames by whoever reads the socket, and owns the tasks of its requests.
 
     Requests run side by side, a bounded number of them. Nothing that a client sends goes
@@ -74,7 +74,7 @@ class Conversation:
         self._verify = verify
         self._settings = settings
         self._metrics = metrics
-        self._bucket = TokenBucket(settings.messages_per_minute, settings.message_burst)
+        self._bucket = TokenBucket(settings.max_messages_per_minute, settings.max_message_burst)
         self._bad = 0
         self._refused = 0
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -82,9 +82,9 @@ class Conversation:
         self.warned = False
         """Whether the client was told that this socket will be closed with 4001."""
         self._finishing = False
-        self._early: list[str | bytes] | None = []
+        self._pending_frames: list[str | bytes] | None = []
         """What has come while it is not known whether the socket is let in; then None."""
-        self._early_size = 0
+        self._pending_size = 0
 
     def receive(self, data: str | bytes) -> None:
         """Take one frame as it came from the socket. Never waits, never raises."""
@@ -94,10 +94,10 @@ class Conversation:
         if len(data) > self._settings.max_frame_bytes:
             self.connection.close(CloseCode.MESSAGE_TOO_BIG)
             return
-        if self._early is not None:
-            self._early.append(data)
-            self._early_size += len(data)
-            if self._early_size > self._settings.max_queue_bytes:
+        if self._pending_frames is not None:
+            self._pending_frames.append(data)
+            self._pending_size += len(data)
+            if self._pending_size > self._settings.max_queue_bytes:
                 self.connection.close(CloseCode.TOO_MANY_REQUESTS)
             return
         value: Any = None
@@ -115,10 +115,10 @@ class Conversation:
         self._metrics.frames_in.labels(frame.type).inc()
         self._handle(frame)
 
-    def listen(self) -> None:
+    def start_receiving(self) -> None:
         """The socket is let in: do what has come meanwhile, and what comes."""
-        early, self._early = self._early or [], None
-        for data in early:
+        pending, self._pending_frames = self._pending_frames or [], None
+        for data in pending:
             if self.connection.closing is None:
                 self.receive(data)
 
@@ -156,8 +156,8 @@ class Conversation:
                     self._send(ErrorMessage(problem, cancel.trace_id))
                 else:
                     task.cancel()
-            case SubscribeFrame(payload=wish):
-                self._start(wish.trace_id, lambda: self._subscribe(wish))
+            case SubscribeFrame(payload=request):
+                self._start(request.trace_id, lambda: self._subscribe(request))
             case UnsubscribeFrame(payload=names):
                 self._subscriptions.unsubscribe(self.connection, names.topics)
                 self._send(Response(names.trace_id, {}))
@@ -172,7 +172,7 @@ class Conversation:
         trace_id = trace_id or uuid.uuid4().hex
         if trace_id in self._tasks:
             problem = Problem(Code.CONFLICT, "A request with this trace_id is in flight")
-        elif len(self._tasks) >= self._settings.requests_in_flight:
+        elif len(self._tasks) >= self._settings.max_requests_per_connection:
             problem = Problem(Code.TOO_MANY_IN_FLIGHT)
         elif self._finishing:
             problem = Problem(Code.SERVICE_UNAVAILABLE, "This instance is going away")
@@ -206,13 +206,13 @@ class Conversation:
         await self._dispatcher.command(self.caller, call, self.connection)
         return {"accepted": True}
 
-    async def _subscribe(self, wish: Subscribe) -> Any:
-        topics = {one.topic: one.position for one in wish.topics}
-        with self._subscriptions.wished(self.connection, topics) as still_wished:
+    async def _subscribe(self, request: Subscribe) -> Any:
+        topics = {one.topic: one.position for one in request.topics}
+        with self._subscriptions.authorising(self.connection, topics) as still_pending:
             await self._dispatcher.check_topics(self.caller, topics)
         if self._dispatcher.out_of_scope(self.caller, topics):
             raise Problem(Code.FORBIDDEN, "The new token allows less")
-        if len(still_wished) < len(topics):
+        if len(still_pending) < len(topics):
             raise Problem(Code.CANCELLED, "Unsubscribed meanwhile", outcome=Outcome.NOT_SENT)
         joined = await self._subscriptions.subscribe(self.connection, topics)
         return {"positions": positions(joined), "recovered": recovered(joined)}
@@ -229,7 +229,7 @@ class Conversation:
         return {"expires_at": caller.expires_at}
 
     def _expire_later(self) -> asyncio.TimerHandle:
-        left = self.caller.expires_at + self._settings.token_grace - time.time()
+        left = self.caller.expires_at + self._settings.token_grace_seconds - time.time()
         return asyncio.get_running_loop().call_later(
             max(0.0, left), self.connection.close, CloseCode.TOKEN_EXPIRED, "token expired"
         )

@@ -11,7 +11,7 @@ from bff.connections.messages import Gap
 from bff.connections.positions import Position
 
 
-class Joiner:
+class CatchUp:
     """A connection that is not in the live flow yet; what is live passes it by meanwhile."""
 
     __slots__ = ("position",)
@@ -21,10 +21,10 @@ class Joiner:
         """How far it has read once it needs no more pages: what comes beyond is its own."""
 
 
-class Feed:
+class StreamTracker:
     """One stream as this instance hears it."""
 
-    __slots__ = ("heard", "joining", "mending", "position", "reader", "stream")
+    __slots__ = ("catching_up", "heard", "is_filling", "position", "reader", "stream")
 
     def __init__(self, stream: str, reader: str) -> None:
         self.stream: Final = stream
@@ -36,18 +36,18 @@ class Feed:
         for good once the last has left: who comes then has another feed."""
         self.heard: Position | None = None
         """The latest message that could not be delivered: there was no position yet, or a hole."""
-        self.joining: dict[Connection, Joiner] = {}
-        self.mending = False
+        self.catching_up: dict[Connection, CatchUp] = {}
+        self.is_filling = False
 
     def is_live(self, connection: Connection) -> bool:
         """Whether the message at the feed's position is this connection's to get now."""
-        joiner = self.joining.get(connection)
-        if joiner is None:
+        progress = self.catching_up.get(connection)
+        if progress is None:
             return True
-        read, at = joiner.position, self.position
+        read, at = progress.position, self.position
         if read is None or at is None or read.epoch != at.epoch or read.offset >= at.offset:
             return False
-        del self.joining[connection]
+        del self.catching_up[connection]
         return True
 
     def lose(self, tip: Position, connections: Sequence[Connection]) -> None:
@@ -62,22 +62,24 @@ class Feed:
         if known is None or known.epoch != tip.epoch:
             at = Position(tip.epoch, 0)
         else:
-            waiting = (one.position for one in self.joining.values() if one.position is not None)
+            waiting = (
+                one.position for one in self.catching_up.values() if one.position is not None
+            )
             reached = (one.offset for one in waiting if one.epoch == tip.epoch)
             beyond = (offset for offset in reached if offset > known.offset)
             at = Position(tip.epoch, min(beyond, default=tip.offset))
         self.position = at
         frame = gap(self, at)
         for connection in connections:
-            joiner = self.joining.get(connection)
-            if joiner is not None:
-                read = joiner.position
+            progress = self.catching_up.get(connection)
+            if progress is not None:
+                read = progress.position
                 if read is None or (read.epoch == at.epoch and read.offset >= at.offset):
                     continue
-                del self.joining[connection]
+                del self.catching_up[connection]
             connection.send_frame(frame)
 
 
-def gap(feed: Feed, at: Position) -> Frame:
+def gap(tracker: StreamTracker, at: Position) -> Frame:
     """The word that something was lost, and where the stream goes on."""
-    return Frame(Gap({feed.stream: at.id_in(feed.stream)}).encode(), {feed.stream: at})
+    return Frame(Gap({tracker.stream: at.id_in(tracker.stream)}).encode(), {tracker.stream: at})

@@ -26,7 +26,7 @@ class Writer(Protocol):
         """Hand over what has gathered."""
 
 
-class Sockets:
+class FlushScheduler:
     """Writes what has gathered for each socket in one go, once per turn of the loop.
 
     A write is a system call: twenty frames one by one are twenty of them.
@@ -43,24 +43,24 @@ class Sockets:
         """Seconds; 0 for no pings."""
         self.ping_timeout = config.ws_ping_timeout or 0.0
         """Seconds; 0 to wait for ever."""
-        self.dirty: Final[list[Writer]] = []
+        self.pending: Final[list[Writer]] = []
         """Who has something to write; whoever adds the first calls `flush_soon`."""
 
-    def be_dirty(self, socket: Writer) -> None:
+    def schedule(self, socket: Writer) -> None:
         """Let a socket write in the next turn of the loop."""
-        if not self.dirty:
+        if not self.pending:
             self.flush_soon()
-        self.dirty.append(socket)
+        self.pending.append(socket)
 
     def flush_soon(self) -> None:
         """Let all dirty sockets write in the next turn of the loop."""
         self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        dirty = self.dirty
-        batch = dirty[:_FLUSH_BATCH]
-        del dirty[:_FLUSH_BATCH]
-        if dirty:
+        pending = self.pending
+        batch = pending[:_FLUSH_BATCH]
+        del pending[:_FLUSH_BATCH]
+        if pending:
             self.flush_soon()
         for socket in batch:
             frame = socket.outgoing
@@ -71,12 +71,14 @@ class Sockets:
                 socket.flush()
 
 
-_of_servers: WeakKeyDictionary[ServerState, Sockets] = WeakKeyDictionary()
+_of_servers: WeakKeyDictionary[ServerState, FlushScheduler] = WeakKeyDictionary()
 
 
-def sockets_of(config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> Sockets:
+def scheduler_of(
+    config: Config, state: ServerState, loop: asyncio.AbstractEventLoop
+) -> FlushScheduler:
     """The same for all connections of a server."""
     found = _of_servers.get(state)
     if found is None:
-        found = _of_servers[state] = Sockets(config, state, loop)
+        found = _of_servers[state] = FlushScheduler(config, state, loop)
     return found

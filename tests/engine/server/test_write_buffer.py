@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from bff.connections.close_codes import CloseCode
 from bff.connections.frames import Frame
+from bff.server.flush_scheduler import FlushScheduler
 from bff.server.protocol import WebSocketProtocol
 from bff.server.run import configuration
-from bff.server.sockets import Sockets
 from bff.settings import Settings
 from bff.testing import until
 from uvicorn.server import ServerState
@@ -45,9 +45,9 @@ class FakeTransport:
 
 
 @pytest.fixture
-async def sockets(settings: Settings) -> Sockets:
+async def scheduler(settings: Settings) -> FlushScheduler:
     config = configuration(settings, app=lambda: None)
-    return Sockets(config, ServerState(), asyncio.get_running_loop())
+    return FlushScheduler(config, ServerState(), asyncio.get_running_loop())
 
 
 @pytest.fixture
@@ -55,10 +55,10 @@ def transport() -> FakeTransport:
     return FakeTransport()
 
 
-def opened(sockets: Sockets, transport: FakeTransport) -> WebSocketProtocol:
+def opened(scheduler: FlushScheduler, transport: FakeTransport) -> WebSocketProtocol:
     """A socket past its handshake."""
     fake: Any = transport
-    socket = WebSocketProtocol(sockets, fake)
+    socket = WebSocketProtocol(scheduler, fake)
     socket.open(b"101")
     socket.flush()
     transport.writes.clear()
@@ -66,8 +66,8 @@ def opened(sockets: Sockets, transport: FakeTransport) -> WebSocketProtocol:
 
 
 @pytest.fixture
-def socket(sockets: Sockets, transport: FakeTransport) -> WebSocketProtocol:
-    return opened(sockets, transport)
+def socket(scheduler: FlushScheduler, transport: FakeTransport) -> WebSocketProtocol:
+    return opened(scheduler, transport)
 
 
 def frame(text: str) -> Frame:
@@ -98,14 +98,14 @@ async def test_what_comes_in_a_turn_leaves_in_one_write_in_order(
     assert transport.writes[1:] == [frames[0].wire]
 
 
-async def test_what_comes_while_others_are_written_to_joins(sockets: Sockets) -> None:
+async def test_what_comes_while_others_are_written_to_joins(scheduler: FlushScheduler) -> None:
     transports = [FakeTransport() for _ in range(250)]
-    all_sockets = [opened(sockets, transport) for transport in transports]
+    all_sockets = [opened(scheduler, transport) for transport in transports]
     for text in ("first", "second"):
         for socket in all_sockets:
             socket.write(frame(text), LIMIT)
         await asyncio.sleep(0)
-    while sockets.dirty:
+    while scheduler.pending:
         await asyncio.sleep(0)
     both = frame("first").wire + frame("second").wire
     assert all(b"".join(transport.writes) == both for transport in transports)
@@ -167,10 +167,10 @@ async def test_nothing_is_sent_after_a_close(
 
 
 async def test_who_waits_for_room_goes_on_when_there_is_some_or_the_peer_is_gone(
-    sockets: Sockets,
+    scheduler: FlushScheduler,
 ) -> None:
     for end in ("resume_writing", "connection_lost"):
-        socket = opened(sockets, FakeTransport())
+        socket = opened(scheduler, FakeTransport())
         socket.pause_writing()
         waiting = asyncio.create_task(socket.drained())
         await asyncio.sleep(0)
@@ -184,11 +184,11 @@ async def test_who_waits_for_room_goes_on_when_there_is_some_or_the_peer_is_gone
 
 
 async def test_what_the_transport_holds_from_before_counts(
-    sockets: Sockets, transport: FakeTransport
+    scheduler: FlushScheduler, transport: FakeTransport
 ) -> None:
     """It has said "pause" to the protocol that it had then, and says it once."""
     transport.held = LIMIT
-    socket = opened(sockets, transport)
+    socket = opened(scheduler, transport)
     assert not socket.write(frame("1"), LIMIT)
 
 
@@ -214,10 +214,10 @@ async def test_of_the_pings_of_a_peer_that_does_not_read_the_last_is_answered(
 
 
 async def test_the_accepted_handshake_and_the_first_message_share_a_write(
-    sockets: Sockets, transport: FakeTransport
+    scheduler: FlushScheduler, transport: FakeTransport
 ) -> None:
     fake: Any = transport
-    socket = WebSocketProtocol(sockets, fake)
+    socket = WebSocketProtocol(scheduler, fake)
     socket.open(b"101")
     await asyncio.sleep(0)
     assert socket.write(frame("hello"), LIMIT)
@@ -226,9 +226,9 @@ async def test_the_accepted_handshake_and_the_first_message_share_a_write(
 
 
 async def test_an_accepted_handshake_leaves_without_a_message_too(
-    sockets: Sockets, transport: FakeTransport
+    scheduler: FlushScheduler, transport: FakeTransport
 ) -> None:
     fake: Any = transport
-    WebSocketProtocol(sockets, fake).open(b"101")
+    WebSocketProtocol(scheduler, fake).open(b"101")
     assert transport.writes == []
     await until(lambda: transport.writes == [b"101"])

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from bff.cluster.feed import Feed
+from bff.cluster.stream_tracker import StreamTracker
 from bff.cluster.streams import Page
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import Connection
@@ -17,7 +17,7 @@ from bff.redis.client import RedisClient
 from bff.settings import Settings
 from bff.testing import until
 
-from tests.engine.cluster.conftest import Instance, StartInstance
+from tests.engine.cluster.conftest import ClusterMember, StartInstance
 from tests.engine.doubles import RecordingTransport
 
 
@@ -48,7 +48,7 @@ def gaps_of(connection: Connection) -> list[dict[str, str]]:
     ]
 
 
-def metric(instance: Instance, name: str, **labels: str) -> float:
+def metric(instance: ClusterMember, name: str, **labels: str) -> float:
     return instance.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
@@ -57,22 +57,22 @@ async def wipe(redis: RedisClient, settings: Settings) -> None:
     await redis.delete(*[key async for key in redis.scan_iter(match=f"{settings.prefix}*")])
 
 
-class Deaf:
+class IgnoreInput:
     """Makes an instance miss what is published meanwhile, as a lost message would."""
 
-    def __init__(self, instance: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, instance: ClusterMember, monkeypatch: pytest.MonkeyPatch) -> None:
         self._missed = 0
         self._patch = monkeypatch
-        self._feeds = instance.feeds
+        self._hub = instance.hub
 
     async def during(self, sends: int, send: Any) -> None:
         with self._patch.context() as patch:
-            patch.setattr(self._feeds, "hear", self._miss)
+            patch.setattr(self._hub, "hear", self._miss)
             for number in range(sends):
                 await send(number)
             await until(lambda: self._missed >= sends)
 
-    def _miss(self, feed: Feed, position: Position, text: bytes) -> int:
+    def _miss(self, tracker: StreamTracker, position: Position, text: bytes) -> int:
         self._missed += 1
         return 0
 
@@ -100,7 +100,7 @@ async def test_both_streams_are_recovered_each_for_itself(
     first = await a.messenger.to_user("alice", "n", "user 0")
     everybody = await a.messenger.to_all("n", "all 0")
     await a.messenger.to_user("alice", "n", "user 1")
-    for number in range(1, settings.stream_length + 2):
+    for number in range(1, settings.max_stream_length + 2):
         await a.messenger.to_all("n", f"all {number}")
     alice = await a.join("alice", since=f"{first.id},{everybody.id}")
     assert hello_of(alice)["recovered"] == {"user": True, "all": False}
@@ -123,9 +123,13 @@ async def test_the_position_of_a_quiet_user_stays_good_for_a_day(
     alice = await a.join("alice")
     sent = await a.messenger.to_user("alice", "n", 0)
     await a.leave(alice)
-    stream = a.feeds.keys_of(Feed("user", "alice"))
-    assert 0 < await redis.ttl(stream.stream) <= settings.stream_seconds
-    assert settings.stream_seconds < await redis.ttl(stream.meta) <= settings.position_seconds
+    stream = a.hub.keys_of(StreamTracker("user", "alice"))
+    assert 0 < await redis.ttl(stream.stream) <= settings.stream_retention_seconds
+    assert (
+        settings.stream_retention_seconds
+        < await redis.ttl(stream.meta)
+        <= settings.position_retention_seconds
+    )
     await redis.delete(stream.stream)  # as when its time is up
     back = await b.join("alice", since=str(sent.id))
     assert hello_of(back)["recovered"] == {"user": True}
@@ -146,7 +150,7 @@ async def test_what_the_stream_has_no_more_is_not_sent_in_part(
 ) -> None:
     a = await start()
     seen = await a.messenger.to_user("alice", "n", 0)
-    for number in range(1, settings.stream_length + 2):
+    for number in range(1, settings.max_stream_length + 2):
         await a.messenger.to_user("alice", "n", number)
     alice = await a.join("alice", since=str(seen.id))
     assert hello_of(alice)["recovered"] == {"user": False}
@@ -217,11 +221,11 @@ async def test_a_page_waits_until_the_transport_has_room(start: StartInstance) -
             return written
 
     transport = Full()
-    joining = asyncio.create_task(a.join("alice", since=str(seen.id), transport=transport))
+    catching_up = asyncio.create_task(a.join("alice", since=str(seen.id), transport=transport))
     await until(lambda: len(transport.frames) == 1)
     await a.messenger.to_user("alice", "n", 4)
     room.set()
-    alice = await joining
+    alice = await catching_up
     await until(lambda: numbers_of(alice) == [1, 2, 3, 4])
     assert alice.closing is None
 
@@ -229,7 +233,7 @@ async def test_a_page_waits_until_the_transport_has_room(start: StartInstance) -
 async def test_a_socket_that_makes_no_room_is_closed_as_slow(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bff.cluster.feeds._DRAIN_SECONDS", 0.05)
+    monkeypatch.setattr("bff.cluster.stream_hub._DRAIN_SECONDS", 0.05)
     a = await start()
     seen = await a.messenger.to_user("alice", "n", 0)
     await a.messenger.to_user("alice", "n", 1)
@@ -255,7 +259,7 @@ async def test_a_hole_is_filled_before_what_comes_after_it(
 ) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
-    await Deaf(a, monkeypatch).during(5, lambda n: b.messenger.to_user("alice", "n", n))
+    await IgnoreInput(a, monkeypatch).during(5, lambda n: b.messenger.to_user("alice", "n", n))
     await b.messenger.to_user("alice", "n", 5)
     await until(lambda: 5 in numbers_of(alice))
     assert numbers_of(alice) == list(range(6))
@@ -268,9 +272,9 @@ async def test_a_message_lost_at_the_end_is_found_by_comparing(
 ) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
-    await Deaf(a, monkeypatch).during(2, lambda n: b.messenger.to_user("alice", "n", n))
+    await IgnoreInput(a, monkeypatch).during(2, lambda n: b.messenger.to_user("alice", "n", n))
     assert numbers_of(alice) == []
-    a.feeds._missed.set()
+    a.hub._missed.set()
     await until(lambda: numbers_of(alice) == [0, 1])
 
 
@@ -289,25 +293,25 @@ async def test_what_passed_by_while_the_lease_was_lost_comes_with_the_new_one(
 async def test_streams_are_compared_from_time_to_time_unasked(
     redis: RedisClient, settings: Settings, start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a = await start(stream_check=0.2)
+    a = await start(stream_check_seconds=0.2)
     alice = await a.join("alice")
-    await Deaf(a, monkeypatch).during(1, lambda n: a.messenger.to_all("n", n))
+    await IgnoreInput(a, monkeypatch).during(1, lambda n: a.messenger.to_all("n", n))
     await until(lambda: numbers_of(alice) == [0])
 
 
 async def test_a_stream_that_was_left_is_not_made_up_for_to_who_comes_later(
     start: StartInstance,
 ) -> None:
-    """The streams that are compared together are gathered up to `STREAM_CHECK` before."""
+    """The streams that are compared together are gathered up to `STREAM_CHECK_SECONDS` before."""
     a = await start()
     before = await a.join("alice")
-    left = a.feeds.of_user("alice")
+    left = a.hub.of_user("alice")
     assert left is not None
     await a.leave(before)
     for number in range(3):
         await a.messenger.to_user("alice", "n", number)
     alice = await a.join("alice")
-    await a.feeds._compare(left)
+    await a.hub._compare(left)
     assert numbers_of(alice) == []
     await a.messenger.to_user("alice", "n", 3)
     await until(lambda: numbers_of(alice) == [3])
@@ -318,8 +322,8 @@ async def test_what_is_lost_for_good_is_told_and_the_socket_stays(
 ) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
-    lost = settings.stream_length + 5
-    await Deaf(a, monkeypatch).during(lost, lambda n: b.messenger.to_user("alice", "n", n))
+    lost = settings.max_stream_length + 5
+    await IgnoreInput(a, monkeypatch).during(lost, lambda n: b.messenger.to_user("alice", "n", n))
     last = await b.messenger.to_user("alice", "n", "last")
     await until(lambda: gaps_of(alice) == [{"user": last.id}])
     await b.messenger.to_user("alice", "n", "next")
@@ -335,7 +339,7 @@ async def test_what_comes_while_a_hole_is_read_is_not_forgotten(
 ) -> None:
     a, b = await start(), await start()
     alice, bob = await a.join("alice"), await a.join("bob")
-    read = a.feeds._reader.read
+    read = a.hub._reader.read
 
     async def read_slowly(*what: Any) -> Page:
         page = await read(*what)
@@ -345,8 +349,8 @@ async def test_what_comes_while_a_hole_is_read_is_not_forgotten(
             await until(lambda: len(numbers_of(bob)) == 1)
         return page
 
-    await Deaf(a, monkeypatch).during(1, lambda n: b.messenger.to_user("alice", "n", n))
-    monkeypatch.setattr(a.feeds._reader, "read", read_slowly)
+    await IgnoreInput(a, monkeypatch).during(1, lambda n: b.messenger.to_user("alice", "n", n))
+    monkeypatch.setattr(a.hub._reader, "read", read_slowly)
     await b.messenger.to_user("alice", "n", 1)
     await until(lambda: numbers_of(alice) == [0, 1, 2])
 
@@ -372,7 +376,7 @@ async def test_a_node_that_lost_a_users_index_gets_it_again(
     start: StartInstance, redis: RedisClient
 ) -> None:
     """In a cluster the lease may lie on another node, and live on."""
-    a, b = await start(stream_check=0.1), await start()
+    a, b = await start(stream_check_seconds=0.1), await start()
     alice = await a.join("alice")
     await b.messenger.to_user("alice", "n", "before")
     await until(lambda: numbers_of(alice) == ["before"])
@@ -408,7 +412,7 @@ async def test_who_leaves_leaves_nothing_behind(start: StartInstance) -> None:
     alice = await a.join("alice")
     await a.subscriptions.subscribe(alice, {"prices": None})
     await a.leave(alice)
-    assert a.feeds.of_user("alice") is None
-    assert a.feeds.of_topic("prices") is None
-    assert not a.feeds.of_all().joining
+    assert a.hub.of_user("alice") is None
+    assert a.hub.of_topic("prices") is None
+    assert not a.hub.of_all().catching_up
     assert list(a.registry) == []

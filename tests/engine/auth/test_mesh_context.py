@@ -6,7 +6,7 @@ import time
 
 import pytest
 from bff.auth.caller import Caller
-from bff.auth.identity import AUDIENCE, mesh_context
+from bff.auth.mesh_context import AUDIENCE, mesh_context
 from bff.auth.tokens import TokenVerifier, issue
 from bff.errors import Code, Problem
 from bff.settings import Settings

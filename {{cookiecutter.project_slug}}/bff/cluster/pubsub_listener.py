@@ -7,12 +7,12 @@ import logging
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from bff.backoff import pauses
-from bff.cluster.channels import Channels
+from bff.backoff import backoff_delays
 from bff.cluster.envelopes import Kind, envelope
-from bff.cluster.feed import Feed
-from bff.cluster.feeds import Feeds
 from bff.cluster.keys import Keys
+from bff.cluster.pubsub_channels import PubSubChannels
+from bff.cluster.stream_hub import StreamHub
+from bff.cluster.stream_tracker import StreamTracker
 from bff.cluster.subscriptions import Subscriptions
 from bff.connections.connection import Connection
 from bff.connections.frames import Frame
@@ -35,7 +35,7 @@ _TURN = 10_000
 and what comes to a socket within a turn leaves in one write."""
 
 
-class Relay:
+class PubSubListener:
     """One subscription per instance, which proves that it hears.
 
     A subscriber can go deaf without any error: a half-open TCP connection, an output limit. So
@@ -48,8 +48,8 @@ class Relay:
         instance_id: str,
         redis: RedisClient,
         registry: ConnectionRegistry,
-        channels: Channels,
-        feeds: Feeds,
+        channels: PubSubChannels,
+        trackers: StreamHub,
         subscriptions: Subscriptions,
         missed: asyncio.Event,
         settings: Settings,
@@ -59,11 +59,11 @@ class Relay:
         self._redis = redis
         self._registry = registry
         self._channels = channels
-        self._feeds = feeds
+        self._hub = trackers
         self._subscriptions = subscriptions
         self._missed = missed
         self._metrics = metrics
-        self._probe_seconds = settings.relay_probe
+        self._probe_seconds = settings.pubsub_probe_seconds
         self._reason = "not listening yet"
         self._heard_at = 0.0
         self._listening = asyncio.Event()
@@ -77,10 +77,10 @@ class Relay:
         if self._reason:
             return self._reason
         silence = asyncio.get_running_loop().time() - self._heard_at
-        return "" if silence < self._deaf_after else f"heard nothing for {silence:.0f} s"
+        return "" if silence < self._stalled_after else f"heard nothing for {silence:.0f} s"
 
     @property
-    def _deaf_after(self) -> float:
+    def _stalled_after(self) -> float:
         return self._probe_seconds * _PROBES_UNHEARD
 
     async def listening(self) -> None:
@@ -89,24 +89,24 @@ class Relay:
 
     async def run(self) -> None:
         """Listen for ever; after each failure anew, with back-off and jitter."""
-        waits = pauses(0.1, _LONGEST_PAUSE)
+        waits = backoff_delays(0.1, _LONGEST_PAUSE)
         while True:
             try:
                 await self._listen()
             except UNAVAILABLE as error:
                 if not self._reason:
-                    waits = pauses(0.1, _LONGEST_PAUSE)
+                    waits = backoff_delays(0.1, _LONGEST_PAUSE)
                 self._reason = why(error)
-                self._metrics.relay_hears.set(0)
-                self._metrics.relay_restarts.inc()
+                self._metrics.pubsub_subscribed.set(0)
+                self._metrics.pubsub_restarts.inc()
                 logger.warning("relay is deaf, listening anew: %s", self._reason)
             await asyncio.sleep(next(waits))
 
     async def _listen(self) -> None:
-        async with asyncio.timeout(self._deaf_after):
+        async with asyncio.timeout(self._stalled_after):
             pubsub = await new_pubsub(self._redis)
         try:
-            async with asyncio.timeout(self._deaf_after):
+            async with asyncio.timeout(self._stalled_after):
                 await self._channels.open(pubsub)
             self._heard_at = asyncio.get_running_loop().time()
             await _until_one_ends(self._hear_for_ever(pubsub), self._probe_for_ever(pubsub))
@@ -117,19 +117,19 @@ class Relay:
     async def _hear_for_ever(self, pubsub: Any) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            patience = self._heard_at + self._deaf_after - loop.time()
+            patience = self._heard_at + self._stalled_after - loop.time()
             message = await pubsub.get_message(timeout=max(_LAST_LOOK, patience))
             if message is not None:
                 self._heard_at = loop.time()
                 await self._on_message(message)
-            elif (silence := loop.time() - self._heard_at) >= self._deaf_after:
+            elif (silence := loop.time() - self._heard_at) >= self._stalled_after:
                 raise TimeoutError(f"heard nothing for {silence:.0f} s{self._unsent}")
 
     async def _probe_for_ever(self, pubsub: Any) -> None:
         """A probe that cannot be sent is one that is not heard: the silence decides."""
         while True:
             try:
-                async with asyncio.timeout(self._deaf_after):
+                async with asyncio.timeout(self._stalled_after):
                     await publish_to(self._redis, pubsub, self._own_channel, _PROBE)
                 self._unsent = ""
             except UNAVAILABLE as error:
@@ -158,7 +158,7 @@ class Relay:
             self._reason = ""
             self._missed.set()
             logger.info("relay hears")
-        self._metrics.relay_hears.set(1)
+        self._metrics.pubsub_subscribed.set(1)
         self._listening.set()
 
     def _open(self, data: bytes) -> None:
@@ -166,12 +166,12 @@ class Relay:
         match kind:
             case b"user":
                 user_id, _, rest = rest.partition(b"\n")
-                self._hear(self._feeds.of_user(user_id.decode()), rest)
+                self._hear(self._hub.of_user(user_id.decode()), rest)
             case b"topic":
                 topic, _, rest = rest.partition(b"\n")
-                self._hear(self._feeds.of_topic(topic.decode()), rest)
+                self._hear(self._hub.of_topic(topic.decode()), rest)
             case b"all":
-                self._hear(self._feeds.of_all(), rest.partition(b"\n")[2])
+                self._hear(self._hub.of_all(), rest.partition(b"\n")[2])
             case b"connection":
                 connection_id, _, text = rest.partition(b"\n")
                 self._send(self._one(connection_id), text)
@@ -194,10 +194,12 @@ class Relay:
         connection = self._registry.by_id(connection_id.decode())
         return [] if connection is None else [connection]
 
-    def _hear(self, feed: Feed | None, rest: bytes) -> None:
-        if feed is not None:
+    def _hear(self, tracker: StreamTracker | None, rest: bytes) -> None:
+        if tracker is not None:
             epoch, offset, text = rest.split(b"\n", 2)
-            self._written += 1 + self._feeds.hear(feed, Position(epoch.decode(), int(offset)), text)
+            self._written += 1 + self._hub.hear(
+                tracker, Position(epoch.decode(), int(offset)), text
+            )
 
     def _send(self, connections: Sequence[Connection], text: bytes) -> None:
         Connection.send_to_each(connections, Frame(text))

@@ -30,7 +30,7 @@ class _Kept:
     timer: asyncio.TimerHandle
 
 
-class Waiting:
+class PendingCalls:
     """Pairs replies with calls by correlation id."""
 
     def __init__(self, settings: MeshSettings, metrics: Metrics) -> None:
@@ -52,9 +52,9 @@ class Waiting:
             Problem: `too_many_in_flight`, of this instance or for this service.
         """
         service = message.routing_key if message.is_call else ""
-        if self._total >= self._settings.pending_requests:
+        if self._total >= self._settings.max_pending_requests:
             raise Problem(Code.TOO_MANY_IN_FLIGHT)
-        if service and self._in_flight[service] >= self._settings.pending_per_service:
+        if service and self._in_flight[service] >= self._settings.max_pending_requests_per_service:
             raise Problem(Code.TOO_MANY_IN_FLIGHT, "Too many requests for this service at once")
         self._total += 1
         self._in_flight[service] += 1
@@ -87,7 +87,7 @@ class Waiting:
             return
         if reply.done() and not reply.cancelled():
             late(reply.result() or _lost())
-        elif len(self._kept) >= self._settings.pending_requests:
+        elif len(self._kept) >= self._settings.max_pending_requests:
             late(_overdue())
         else:
             message.body = b""

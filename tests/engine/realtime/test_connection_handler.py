@@ -120,7 +120,7 @@ async def test_a_trace_id_in_flight_is_a_conflict(browser: Browser) -> None:
 
 
 async def test_requests_in_flight_are_bounded(browser: Browser, settings: Settings) -> None:
-    for number in range(settings.requests_in_flight):
+    for number in range(settings.max_requests_per_connection):
         await browser.send(call("slow", "wait", f"{number}", params={"seconds": 30}))
     assert await code_of(browser, call("slow", "now", "more")) == "too_many_in_flight"
 
@@ -210,16 +210,16 @@ async def test_a_server_without_a_limit_of_its_own_changes_nothing(
 ) -> None:
     transport = RecordingTransport()
     caller = Caller("alice", "Alice", frozenset(), "", int(time.time()) + 60, "token")
-    conversation = bff.engine.sessions.begin(transport, caller)
-    conversation.receive("x" * (settings.max_frame_bytes + 1))
+    handler = bff.engine.handlers.open(transport, caller)
+    handler.receive("x" * (settings.max_frame_bytes + 1))
     assert transport.closed == (CloseCode.MESSAGE_TOO_BIG, "")
-    bff.engine.sessions.close(conversation, 1006)
+    bff.engine.handlers.close(handler, 1006)
 
 
 class TestTheRateLimit:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"message_burst": 3, "messages_per_minute": 1})
+        return settings.model_copy(update={"max_message_burst": 3, "max_messages_per_minute": 1})
 
     async def test_it_is_told_and_then_enforced(self, browser: Browser) -> None:
         for _ in range(3):
@@ -242,7 +242,7 @@ async def test_frames_that_are_too_deep_count_like_others(browser: Browser) -> N
 class TestAnExpiredToken:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
-        return settings.model_copy(update={"token_grace": 0.2})
+        return settings.model_copy(update={"token_grace_seconds": 0.2})
 
     async def test_it_closes_the_socket_after_the_grace(self, bff: RunningBff) -> None:
         async with bff.browser(token=bff.token("alice", lifetime=3)) as browser:

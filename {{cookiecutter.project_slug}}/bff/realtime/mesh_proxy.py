@@ -11,20 +11,20 @@ from typing import Any
 from pydantic import BaseModel
 
 from bff.auth.caller import Caller
-from bff.backoff import pauses
+from bff.backoff import backoff_delays
 from bff.connections.connection import Connection
 from bff.connections.frames import encode
 from bff.connections.messages import Call
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
-from bff.realtime.at_hand import AtHand
 from bff.realtime.exposure import Exposure
 from bff.realtime.handlers import validate
+from bff.realtime.injection import HandlerDependencies
 from bff.redis.client import UNAVAILABLE
 
 TOPIC = "result"
 """Of the event that holds an answer which came when nobody waited any more."""
-MAX_AFTERMATH = 1_000
+MAX_FOLLOW_UPS = 1_000
 """Things still to be done for calls that were given up; more are dropped."""
 _TELLING = 5.0
 """Seconds for telling a service that a call was given up."""
@@ -33,14 +33,14 @@ _ENDING = 5.0
 logger = logging.getLogger(__name__)
 
 
-class Forwarder:
+class MeshProxy:
     """Hands exposed calls to the mesh, on the terms of their exposure."""
 
-    def __init__(self, at_hand: AtHand) -> None:
-        self._at_hand = at_hand
-        self._mesh = at_hand.mesh
-        self._messenger = at_hand.messenger
-        self._settings = at_hand.settings
+    def __init__(self, dependencies: HandlerDependencies) -> None:
+        self._dependencies = dependencies
+        self._mesh = dependencies.mesh
+        self._messenger = dependencies.messenger
+        self._settings = dependencies.settings
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def request(
@@ -61,7 +61,7 @@ class Forwarder:
         params = await self._admit(exposure, caller, call, mesh, deadline)
         trace_id = secrets.token_hex(16)
         kept = exposure.keep_result and call.trace_id is not None
-        late = _Late(self, caller.user_id, call.trace_id or "", trace_id) if kept else None
+        late = LateReply(self, caller.user_id, call.trace_id or "", trace_id) if kept else None
         try:
             return await mesh.request(
                 call.service,
@@ -113,7 +113,7 @@ class Forwarder:
         """The parameters to send, if the call passes its model and its check."""
         params = validate(exposure.params, call.params)
         if exposure.check is not None:
-            given = self._at_hand.arguments(
+            given = self._dependencies.arguments(
                 {BaseModel: params, Caller: caller, MeshClient: mesh, Call: call}
             )
             try:
@@ -143,7 +143,7 @@ class Forwarder:
         event = {"trace_id": browser_id, **event}
         try:
             async with asyncio.timeout(self._settings.keep_result_seconds):
-                for pause in pauses(0.2, 5):
+                for pause in backoff_delays(0.2, 5):
                     try:
                         key = f"result/{trace_id}"
                         await self._messenger.to_user(user_id, TOPIC, event, idempotency_key=key)
@@ -168,7 +168,7 @@ class Forwarder:
             logger.info("%s.%s was not told of %s: %s", service, method, trace_id, problem)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        if len(self._tasks) >= MAX_AFTERMATH:
+        if len(self._tasks) >= MAX_FOLLOW_UPS:
             logger.error("too much is left to do for calls that were given up: one is dropped")
             work.close()
             return
@@ -182,12 +182,12 @@ class Forwarder:
             logger.error("what was left of a call failed", exc_info=task.exception())
 
 
-class _Late:
+class LateReply:
     """Takes the answer that came too late to its user's stream, unless it is not wanted."""
 
     __slots__ = ("_browser_id", "_forwarder", "_trace_id", "_user_id", "unwanted")
 
-    def __init__(self, forwarder: Forwarder, user_id: str, browser_id: str, trace_id: str) -> None:
+    def __init__(self, forwarder: MeshProxy, user_id: str, browser_id: str, trace_id: str) -> None:
         self._forwarder = forwarder
         self._user_id = user_id
         self._browser_id = browser_id

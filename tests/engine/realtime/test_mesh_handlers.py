@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from bff.cluster.messenger import Messenger
 from bff.errors import Code, Outcome, Problem
-from bff.mesh.events import EventNotTaken, MeshEvent
-from bff.realtime.at_hand import AtHand
+from bff.mesh.events import MeshEvent, RetryEvent
+from bff.realtime.injection import HandlerDependencies
+from bff.realtime.mesh_handlers import event_handler
 from bff.realtime.router import RealtimeRouter
-from bff.realtime.serving import event_rule
 from bff.settings import Settings
 from bff.testing import run
 from redis.exceptions import ConnectionError as RedisAway
@@ -30,9 +30,9 @@ async def _handle(settings: Settings, error: Exception | None) -> None:
         if error is not None:
             raise error
 
-    at_hand = create_app(settings).state.bff.dispatcher._at_hand
-    assert isinstance(at_hand, AtHand)
-    await event_rule(realtime.rules["rule"], at_hand).handler(EVENT)
+    dependencies = create_app(settings).state.bff.dispatcher._dependencies
+    assert isinstance(dependencies, HandlerDependencies)
+    await event_handler(realtime.rules["rule"], dependencies).handler(EVENT)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ async def _handle(settings: Settings, error: Exception | None) -> None:
     ids=repr,
 )
 async def test_an_event_waits_for_what_is_away(settings: Settings, error: Exception) -> None:
-    with pytest.raises(EventNotTaken):
+    with pytest.raises(RetryEvent):
         await _handle(settings, error)
 
 
@@ -78,7 +78,9 @@ async def test_an_event_that_is_delivered_again_changes_nothing(settings: Settin
 
     app = create_app(settings)
     async with run(app) as bff, bff.browser("alice") as alice:
-        handler = event_rule(realtime.rules["rule"], app.state.bff.dispatcher._at_hand).handler
+        handler = event_handler(
+            realtime.rules["rule"], app.state.bff.dispatcher._dependencies
+        ).handler
         for event in (EVENT, EVENT, replace(EVENT, id="c.other")):
             await handler(event)
         await app.state.bff.messenger.to_user("alice", "fence", None)

@@ -9,7 +9,7 @@ from bff.mesh.events import MeshEvent
 from bff.mesh.messages import Context, Delivery, Kind, Message, Reply
 
 
-class MessageFormat(Protocol):
+class Codec(Protocol):
     """Five functions; a module that has them will do.
 
     The transport adds `reply_to`, `correlation_id` and `expiration` as AMQP properties, and pairs

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from bff.connections.frames import Frame
-from bff.server.sockets import Sockets
+from bff.server.flush_scheduler import FlushScheduler
 
 
-class Outgoing(asyncio.Protocol):
+class WriteBuffer(asyncio.Protocol):
     """The half of a socket's protocol that writes.
 
     What gathers in a turn of the event loop is written in one go. The transport says "pause" as
@@ -17,19 +17,19 @@ class Outgoing(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_dirty",
         "_is_paused",
         "_outgoing_bytes",
+        "_pending",
         "_room",
-        "_sockets",
+        "_scheduler",
         "is_closing",
         "outgoing",
         "transport",
     )
 
-    def __init__(self, sockets: Sockets, transport: asyncio.Transport) -> None:
-        self._sockets = sockets
-        self._dirty = sockets.dirty
+    def __init__(self, scheduler: FlushScheduler, transport: asyncio.Transport) -> None:
+        self._scheduler = scheduler
+        self._pending = scheduler.pending
         self.transport = transport
         self.is_closing = False
         """Nothing is sent any more: a close frame was, or the peer is gone."""
@@ -55,10 +55,10 @@ class Outgoing(asyncio.Protocol):
         if self.outgoing is not None:
             return self._write_behind(frame.wire, limit)
         self.outgoing = frame.wire
-        dirty = self._dirty
-        if not dirty:
-            self._sockets.flush_soon()
-        dirty.append(self)
+        pending = self._pending
+        if not pending:
+            self._scheduler.flush_soon()
+        pending.append(self)
         return True
 
     def _write_behind(self, wire: bytes, limit: int) -> bool:
@@ -77,7 +77,7 @@ class Outgoing(asyncio.Protocol):
             return
         if not outgoing:
             self.outgoing = outgoing = []
-            self._sockets.be_dirty(self)
+            self._scheduler.schedule(self)
         outgoing.append(wire)
         self._outgoing_bytes += len(wire)
 

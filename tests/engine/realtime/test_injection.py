@@ -11,7 +11,7 @@ from bff.cluster.presence import Presence
 from bff.db.database import Database
 from bff.mesh.client import MeshClient
 from bff.mesh.messages import MeshRequest
-from bff.realtime.at_hand import MAY_ASK
+from bff.realtime.injection import INJECTABLE
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
@@ -32,14 +32,14 @@ async def ask_for_all(
 ) -> bool:
     """Whether everything that was asked for is what it says."""
     given = (messenger, mesh, presence, database, settings, metrics)
-    assert {type(one) for one in given} == MAY_ASK
+    assert {type(one) for one in given} == INJECTABLE
     await database.ping()
     return await presence.of(["nobody"]) == {"nobody": []}
 
 
 realtime.method("all.ask")(ask_for_all)
 realtime.topic("all")(ask_for_all)
-realtime.serve("ask")(ask_for_all)
+realtime.mesh_method("ask")(ask_for_all)
 realtime.event("all.asked", name="asked")(ask_for_all)
 realtime.expose("echo", methods=["shout"], check=ask_for_all)
 

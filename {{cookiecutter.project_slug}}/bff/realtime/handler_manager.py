@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from bff.auth.caller import Caller
 from bff.broadcasts.service import BroadcastService
-from bff.cluster.subscriptions import Joined, Subscriptions, beginnings, positions, recovered
+from bff.cluster.subscriptions import JoinedStream, Subscriptions, beginnings, positions, recovered
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import Connection, new_connection_id
 from bff.connections.messages import Event, Hello
@@ -16,7 +16,7 @@ from bff.connections.positions import Position
 from bff.connections.registry import ConnectionRegistry
 from bff.connections.transport import Transport
 from bff.errors import Code, Problem
-from bff.realtime.conversation import Conversation, Verify
+from bff.realtime.connection_handler import ConnectionHandler, Verify
 from bff.realtime.dispatcher import Dispatcher
 from bff.redis.client import UNAVAILABLE
 from bff.settings import Settings
@@ -25,7 +25,7 @@ from bff.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 
-class Sessions:
+class HandlerManager:
     """Opens and closes conversations; the registry and the index know of those that are open."""
 
     def __init__(
@@ -47,15 +47,15 @@ class Sessions:
         self._verify = verify
         self._settings = settings
         self._metrics = metrics
-        self._open: set[Conversation] = set()
+        self._open: set[ConnectionHandler] = set()
 
-    def __iter__(self) -> Iterator[Conversation]:
+    def __iter__(self) -> Iterator[ConnectionHandler]:
         """The open conversations; a copy, safe to keep while sockets come and go."""
         return iter(tuple(self._open))
 
-    def begin(
+    def open(
         self, transport: Transport, caller: Caller, *, address: str = "", device: str = ""
-    ) -> Conversation:
+    ) -> ConnectionHandler:
         """A conversation on an accepted socket, known on this instance; what it says is held."""
         connection = Connection(
             new_connection_id(self._instance_id),
@@ -72,7 +72,7 @@ class Sessions:
         self._registry.register(connection)
         self._metrics.connections.inc()
         self._metrics.connections_opened.inc()
-        conversation = Conversation(
+        handler = ConnectionHandler(
             connection,
             caller,
             self._dispatcher,
@@ -81,12 +81,12 @@ class Sessions:
             self._settings,
             self._metrics,
         )
-        self._open.add(conversation)
-        return conversation
+        self._open.add(handler)
+        return handler
 
     async def admit(
         self,
-        conversation: Conversation,
+        handler: ConnectionHandler,
         since: Mapping[str, Position],
         topics: Collection[str] = (),
     ) -> None:
@@ -98,12 +98,12 @@ class Sessions:
         `user` and `all` knows them. A connection that cannot be admitted is closed with the code
         that says why, before anything was sent.
         """
-        connection, caller = conversation.connection, conversation.caller
+        connection, caller = handler.connection, handler.caller
         try:
             entered = await self._subscriptions.enter(connection, since)
             joined = entered.joined
             has_missed = not since or list(recovered(joined).values()) != [True, True]
-            greetings = await self._greetings(caller, entered.greetings) if has_missed else []
+            retained = await self._retained(caller, entered.retained) if has_missed else []
             more = await self._subscribe(connection, since, topics) if topics else ()
         except Problem as problem:
             too_many = problem.code is Code.RATE_LIMITED
@@ -115,21 +115,21 @@ class Sessions:
         else:
             all_joined = (*joined, *more)
             connection.open(self._hello(connection, caller, all_joined), beginnings(all_joined))
-            for greeting in greetings:
-                connection.send(greeting)
+            for broadcast in retained:
+                connection.send(broadcast)
             if connection.closing is None:
-                conversation.listen()
+                handler.start_receiving()
             await self._subscriptions.catch_up(connection, joined)
         if self._registry.by_id(connection.id) is None:
             self._subscriptions.leave(connection)
 
-    def close(self, conversation: Conversation, code: int) -> None:
+    def close(self, handler: ConnectionHandler, code: int) -> None:
         """Forget a socket that is gone. `code` is what its peer closed it with."""
-        connection = conversation.connection
+        connection = handler.connection
         code = connection.closing or code
         connection.close(code)
-        conversation.closed()
-        self._open.discard(conversation)
+        handler.closed()
+        self._open.discard(handler)
         self._subscriptions.leave(connection)
         self._metrics.connections.dec()
         self._metrics.connections_closed.labels(code).inc()
@@ -145,11 +145,13 @@ class Sessions:
 
     async def _subscribe(
         self, connection: Connection, since: Mapping[str, Position], topics: Collection[str]
-    ) -> Sequence[Joined]:
-        wishes = {topic: since.get(f"topic:{topic}") for topic in topics}
-        return await self._subscriptions.subscribe(connection, wishes)
+    ) -> Sequence[JoinedStream]:
+        requests = {topic: since.get(f"topic:{topic}") for topic in topics}
+        return await self._subscriptions.subscribe(connection, requests)
 
-    def _hello(self, connection: Connection, caller: Caller, joined: Sequence[Joined]) -> Hello:
+    def _hello(
+        self, connection: Connection, caller: Caller, joined: Sequence[JoinedStream]
+    ) -> Hello:
         what_is_recovered = recovered(joined)
         for is_recovered in what_is_recovered.values():
             self._metrics.recoveries.labels("recovered" if is_recovered else "lost").inc()
@@ -158,14 +160,14 @@ class Sessions:
             user_id=caller.user_id,
             username=caller.username,
             expires_at=caller.expires_at,
-            ping_interval=self._settings.ping_interval,
+            ping_interval=self._settings.ping_interval_seconds,
             positions=positions(joined),
             recovered=what_is_recovered,
         )
 
-    async def _greetings(self, caller: Caller, current: Position) -> list[Event]:
+    async def _retained(self, caller: Caller, current: Position) -> list[Event]:
         try:
-            return await self._broadcasts.greetings_for(caller.user_id, current)
+            return await self._broadcasts.retained_for(caller.user_id, current)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
             logger.warning("no greetings for %s: %s", caller.user_id, reason)

@@ -6,15 +6,15 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from bff.backoff import pauses
+from bff.backoff import backoff_delays
 from bff.mesh import encryption
 from bff.mesh.cancellation import ends_if_cancelled
+from bff.mesh.codec import Codec
 from bff.mesh.encryption import Unreadable
-from bff.mesh.events import EventNotTaken, EventRule
-from bff.mesh.format import MessageFormat
+from bff.mesh.events import EventHandler, RetryEvent
 from bff.mesh.messages import Delivery, MalformedMessage, Message, Reply
+from bff.mesh.pending_calls import PendingCalls
 from bff.mesh.service import Service
-from bff.mesh.waiting import Waiting
 from bff.telemetry.metrics import Metrics
 
 HANDLER_SECONDS = 60
@@ -23,24 +23,24 @@ HANDLER_SECONDS = 60
 logger = logging.getLogger(__name__)
 
 
-class Inbox:
+class MessageReceiver:
     """The receiver of a transport."""
 
     def __init__(
         self,
-        waiting: Waiting,
-        message_format: MessageFormat,
+        pending_calls: PendingCalls,
+        codec: Codec,
         metrics: Metrics,
         changed: Callable[[], None],
     ) -> None:
-        self._waiting = waiting
-        self._format = message_format
+        self._pending_calls = pending_calls
+        self._format = codec
         self._metrics = metrics
         self._changed = changed
 
     def on_reply(self, correlation_id: str, body: bytes) -> None:
         """Hand a reply to its request."""
-        message = self._waiting.find(correlation_id)
+        message = self._pending_calls.find(correlation_id)
         if message is None:
             return
         try:
@@ -50,11 +50,11 @@ class Inbox:
         except (MalformedMessage, Unreadable) as error:
             logger.warning("%s: bad reply: %s", message.routing_key, error)
             answer = Reply(error={"error": "NuropbMessageError", "description": ""})
-        self._waiting.answer(correlation_id, answer)
+        self._pending_calls.answer(correlation_id, answer)
 
     def on_replies_lost(self) -> None:
         """Fail every request that may have been sent; the others still wait for a connection."""
-        self._waiting.lose_all()
+        self._pending_calls.lose_all()
 
     async def on_call(self, service: Service, delivery: Delivery) -> Message | None:
         """Have a service of ours answer, and count it."""
@@ -70,27 +70,27 @@ class Inbox:
         """Pass it on."""
         self._changed()
 
-    async def on_event(self, rule: EventRule, delivery: Delivery) -> bool:
+    async def on_event(self, event_handler: EventHandler, delivery: Delivery) -> bool:
         """Give an event to its rule until it is taken; False when it is a dead letter."""
         results = self._metrics.mesh_events
         try:
             event = self._format.decode_event(delivery)
-            for pause in pauses(0.1, 5):
+            for pause in backoff_delays(0.1, 5):
                 try:
                     async with asyncio.timeout(HANDLER_SECONDS):
-                        await rule.handler(event)
-                except EventNotTaken as reason:
-                    results.labels(rule.name, "retried").inc()
-                    logger.warning("Rule %s waits %.1f s: %s", rule.name, pause, reason)
+                        await event_handler.handler(event)
+                except RetryEvent as reason:
+                    results.labels(event_handler.name, "retried").inc()
+                    logger.warning("Rule %s waits %.1f s: %s", event_handler.name, pause, reason)
                     await asyncio.sleep(pause)
                 else:
                     break
         except (Exception, asyncio.CancelledError):
             ends_if_cancelled()
-            results.labels(rule.name, "dead_lettered").inc()
+            results.labels(event_handler.name, "dead_lettered").inc()
             logger.exception(
-                "Rule %s: event %s to the dead letters", rule.name, delivery.routing_key
+                "Rule %s: event %s to the dead letters", event_handler.name, delivery.routing_key
             )
             return False
-        results.labels(rule.name, "handled").inc()
+        results.labels(event_handler.name, "handled").inc()
         return True

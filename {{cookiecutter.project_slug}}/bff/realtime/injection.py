@@ -14,11 +14,11 @@ from bff.realtime.handlers import Arguments
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 
-MAY_ASK = frozenset({Messenger, MeshClient, Presence, Database, Settings, Metrics})
+INJECTABLE = frozenset({Messenger, MeshClient, Presence, Database, Settings, Metrics})
 
 
 @dataclass(frozen=True, slots=True)
-class AtHand:
+class HandlerDependencies:
     """The parts of the app that handlers use."""
 
     messenger: Messenger
@@ -33,7 +33,7 @@ class AtHand:
     @property
     def types(self) -> frozenset[type]:
         """What is there without being provided; the app's own class of settings too."""
-        return MAY_ASK | {type(self.settings)}
+        return INJECTABLE | {type(self.settings)}
 
     def arguments(self, call: dict[type, Any]) -> Arguments:
         """By type. What the call brings itself comes before what is the same for all."""

@@ -5,39 +5,39 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from bff.cluster.relay import _until_one_ends
+from bff.cluster.pubsub_listener import _until_one_ends
 from bff.redis.client import RedisClient
 from bff.settings import Settings
 from bff.testing import until
 
-from tests.engine.cluster.conftest import Instance, StartInstance
+from tests.engine.cluster.conftest import ClusterMember, StartInstance
 
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"relay_probe": 0.1})
+    return settings.model_copy(update={"pubsub_probe_seconds": 0.1})
 
 
 async def test_it_says_that_it_does_not_hear_before_it_does(
     redis: RedisClient, settings: Settings
 ) -> None:
-    assert Instance(redis, settings).relay.reason == "not listening yet"
+    assert ClusterMember(redis, settings).listener.reason == "not listening yet"
 
 
 async def test_it_hears_once_it_listens(start: StartInstance) -> None:
     a = await start()
-    assert a.relay.reason == ""
+    assert a.listener.reason == ""
 
 
 async def test_a_deaf_subscription_is_noticed_and_replaced(start: StartInstance) -> None:
     a = await start()
-    own_channel = a.relay._own_channel
-    a.relay._own_channel = "where nobody listens"
-    await until(lambda: bool(a.relay.reason))
-    await until(lambda: a.metric("bff_relay_restarts_total") >= 2)
-    assert "heard nothing" in a.relay.reason
-    a.relay._own_channel = own_channel
-    await until(lambda: a.relay.reason == "")
+    own_channel = a.listener._own_channel
+    a.listener._own_channel = "where nobody listens"
+    await until(lambda: bool(a.listener.reason))
+    await until(lambda: a.metric("bff_pubsub_restarts_total") >= 2)
+    assert "heard nothing" in a.listener.reason
+    a.listener._own_channel = own_channel
+    await until(lambda: a.listener.reason == "")
 
 
 async def test_an_order_that_fails_does_not_end_the_relay(start: StartInstance) -> None:

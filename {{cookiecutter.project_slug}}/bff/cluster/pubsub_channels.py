@@ -11,7 +11,7 @@ from typing import Any
 from bff.redis.client import UNAVAILABLE
 
 
-class Channels:
+class PubSubChannels:
     """What should be heard, carried over to each new subscription."""
 
     def __init__(self, *always: str) -> None:
@@ -64,7 +64,7 @@ class Channels:
                     await self._pubsub.subscribe(name)
         await heard.wait()
 
-    async def forget_all_but(self, names: Collection[str]) -> None:
+    async def unsubscribe_all_but(self, names: Collection[str]) -> None:
         """Drop every other channel that was added."""
         dropped = self._wanted.keys() - names - self._always
         for name in dropped:

@@ -1,0 +1,77 @@
+"""Background tasks have an owner."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+from bff.tasks import ServiceTasks, TaskSet, cancel_and_wait
+
+
+async def test_a_task_that_fails_is_logged_and_forgotten(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def fail() -> None:
+        raise ValueError("broken")
+
+    tasks = TaskSet("repairs")
+    await asyncio.wait([tasks.start(fail())])
+    await asyncio.sleep(0)
+    (record,) = caplog.records
+    assert (record.message, record.task) == ("background task failed", "repairs")  # type: ignore[attr-defined]
+    assert len(tasks) == 0
+
+
+async def test_stopping_gives_time_and_then_cancels() -> None:
+    ended: list[str] = []
+
+    async def work(name: str, release: asyncio.Event) -> None:
+        try:
+            await release.wait()
+            ended.append(name)
+        except asyncio.CancelledError:
+            ended.append(f"{name} cancelled")
+            raise
+
+    tasks, soon, never = TaskSet("work"), asyncio.Event(), asyncio.Event()
+    tasks.start(work("first", soon))
+    tasks.start(work("second", never))
+    soon.set()
+    await tasks.stop(wait_seconds=0.05)
+    assert sorted(ended) == ["first", "second cancelled"]
+
+
+async def test_a_cancellation_that_was_lost_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bff.tasks._CANCEL_AGAIN_SECONDS", 0.01)
+    lost = 0
+
+    async def stubborn() -> None:
+        nonlocal lost
+        while lost < 2:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                lost += 1
+        await asyncio.sleep(60)
+
+    task = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await cancel_and_wait(task)
+    assert (task.cancelled(), lost) == (True, 2)
+
+
+async def test_a_service_task_that_ends_early_is_a_fault(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def end() -> None: ...
+
+    tasks = ServiceTasks()
+    tasks.start("steady", asyncio.sleep(60))
+    assert tasks.alive
+    await asyncio.wait([tasks.start("brief", end())])
+    await asyncio.sleep(0)
+    assert not tasks.alive
+    assert [record.levelno for record in caplog.records] == [logging.CRITICAL]
+    await tasks.stop()
