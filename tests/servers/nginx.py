@@ -27,15 +27,31 @@ def program() -> Path:
 
 
 def local_configuration(text: str, folder: Path, port: int, *upstreams: int) -> Path:
-    """`deploy/nginx.conf` with addresses of this machine instead of the names in compose. `resolve`
-    goes with the names: only nginx from 1.27.3 on knows it, Debian's is older."""
+    """`deploy/nginx.conf` or `nginx-tls.conf` with free ports, and paths in `folder`.
+
+    `resolve` goes with the names in compose: only nginx from 1.27.3 on knows it, Debian's is older.
+    TLS takes `folder/fullchain.pem` and `folder/privkey.pem`.
+    """
     servers = (f"server 127.0.0.1:{upstream}" for upstream in itertools.cycle(upstreams))
-    text, found = re.subn(r"server bff-[12]:8000 resolve", lambda _: next(servers), text)
+    text, found = re.subn(
+        r"server (bff-[12]:8000 resolve|127\.0\.0\.1:800[12])", lambda _: next(servers), text
+    )
     assert found == 2
-    text = text.replace("listen 8080", f"listen 127.0.0.1:{port}").replace("/tmp/", f"{folder}/")
+    text, found = re.subn(r"listen (?:8080|443)\b", f"listen 127.0.0.1:{port}", text)
+    assert found == 1
+    text = text.replace("listen 80;", f"listen 127.0.0.1:{free_port()};")
+    text = re.sub(r"(?<=\s)/(tmp|run|var/log/nginx|etc/nginx/tls)/", f"{folder}/", text)
+    if "client_body_temp_path" not in text:
+        text = text.replace("http {\n", f"http {{\n{_temporary_files(folder)}", 1)
     written = folder / "nginx.conf"
     written.write_text(text)
     return written
+
+
+def _temporary_files(folder: Path) -> str:
+    """Where nginx' own default is no place that everybody may write to."""
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    return "".join(f"    {kind}_temp_path {folder}/nginx-{kind};\n" for kind in kinds)
 
 
 @asynccontextmanager
@@ -43,7 +59,8 @@ async def before(text: str, folder: Path, *upstreams: int) -> AsyncIterator[str]
     """Run it before these ports; gives its address. What it writes goes to `output.log`."""
     port = free_port()
     configuration = local_configuration(text, folder, port, *upstreams)
-    with (folder / "output.log").open("wb") as output:
+    # Appending: nginx opens it a second time as /dev/stdout.
+    with (folder / "output.log").open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *(str(program()), "-p", str(folder), "-c", str(configuration)),
             *("-g", "daemon off; master_process off;"),
