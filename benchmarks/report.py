@@ -1,4 +1,4 @@
-"""What the results say: a table and the bars for the terminal, a page and a plot for `docs/`."""
+"""Reports of the results: a table and the bars for the terminal, a page and a plot for `docs/`."""
 
 from __future__ import annotations
 
@@ -67,20 +67,22 @@ def page(results: Results, chosen: Sequence[Contestant], facts: Facts, notes: st
 Written by `make bench ARGS=--publish` on {date.today():%-d %B %Y}, {parameters.rounds} rounds.
 Run it yourself: `make bench`, or `make bench ARGS=--quick` in less than four minutes.
 
-One raw client drives every candidate; server and client have a core each. For every measure of
-every round a candidate is started afresh, and each round begins with another one. What counts are
-the ratios: the absolute figures are this machine's.
+For those who compare this template with its peers: how fast each is, and how it was measured.
+
+The same raw client loads every candidate; server and client have a core each. A candidate is
+restarted for every measure of every round, and each round begins with another candidate. Compare
+the ratios: the absolute figures depend on this machine.
 
 ![Ours and its peers]({PICTURE.name})
 
 ## How many times better
 
-Ours over the peer, or for what should be small the peer over ours: above 1, ours is ahead. Each is
-the median over the rounds.
+Ours divided by the peer's, or the peer's divided by ours if less is better: above 1, ours is
+better. Each figure is the median over the rounds.
 
 {_markdown(ratios)}
 
-## The bars
+## Promises
 
 {_markdown([["", "promised", "measured"], *map(_verdict, verdicts)])}
 
@@ -94,11 +96,11 @@ Median ± half the range over the rounds.
 
 {_listed((f"**{name}**", measure.__doc__ or "") for name, measure in MEASURES.items())}
 
-## Who takes part
+## Candidates
 
 {_listed((f"**{one.title}**", f"{one.settings}.") for one in chosen)}
 
-## Where
+## Machine and versions
 
 {_listed((f"**{name}**", value) for name, value in facts.items())}
 

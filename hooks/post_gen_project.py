@@ -1,5 +1,5 @@
-"""Finish the generated project: drop what was not chosen, record what was answered, write `.env`,
-say what to do next."""
+"""Finishes the generated project: removes files that were not chosen, records the answers, writes
+`.env`, and prints the next steps."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ CONTEXT = json.loads(
 {{ cookiecutter | tojson }}
 """
 )
-"""The answers and, beginning with an underscore, what cookiecutter itself knows."""
+"""The answers. Keys that begin with an underscore are cookiecutter's own."""
 
 ONLY_FOR = (
     ("ci", "github", ".github"),
     ("ci", "gitlab", ".gitlab-ci.yml"),
+    ("ci", "gitlab", "renovate.json"),
 )
-"""Question, answer, and the file or folder that only this answer keeps."""
+"""Question, answer, and a file or folder that is kept only for this answer."""
 
 
-def drop_what_was_not_chosen(project: Path, chosen: dict[str, str]) -> None:
-    """Remove each path whose answer was not given.
+def remove_unchosen(project: Path, chosen: dict[str, str]) -> None:
+    """Remove the files and folders of other answers.
 
     Raises:
-        FileNotFoundError: the manifest names a path that the template does not have. Over a
-            finished project, which has its `.env`, a path that is gone already is no error.
+        FileNotFoundError: `ONLY_FOR` lists a path that the template does not have. If the project
+            was generated before (it has an `.env`), a path may already be removed.
     """
     finished = (project / ".env").exists()
     for question, answer, name in ONLY_FOR:
@@ -38,7 +39,7 @@ def drop_what_was_not_chosen(project: Path, chosen: dict[str, str]) -> None:
         if not path.exists():
             if finished and chosen[question] != answer:
                 continue
-            raise FileNotFoundError(f"hooks/post_gen_project.py names {name}: there is none")
+            raise FileNotFoundError(f"hooks/post_gen_project.py lists {name}, which does not exist")
         if chosen[question] == answer:
             continue
         if path.is_dir():
@@ -48,7 +49,7 @@ def drop_what_was_not_chosen(project: Path, chosen: dict[str, str]) -> None:
 
 
 def next_steps(project: Path) -> str:
-    """The commands that start the project, as they can be typed."""
+    """The commands that start the project, to copy and paste."""
     shell = Path(os.environ.get("PWD", project.parent))
     inside = project.is_relative_to(shell)
     folder = str(project.relative_to(shell) if inside else project)
@@ -63,9 +64,9 @@ def next_steps(project: Path) -> str:
     else:
         commands = [
             f"cd {shlex.quote(folder)}",
-            "make dev        # runs at http://127.0.0.1:8000 with embedded engines",
+            "make dev        # serve at http://127.0.0.1:8000 with embedded Redis and mesh",
             "make test",
-            "make help       # the other commands",
+            "make help       # all commands",
         ]
     return "\n".join(
         ["", f"{project.name} is ready. Next:", "", *(f"    {c}" for c in commands), ""]
@@ -74,7 +75,7 @@ def next_steps(project: Path) -> str:
 
 def main() -> None:
     project = Path.cwd()
-    drop_what_was_not_chosen(project, CONTEXT)
+    remove_unchosen(project, CONTEXT)
     subprocess.run(
         [sys.executable, "bff/update/record.py"],
         cwd=project,

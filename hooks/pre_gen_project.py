@@ -1,4 +1,4 @@
-"""Refuse answers that would make a broken project, with one sentence each."""
+"""Refuses invalid answers, with one sentence each."""
 
 from __future__ import annotations
 
@@ -62,30 +62,31 @@ TAKEN = frozenset(
         "yarl",
     ]
 )
-"""A project named like a package that it needs would be installed in its place."""
+"""A project named like one of its dependencies would be installed in place of it."""
 
 
 def refusals(answers: dict[str, str]) -> list[str]:
-    """What is wrong with the answers, a sentence each; empty if nothing is."""
+    """One sentence per problem; empty if the answers are valid."""
     found = []
     for name, value in answers.items():
         label = name.replace("_", " ")
         if not value.strip():
             found.append(f"The {label} is empty.")
         elif CONTROL.search(value):
-            found.append(f"The {label} holds a line break or another control character.")
+            found.append(f"The {label} contains a line break or another control character.")
     slug, email = answers["project_slug"], answers["author_email"]
     if slug and not SLUG.fullmatch(slug):
         found.append(
-            f"The project slug {slug!r} must begin with a letter a-z, go on with a-z, 0-9 and -, "
-            "end with a letter or digit, and be 41 characters long at most."
+            f"The project slug {slug!r} is invalid: it must begin with a letter a-z, contain only "
+            "a-z, 0-9 and -, end with a letter or digit, and have at most 41 characters."
         )
     if slug in TAKEN:
         found.append(
-            f"The project slug {slug!r} is the name of a package or folder that the project uses."
+            f"The project slug {slug!r} is the name of a package or folder of the project. Choose "
+            "another one."
         )
     if email.strip() and not EMAIL.fullmatch(email):
-        found.append(f"The author email {email!r} is no e-mail address.")
+        found.append(f"The author email {email!r} is not an e-mail address.")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Bake the template as it lies in the working tree, without anything that git ignores."""
+"""Generates a project from the working tree, without the files that git ignores."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = "{{cookiecutter.project_slug}}"
 PARTS = ("cookiecutter.json", "hooks", "templates", PROJECT)
 KEPT = (".env", ".venv", "*.sqlite3*", "__pycache__", ".*_cache", "*.egg-info")
-"""What a project owns itself: a new bake over it leaves these alone."""
+"""Files of a project that a new bake does not change."""
 
 
 def template_files() -> list[Path]:
-    """The template's files, relative to the repository: tracked, or new and not ignored."""
+    """The template's files, relative to the repository: tracked, or untracked and not ignored."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PARTS],
         cwd=ROOT,
@@ -41,7 +41,7 @@ def export(into: Path) -> Path:
 
 
 class BakeError(Exception):
-    """Cookiecutter refused; the message is what it printed."""
+    """Cookiecutter failed; the message is its output."""
 
 
 def bake(
@@ -51,9 +51,9 @@ def bake(
     *,
     hooks: bool = True,
 ) -> Path:
-    """Generate a project, every option not named at its default, and return its folder.
+    """Generate a project and return its folder. Options that are not given have their defaults.
 
-    `into` is empty or holds an earlier bake of the same project.
+    `into` is empty or contains an earlier bake of the same project.
 
     Raises:
         BakeError: an answer was refused, or the template is broken.
@@ -63,7 +63,7 @@ def bake(
     command += ["--default-config", "--overwrite-if-exists", "--output-dir", str(into)]
     command += ["--accept-hooks", "yes" if hooks else "no"]
     command += [f"{name}={value}" for name, value in options.items()]
-    # Cookiecutter keeps every run's answers in the home folder: here it gets another.
+    # Cookiecutter stores the answers of each run in the home folder: use a temporary one.
     with tempfile.TemporaryDirectory() as home:
         done = subprocess.run(
             command,
@@ -79,8 +79,8 @@ def bake(
 
 
 def bring_up_to_date(project: Path, fresh: Path) -> None:
-    """Make `project` equal to `fresh` but for what is its own; files that are equal stay as they
-    are, with their time, so that nothing is installed twice."""
+    """Make `project` equal to `fresh`, except for `KEPT`. Equal files keep their modification time,
+    so that make does not install again."""
     wanted = set(_files(fresh))
     for path in set(_files(project)) - wanted:
         (project / path).unlink()
@@ -110,7 +110,7 @@ def main(into: Path, options: dict[str, str]) -> None:
         template = export(Path(folder, "template"))
         fresh = bake(template, Path(folder, "baked"), options)
         bring_up_to_date(into / fresh.name, fresh)
-    print(f"Baked {into / fresh.name}")
+    print(f"Generated {into / fresh.name}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Say in one sentence that a port is taken, before anything else is started."""
+"""Checks that a port is free, before anything else is started."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import sys
 
 
 def main(host: str, port: str) -> str | None:
-    """The complaint, or None if `host:port` can be had."""
+    """An error message, or None if `host:port` is free."""
     if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        return f"PORT={port} is no port: give a number from 1 to 65535."
+        return f"PORT={port} is not a port: use a number from 1 to 65535."
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""What tests share: the baked project, its environment, and real servers."""
+"""Shared fixtures: the generated project, its environment, and real servers."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def postgres_server() -> Iterator[servers.Server]:
 
 @pytest.fixture(scope="session")
 def nuropb_python() -> Path | None:
-    """A Python with nuropb 0.1.8, or None, told as a warning: the captured messages stand in."""
+    """A Python with nuropb 0.1.8, or None with a warning: then captured messages are used."""
     base = _python_for_nuropb()
     if base is None:
         warnings.warn(

@@ -11,7 +11,7 @@ from tests.engine_tests import EngineTests
 
 
 def tell(skips: Iterable[str]) -> None:
-    """Nothing is skipped in silence."""
+    """Every skip is reported."""
     for skip in skips:
         warnings.warn(f"the engine's tests: {skip}", stacklevel=2)
 
@@ -29,5 +29,5 @@ def test_on_real_servers(engine_tests: EngineTests) -> None:
 
 @pytest.mark.parametrize("kind", ["Redis Cluster", "Redis Sentinel"])
 def test_delivery_on_every_kind_of_redis(engine_tests: EngineTests, kind: str) -> None:
-    """What does not fit the kind, such as a proxy before a cluster, is skipped and says so."""
+    """Tests that do not apply, such as a proxy before a cluster, are skipped with a reason."""
     tell(engine_tests.skips_of(kind))

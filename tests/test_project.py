@@ -1,4 +1,4 @@
-"""The generated project's own checks, run as its owner runs them."""
+"""The checks of a generated project, run as a user runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The servers of the tests: private, breakable, and got where they are missing."""
+"""The servers of the tests: private, can be broken, installed where they are missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def process(server: servers.Server) -> ProcessServer:
     return server
 
 
-def test_a_private_redis_can_be_broken_and_mended() -> None:
+def test_a_private_redis_can_be_broken_and_repaired() -> None:
     server = servers.private_redis()
     try:
         local, url = process(server), server.url
@@ -43,7 +43,7 @@ def test_a_private_redis_can_be_broken_and_mended() -> None:
     assert not answers(local.port, b"PING\r\n", b"+PONG")
 
 
-def test_a_server_that_does_not_start_tells_why_and_leaves_nothing() -> None:
+def test_a_server_that_does_not_start_reports_why_and_leaves_no_files() -> None:
     server = RedisServer(Path(shutil.which("false") or "/bin/false"))
     with pytest.raises(ServerError, match="false did not start"):
         server.start()
@@ -58,7 +58,7 @@ def test_rabbitmq_obeys_its_command_line_tool(
     assert "/" in rabbitmq_server.control("list_vhosts", "name").split()
 
 
-def test_a_given_server_is_never_touched(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_given_server_is_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEST_REDIS_URL", "redis://somewhere:1234/5")
     server = servers.redis()
     assert server.url == "redis://somewhere:1234/5"
@@ -130,7 +130,7 @@ def test_a_failed_installation_restores_the_policy_and_says_why(machine: BareMac
     assert not machine.policy.exists()
 
 
-def test_others_get_containers_if_an_engine_answers(
+def test_other_systems_use_containers_if_an_engine_is_running(
     machine: BareMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
@@ -140,7 +140,7 @@ def test_others_get_containers_if_an_engine_answers(
     assert not machine.notes.exists()
 
 
-def test_without_any_way_the_command_is_told(
+def test_without_any_option_the_command_to_run_is_printed(
     machine: BareMachine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

@@ -1,1 +1,1 @@
-"""Breaks a whole deployment on purpose, and checks what its clients were told."""
+"""Injects faults into a deployment and checks what its clients received."""

@@ -21,23 +21,23 @@ from tests.chaos.servers import ServerError
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--seed", type=click.IntRange(0), help="What breaks when. By default a new one.")
+@click.option("--seed", type=click.IntRange(0), help="Determines the faults. Default: random.")
 @click.option("--seconds", default=60.0, show_default=True, type=click.FloatRange(5, 86_400))
 @click.option(
     "--folder",
     type=click.Path(file_okay=False, path_type=Path),
-    help="For the history and the logs. By default a new one.",
+    help="For the history and the logs. Default: a new temporary folder.",
 )
 @click.option(
     "--project",
     default=PROJECT,
     type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
-    help="Whose deployment. By default the template's.",
+    help="The project whose deployment is used. Default: the template's.",
 )
 def main(seed: int | None, seconds: float, folder: Path | None, project: Path) -> None:
-    """Break a whole deployment for some time, and check what its clients were told.
+    """Inject faults into a deployment for some time, and check what its clients receive.
 
-    Exits with 1 when a promise was broken, with 2 when nothing could be run.
+    Exits with 1 if a guarantee was violated, with 2 if the deployment could not start.
     """
     seed = random.randrange(10_000) if seed is None else seed
     folder = folder or Path(tempfile.mkdtemp(prefix="chaos-"))

@@ -1,5 +1,5 @@
-"""A small honest client of `bff.v1`: it keeps its positions, comes back with them, and writes down
-all it sees."""
+"""A minimal client of `bff.v1`. It keeps its positions, reconnects with them, and records what it
+receives."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from bff.connections.close_codes import CloseCode
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, WebSocketException
 
@@ -30,11 +31,11 @@ _PING_SECONDS = 2
 _STAY = (0.5, 8.0)
 _AWAY = (0.1, 4.0)
 _LONG_AWAY = 15.0
-"""Too long for a stream of `MAX_STREAM_LENGTH` messages."""
+"""An absence in which a stream of `MAX_STREAM_LENGTH` messages overflows."""
 
 
 class Client:
-    """One device of a user. It follows `user`, `all` and its topics."""
+    """One device of a user, subscribed to `user`, `all` and its topics."""
 
     def __init__(
         self,
@@ -50,11 +51,11 @@ class Client:
         self.name = name
         self.user = user
         self.applied: set[int] = set()
-        """The messages it has."""
+        """The messages it has received."""
         self.ready = asyncio.Event()
-        """Set while it is connected and follows all it wants to."""
+        """Set while it is connected and subscribed to all its topics."""
         self.stays = asyncio.Event()
-        """Once set it leaves no more of its own accord, and comes back at once."""
+        """Once set, it no longer disconnects by itself, and reconnects without delay."""
         self.topics = topics
         self._token = token
         self._instances = instances
@@ -63,11 +64,11 @@ class Client:
         self._chance = chance
         self._positions: dict[str, Id] = {}
         self._asked: dict[str, tuple[str, dict[str, str]]] = {}
-        """Requests without an answer: what was asked, and with which positions."""
+        """Unanswered requests, with the positions that they contained."""
         self._numbers = 0
 
     async def run(self) -> None:
-        """Connect, leave and come back, until cancelled."""
+        """Connect, disconnect and reconnect, until cancelled."""
         while True:
             with suppress(OSError, TimeoutError, WebSocketException):
                 await self._visit(self._chance.choice(self._instances))
@@ -106,7 +107,7 @@ class Client:
                 leaving.cancel()
             self.ready.clear()
             self._asked.clear()
-            code = websocket.close_code or 1006
+            code = websocket.close_code or CloseCode.ABNORMAL
             self._history.add(Left(at=self._clock(), client=self.name, code=code))
 
     def _greeted(self, hello: dict[str, Any], process: str, since: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""Redis, RabbitMQ and three instances of the BFF, each reaching the servers through proxies."""
+"""Redis, RabbitMQ and three instances of the BFF, which connect to the servers through proxies."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from tests.chaos.proxy import Proxy
 from tests.chaos.servers import Rabbitmq, Redis, ServerError, free_port
 
 PROJECT = Path(__file__).resolve().parents[2] / "{{cookiecutter.project_slug}}"
-"""What is broken by default: the template's own project."""
+"""The default project: that of the template."""
 INSTANCE = Path(__file__).with_name("instance.py")
 START_SECONDS = 60
 STOP_SECONDS = 30
 LEASE = 3.0
 RENEWAL = 1.0
 STREAM_LENGTH = 60
-"""Small enough that a client that stays away for long finds that not everything is left."""
+"""Small enough that a client that is away for long misses messages."""
 
 
 class Clock:
-    """Seconds since the beginning."""
+    """Seconds since the start of the run."""
 
     def __init__(self) -> None:
         self._zero = time.monotonic()
@@ -56,12 +56,12 @@ class Project:
         self.python = str(own) if own.exists() else sys.executable
 
     def environment(self, variables: dict[str, str]) -> dict[str, str]:
-        """The project's code goes before all other code of the same name."""
+        """An environment in which the project's modules take precedence."""
         return os.environ | {"PYTHONPATH": str(self.folder)} | variables
 
 
 class Instance:
-    """An instance on its own port. A process that has died is followed by another."""
+    """An instance on its own port. A process that has died is restarted."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Instance:
 
     @property
     def process(self) -> str:
-        """The present process, or the last."""
+        """The current process, or the last one."""
         return f"{self.name}{self._number}"
 
     def start(self) -> None:
@@ -103,7 +103,7 @@ class Instance:
             )
 
     async def serves(self, path: str = "/health/live") -> str:
-        """Wait until `path` answers 200; what it answers instead when that takes too long."""
+        """Wait until `path` returns 200. Returns its last response if that takes too long."""
         answer = ""
         deadline = time.monotonic() + START_SECONDS
         async with httpx.AsyncClient(trust_env=False, timeout=2) as http:
@@ -120,7 +120,7 @@ class Instance:
         return f"{path}: {answer}"
 
     async def heals(self, path: str = "/health/live") -> None:
-        """Wait until it serves; write down if it does not."""
+        """Wait until it serves; record it if it does not."""
         if reason := await self.serves(path):
             self._history.add(Sick(at=self._clock(), process=self.process, reason=reason))
 
@@ -130,7 +130,7 @@ class Instance:
                 os.killpg(self._process.pid, number)
 
     async def ended(self) -> None:
-        """Wait for the end of the process; by force if it takes too long."""
+        """Wait until the process ends; kill it if that takes too long."""
         process = self._process
         if process is None:
             return
@@ -144,7 +144,7 @@ class Instance:
 
 
 class Deployment:
-    """Everything that runs, and how to reach it."""
+    """All processes and proxies, and their addresses."""
 
     def __init__(self, project: Path, folder: Path, history: History, clock: Clock) -> None:
         """

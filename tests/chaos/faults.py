@@ -1,4 +1,4 @@
-"""Carries out the plan on the deployment, and writes down what broke when."""
+"""Injects the faults of the plan and records them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.chaos.servers import Server
 
 
 class Faults:
-    """Breaks things. One target has one fault at a time: the next one waits."""
+    """Injects faults. A target has one fault at a time: the next one waits."""
 
     def __init__(self, deployment: Deployment, history: History, clock: Clock) -> None:
         self._deployment = deployment
@@ -25,7 +25,7 @@ class Faults:
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def carry_out(self, faults: Sequence[Fault]) -> None:
-        """Returns when the last one has healed."""
+        """Returns when the last fault has ended."""
         async with asyncio.TaskGroup() as tasks:
             for fault in faults:
                 await asyncio.sleep(max(0.0, fault.at - self._clock()))

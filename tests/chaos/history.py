@@ -1,4 +1,4 @@
-"""What happened in a run, one record after the other; a file of JSON lines."""
+"""The history of a run: a file of JSON lines, one per record."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Id(NamedTuple):
     """The id of a stored message: `<stream>/<epoch>/<offset>`."""
 
     stream: str
-    """As browsers name it: `user`, `all` or `topic:<topic>`."""
+    """The stream's name in the browser protocol: `user`, `all` or `topic:<topic>`."""
     epoch: str
     offset: int
 
@@ -32,7 +32,7 @@ class Id(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """Something that happened, `at` so many seconds after the beginning."""
+    """Something that happened, `at` seconds after the start of the run."""
 
     at: float
 
@@ -55,27 +55,27 @@ class Record:
 
 @dataclass(frozen=True, kw_only=True)
 class Sent(Record):
-    """A message is on its way; `Taken`, `Unknown` or `Refused` follows."""
+    """A message is being sent; `Taken`, `Unknown` or `Refused` follows."""
 
     message: int
     stream: str
-    """Whose: `user:<user>`, `all` or `topic:<topic>`."""
+    """`user:<user>`, `all` or `topic:<topic>`."""
     way: str
-    """By which way it is sent. Messages of one way and stream are sent one after the other."""
+    """The sending route. Messages of one route and stream are sent one after the other."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Taken(Record):
-    """It was confirmed: whoever reads the stream must get it, or be told of the loss."""
+    """It was confirmed: every reader of the stream must receive it or a gap."""
 
     message: int
     id: str | None
-    """Where it is stored, if the way tells."""
+    """The id under which it is stored, if the route returns it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unknown(Record):
-    """The answer is an error, or there is none: the message may exist or not, now or later."""
+    """The response is an error or missing: the message may be stored, now or later, or not."""
 
     message: int
     reason: str
@@ -83,7 +83,7 @@ class Unknown(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Refused(Record):
-    """It was certainly not sent."""
+    """It was not sent."""
 
     message: int
     reason: str
@@ -91,7 +91,7 @@ class Refused(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLettered(Record):
-    """An event rule gave it up."""
+    """An event handler gave up: the event was dead-lettered."""
 
     message: int
 
@@ -101,18 +101,18 @@ class DeadLettered(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Positioned(Record):
-    """A client was told where streams stand: by a hello, or by the answer to a `subscribe`."""
+    """A client received positions, in a hello or in the response to a `subscribe`."""
 
     client: str
     since: dict[str, str]
-    """What the client has, by stream: it asked for what follows."""
+    """The client's positions, by stream: it asked for the messages after them."""
     positions: dict[str, str]
     recovered: dict[str, bool]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Connected(Record):
-    """A client's hello has come; `Positioned` follows."""
+    """A client received its hello; `Positioned` follows."""
 
     client: str
     user: str
@@ -122,7 +122,7 @@ class Connected(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Unsubscribed(Record):
-    """The answer to an `unsubscribe`."""
+    """The response to an `unsubscribe`."""
 
     client: str
     topics: list[str]
@@ -130,18 +130,18 @@ class Unsubscribed(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Delivered(Record):
-    """A numbered message came to a client."""
+    """A client received a numbered message."""
 
     client: str
     id: str
     message: int
     applied: bool
-    """False when the client had its position already, and dropped it."""
+    """False if the client dropped it as a duplicate."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gap(Record):
-    """A client was told that it missed something, and where to go on."""
+    """A client received a `gap` with the positions to continue from."""
 
     client: str
     positions: dict[str, str]
@@ -149,7 +149,7 @@ class Gap(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Left(Record):
-    """A client's socket is closed, by whomever."""
+    """A client's connection was closed, by either side."""
 
     client: str
     code: int
@@ -160,7 +160,7 @@ class Left(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Broke(Record):
-    """A fault begins."""
+    """A fault starts."""
 
     fault: int
     what: str
@@ -168,7 +168,7 @@ class Broke(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Healed(Record):
-    """What was broken is whole again."""
+    """A fault has ended."""
 
     fault: int
 
@@ -182,7 +182,7 @@ class Died(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Sick(Record):
-    """A process that does not serve although nothing is broken any more."""
+    """A process does not serve although all faults have ended."""
 
     process: str
     reason: str
@@ -190,7 +190,7 @@ class Sick(Record):
 
 @dataclass(frozen=True, kw_only=True)
 class Indexed(Record):
-    """What Redis holds about who is connected."""
+    """The index in Redis: instances, users, connections."""
 
     leases: list[str]
     """`<instance>#<generation>`."""

@@ -1,4 +1,4 @@
-"""`bff serve` with one more feature: the methods, topics and event rules of the traffic.
+"""`bff serve` with one more feature: the methods, topics and event handlers of the traffic.
 
     PYTHONPATH=my-bff python -P tests/chaos/instance.py serve --port 8001
 
@@ -14,15 +14,15 @@ from bff import MeshEvent, Messenger, RealtimeRouter, Topic, cli
 from pydantic import BaseModel
 
 EVENT = "chaos"
-"""The topic of the events that clients get."""
+"""The topic of the events that clients receive."""
 RULE = "chaos.happened"
-"""The topic of the mesh events that the rule takes."""
+"""The topic of the mesh events that the event handler receives."""
 
 realtime = RealtimeRouter()
 
 
 class Numbered(BaseModel):
-    """A message that can be told from all others."""
+    """A message with a unique number."""
 
     message: int
     stream: str

@@ -1,4 +1,4 @@
-"""What breaks when: a pure function of the seed, so that a failing run can be repeated."""
+"""The faults of a run: a pure function of the seed, so that a failed run can be repeated."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LINKS = tuple(f"{instance}-{server}" for instance in INSTANCES for server in SER
 FIRST = 2.0
 """Seconds until the first fault."""
 PAUSE = (1.5, 4.0)
-"""Seconds between the beginnings of two faults."""
+"""Seconds between the starts of two faults."""
 LENGTH = (0.5, 6.0)
-"""How many seconds a fault lasts; less or more than a lease."""
+"""How many seconds a fault lasts: shorter or longer than a lease."""
 
 
 class Action(StrEnum):
-    """What is done to a target."""
+    """The kind of fault."""
 
     KILL = "killed with -9, started again"
     TERMINATE = "told to end with SIGTERM, started again"
@@ -43,7 +43,7 @@ ON_LINKS = (Action.CUT, Action.SILENCE, Action.DEAFEN, Action.BLACK_HOLE)
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that breaks, and stays broken for some seconds."""
+    """One fault of one target, for some seconds."""
 
     number: int
     at: float
@@ -52,7 +52,7 @@ class Fault:
     action: Action
     seconds: float
     then_cut: bool
-    """Of a link: whether it is reset in the end. Otherwise what was held back arrives late."""
+    """For a link: whether it is reset at the end. Otherwise the delayed bytes arrive then."""
 
     def __str__(self) -> str:
         cut = ", then reset" if self.then_cut and self.action in ON_LINKS[1:] else ""
@@ -60,7 +60,7 @@ class Fault:
 
 
 def plan(seed: int, seconds: float) -> list[Fault]:
-    """The faults of a run, in the order of their time.
+    """The faults of a run, ordered by time.
 
     Every action comes up before any comes up again.
     """

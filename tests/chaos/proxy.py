@@ -1,4 +1,4 @@
-"""A TCP link that can be cut, or go silent without closing."""
+"""A TCP proxy that can reset its connections or stall them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Passes bytes between whoever connects to `port` and a server on this machine.
+    """Forwards connections to `port` to a server on this machine.
 
     While a direction is held its bytes wait, as in a network that loses every packet; nobody
     learns of it from TCP. After `release` they arrive, late; after `cut` they are lost.
@@ -42,14 +42,14 @@ class Proxy:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def hold(self, *, to_server: bool = False, from_server: bool = False) -> None:
-        """Let no more bytes through, in one direction or both."""
+        """Stall: forward no bytes, in one direction or both."""
         if to_server:
             self._to_server.clear()
         if from_server:
             self._from_server.clear()
 
     def release(self) -> None:
-        """Let bytes through again."""
+        """Forward bytes again."""
         self._to_server.set()
         self._from_server.set()
 
@@ -87,7 +87,7 @@ class Proxy:
 async def _pump(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, open_: asyncio.Event
 ) -> None:
-    """Pass bytes on until the end; the end of one direction ends both."""
+    """Forward bytes until EOF. EOF in one direction ends both."""
     while True:
         await open_.wait()
         data = await reader.read(_CHUNK)

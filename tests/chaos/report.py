@@ -1,4 +1,4 @@
-"""What a run has shown, for people."""
+"""The report of a run, as text."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tests.chaos.checker import Verdict
 from tests.chaos.history import Broke, Connected, Healed, Record
 
 _MOST = 20
-"""How many violations are shown."""
+"""Maximum number of violations in the report."""
 
 
 def text(history: Sequence[Record], verdict: Verdict) -> str:
-    """The faults with their times, the figures, and what was broken of the promise."""
+    """The faults with their times, the counts, and the violations."""
     return "\n".join(
         [
             *_faults(history),
@@ -49,10 +49,10 @@ def _figures(history: Sequence[Record], verdict: Verdict) -> list[str]:
 
 def _violations(verdict: Verdict) -> list[str]:
     if not verdict.violations:
-        return ["The promise was kept."]
+        return ["No violations."]
     more = len(verdict.violations) - _MOST
     return [
-        f"The promise was broken {len(verdict.violations)} times:",
+        f"{len(verdict.violations)} violations:",
         *(str(violation) for violation in verdict.violations[:_MOST]),
         *([f"and {more} more"] if more > 0 else []),
     ]

@@ -1,4 +1,4 @@
-"""One run from beginning to end: start, break and heal, wait until all is told, judge."""
+"""One run: start, inject faults, wait until everything is delivered, check."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bff.cluster.keys import Keys
-from bff.mesh import client as mesh_client
+from bff.mesh.connect import connect_mesh
 from bff.telemetry.metrics import Metrics
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
@@ -24,22 +24,22 @@ from tests.chaos.traffic import ByAdmin, ByMesh, ByMethod, Traffic, Way, dead_le
 USERS = ("alice", "bob", "carol")
 TOPICS = ("chaos.tea", "chaos.milk")
 DEVICES = 3
-"""Of each user."""
+"""Per user."""
 ALLOWANCE = LEASE + 2 * RENEWAL + 2
 LAST_SECONDS = 60
-"""For what is still on its way when nothing breaks any more."""
+"""Time to deliver everything after the last fault."""
 
 
 async def run(
     project: Path, seed: int, seconds: float, history: History, folder: Path, clock: Clock
 ) -> None:
-    """Let `seconds` of faults pass over a project's deployment and write down what happened.
+    """Inject faults into a project's deployment for `seconds` and record the history.
 
     Raises:
         ServerError: a server is missing, or something does not start.
     """
     async with Deployment(project, folder, history, clock) as deployment:
-        mesh = mesh_client.connect(deployment.settings, Metrics())
+        mesh = connect_mesh(deployment.settings, Metrics())
         await mesh.start()
         clock.start()
         clients = _clients(seed, deployment, history, clock)
@@ -70,7 +70,7 @@ async def _settle(
     ways: Sequence[Way],
     streams: Sequence[str],
 ) -> None:
-    """Bring everybody back, and wait until they have the last message of every stream."""
+    """Reconnect all clients, and wait until they have the last message of every stream."""
     for instance in deployment.instances.values():
         await instance.heals("/health/ready")
     for client in clients:
@@ -109,7 +109,7 @@ def _clients(seed: int, deployment: Deployment, history: History, clock: Clock) 
 
 
 async def _watch_index(deployment: Deployment, history: History, clock: Clock) -> None:
-    """Write down every second what Redis holds, when it answers."""
+    """Record the index in Redis every second, if Redis replies."""
     keys = Keys(deployment.settings.prefix)
     async with Redis.from_url(
         deployment.redis.url, socket_timeout=2, socket_connect_timeout=2, decode_responses=True

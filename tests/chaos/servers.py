@@ -1,4 +1,4 @@
-"""A private Redis and a private RabbitMQ, as processes that can be killed, frozen and set back."""
+"""Private Redis and RabbitMQ processes, which can be killed, frozen and rolled back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def free_port() -> int:
 
 
 class Server:
-    """A server run as a process group of ours, in a folder of its own, always on one port."""
+    """A server in its own process group and folder, always on the same port."""
 
     def __init__(self, program: str, folder: Path) -> None:
         self.program = find(program)
@@ -64,11 +64,11 @@ class Server:
         return dict(os.environ)
 
     def ready(self) -> bool:
-        """Whether it serves by now."""
+        """Whether it serves."""
         raise NotImplementedError
 
     def start(self) -> Self:
-        """Start it, or start it again with what its folder holds; returns when it serves.
+        """Start or restart it with the data in its folder; returns when it serves.
 
         Raises:
             ServerError: it does not start.
@@ -92,21 +92,21 @@ class Server:
         return self
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill it, as in a crash."""
         if self._process is not None:
             self.signal(signal.SIGKILL)
             self._process.wait(STOP_SECONDS)
             self._process = None
 
     def signal(self, number: signal.Signals) -> None:
-        """To the whole group: some servers are a script with the real process below it."""
+        """Signal the whole group: some servers are a script that starts the real process."""
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, number)
 
 
 class Redis(Server):
-    """Writes everything down before it answers, so that after `kill` nothing is lost."""
+    """Syncs every write before it replies, so that `kill` loses nothing."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("redis-server", folder)
@@ -129,24 +129,24 @@ class Redis(Server):
         return _answers(self.port, b"PING\r\n", b"+PONG")
 
     def remember(self) -> None:
-        """Keep what it holds now, for `roll_back`."""
+        """Save the current data for `roll_back`."""
         shutil.rmtree(self._older, ignore_errors=True)
         shutil.copytree(self._data, self._older)
 
     def roll_back(self) -> None:
-        """While it is down: go back to what `remember` kept."""
+        """While it is down: restore the data that `remember` saved."""
         self.wipe()
         if self._older.exists():
             shutil.copytree(self._older, self._data, dirs_exist_ok=True)
 
     def wipe(self) -> None:
-        """While it is down: lose everything."""
+        """While it is down: delete all data."""
         shutil.rmtree(self._data)
         self._data.mkdir()
 
 
 class Rabbitmq(Server):
-    """With a port mapper (epmd) of its own, so that nothing is left behind."""
+    """With its own port mapper (epmd), so that no process remains."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__("rabbitmq-server", folder)

@@ -1,4 +1,4 @@
-"""Sends numbered messages by every way that leads to a browser.
+"""Sends numbered messages over every route to browsers.
 
 YOURS to extend: a way of your own is a class with a `name`, the streams it can send to, and `send`.
 """
@@ -26,11 +26,11 @@ _SECONDS = 8
 
 
 class NotSent(Exception):
-    """Raised when a message was certainly not sent."""
+    """The message was not sent."""
 
 
 class Way(Protocol):
-    """One way from a sender to browsers."""
+    """One route from a sender to browsers."""
 
     name: str
 
@@ -38,7 +38,7 @@ class Way(Protocol):
         """Whether it can send to `user:<user>`, `all` or `topic:<topic>`."""
 
     async def send(self, stream: str, message: int) -> str | None:
-        """Returns the id under which the message is stored, or None if this way does not tell.
+        """Returns the id of the stored message, or None if this route does not return it.
 
         Raises:
             NotSent: it was certainly not sent.
@@ -87,7 +87,7 @@ class ByAdmin:
 
 
 class ByMesh:
-    """A mesh event that an event rule brings to browsers."""
+    """A mesh event that an event handler sends to browsers."""
 
     name = "mesh"
 
@@ -108,7 +108,7 @@ class ByMesh:
 
 
 async def dead_letters(deployment: Deployment) -> list[int]:
-    """The messages that event rules gave up."""
+    """The events that were dead-lettered."""
     async with (
         asyncio.timeout(2 * _SECONDS),
         await aio_pika.connect(deployment.rabbitmq.url) as connection,
@@ -123,7 +123,7 @@ async def dead_letters(deployment: Deployment) -> list[int]:
 
 
 class _Http:
-    """Asks any instance, as a proxy in front of them would."""
+    """Sends requests to any instance, like a load balancer."""
 
     def __init__(self, deployment: Deployment, chance: random.Random) -> None:
         self._urls = [instance.url for instance in deployment.instances.values()]
@@ -146,7 +146,7 @@ class _Http:
 
 
 class Traffic:
-    """Numbers the messages and writes down what became of each."""
+    """Numbers the messages and records the outcome of each."""
 
     def __init__(self, history: History, clock: Clock, chance: random.Random) -> None:
         self._history = history
@@ -155,14 +155,14 @@ class Traffic:
         self._numbers: Iterator[int] = itertools.count(1)
 
     async def flow(self, ways: Sequence[Way], streams: Sequence[str]) -> None:
-        """Send by every way to every stream, until cancelled."""
+        """Send over every route to every stream, until cancelled."""
         async with asyncio.TaskGroup() as senders:
             for way, stream in _pairs(ways, streams):
                 senders.create_task(self._flow(way, stream))
 
     async def last(self, ways: Sequence[Way], streams: Sequence[str]) -> dict[str, set[int]]:
-        """Send one more message by every way to every stream, until each is taken; who has these
-        has all that was sent before. Returns them by stream."""
+        """Send a last message over every route to every stream, until each is confirmed. A client
+        that has them has all earlier ones. Returns them by stream."""
         last: dict[str, set[int]] = {stream: set() for stream in streams}
         for way, stream in _pairs(ways, streams):
             while (taken := await self.send(way, stream)) is None:
@@ -171,7 +171,7 @@ class Traffic:
         return last
 
     async def send(self, way: Way, stream: str) -> int | None:
-        """Send a message; returns its number when it was taken."""
+        """Send a message; returns its number if it was confirmed."""
         message = next(self._numbers)
         sent = Sent(at=self._clock(), message=message, stream=stream, way=way.name)
         self._history.add(sent)

@@ -1,4 +1,4 @@
-"""A generated project with every example of `docs/customise.md` in it."""
+"""A generated project with all examples of `docs/customise.md`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.baked import InstalledProject
 EXAMPLES = ROOT / "docs" / "examples"
 PAGE = ROOT / PROJECT / "docs" / "customise.md"
 OVERLAY = ("app", "migrations", "tests")
-"""Folders of examples that are whole files of a project."""
+"""Folders of examples that are copied into a project."""
 
 
 def copy_of(installed: InstalledProject, into: Path) -> InstalledProject:
@@ -21,7 +21,7 @@ def copy_of(installed: InstalledProject, into: Path) -> InstalledProject:
 
 
 def customise(installed: InstalledProject, into: Path) -> InstalledProject:
-    """Copy a project and do to the copy what `docs/customise.md` says."""
+    """Copy a project and add all examples of `docs/customise.md` to the copy."""
     project = copy_of(installed, into)
     for folder in OVERLAY:
         shutil.copytree(EXAMPLES / folder, into / folder, dirs_exist_ok=True)

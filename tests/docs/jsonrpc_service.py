@@ -1,4 +1,4 @@
-"""A service `ledger` that speaks JSON-RPC 2.0, without a line of ours: `… <amqp url>`."""
+"""A service `ledger` with JSON-RPC 2.0, without code of the engine: `… <amqp url>`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The examples of the docs do what the docs say, in a real project over real sockets."""
+"""The examples of the docs work in a generated project, over real sockets."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CHANGED = [
     for path in sorted(EXAMPLES.glob("app/**/*.py"))
     if (ROOT / PROJECT / (name := path.relative_to(EXAMPLES).as_posix())).exists()
 ]
-"""The examples that are files of a new project too."""
+"""The examples that replace a file of the generated project."""
 FACES = ("bff", "bff.codec", "bff.endpoints", "bff.testing")
 TOKEN_EXPIRED, REVOKED = 4003, 4504
 SCOPES = ("profile", "chat", "orders", "invoices", "rooms")
@@ -42,7 +42,7 @@ SCOPES = ("profile", "chat", "orders", "invoices", "rooms")
 def customised(
     installed: InstalledProject, tmp_path_factory: pytest.TempPathFactory
 ) -> InstalledProject:
-    """The default project with every example in it. Change nothing in its folder."""
+    """The default project with all examples. Tests must not change its folder."""
     return customise(installed, tmp_path_factory.mktemp("documented") / "my-bff")
 
 
@@ -51,7 +51,7 @@ def customised(
     [*EXAMPLES.rglob("*.py"), *(ROOT / PROJECT / "app").rglob("*.py")],
     ids=lambda path: path.name,
 )
-def test_examples_and_app_import_only_the_face(path: Path) -> None:
+def test_examples_and_app_import_only_the_public_api(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             modules = {alias.name for alias in node.names if alias.name.split(".")[0] == "bff"}
@@ -63,7 +63,7 @@ def test_examples_and_app_import_only_the_face(path: Path) -> None:
 
 
 @pytest.mark.parametrize("file", CHANGED)
-def test_an_example_that_changes_a_file_of_the_project_only_adds(
+def test_an_example_that_replaces_a_file_keeps_its_names(
     installed: InstalledProject, file: str
 ) -> None:
     assert named(installed.read(file)) <= named((EXAMPLES / file).read_text(encoding="utf-8"))
@@ -78,17 +78,16 @@ def test_the_examples_pass_the_projects_own_checks(customised: InstalledProject,
     assert done.returncode == 0, done.stdout
 
 
-def test_the_examples_of_tests_pass(customised: InstalledProject) -> None:
+def test_the_example_tests_pass(customised: InstalledProject) -> None:
     tests = [path.relative_to(EXAMPLES) for path in python_files("tests")]
     done = customised.run(customised.python, "-m", "pytest", "-p", "no:cacheprovider", *tests)
     assert done.returncode == 0, done.stdout
 
 
-def test_the_command_that_writes_a_revision_writes_the_one_of_the_examples(
+def test_make_revision_writes_the_example_revision(
     installed: InstalledProject, tmp_path: Path
 ) -> None:
-    """Once without the example's own, which it must equal but for what is tidied up, and once
-    with it: then there is nothing to write."""
+    """Without the example's revision it writes the same operations; with it, no operations."""
     project = customise(installed, tmp_path / "my-bff")
     variables = in_development(project, tmp_path).settings
     own = project.path / "migrations" / "versions" / "0001_notes.py"
@@ -112,7 +111,7 @@ def test_the_command_that_writes_a_revision_writes_the_one_of_the_examples(
 def test_a_project_without_the_example_passes_its_checks_and_tests(
     installed: InstalledProject, tmp_path: Path
 ) -> None:
-    """Done as `docs/customise.md` says under "Delete the example"."""
+    """Follows the steps of `docs/customise.md` under "Delete the example"."""
     project = copy_of(installed, tmp_path / "my-bff")
     steps = PAGE.read_text(encoding="utf-8").partition("\n## Delete the example\n")[2]
     first, rest = steps.split("\n2. ")
@@ -196,7 +195,7 @@ async def test_topics_and_presence_work_in_a_running_project(
             assert left["payload"]["event"]["user_id"] == "alice"
 
 
-async def test_a_second_mesh_in_another_format_is_called_like_the_first(
+async def test_a_second_mesh_with_another_format_is_called_like_the_first(
     customised: InstalledProject, tmp_path: Path
 ) -> None:
     broker = servers.private_rabbitmq()
@@ -230,7 +229,7 @@ async def test_a_second_mesh_in_another_format_is_called_like_the_first(
 
 
 @pytest.mark.parametrize("kind", ["ours", "nuropb"])
-async def test_the_ten_line_service_answers_and_announces(
+async def test_the_example_services_answer_and_publish(
     kind: str,
     installed: InstalledProject,
     rabbitmq_server: Server,
@@ -278,7 +277,7 @@ asyncio.run(main())
 
 
 def test_event_streams_are_read_with_fetch(customised: InstalledProject, tmp_path: Path) -> None:
-    """Two tokens: the first one expires at once, and it comes back with the second."""
+    """The first token expires at once; the client reconnects with the second one."""
     node = shutil.which("node")
     if node is None:
         pytest.skip("needs Node, which has fetch")
@@ -319,7 +318,7 @@ async def test_a_real_nuropb_service_answers(
     nuropb_python: Path | None,
     tmp_path: Path,
 ) -> None:
-    """The second half of the quick start."""
+    """Part 4 of the quick start."""
     if nuropb_python is None:
         pytest.skip("needs the real nuropb 0.1.8, which runs on Python < 3.12 only")
     deployment = in_development(installed, tmp_path, AMQP_URL=rabbitmq_server.url)
@@ -366,7 +365,7 @@ def nuropb_service(python: Path, amqp_url: str, logs: Path) -> Iterator[None]:
 def program(
     name: str, command: Sequence[str | Path], logs: Path, says: str = "", **variables: str
 ) -> Iterator[None]:
-    """A program that runs meanwhile; it is there when it says so."""
+    """Run a program during the block, which begins when the program has printed `says`."""
     running = Program(name, command, cwd=EXAMPLES, logs=logs, variables=variables)
     try:
         until_true(lambda: says in running.output, f"{name} is up")
@@ -376,7 +375,7 @@ def program(
 
 
 def user(bff: Instance, deployment: Deployment, name: str) -> httpx.Client:
-    """Somebody over HTTP."""
+    """An HTTP client of a user."""
     headers = {"Authorization": f"Bearer {deployment.token(name, *SCOPES)}"}
     return httpx.Client(base_url=bff.url, headers=headers, timeout=20, trust_env=False)
 
@@ -385,7 +384,7 @@ def user(bff: Instance, deployment: Deployment, name: str) -> httpx.Client:
 async def browser(
     bff: Instance, deployment: Deployment, name: str, *scopes: str
 ) -> AsyncIterator[Browser]:
-    """Somebody with a socket, past the hello."""
+    """An open socket of a user, after the hello."""
     opened = await Browser.open(bff, token=deployment.token(name, *(scopes or SCOPES)))
     await opened.next_frame(0)
     assert opened.hello["user_id"] == name
@@ -394,27 +393,27 @@ async def browser(
 
 
 def revision_command() -> list[str]:
-    """What `docs/customise.md` has its reader give to `make`."""
+    """The arguments of the command `make revision` in `docs/customise.md`."""
     page = PAGE.read_text(encoding="utf-8")
     (line,) = (line for line in page.splitlines() if line.startswith("make revision "))
     return shlex.split(line)[1:]
 
 
 def operations(revision: str) -> set[str]:
-    """The calls of a revision, by what they do and to what; without Alembic's comments."""
+    """The SQLAlchemy calls of a revision, without Alembic's comments."""
     plain = re.sub(r"\b(?:batch_)?op\.f\((.*?)\)", r"\1", revision)
     calls = (node for node in ast.walk(ast.parse(plain)) if isinstance(node, ast.Call))
     return {text for call in calls if (text := ast.unparse(call)).startswith("sa.")}
 
 
 def named(code: str) -> set[str]:
-    """What a file imports and uses, whatever its comments say."""
+    """The names that a file imports and uses."""
     kinds = (ast.Name, ast.Attribute, ast.alias)
     return {ast.unparse(node) for node in ast.walk(ast.parse(code)) if isinstance(node, kinds)}
 
 
 def remove(file: Path, *patterns: str) -> None:
-    """Take out what each pattern matches once."""
+    """Remove the text that each pattern matches; each must match once."""
     text = file.read_text(encoding="utf-8")
     for pattern in patterns:
         text, times = re.subn(pattern, "", text, flags=re.M)

@@ -1,4 +1,4 @@
-"""Imports of the engine run down the floors, never up: import-linter says so, and
+"""A package of the engine imports from lower floors only. import-linter checks it, and
 `docs/architecture.md` shows the same floors."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UP = (
     ("face", "bff/auth/caller.py", "from bff import Settings"),
     ("app", "bff/cli.py", "def serve_app() -> None:\n    import app.main"),
 )
-"""Contract, file and import that breaks it."""
+"""A contract, a file, and an import that violates the contract there."""
 
 
 def lint_imports(folder: Path, contract: str) -> subprocess.CompletedProcess[str]:
@@ -54,7 +54,7 @@ def test_the_engine_keeps_the_contract(contract: str) -> None:
 
 @pytest.mark.parametrize(("contract", "file", "line"), UP)
 def test_the_contract_catches(template: Path, contract: str, file: str, line: str) -> None:
-    """In the exported template, which is put back afterwards."""
+    """Changes the exported template, and restores it afterwards."""
     path = template / PROJECT / file
     before = path.read_text(encoding="utf-8") if path.exists() else None
     path.write_text(f"{before or ''}\n{line}\n", encoding="utf-8")
@@ -69,11 +69,11 @@ def test_the_contract_catches(template: Path, contract: str, file: str, line: st
     assert path.stem in done.stdout
 
 
-def test_every_contract_is_seen_to_catch_something() -> None:
+def test_every_contract_has_a_test_case() -> None:
     assert {contract for contract, _, _ in UP} == set(CONTRACTS)
 
 
-def test_the_page_shows_these_floors() -> None:
+def test_the_architecture_page_shows_the_same_floors() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     drawing = page.split("## Floors")[1].split("```")[1].strip().splitlines()
     shown = [line.split("  ")[0] for line in drawing]

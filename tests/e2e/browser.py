@@ -66,7 +66,7 @@ class Browser:
 
     @property
     def hello(self) -> dict[str, Any]:
-        """What the first frame says."""
+        """The hello: the event of the first frame."""
         assert self.frames, "no frame came yet"
         payload = self.frames[0]["payload"]
         assert (self.frames[0]["type"], payload["topic"]) == ("event", "hello"), self.frames

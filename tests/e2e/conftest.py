@@ -222,7 +222,7 @@ async def bobs(cluster: Cluster, bob: Person, connect: Connect) -> Browser:
 async def neighbour(
     cluster: Cluster, person: Callable[..., Person], connect: Connect
 ) -> AsyncIterator[Browser]:
-    """Somebody else on the same instance: still answered afterwards, and told nothing."""
+    """Another user on the same instance: still gets replies, and no messages of others."""
     browser = await connect(cluster.a, person("nora", "demo"))
     yield browser
     assert await browser.answers()

@@ -109,7 +109,7 @@ class Instance(Program):
         return f"ws://127.0.0.1:{self.port}/ws"
 
     def readiness(self) -> dict[str, Any]:
-        """What `/health/ready` says now."""
+        """The current response of `/health/ready`."""
         answer: dict[str, Any] = httpx.get(f"{self.url}/health/ready", timeout=10).json()
         return answer
 

@@ -38,7 +38,7 @@ async def test_a_broadcast_sent_to_one_instance_arrives_on_all_sockets_of_both(
             assert message["id"] == stored["message_ids"][0]
 
 
-async def test_a_broadcast_says_how_many_it_addressed(
+async def test_a_broadcast_returns_the_number_of_addressed_connections(
     cluster: Cluster, admin: Admin, alice: Person, alices: list[Browser], bob: Person, bobs: Browser
 ) -> None:
     to_users = await admin.broadcast(
@@ -164,7 +164,7 @@ async def test_broadcasts_are_kept_and_read_from_any_instance(
     assert older == [sent[0]]
 
 
-async def test_a_broadcast_with_an_expiry_greets_who_connects_later_once(
+async def test_a_retained_broadcast_is_sent_once_to_clients_that_connect_later(
     cluster: Cluster, admin: Admin, alice: Person, bob: Person, connect: Connect
 ) -> None:
     there = await connect(cluster.b, alice)
@@ -188,7 +188,7 @@ async def test_a_broadcast_with_an_expiry_greets_who_connects_later_once(
     assert stranger.events("lasting") == []
 
 
-async def test_an_expired_broadcast_greets_nobody(
+async def test_an_expired_broadcast_is_not_sent_on_connect(
     cluster: Cluster, admin: Admin, alice: Person, connect: Connect
 ) -> None:
     expiry = datetime.now(UTC) + timedelta(seconds=1)

@@ -49,7 +49,7 @@ async def test_an_exchange(bobs: Browser, name: str) -> None:
             assert answer["payload"]["error"]["error"] == known["payload"]["error"]["error"]
 
 
-async def test_a_made_up_trace_id_is_told_each_time_anew(bobs: Browser) -> None:
+async def test_a_generated_trace_id_is_new_each_time(bobs: Browser) -> None:
     sent = json.dumps(CAPTURES["exchanges"]["a request without trace_id"]["sent"])
     await bobs.send(sent)
     await bobs.send(sent)

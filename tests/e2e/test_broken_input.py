@@ -142,7 +142,9 @@ async def test_a_megabyte_ends_the_socket(mallory: Browser) -> None:
     assert await mallory.closed() == 1009
 
 
-async def test_just_below_the_limit_is_let_in(nuropb_service: Program, mallory: Browser) -> None:
+async def test_a_frame_just_below_the_limit_is_accepted(
+    nuropb_service: Program, mallory: Browser
+) -> None:
     text = "y" * (63 * KIB)
     assert (await mallory.ask("demo", "echo", {"x": text}))["result"] == {"x": text}
 
@@ -164,7 +166,7 @@ async def test_nothing_but_rubbish_ends_the_socket(mallory: Browser) -> None:
     assert [frame["type"] for frame in mallory.frames] == ["event"] + ["error"] * 10
 
 
-async def test_a_sensible_frame_between_forgives_the_rubbish(mallory: Browser) -> None:
+async def test_a_valid_frame_resets_the_count_of_invalid_frames(mallory: Browser) -> None:
     for _ in range(3):
         for _ in range(8):
             await mallory.send("rubbish")

@@ -1,4 +1,4 @@
-"""`bff-client.js` in a page whose instance dies, freezes or leaves: it hears everything once."""
+"""`bff-client.js` when its instance dies, freezes or drains: it gets every message once."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Page(Program):
 
     @property
     def gaps(self) -> list[str]:
-        """The streams of all gaps that it was told of."""
+        """The streams of all gaps that it received."""
         return [stream for line in self.lines for stream in line.get("gap", ())]
 
     def numbers(self, topic: str) -> list[int]:
@@ -108,7 +108,7 @@ def started(
 
 @pytest.fixture
 def cluster(started: list[Cluster]) -> Cluster:
-    """Both instances; one that has died is started anew."""
+    """Both instances; one that has died is restarted."""
     started[0] = started[0].whole()
     return started[0]
 
@@ -169,7 +169,7 @@ def _end(instance: Instance) -> None:
 
 
 @pytest.mark.parametrize("lose", [_kill, _freeze, _end], ids=["killed", "frozen", "draining"])
-async def test_whose_instance_is_lost_hears_everything_once_and_in_order(
+async def test_when_its_instance_is_lost_it_gets_every_message_once_and_in_order(
     cluster: Cluster, page: Page, sender: Sender, lose: Callable[[Instance], None]
 ) -> None:
     assert page.is_on(cluster.a)
@@ -186,7 +186,7 @@ async def test_whose_instance_is_lost_hears_everything_once_and_in_order(
     assert page.gaps == []
 
 
-async def test_when_redis_has_lost_its_data_every_stream_is_told_and_goes_on(
+async def test_when_redis_has_lost_its_data_every_stream_has_a_gap_and_continues(
     cluster: Cluster, page: Page, sender: Sender, own_redis: Server
 ) -> None:
     await sender.send(cluster.a, 1)

@@ -1,4 +1,4 @@
-"""An instance that is told to end sends its sockets elsewhere, one by one, and goes in time."""
+"""An instance that gets SIGTERM closes its connections one by one and exits in time."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def deployment(
 
 @pytest.fixture(scope="module")
 def stays(deployment: Deployment) -> Instance:
-    """The instance that takes in whoever has to leave."""
+    """The instance to which the clients reconnect."""
     instance = deployment.serve("stays")
     instance.until_ready()
     return instance
@@ -110,7 +110,7 @@ async def comes_back(
 async def count_up(
     admin: Admin, instance: Instance, people: set[Person], stop: asyncio.Event
 ) -> int:
-    """Send numbered messages to people until told to stop; how many it were."""
+    """Send numbered messages to users until stopped; returns how many."""
     audience = {"audience": "users", "user_ids": [person.id for person in people]}
     for number in itertools.count():
         await admin.broadcast(instance, "counted", event={"number": number}, **audience)
@@ -136,7 +136,7 @@ async def crowd_on(
 
 
 async def readiness(http: httpx.AsyncClient, instance: Instance) -> dict[str, Any]:
-    """What `/health/ready` says, without holding up the sockets of this test."""
+    """The response of `/health/ready`, without blocking the connections of this test."""
     answer: dict[str, Any] = (await http.get(f"{instance.url}/health/ready")).json()
     return answer
 
@@ -270,7 +270,7 @@ async def test_few_sockets_do_not_take_all_of_the_drain_time(
     assert await leaves.exited(20) == -signal.SIGTERM
 
 
-async def test_a_request_that_does_not_end_holds_up_nobody(
+async def test_a_request_that_does_not_end_does_not_delay_the_drain(
     deployment: Deployment, connect: Connect
 ) -> None:
     leaves = deployment.serve("busy", DRAIN_SECONDS="1")

@@ -69,7 +69,7 @@ async def test_bff_dev_answers_a_request_and_delivers_its_event(
 
 
 async def _connections(instance: Instance, http: httpx.AsyncClient) -> float:
-    """How many sockets the instance says it has."""
+    """The number of connections in the instance's metrics."""
     metrics = (await http.get(f"{instance.url}/metrics")).text
     found = re.search(r"^bff_connections (\S+)$", metrics, re.MULTILINE)
     assert found is not None
@@ -86,7 +86,7 @@ async def test_uvicorn_runs_it_too(embedded: Deployment, connect: Connect) -> No
     assert await instance.exited() in (0, -signal.SIGTERM)
 
 
-async def test_it_takes_more_sockets_than_the_soft_limit_of_file_handles(
+async def test_it_accepts_more_connections_than_the_soft_limit_of_open_files(
     embedded: Deployment, connect: Connect
 ) -> None:
     serve = 'ulimit -S -n 64; exec "$0" serve --port 0'
@@ -138,19 +138,19 @@ async def test_workers_that_are_killed_are_replaced_and_their_sockets_no_longer_
     assert await _connections(instance, http) == 1
 
 
-def test_doctor_says_in_words_what_is_wrong(deployment: Deployment) -> None:
+def test_doctor_reports_what_is_wrong(deployment: Deployment) -> None:
     sick = deployment.bff("doctor")
     assert sick.returncode == 1
     assert _bad(sick.stdout) == [
-        "the schema: the engine's revisions are not applied: run `bff migrate`"
+        "database schema: the engine's revisions are not applied: run `bff migrate`"
     ]
 
     assert deployment.bff("migrate").returncode == 0
     healthy = deployment.bff("doctor")
     assert healthy.returncode == 0, healthy.stdout
     assert _bad(healthy.stdout) == []
-    assert "a browser may call demo.add, scopes: demo" in healthy.stdout
-    assert "a browser may call orders.list, scopes: orders" in healthy.stdout
+    assert "browsers may call demo.add, scopes: demo" in healthy.stdout
+    assert "browsers may call orders.list, scopes: orders" in healthy.stdout
     assert deployment.secret not in healthy.stdout
 
     nowhere = f"127.0.0.1:{free_port()}"
@@ -163,7 +163,7 @@ def test_doctor_says_in_words_what_is_wrong(deployment: Deployment) -> None:
     assert alone.returncode == 1
     redis, mesh, origins = _bad(alone.stdout)
     assert redis.startswith("Redis:")
-    assert mesh.startswith("the mesh:")
+    assert mesh.startswith("mesh:")
     assert "ALLOWED_ORIGINS" in origins
 
 
@@ -182,7 +182,9 @@ REFUSED: dict[str, tuple[dict[str, str], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_production_refuses_what_is_not_safe_and_says_so(deployment: Deployment, name: str) -> None:
+def test_production_refuses_unsafe_settings_with_a_message(
+    deployment: Deployment, name: str
+) -> None:
     settings, words = REFUSED[name]
     refused = deployment.bff("serve", "--port", "0", **settings)
     assert refused.returncode == 2
@@ -192,7 +194,7 @@ def test_production_refuses_what_is_not_safe_and_says_so(deployment: Deployment,
     assert "a" * 64 not in refused.stdout
 
 
-def test_embedded_engines_live_in_one_worker(embedded: Deployment) -> None:
+def test_embedded_engines_need_a_single_worker(embedded: Deployment) -> None:
     refused = embedded.bff("serve", "--workers", "2", "--port", "0")
     assert refused.returncode == 2
     assert "memory://" in refused.stdout

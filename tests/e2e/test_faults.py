@@ -61,7 +61,7 @@ def started(
 
 @pytest.fixture
 def cluster(started: list[Cluster]) -> Cluster:
-    """A cluster of this module's own, whole: whoever has died is started anew."""
+    """This module's own cluster, complete: instances that have died are restarted."""
     started[0] = started[0].whole()
     return started[0]
 
@@ -76,7 +76,7 @@ async def test_readiness_names_each_dependency(cluster: Cluster, http: httpx.Asy
         assert (await http.get(f"{instance.url}/health/live")).json() == {"alive": True}
 
 
-async def test_with_all_servers_away_it_starts_and_says_what_is_missing(
+async def test_without_any_server_it_starts_and_reports_what_is_missing(
     cluster: Cluster, http: httpx.AsyncClient
 ) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
@@ -189,7 +189,7 @@ async def test_an_instance_frozen_for_longer_than_its_lease_is_whole_again(
     assert "bff_lease_losses_total 1.0" in lost
 
 
-async def test_an_instance_told_to_end_sends_its_sockets_elsewhere_and_goes(
+async def test_an_instance_that_gets_sigterm_drains_and_exits(
     cluster: Cluster, admin: Admin, alice: Person, alices: list[Browser], bobs: Browser
 ) -> None:
     stays, *leave = alices
@@ -245,7 +245,7 @@ async def test_while_redis_is_away_sockets_stay_and_afterwards_delivery_is_back(
     assert [len(browser.events("back")) for browser in everybody] == [1, 1, 1, 0]
 
 
-async def test_a_wiped_redis_is_written_anew_and_the_sockets_are_told(
+async def test_after_a_wipe_of_redis_the_index_is_rewritten_and_clients_get_a_gap(
     cluster: Cluster,
     own_redis: Server,
     admin: Admin,
@@ -289,7 +289,7 @@ async def test_an_instance_goes_in_time_although_redis_is_frozen(
 async def test_a_frozen_redis_is_noticed_too(
     cluster: Cluster, own_redis: Server, admin: Admin, alice: Person, alices: list[Browser]
 ) -> None:
-    """No connection breaks: only the relay's probe can tell."""
+    """No connection breaks: only the pub/sub listener's probe detects it."""
     own_redis.pause()
     try:
         await _until_red(cluster.b, "redis")

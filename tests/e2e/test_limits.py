@@ -1,4 +1,4 @@
-"""Nobody gets more than their share, who exceeds it is told, and a neighbour is untouched."""
+"""Limits: a client that exceeds one gets an error, and other clients are not affected."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from tests.e2e.waiting import until
 pytestmark = pytest.mark.usefixtures("neighbour")
 
 
-async def test_who_asks_too_much_is_told_and_who_goes_on_is_closed(mallory: Browser) -> None:
+async def test_a_client_that_sends_too_much_gets_errors_and_is_closed_if_it_continues(
+    mallory: Browser,
+) -> None:
     """A burst of 100; another 200 beyond it, which are all answered, are too many."""
     for number in range(100):
         await mallory.say("ping", trace_id=str(number))
@@ -82,7 +84,7 @@ async def test_an_answer_too_large_is_an_error_and_no_closed_socket(mallory: Bro
     assert await mallory.answers()
 
 
-async def test_a_socket_that_does_not_read_is_closed_and_delays_nobody(
+async def test_a_client_that_does_not_read_is_closed_and_does_not_delay_others(
     cluster: Cluster, admin: Admin, mallory: Browser, connect: Connect
 ) -> None:
     user_id, slow_id = mallory.hello["user_id"], mallory.connection_id

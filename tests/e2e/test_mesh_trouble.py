@@ -72,7 +72,7 @@ async def _answers(alice: Browser) -> bool:
     return (await alice.ask("demo", "echo", {"n": 1}, timeout_ms=2000))["error"] is None
 
 
-async def test_connections_closed_by_the_operator_are_made_anew(
+async def test_connections_closed_by_the_operator_are_reopened(
     bff: Instance, deployment: Deployment, broker: Server
 ) -> None:
     async with plain_service(broker.url, "demo"), browser(bff, deployment) as alice:
@@ -151,7 +151,7 @@ async def test_it_waits_until_its_password_is_right(deployment: Deployment, brok
 async def test_events_wait_for_the_bff_through_a_restart_of_the_broker_and_come_in_order(
     deployment: Deployment, broker: Server, bff: Instance
 ) -> None:
-    """NuroPb publishes events without persistence; the rule's queue keeps them all the same."""
+    """NuroPb publishes events without persistence; the handler's queue keeps them anyway."""
     async with browser(bff, deployment) as alice:
         since = alice.hello["positions"]["user"]
     bff.signal(signal.SIGTERM)

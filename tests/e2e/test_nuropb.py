@@ -43,7 +43,7 @@ async def test_requests_of_one_socket_run_side_by_side(bobs: Browser) -> None:
     assert (await bobs.response("slow"))["error"] is None
 
 
-async def test_the_service_sees_who_calls_and_nothing_that_the_browser_made_up(
+async def test_the_service_sees_the_caller_and_no_context_from_the_browser(
     cluster: Cluster, alice: Person, alices: list[Browser]
 ) -> None:
     browser = alices[0]
@@ -84,7 +84,7 @@ async def test_a_services_failure_is_a_service_error_and_shows_nothing_of_its_in
     assert not re.search("hunter2|RuntimeError|LookupError|password", str(bobs.frames))
 
 
-async def test_what_a_service_refuses_on_purpose_is_told(bobs: Browser) -> None:
+async def test_errors_that_a_service_raises_on_purpose_reach_the_browser(bobs: Browser) -> None:
     error = (await bobs.ask("demo", "refuse"))["error"]
     assert error["code"] == "forbidden"
     assert error["description"] == "Only the owner may do this"
@@ -127,7 +127,7 @@ async def test_without_the_scope_nothing_is_called(
     assert (error["code"], error["outcome"]) == ("forbidden", "not_sent")
 
 
-async def test_the_second_reply_after_an_exception_harms_nobody(
+async def test_the_second_reply_after_an_exception_is_ignored(
     cluster: Cluster, http: httpx.AsyncClient, bobs: Browser
 ) -> None:
     """nuropb 0.1.8 answers twice after an exception, and after NuropbSuccess."""
@@ -158,7 +158,7 @@ def test_the_doctor_sees_which_methods_ask_for_encryption(
     cluster: Cluster, nuropb_service: Program
 ) -> None:
     said = cluster.deployment.bff("doctor").stdout.splitlines()
-    assert "ok   demo.secret asks for encrypted calls" in said
+    assert "ok   demo.secret requires encrypted calls" in said
 
 
 async def test_a_command_is_accepted_and_carried_out(bobs: Browser) -> None:
@@ -182,7 +182,7 @@ async def test_a_request_can_be_cancelled(bobs: Browser) -> None:
     assert (error["code"], error["outcome"]) == ("cancelled", "unknown")
 
 
-async def test_an_answer_that_nobody_waited_for_is_found_on_another_instance(
+async def test_a_late_reply_is_delivered_on_another_instance(
     cluster: Cluster, bob: Person, connect: Connect
 ) -> None:
     asking = await connect(cluster.a, bob)
@@ -231,7 +231,7 @@ async def test_a_method_of_an_added_feature_is_answered_here(
     assert wrong["description"].startswith("to:")
 
 
-async def test_over_http_the_same_rules_hold(
+async def test_the_same_permissions_apply_over_http(
     cluster: Cluster, http: httpx.AsyncClient, bob: Person
 ) -> None:
     async def rpc(path: str, params: dict[str, Any]) -> httpx.Response:
@@ -269,6 +269,6 @@ async def metric(http: httpx.AsyncClient, cluster: Cluster, name: str) -> float:
 
 
 def mesh_claims(cluster: Cluster, token: str) -> dict[str, Any]:
-    """What a mesh token says, once its signature, audience and time are found right."""
+    """The claims of a mesh token, after its signature, audience and times were verified."""
     secret = cluster.deployment.secret
     return jwt.decode(token, secret, algorithms=["HS256"], audience="mesh")

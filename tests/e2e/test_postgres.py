@@ -52,7 +52,7 @@ def deployment(
 async def test_a_bff_on_postgres(
     deployment: Deployment, database_url: str, http: httpx.AsyncClient, connect: Connect
 ) -> None:
-    """Migrated by two at once, then broadcasts stored on A, listed on B, and greeting."""
+    """Two concurrent migrations, then broadcasts stored on A, listed on B, and retained."""
     with ThreadPoolExecutor() as threads:
         runs = list(threads.map(deployment.bff, ["migrate", "migrate"]))
     for run in runs:

@@ -40,7 +40,7 @@ class Numbered:
         self._url = f"{instance.url}/admin/broadcasts"
         self._user_id = user_id
         self.taken: list[int] = []
-        """What Redis has confirmed. Of the others nobody knows."""
+        """Messages that Redis has confirmed. The others may be stored or not."""
 
     async def __aenter__(self) -> Self:
         self._sending = asyncio.create_task(self._send_for_ever())
@@ -86,7 +86,7 @@ def numbers(browser: Browser) -> list[int]:
 
 
 def gaps(browser: Browser) -> int:
-    """How often the browser was told that messages of its user are lost."""
+    """How many gaps the browser received for the stream of its user."""
     return sum(
         frame["type"] == "gap" and "user" in frame["payload"]["streams"] for frame in browser.frames
     )

@@ -48,7 +48,7 @@ BAD_TOKENS: dict[str, Callable[[Deployment], str]] = {
 
 
 @pytest.mark.parametrize("name", BAD_TOKENS)
-async def test_a_bad_token_is_let_in_only_to_be_told(
+async def test_a_bad_token_is_accepted_and_closed_with_a_code(
     cluster: Cluster, connect: Connect, http: httpx.AsyncClient, bobs: Browser, name: str
 ) -> None:
     """Browsers do not show their pages the status of a refused handshake: hence the close code."""
@@ -109,7 +109,7 @@ async def test_a_token_in_the_address_is_none(cluster: Cluster, alice: Person) -
         "null",
     ],
 )
-async def test_a_page_of_another_origin_is_refused_before_it_is_let_in(
+async def test_a_page_of_another_origin_is_rejected_in_the_handshake(
     cluster: Cluster, alice: Person, origin: str
 ) -> None:
     with pytest.raises(InvalidStatus) as refused:
@@ -117,7 +117,7 @@ async def test_a_page_of_another_origin_is_refused_before_it_is_let_in(
     assert refused.value.response.status_code == 403
 
 
-async def test_a_page_of_the_right_origin_is_let_in(
+async def test_a_page_of_an_allowed_origin_is_accepted(
     cluster: Cluster, alice: Person, connect: Connect
 ) -> None:
     assert await (await connect(cluster.a, alice, origin=ORIGIN)).answers()

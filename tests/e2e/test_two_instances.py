@@ -7,7 +7,7 @@ from tests.e2e.conftest import Admin, Connect, Person, until_connected
 from tests.e2e.deployment import Cluster
 
 
-async def test_hello_comes_first_and_says_who_and_where(
+async def test_the_hello_is_the_first_frame_and_names_user_and_connection(
     cluster: Cluster, alice: Person, alices: list[Browser], bobs: Browser
 ) -> None:
     for browser in alices:
@@ -56,7 +56,7 @@ async def test_a_socket_that_leaves_is_forgotten_everywhere(
     await until_connected(admin, cluster.b, alice.id, {browser.connection_id for browser in others})
 
 
-async def test_a_message_to_a_user_reaches_each_of_their_sockets_once_and_nobody_else(
+async def test_a_message_to_a_user_reaches_each_of_their_connections_once_and_no_others(
     cluster: Cluster, admin: Admin, alice: Person, alices: list[Browser], bobs: Browser
 ) -> None:
     for sender in (cluster.a, cluster.b):
@@ -98,7 +98,7 @@ async def test_hello_names_the_position_after_which_messages_come(
     assert second.hello["positions"]["user"] == seen["id"]
 
 
-async def test_bff_v1_is_spoken_with_who_offers_it_and_with_who_offers_nothing(
+async def test_clients_may_offer_bff_v1_or_no_subprotocol(
     cluster: Cluster, alice: Person, connect: Connect
 ) -> None:
     modern = await connect(cluster.a, alice, subprotocols=["other", "bff.v1"])

@@ -13,7 +13,11 @@ _POLL = 0.02
 
 
 async def until(
-    condition: Callable[[], bool | Awaitable[bool]], what: str, seconds: float = SECONDS
+    condition: Callable[[], bool | Awaitable[bool]],
+    what: str,
+    seconds: float = SECONDS,
+    *,
+    poll: float = _POLL,
 ) -> None:
     """Return as soon as the condition holds.
 
@@ -26,7 +30,7 @@ async def until(
         if await holds if inspect.isawaitable(holds) else holds:
             return
         assert time.monotonic() < deadline, f"after {seconds} s still not: {what}"
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(poll)
 
 
 def until_true(condition: Callable[[], bool], what: str, seconds: float = SECONDS) -> None:

@@ -1,4 +1,4 @@
-"""Stand-ins for what lies beyond a unit."""
+"""Test doubles."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bff.connections.frames import Frame
 
 
 class RecordingTransport:
-    """A transport that keeps what it is given."""
+    """A transport that records its frames and its close."""
 
     def __init__(self) -> None:
         self.frames: list[Frame] = []

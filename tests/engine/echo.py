@@ -1,4 +1,4 @@
-"""The feature that the engine's tests use: a service of the mesh, exposed, and its event."""
+"""The feature that the engine's tests use: an exposed mesh service and a handler of its event."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ async def said(event: MeshEvent, messenger: Messenger) -> None:
 
 
 def echo_service(publish: Publish) -> Service:
-    """Answers with what it was told, and publishes it."""
+    """Returns its parameters, and publishes them as an event."""
     service = Service("echo")
 
     @service.method("say")
     async def say(context: Context, text: str = "") -> dict[str, Any]:
-        told = {"user_id": context["user_id"], "text": text}
-        await publish(f"echo.{len(text)}.said", told)
-        return told
+        reply = {"user_id": context["user_id"], "text": text}
+        await publish(f"echo.{len(text)}.said", reply)
+        return reply
 
     @service.method("shout")
     async def shout(text: str = "") -> str:
@@ -54,7 +54,7 @@ def create_app(
     provide: Mapping[type[Any], Provider] | None = None,
     broker: MemoryBroker | None = None,
 ) -> FastAPI:
-    """The engine with every endpoint that it has, this feature, and what a test adds."""
+    """An app with every endpoint of the engine, this feature, and what a test adds."""
     bff = Bff(
         settings,
         realtime=[services.realtime, realtime, *more],

@@ -9,7 +9,7 @@ import pytest
 from bff.tasks import ServiceTasks, TaskSet, cancel_and_wait
 
 
-async def test_a_task_that_fails_is_logged_and_forgotten(
+async def test_a_task_that_fails_is_logged_and_removed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def fail() -> None:
@@ -23,7 +23,7 @@ async def test_a_task_that_fails_is_logged_and_forgotten(
     assert len(tasks) == 0
 
 
-async def test_stopping_gives_time_and_then_cancels() -> None:
+async def test_stop_waits_and_then_cancels() -> None:
     ended: list[str] = []
 
     async def work(name: str, release: asyncio.Event) -> None:
@@ -62,7 +62,7 @@ async def test_a_cancellation_that_was_lost_is_repeated(monkeypatch: pytest.Monk
     assert (task.cancelled(), lost) == (True, 2)
 
 
-async def test_a_service_task_that_ends_early_is_a_fault(
+async def test_a_service_task_that_ends_early_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def end() -> None: ...

@@ -1,4 +1,4 @@
-"""Real servers for the tests: those that TEST_… variables name, or private ones on free ports."""
+"""Real servers for tests: those of the TEST_… variables, or private ones on free ports."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ __all__ = [
     "redis",
     "redis_cluster",
     "redis_under_sentinel",
+    "redis_with_users",
     "secret_redis",
 ]
 
@@ -49,7 +50,7 @@ def postgres() -> Server:
 
 
 def private_redis() -> Server:
-    """A Redis of the caller's own, even where TEST_REDIS_URL names one: it may be broken."""
+    """A private Redis, which the test may break, even if TEST_REDIS_URL is set."""
     if program := programs.provide("redis-server"):
         return RedisServer(program).start()
     return Container(
@@ -61,22 +62,27 @@ def private_redis() -> Server:
 
 
 def keeping_redis() -> RedisServer:
-    """A Redis of the caller's own that keeps its data when it is killed."""
+    """A private Redis that keeps its data when it is killed."""
     return RedisServer(_redis_program(), appendonly="yes").start()
 
 
 def secret_redis(password: str) -> RedisServer:
-    """A Redis of the caller's own that wants a password."""
+    """A private Redis with a password."""
     return RedisServer(_redis_program(), requirepass=password).start()
 
 
+def redis_with_users(file: Path) -> RedisServer:
+    """A Redis of the caller's own with the users of an ACL file."""
+    return RedisServer(_redis_program(), aclfile=str(file)).start()
+
+
 def redis_cluster() -> RedisCluster:
-    """Three nodes of the caller's own."""
+    """Three private nodes."""
     return RedisCluster(_redis_program()).start()
 
 
 def redis_under_sentinel(patience_ms: int = 1000) -> RedisUnderSentinel:
-    """A master, a replica and a sentinel of the caller's own."""
+    """A private master, replica and sentinel."""
     return RedisUnderSentinel(_redis_program(), patience_ms).start()
 
 
@@ -87,7 +93,7 @@ def _redis_program() -> Path:
 
 
 def private_rabbitmq() -> Server:
-    """A RabbitMQ of the caller's own, even where TEST_AMQP_URL names one: it may be broken."""
+    """A private RabbitMQ, which the test may break, even if TEST_AMQP_URL is set."""
     if program := programs.provide("rabbitmq-server"):
         return RabbitmqServer(program).start()
     return Container(

@@ -1,4 +1,4 @@
-"""The same servers as containers, where a Docker engine answers and the programs are missing."""
+"""The servers as Docker containers, for machines without the programs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PULL_SECONDS = 600
 
 
 class Container(Server):
-    """A container whose port is published on 127.0.0.1; started again it keeps both."""
+    """A container with a port published on 127.0.0.1; a restart keeps container and port."""
 
     def __init__(
         self,

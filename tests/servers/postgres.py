@@ -1,4 +1,4 @@
-"""A private PostgreSQL that trusts who asks from this machine."""
+"""A private PostgreSQL without passwords for local connections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
 
 class PostgresServer(ProcessServer):
-    """Started again it has its tables; what it wrote last may be lost after `kill`."""
+    """Keeps its tables across a restart; the last writes may be lost after `kill`."""
 
     def __init__(self, program: Path) -> None:
         super().__init__(program)

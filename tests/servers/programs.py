@@ -1,4 +1,4 @@
-"""Where the servers' programs are, and how they come to a machine that has none."""
+"""Finds the servers' programs, and installs them on a machine without them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PACKAGES = {
     "postgres": "postgresql",
     "nginx": "nginx",
 }
-"""Program and the Debian package that brings it; the service is called like the package."""
+"""Program and its Debian package; the service has the name of the package."""
 
 FOLDERS = {
     # Debian's wrapper in PATH changes user and refuses a private folder.
@@ -31,7 +31,7 @@ FOLDERS = {
     "postgres": ("/usr/lib/postgresql/*/bin",),
     "nginx": ("/usr/sbin",),
 }
-"""Where a program lies that PATH does not name, or names a wrapper of."""
+"""Paths of programs that are not in PATH, or that are wrapped in PATH."""
 
 
 def find(program: str) -> Path | None:
@@ -76,7 +76,7 @@ def _may_install() -> bool:
 
 @functools.cache
 def _install_missing() -> None:
-    """Everything missing in one go, without starting or enabling a service."""
+    """Install all missing packages at once, without starting or enabling a service."""
     packages = [package for program, package in PACKAGES.items() if find(program) is None]
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     print(f"Installing {' '.join(packages)} ...", flush=True)
@@ -98,7 +98,7 @@ def _install_missing() -> None:
 
 @contextmanager
 def _no_service_starts() -> Iterator[None]:
-    """Debian asks policy-rc.d before it starts a service; 101 is no."""
+    """Debian runs policy-rc.d before it starts a service; exit code 101 forbids it."""
     before = (POLICY.read_bytes(), POLICY.stat().st_mode) if POLICY.exists() else None
     POLICY.write_text(REFUSE_TO_START)
     POLICY.chmod(0o755)

@@ -1,4 +1,4 @@
-"""A private RabbitMQ with a port mapper (epmd) of its own, so that nothing is left behind."""
+"""A private RabbitMQ with its own port mapper (epmd), so that no process remains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONTROL_SECONDS = 60
 
 
 class RabbitmqServer(ProcessServer):
-    """Started again it has its durable queues and their messages."""
+    """Keeps its durable queues and their messages across a restart."""
 
     def __init__(self, program: Path) -> None:
         super().__init__(program)
@@ -67,10 +67,14 @@ class RabbitmqServer(ProcessServer):
             self._mapper.wait(STOP_SECONDS)
             self._mapper = None
 
+    def tool(self) -> list[str]:
+        """The command that `control` runs, in `environment()`."""
+        program = self.program.with_name("rabbitmqctl")
+        return [str(program), "--quiet", "--node", self._name]
+
     def control(self, *arguments: str) -> str:
-        tool = self.program.with_name("rabbitmqctl")
         return subprocess.run(
-            [str(tool), "--quiet", "--node", self._name, *arguments],
+            [*self.tool(), *arguments],
             env=self.environment(),
             cwd=self.folder,
             check=True,

@@ -49,7 +49,7 @@ class RedisServer(ProcessServer):
         )
 
     def wipe(self) -> None:
-        """While it is down: lose everything."""
+        """While it is down: delete all data."""
         shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
 
     def control(self, *arguments: str, stdin: Path | None = None) -> str:
@@ -69,7 +69,7 @@ class RedisServer(ProcessServer):
 
 
 class SentinelServer(RedisServer):
-    """One sentinel that watches `master` and decides alone."""
+    """One sentinel that monitors `master` with a quorum of one."""
 
     def __init__(self, program: Path, master: RedisServer, patience_ms: int) -> None:
         super().__init__(program)
@@ -86,7 +86,7 @@ class SentinelServer(RedisServer):
 
 
 class _Several(Server):
-    """Servers that are one for those who use them."""
+    """Several servers that clients use as one."""
 
     def __init__(self, *servers: RedisServer) -> None:
         self.servers = servers
@@ -103,7 +103,7 @@ class _Several(Server):
         return self
 
     def is_whole(self) -> bool:
-        """Whether all of them work together by now."""
+        """Whether all nodes are connected."""
         raise NotImplementedError
 
     def stop(self) -> None:
@@ -128,7 +128,7 @@ class _Several(Server):
 
 
 class RedisCluster(_Several):
-    """Three nodes without replicas. A node that is started again finds its way back."""
+    """Three nodes without replicas. A restarted node rejoins."""
 
     def __init__(self, program: Path) -> None:
         super().__init__(
@@ -167,7 +167,7 @@ class RedisUnderSentinel(_Several):
         self.url = f"redis+sentinel://127.0.0.1:{self.sentinel.port}/mymaster/0"
 
     def is_whole(self) -> bool:
-        """Whether the sentinel could fail over: it knows the replica, which is in step."""
+        """Whether the sentinel can fail over: it knows the replica, which is in sync."""
         replicas = self.sentinel.control("sentinel", "replicas", "mymaster")
         return str(self.replica.port) in replicas and "master_link_status:up" in (
             self.replica.control("info", "replication")

@@ -1,4 +1,4 @@
-"""What every server for tests can do, and how one runs as a process of ours."""
+"""The interface of all test servers, and a server as a child process."""
 
 from __future__ import annotations
 
@@ -24,46 +24,46 @@ class ServerError(Exception):
 
 
 class Server(ABC):
-    """A server that tests use: its `url`, and what can be done to it."""
+    """A server for tests: its `url`, and methods to break it."""
 
     url: str
 
     @abstractmethod
     def start(self) -> Self:
-        """Start it, or start it again on the same port with what its disk holds."""
+        """Start or restart it, on the same port, with the data on its disk."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End it in order."""
+        """Stop it gracefully."""
 
     @abstractmethod
     def kill(self) -> None:
-        """End it as a crash would: SIGKILL."""
+        """Kill it with SIGKILL, as in a crash."""
 
     @abstractmethod
     def pause(self) -> None:
-        """Freeze it: it keeps its connections and answers nothing."""
+        """Freeze it: it keeps its connections and does not reply."""
 
     @abstractmethod
     def resume(self) -> None:
-        """Let it go on after `pause`."""
+        """Resume it after `pause`."""
 
     @abstractmethod
     def remove(self) -> None:
-        """End it and delete all that it has written."""
+        """Stop it and delete its data."""
 
     def control(self, *arguments: str) -> str:
         """Run the server's own command-line tool on it and return what it prints."""
         raise ServerError(f"{type(self).__name__} has no command-line tool")
 
     def restart(self) -> None:
-        """Stop it in order and start it on the same port."""
+        """Stop it gracefully and start it on the same port."""
         self.stop()
         self.start()
 
 
 class GivenServer(Server):
-    """A server that somebody else runs: it is used, never touched."""
+    """A server that the tests did not start: it is used, but never stopped or broken."""
 
     def __init__(self, url: str, variable: str) -> None:
         self.url = url
@@ -95,10 +95,10 @@ class GivenServer(Server):
 
 
 class ProcessServer(Server):
-    """A server run as a process group of ours, in a folder of its own, on a free port."""
+    """A server in its own process group and folder, on a free port."""
 
     user: str | None = None
-    """Who runs it, where root may not."""
+    """The user that runs it, if root may not."""
 
     def __init__(self, program: Path) -> None:
         self.program = program
@@ -111,7 +111,7 @@ class ProcessServer(Server):
 
     @abstractmethod
     def ready(self) -> bool:
-        """Whether it serves by now."""
+        """Whether it serves."""
 
     def environment(self) -> dict[str, str]:
         return dict(os.environ)
@@ -173,7 +173,7 @@ class ProcessServer(Server):
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _signal(self, number: int) -> None:
-        """To the whole group: some servers are a script with the real process below it."""
+        """Signal the whole group: some servers are a script that starts the real process."""
         assert self._process is not None, "the server does not run"
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)

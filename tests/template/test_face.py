@@ -1,4 +1,4 @@
-"""What an app may import of the engine, and the sentence it gets when it reaches further."""
+"""Which modules of the engine an app may import, and the lint errors for all others."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def offered(project: BakedProject, face: str) -> dict[str, str]:
     return {name: imported[name] for name in names}
 
 
-def test_every_module_of_the_engine_is_a_face_or_banned(default: BakedProject, bans: Bans) -> None:
+def test_every_module_of_the_engine_is_public_or_banned(default: BakedProject, bans: Bans) -> None:
     everything = modules(default)
     open_modules = {
         module
@@ -93,7 +93,9 @@ def test_a_sentence_offers_what_the_faces_take_from_there(
             assert sentence == OWN
 
 
-def test_an_app_that_reaches_behind_the_face_is_told_what_to_import(bake: Bake, bans: Bans) -> None:
+def test_an_app_that_imports_engine_internals_gets_a_lint_error_with_the_right_import(
+    bake: Bake, bans: Bans
+) -> None:
     project = bake()
     lines = [f"import {module}" for module in bans]
     lines += [f"from {module} import anything" for module in bans]
@@ -116,7 +118,7 @@ def test_an_app_that_reaches_behind_the_face_is_told_what_to_import(bake: Bake, 
         "import bff; bff.cluster.messenger.Messenger",
     ],
 )
-def test_no_way_of_importing_gets_around_it(bake: Bake, bans: Bans, line: str) -> None:
+def test_every_form_of_import_is_checked(bake: Bake, bans: Bans, line: str) -> None:
     project = bake()
     (project.path / "tests" / "test_behind.py").write_text(f"{line}\n")
     done = project.run(sys.executable, "-m", "ruff", "check", "--no-cache", "tests")

@@ -1,4 +1,4 @@
-"""What lies in a generated project, for every option."""
+"""The files of a generated project, for every option."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ from tests.template.conftest import ANSWERS, CHOICES, Bake
 from tests.template.test_questions import ALL
 
 ONLY_WITH = {
+    ".github/dependabot.yml": ("ci", "github"),
     ".github/workflows/ci.yml": ("ci", "github"),
     ".gitlab-ci.yml": ("ci", "gitlab"),
+    "renovate.json": ("ci", "gitlab"),
 }
 MADE_BY_HOOK = {".env", ".bff/project.json", ".bff/base.zip"}
 """The secrets, and what `make update` needs to know of the version that the project came from."""
@@ -47,7 +49,7 @@ def copied_verbatim(name: str) -> bool:
 
 
 @pytest.mark.parametrize(("question", "option"), CHOICES)
-def test_an_option_gives_exactly_its_files(
+def test_an_option_generates_exactly_its_files(
     bake: Bake, template: Path, question: str, option: str
 ) -> None:
     project = bake(**{question: option})
@@ -76,7 +78,7 @@ def test_no_code_of_the_template_holds_jinja(default: BakedProject, template: Pa
         assert "{%" not in default.read(name), name
 
 
-def test_the_project_holds_what_its_readme_says(default: BakedProject) -> None:
+def test_the_files_that_the_readme_names_exist(default: BakedProject) -> None:
     folders = {name.split("/")[0] for name in default.files() if "/" in name}
     yours, engine = {"app", "tests", "migrations"}, {"bff", "client"}
     assert {name for name in folders if name[0] != "."} == yours | engine | {
@@ -102,7 +104,7 @@ def test_ci_runs_lint_and_tests_with_real_servers(bake: Bake, option: str) -> No
 
 
 @pytest.mark.parametrize(("option", "words"), LICENCES.items())
-def test_the_licence_is_the_chosen_one(bake: Bake, option: str, words: str) -> None:
+def test_the_license_is_the_chosen_one(bake: Bake, option: str, words: str) -> None:
     project = bake(license=option, author_name="Ada Lovelace")
     text = project.read("LICENSE")
     assert words in text

@@ -1,4 +1,4 @@
-"""What the hooks leave behind, the first time and again."""
+"""The hooks, for a new project and for an existing one."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def test_secrets_are_fresh_strong_and_all_different(bake: Bake) -> None:
         assert re.fullmatch(r"[A-Za-z0-9_-]{64,}", secret)
 
 
-def test_env_is_the_example_but_for_the_secrets(default: BakedProject) -> None:
+def test_env_is_the_example_with_secrets(default: BakedProject) -> None:
     without = re.sub(rf"^({'|'.join(SECRETS)})=.*$", r"\1=", default.read(".env"), flags=re.M)
     assert without == default.read(".env.example")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such modes")
-def test_env_is_for_its_owner_alone(default: BakedProject) -> None:
+def test_only_the_owner_can_read_env(default: BakedProject) -> None:
     assert stat.S_IMODE((default.path / ".env").stat().st_mode) == 0o600
 
 
@@ -60,7 +60,7 @@ def test_git_does_not_see_env(bake: Bake) -> None:
     assert ".env" not in tracked
 
 
-def test_an_env_that_exists_is_never_touched(bake: Bake) -> None:
+def test_an_existing_env_is_not_changed(bake: Bake) -> None:
     project = bake()
     (project.path / ".env").write_text("JWT_SECRET=\n")
     done = project.run("python3", "scripts/make_env.py")
@@ -77,16 +77,16 @@ def test_baking_over_a_project_changes_nothing(template: Path, tmp_path: Path, c
     assert contents(project) == before
 
 
-def test_a_manifest_that_names_nothing_is_an_error(template: Path, tmp_path: Path) -> None:
+def test_a_manifest_with_a_missing_file_is_an_error(template: Path, tmp_path: Path) -> None:
     broken = tmp_path / "template"
     shutil.copytree(template, broken)
     (broken / "{{cookiecutter.project_slug}}" / ".gitlab-ci.yml").unlink()
     for ci in ("github", "gitlab"):
-        with pytest.raises(BakeError, match=r"names \.gitlab-ci\.yml: there is none"):
+        with pytest.raises(BakeError, match=r"lists \.gitlab-ci\.yml, which does not exist"):
             bake_into(broken, tmp_path / ci, {"ci": ci})
 
 
-def test_hooks_need_nothing_but_the_standard_library(template: Path) -> None:
+def test_hooks_import_only_the_standard_library(template: Path) -> None:
     allowed = {"__future__", "json", "os", "pathlib", "re", "shlex", "shutil", "subprocess", "sys"}
     for hook in (template / "hooks").glob("*.py"):
         imported = set(re.findall(r"^(?:from|import) (\w+)", hook.read_text(), flags=re.M))

@@ -1,4 +1,4 @@
-"""`make demo` and its kin, as a newcomer types them."""
+"""The make commands, as a new user types them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.servers.server import free_port
 from tests.template.processes import INTERRUPTED, interrupt, running, wait_until_ready
 
 SECOND_START = 20
-"""Seconds; on an idle machine it takes three."""
+"""Seconds. On an idle machine it takes three."""
 
 
 def test_demo_serves_its_page_in_seconds_and_ends_cleanly(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_make_dev_of_a_project_serves_and_ends_cleanly(
     assert "make: ***" not in output
 
 
-def test_demo_tells_a_busy_port_before_anything_is_started() -> None:
+def test_demo_reports_a_busy_port_before_anything_is_started() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = subprocess.run(
@@ -61,7 +61,7 @@ def test_demo_tells_a_busy_port_before_anything_is_started() -> None:
 
 
 @pytest.mark.parametrize("port", ["0", "65536", "http", "-1", ""])
-def test_demo_tells_a_port_that_is_none(port: str) -> None:
+def test_demo_refuses_an_invalid_port(port: str) -> None:
     done = subprocess.run(
         ["make", "demo", f"PORT={port}"],
         cwd=ROOT,
@@ -70,7 +70,7 @@ def test_demo_tells_a_port_that_is_none(port: str) -> None:
         text=True,
     )
     assert done.returncode != 0
-    assert "is no port" in done.stderr
+    assert "is not a port" in done.stderr
 
 
 @pytest.mark.parametrize("folder", [".", "{{cookiecutter.project_slug}}"])
@@ -82,7 +82,7 @@ def test_make_help_lists_every_command(folder: str) -> None:
     assert sorted(listed) == sorted(phony.split()[1:])
 
 
-def test_a_new_bake_keeps_what_is_the_user_s_own(template: Path, tmp_path: Path) -> None:
+def test_a_new_bake_keeps_the_files_of_the_project(template: Path, tmp_path: Path) -> None:
     project = bake(template, tmp_path / "first")
     own = {".env": "MINE=1\n", "bff.sqlite3": "data", ".venv/bin/python": "installed"}
     for name, text in own.items():

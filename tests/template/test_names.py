@@ -1,4 +1,4 @@
-"""Answers of all kinds: odd ones stay whole, bad ones are refused in a sentence."""
+"""Unusual answers are kept unchanged; invalid ones are refused with a sentence."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check_is_whole(project: BakedProject, name: str, slug: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "slug"), HOSTILE.items())
-def test_an_odd_name_stays_whole(bake: Bake, name: str, slug: str) -> None:
+def test_an_unusual_name_is_kept(bake: Bake, name: str, slug: str) -> None:
     project = bake(project_name=name, description=name, author_name=name)
     assert project.path.name == slug
     check_is_whole(project, name, slug)
@@ -68,15 +68,15 @@ def test_typed_answers_are_never_rendered(template: Path, tmp_path: Path) -> Non
         ("project_slug", "shop_bff", "must begin with a letter a-z"),
         ("project_slug", "shop-", "must begin with a letter a-z"),
         ("project_slug", "../shop", "must begin with a letter a-z"),
-        ("project_slug", "a" * 42, "41 characters long at most"),
+        ("project_slug", "a" * 42, "at most 41 characters"),
         ("project_slug", "fastapi", "is the name of a package"),
         ("project_slug", "bff", "is the name of a package"),
         ("project_name", " ", "The project name is empty."),
-        ("project_name", "two\nlines", "The project name holds a line break"),
-        ("description", "bell\x07", "The description holds a line break"),
+        ("project_name", "two\nlines", "The project name contains a line break"),
+        ("description", "bell\x07", "The description contains a line break"),
         ("author_name", "", "The author name is empty."),
-        ("author_email", "nobody", "is no e-mail address"),
-        ("author_email", 'a"@b.c', "is no e-mail address"),
+        ("author_email", "nobody", "is not an e-mail address"),
+        ("author_email", 'a"@b.c', "is not an e-mail address"),
     ],
 )
 def test_a_bad_answer_is_refused_in_a_sentence(
@@ -88,7 +88,7 @@ def test_a_bad_answer_is_refused_in_a_sentence(
     assert "Traceback" not in str(refused.value).split("Stopping generation")[0]
 
 
-def test_the_longest_slug_is_taken(bake: Bake) -> None:
+def test_the_longest_slug_is_accepted(bake: Bake) -> None:
     assert bake(project_slug="a" * 41).path.name == "a" * 41
 
 

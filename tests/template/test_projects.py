@@ -1,4 +1,4 @@
-"""What users of earlier versions own runs on the engine of today."""
+"""Apps of earlier versions run on the current engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ USERS = ("app", "tests", "migrations/versions")
 
 
 @pytest.mark.parametrize("version", sorted(path.name for path in PROJECTS.glob("*.*.*")))
-def test_the_users_part_of_an_earlier_version_passes(bake: Bake, version: str) -> None:
+def test_the_app_of_an_earlier_version_passes_its_tests(bake: Bake, version: str) -> None:
     project = bake()
     for folder in USERS:
         shutil.rmtree(project.path / folder)

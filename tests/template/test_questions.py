@@ -1,4 +1,4 @@
-"""The questions: few, asked in words, every option explained."""
+"""The questions: at most ten, each with a prompt, each option with a label."""
 
 from __future__ import annotations
 

@@ -69,5 +69,5 @@ def test_a_revision_without_a_message_is_refused(bake: Bake, installed: Installe
     project = bake()
     done = make(project, installed, "revision")
     assert done.returncode != 0
-    assert 'Say what changes: make revision MESSAGE="add notes"' in done.stdout
+    assert 'Describe the change: make revision MESSAGE="add notes"' in done.stdout
     assert not list((project.path / "migrations/versions").glob("*.py"))

@@ -1,4 +1,4 @@
-"""`.env.example` is the list of settings for operators: complete, and true to the defaults."""
+"""`.env.example` has the settings that operators usually set; `bff settings` lists all."""
 
 from __future__ import annotations
 
@@ -11,15 +11,31 @@ import pytest
 
 from tests.baked import BakedProject
 
+USUAL = {
+    "APP_NAME",
+    "ENVIRONMENT",
+    "LOG_LEVEL",
+    "LOG_FORMAT",
+    "REDIS_URL",
+    "AMQP_URL",
+    "DATABASE_URL",
+    "JWT_SECRET",
+    "JWKS_URL",
+    "JWT_ALGORITHMS",
+    "JWT_ISSUER",
+    "JWT_AUDIENCE",
+    "ALLOWED_ORIGINS",
+    "MESH_TOKEN_SECRET",
+    "MAX_CONNECTIONS_PER_USER",
+    "DRAIN_SECONDS",
+}
 DEVELOPMENT = {
     "app_name": "my-bff",
     "environment": "development",
-    "log_format": "text",
     "redis_url": "memory://",
     "amqp_url": "memory://",
-    "allowed_origins": ["http://127.0.0.1:8000", "http://localhost:8000"],
 }
-"""Where the example differs from the default, on purpose. Secrets differ too."""
+"""Values of the example that differ from the defaults. So do the origins and the secrets."""
 
 DUMP = """
 import json
@@ -39,23 +55,34 @@ def dump(default: BakedProject) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_the_example_names_every_setting_once(
+def test_the_example_has_the_usual_settings_and_those_of_compose(
     default: BakedProject, dump: dict[str, dict[str, Any]]
 ) -> None:
     named = re.findall(r"^([A-Z_]+)=", default.read(".env.example"), flags=re.M)
     in_compose = set(re.findall(r"\$\{([A-Z_]+)", default.read("compose.yaml")))
+    settings = {name.upper() for name in dump["defaults"]}
     assert len(named) == len(set(named))
-    assert set(named) - in_compose == {name.upper() for name in dump["defaults"]}
-    assert in_compose <= set(named)
+    assert set(named) & settings == USUAL
+    assert set(named) - settings == in_compose - settings
 
 
-def test_the_example_shows_the_defaults_but_where_development_differs(
+def test_the_example_has_the_defaults_except_where_development_differs(
     dump: dict[str, dict[str, Any]],
 ) -> None:
-    expected = dump["defaults"] | DEVELOPMENT | {"jwt_secret": "**********"}
-    assert dump["example"] == expected
+    example, defaults = dump["example"], dump["defaults"]
+    assert example.pop("jwt_secret") == "**********"
+    assert "http://localhost:8000" in example.pop("allowed_origins")
+    assert example == {name: (defaults | DEVELOPMENT)[name] for name in example}
 
 
-def test_a_fresh_project_has_valid_settings(default: BakedProject) -> None:
-    done = default.run(sys.executable, "-c", "from app.settings import Settings; Settings()")
+def test_a_new_project_has_valid_settings_which_bff_settings_lists(
+    default: BakedProject, dump: dict[str, dict[str, Any]]
+) -> None:
+    done = default.run(sys.executable, "-m", "bff.cli", "settings")
     assert done.returncode == 0, done.stdout
+    listed = re.findall(r"^([A-Z_]+)=(.*)  \((\S+)\)\n    \S", done.stdout, flags=re.M)
+    assert [name for name, _, _ in listed] == [name.upper() for name in dump["defaults"]]
+    values = {name: (value, source) for name, value, source in listed}
+    assert values["JWT_SECRET"] == ("**********", ".env")
+    assert values["APP_NAME"] == ("my-bff", ".env")
+    assert values["LEASE_SECONDS"] == ("15", "default")

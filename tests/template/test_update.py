@@ -212,7 +212,7 @@ def updated_fixture(
     return Updated(before, project, done.stdout)
 
 
-def test_what_is_the_users_stays_as_it_is(updated: Updated) -> None:
+def test_files_of_the_user_are_not_changed(updated: Updated) -> None:
     before, after = own(updated.before), own(updated.after)
     for name in USERS:
         assert after[name] == before[name], name
@@ -220,7 +220,7 @@ def test_what_is_the_users_stays_as_it_is(updated: Updated) -> None:
     assert {n for n in after if n.startswith(users)} == {n for n in before if n.startswith(users)}
 
 
-def test_the_engine_is_the_new_one_whole(updated: Updated, fresh: BakedProject) -> None:
+def test_the_engine_is_replaced(updated: Updated, fresh: BakedProject) -> None:
     assert engine(updated.after) == engine(fresh)
     assert not (updated.after.path / "bff" / "old_room").exists()
 
@@ -233,7 +233,7 @@ def test_the_engine_is_the_new_one_whole(updated: Updated, fresh: BakedProject) 
         ("pyproject.toml", '"own>=1"'),
     ],
 )
-def test_what_both_own_holds_both_changes(updated: Updated, name: str, mine: str) -> None:
+def test_shared_files_are_merged(updated: Updated, name: str, mine: str) -> None:
     text = updated.after.read(name)
     assert mine in text
     assert re.search(r"hanged by the template|^changed = true", text, re.MULTILINE)
@@ -246,21 +246,21 @@ def test_the_projects_own_tests_pass(updated: Updated) -> None:
     assert " passed" in done.stdout
 
 
-def test_files_come_and_go_but_not_against_the_user(updated: Updated) -> None:
+def test_files_are_added_and_removed_unless_the_user_changed_them(updated: Updated) -> None:
     files = updated.after.files()
     assert "changed by the template" in updated.after.read("compose.yaml")
     assert updated.after.read("deploy/region.txt") == "eu\n"
     assert "deploy/dropped.conf" not in files
     assert ".editorconfig" not in files
     assert "# mine" in updated.after.read("deploy/edited.conf")
-    assert "no longer has; they stay:\n  deploy/edited.conf" in updated.output
+    assert "kept because you changed them:\n  deploy/edited.conf" in updated.output
 
 
-def test_a_lock_is_replaced_unless_it_is_the_users_own(updated: Updated) -> None:
+def test_a_lock_is_replaced_unless_the_user_changed_it(updated: Updated) -> None:
     assert updated.after.read("requirements.lock").endswith("# new\n")
     assert updated.after.read("requirements-dev.lock").endswith("# mine\n")
     assert "make lock" in updated.output
-    assert "requirements-dev.lock is your own" in updated.output
+    assert "you have edited requirements-dev.lock" in updated.output
     assert "make install" in updated.output
 
 
@@ -270,7 +270,7 @@ def test_answers_are_kept_and_new_questions_take_their_defaults(updated: Updated
     assert answers == record(updated.before)["answers"]
     assert answers["description"] == DESCRIPTION
     assert DESCRIPTION in updated.after.read("README.md")
-    assert "default:\n  region = eu" in updated.output
+    assert "defaults:\n  region = eu" in updated.output
     assert f"Copyright (c) {YEAR}" in updated.after.read("LICENSE")
 
 
@@ -285,10 +285,10 @@ def test_the_record_is_that_of_the_new_template(updated: Updated, fresh: BakedPr
     assert base == {name: made[name] for name in base}
 
 
-def test_the_end_says_what_the_changelog_asks(updated: Updated) -> None:
+def test_the_report_contains_what_the_changelog_requires(updated: Updated) -> None:
     assert f"Updated from version {OLD} to {NEW}" in updated.output
-    assert f"Version {NEW} asks of you:\n- Sing a song." in updated.output
-    assert f"Version {OLD} asks" not in updated.output
+    assert f"For version {NEW} you must:\n- Sing a song." in updated.output
+    assert f"For version {OLD} you must" not in updated.output
 
 
 def test_a_second_update_does_nothing(updated: Updated, source: Path, tmp_path: Path) -> None:
@@ -309,14 +309,14 @@ def test_conflicts_are_marked_and_listed(copy: BakedProject, source: Path) -> No
     commit(copy.path)
     done = update(copy, source, "--checkout", "new")
     assert done.exit_code == 1, done.output
-    assert re.search(r"Conflicts.*\n  deploy/nginx\.conf\n", done.output)
+    assert re.search(r"Merge conflicts.*\n  deploy/nginx\.conf\n", done.output)
     expected = f"<<<<<<< yours\n# of mine\n=======\n# of the template\n>>>>>>> template {NEW}\n"
     assert copy.read("deploy/nginx.conf").startswith(expected)
     assert record(copy)["checkout"] == "new"
     assert record(copy)["template"] == ""
 
 
-def test_an_edited_engine_is_replaced_only_if_told(
+def test_an_edited_engine_is_replaced_only_with_force(
     copy: BakedProject, source: Path, fresh: BakedProject
 ) -> None:
     append(copy.path, "bff/tasks.py", "# mine\n")
@@ -357,7 +357,7 @@ def without_record(project: Path) -> None:
         (lambda _: None, ["/nowhere"], "The template cannot be fetched"),
     ],
 )
-def test_what_cannot_be_updated_is_refused_in_a_sentence(
+def test_an_impossible_update_is_refused_with_a_sentence(
     copy: BakedProject, change: Callable[[Path], None], arguments: list[str], words: str
 ) -> None:
     change(copy.path)
@@ -370,7 +370,7 @@ def test_what_cannot_be_updated_is_refused_in_a_sentence(
     assert own(copy) == before
 
 
-def test_an_update_that_fails_half_way_is_undone(copy: BakedProject, source: Path) -> None:
+def test_a_failed_update_is_undone(copy: BakedProject, source: Path) -> None:
     append(copy.path, "deploy/region.txt/a-folder-where-a-file-comes", "")
     commit(copy.path)
     done = update(copy, source)
@@ -387,7 +387,7 @@ def test_a_template_that_breaks_changes_nothing(
     append(broken / PROJECT, "README.md", "{{ cookiecutter.unknown }}\n")
     done = update(copy, broken)
     assert done.exit_code == 1
-    assert done.output.startswith("Error: The template cannot be used")
+    assert done.output.startswith("Error: cookiecutter failed")
     assert git(copy.path, "status", "--porcelain") == ""
 
 

@@ -1,4 +1,4 @@
-"""The example can be deleted as the README says, and everything else still holds."""
+"""The example can be deleted as the README describes; everything else still works."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def delete_the_example(project: BakedProject) -> None:
     (path / "compose.yaml").write_text(text)
 
 
-def test_nothing_speaks_of_it_any_more(project: BakedProject) -> None:
+def test_nothing_refers_to_it_any_more(project: BakedProject) -> None:
     for folder in ("app", "tests"):
         for path in (project.path / folder).rglob("*.py"):
             assert "orders" not in path.read_text(encoding="utf-8"), path

@@ -1,1 +1,1 @@
-"""Yours: the app on top of the engine `bff`. No update touches this folder."""
+"""Your app, built on the engine `bff`. Updates do not change this folder."""

@@ -11,7 +11,7 @@ from bff import Bff, MemoryBroker
 
 
 def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None = None) -> FastAPI:
-    """The server calls this. Tests give settings of their own, and a `broker` to join."""
+    """Called by the server, and by tests with their own settings and broker."""
     bff = Bff(
         settings or Settings(),
         realtime=routes.REALTIME,

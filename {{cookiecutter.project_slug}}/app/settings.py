@@ -1,4 +1,4 @@
-"""Your settings, beside the engine's: a field `billing_url` is the variable `BILLING_URL`."""
+"""Your settings, in addition to the engine's. Field `billing_url` is the variable `BILLING_URL`."""
 
 from __future__ import annotations
 
@@ -6,4 +6,5 @@ import bff
 
 
 class Settings(bff.Settings):
-    """Add your fields here, and to `.env.example` what operators set."""
+    """Add your fields here, each with a docstring below it, which `bff settings` prints. Add those
+    that operators set to `.env.example` too."""

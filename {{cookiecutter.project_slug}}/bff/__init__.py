@@ -17,13 +17,13 @@ from bff.db.migrate import run_revisions
 from bff.db.tables import NAMING_CONVENTION, Audience, UtcDateTime
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
-from bff.mesh.client import connect as connect_mesh
-from bff.mesh.client import run as run_service
+from bff.mesh.connect import connect_mesh, run_service
 from bff.mesh.events import MeshEvent, RetryEvent
 from bff.mesh.memory import MemoryBroker
 from bff.mesh.messages import Context, MeshRequest
 from bff.mesh.service import Publish, Service
-from bff.realtime.router import RealtimeRouter, Topic
+from bff.realtime.declarations import Topic
+from bff.realtime.router import RealtimeRouter
 from bff.settings import MeshSettings, Settings
 from bff.telemetry.metrics import Metrics
 from bff.version import __version__

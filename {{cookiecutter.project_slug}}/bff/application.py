@@ -1,4 +1,4 @@
-"""The BFF: every part made and joined, then started and stopped in order."""
+"""Class `Bff`: creates, connects, starts and stops all parts of the engine."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ from bff.cluster.presence import presence_topic
 from bff.db import database, migrate
 from bff.db.database import Database
 from bff.development import page
-from bff.mesh import client as mesh_client
 from bff.mesh.client import MeshClient
+from bff.mesh.connect import connect_mesh
 from bff.mesh.memory import MemoryBroker
 from bff.mesh.service import Publish, Service
 from bff.realtime.dispatcher import Dispatcher
 from bff.realtime.drain import Draining
+from bff.realtime.handler_context import HandlerContext
 from bff.realtime.handler_manager import HandlerManager
 from bff.realtime.injection import HandlerDependencies
 from bff.realtime.mesh_handlers import join_mesh
 from bff.realtime.router import RealtimeRouter
 from bff.redis import client as redis_client
-from bff.redis.client import UNAVAILABLE
+from bff.redis.client import UNAVAILABLE, why
 from bff.settings import Settings
 from bff.shutdown import drain_before_shutdown
 from bff.tasks import ServiceTasks
@@ -47,13 +48,14 @@ Provider = Callable[["Bff"], AbstractAsyncContextManager[Any]]
 StandIn = Callable[[Publish], Service]
 
 _PUBSUB_SECONDS = 5.0
-"""How long the start waits for pub/sub. Without it the BFF starts too, but is not ready."""
+"""How long the start waits for the pub/sub subscription. Without it the app starts, but is not
+ready."""
 _LEAVE_SECONDS = 5.0
-"""How long the end waits for Redis. What is left there expires with the lease."""
+"""How long the stop waits for Redis. Entries that remain expire with the lease."""
 
 
 class Bff:
-    """A backend-for-frontend. It connects to nothing before its lifespan starts."""
+    """A backend-for-frontend. It opens no connection before its lifespan starts."""
 
     def __init__(
         self,
@@ -64,19 +66,21 @@ class Bff:
         stand_ins: Sequence[StandIn] = (),
         broker: MemoryBroker | None = None,
     ) -> None:
-        """Make every part.
+        """Create all parts.
 
-        * `realtime`: what browsers and services may ask for, one router per feature.
-        * `provide`: your own resources, by the type that handlers and endpoints ask for. Each is
-          made by a function of this `Bff` that returns an async context manager; it is entered
-          when the app starts and left when the app stops.
-        * `stand_ins`: services that answer on the in-process mesh of `AMQP_URL=memory://`, each
-          by a function that takes `publish`. They are ignored with a real broker.
-        * `broker`: the in-process mesh itself, if other programs of this process join it.
+        * `realtime`: one router per feature, with the methods, topics and event handlers offered to
+          browsers and services.
+        * `provide`: your own resources, by the type that handlers and endpoints declare. Each value
+          is a function that takes this `Bff` and returns an async context manager, which is entered
+          when the app starts and exited when the app stops.
+        * `stand_ins`: functions that take `publish` and return a service. With
+          `AMQP_URL=memory://` these services run in the process; with RabbitMQ they are ignored.
+        * `broker`: the in-process mesh for `AMQP_URL=memory://`. Pass one to share it with other
+          mesh clients of the process.
 
         Raises:
-            ValueError: two routers offer the same name.
-            TypeError: a handler asks for a type that is neither the engine's nor in `provide`.
+            ValueError: two routers declare the same name.
+            TypeError: a handler declares a type that neither the engine nor `provide` provides.
         """
         logs.configure(settings)
         self.settings = settings
@@ -87,12 +91,12 @@ class Bff:
         for router in realtime:
             self.realtime.include(router)
 
-        self.redis = redis_client.connect(settings.redis_url)
+        self.redis = redis_client.create_client(settings.redis_url)
         self.cluster = ClusterMember(
             self.redis,
             settings,
             self.metrics,
-            presence_is_watched=self.realtime.offers(presence_topic("anybody")),
+            presence_is_watched=self.realtime.has_topic(presence_topic("anybody")),
         )
         self.messenger = self.cluster.messenger
         self.presence = self.cluster.presence
@@ -106,7 +110,7 @@ class Bff:
         self.authenticator = Authenticator(settings, self.verifier, self.tickets)
 
         self.broker = broker or MemoryBroker()
-        self.mesh: MeshClient = mesh_client.connect(settings, self.metrics, broker=self.broker)
+        self.mesh: MeshClient = connect_mesh(settings, self.metrics, broker=self.broker)
         self._providers = dict(provide or {})
         self._provided: dict[type[Any], Any] = {}
         dependencies = HandlerDependencies(
@@ -126,21 +130,23 @@ class Bff:
                 self.broker.serve(stand_in(self.mesh.publish))
 
         self.handlers = HandlerManager(
-            self.cluster.id,
-            self.cluster.registry,
-            self.cluster.subscriptions,
-            self.dispatcher,
-            self.broadcasts,
-            self.verifier.verify,
-            settings,
-            self.metrics,
+            HandlerContext(
+                instance_id=self.cluster.id,
+                registry=self.cluster.registry,
+                subscriptions=self.cluster.subscriptions,
+                dispatcher=self.dispatcher,
+                broadcasts=self.broadcasts,
+                verify=self.verifier.verify,
+                settings=settings,
+                metrics=self.metrics,
+            )
         )
         self.draining = Draining(self.handlers, self.cluster.registry, settings.drain_seconds)
         self.background = ServiceTasks()
 
     def install(self, app: FastAPI) -> None:
-        """Give an app what its routes rely on: error responses, CORS, the limit of bodies, and in
-        development the page at `/`."""
+        """Add to an app what the engine's routes need: error handlers, CORS, the limit of request
+        bodies and, in development, the page at `/`."""
         app.state.bff = self
         app.max_body_size = self.settings.max_body_bytes
         problems.install(app)
@@ -156,23 +162,23 @@ class Bff:
             app.include_router(page.router(self.settings))
 
     def provided(self, kind: type[T]) -> T:
-        """The resource of that type.
+        """The resource that `provide` declares for this type.
 
         Raises:
-            LookupError: `provide` does not name it, or the app has not started.
+            LookupError: `provide` does not declare it, or the app has not started.
         """
         if isinstance(self.settings, kind):
             return self.settings
         try:
             resource: T = self._provided[kind]
         except KeyError:
-            raise LookupError(f"{kind.__name__} is not provided, or not yet") from None
+            raise LookupError(f"{kind.__name__} is not provided (yet)") from None
         return resource
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        """Start what the app runs on, and stop it in the opposite order. A server that is away
-        does not keep the app from starting."""
+        """Start all parts, and stop them in reverse order. The app starts even if Redis, RabbitMQ
+        or the database is unavailable."""
         if self.settings.environment != "production":
             await self._migrate()
         async with AsyncExitStack() as resources:
@@ -194,24 +200,28 @@ class Bff:
         try:
             await migrate.upgrade(self.settings)
         except database.UNAVAILABLE as error:
-            logger.warning("the schema is not brought up to date: %s", type(error).__name__)
+            logger.warning(
+                "migrations not applied: database unavailable", extra={"reason": why(error)}
+            )
 
     async def _start(self) -> None:
         cluster = self.cluster
         try:
             await cluster.index.renew()
         except UNAVAILABLE as error:
-            logger.warning("no lease yet, Redis: %s: %s", type(error).__name__, error)
+            logger.warning("no lease yet: Redis unavailable", extra={"reason": why(error)})
         await self.mesh.start()
-        self.background.start("relay", cluster.listener.run())
-        self.background.start("feeds", cluster.hub.run())
+        self.background.start("pubsub_listener", cluster.pubsub_listener.run())
+        self.background.start("stream_hub", cluster.stream_hub.run())
         self.background.start("index", cluster.index.run())
         self.background.start("presence", cluster.presence.run())
         try:
             async with asyncio.timeout(_PUBSUB_SECONDS):
-                await cluster.listener.listening()
+                await cluster.pubsub_listener.wait_until_subscribed()
         except TimeoutError:
-            logger.warning("the relay does not hear yet: %s", cluster.listener.reason)
+            logger.warning(
+                "pub/sub not subscribed yet", extra={"reason": cluster.pubsub_listener.error}
+            )
 
     async def _stop(self) -> None:
         await self.mesh.stop()
@@ -219,6 +229,6 @@ class Bff:
         await self.background.stop()
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
-                await self.cluster.index.leave()
+                await self.cluster.index.release()
         except UNAVAILABLE as error:
-            logger.warning("left without a word, Redis: %s: %s", type(error).__name__, error)
+            logger.warning("could not release lease", extra={"reason": why(error)})

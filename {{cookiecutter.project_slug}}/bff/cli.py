@@ -1,4 +1,4 @@
-"""`bff serve | dev | token | migrate | doctor`."""
+"""`bff serve | dev | token | migrate | settings | doctor`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ from bff.doctor import diagnose
 from bff.factory import FACTORY, SETTINGS, load
 from bff.server.run import run
 from bff.settings import Settings
+from bff.settings_list import list_settings
 from bff.version import __version__
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="bff")
+@click.version_option(__version__, prog_name="bff", help="Show the version of the engine and exit.")
 def main() -> None:
-    """A backend-for-frontend: browsers on sockets, services on a mesh."""
+    """Backend-for-frontend: WebSockets to browsers, RabbitMQ to services."""
 
 
 def _settings() -> Settings:
-    """The app's settings; what is wrong with them is said in words, one line each."""
+    """The app's settings. If they are invalid, print one line per problem and exit with 2."""
     try:
         settings: Settings = load(SETTINGS)()
         return settings
@@ -36,66 +37,95 @@ def _settings() -> Settings:
             name = "_".join(str(part) for part in problem["loc"]).upper()
             message = problem["msg"].removeprefix("Value error, ")
             click.echo(f"{name}: {message}" if name else message, err=True)
-        click.echo("Settings come from the environment and .env; see .env.example.", err=True)
+        click.echo("Set them in the environment or in .env; see .env.example.", err=True)
         sys.exit(2)
 
 
-_host = click.option("--host", default="127.0.0.1", show_default=True)
-_port = click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535))
+_host = click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind to.")
+_port = click.option(
+    "--port",
+    default=8000,
+    show_default=True,
+    type=click.IntRange(0, 65535),
+    help="Port to bind to; 0 for any free port.",
+)
 
 
 @main.command()
 @_host
 @_port
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1))
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Number of processes."
+)
 def serve(host: str, port: int, workers: int) -> None:
-    """Serve, as in production: settings as they are, no reloading."""
+    """Serve in production."""
     settings = _settings()
     if workers > 1 and settings.embedded:
-        raise click.UsageError("memory:// lives in one process: use --workers 1")
-    _check_is_free(host, port)
+        raise click.UsageError("memory:// works within one process only: use --workers 1")
+    _check_address(host, port)
     run(settings, host=host, port=port, workers=workers)
 
 
 @main.command()
 @_host
 @_port
-@click.option("--reload/--no-reload", default=True, help="Start anew when the code changes.")
+@click.option(
+    "--reload/--no-reload", default=True, show_default=True, help="Restart when the code changes."
+)
 def dev(host: str, port: int, reload: bool) -> None:
-    """Serve for development: reloading, and a page at / to try things on."""
+    """Serve for development, with reload and a page at /."""
     os.environ.setdefault("LOG_FORMAT", "text")
     os.environ["DRAIN_SECONDS"] = "0"
-    origins = (*_settings().allowed_origins, *_pages(port))
+    origins = (*_settings().allowed_origins, *_local_origins(port))
     os.environ["ALLOWED_ORIGINS"] = ",".join(dict.fromkeys(origins))
     settings = _settings()
-    _check_is_free(host, port)
+    _check_address(host, port)
     if settings.development:
-        click.echo(f"The page is at http://{host}:{port}/")
+        click.echo(f"Open http://{host}:{port}/")
     run(settings, host=host, port=port, reload=reload)
 
 
 @main.command()
-@click.option("--user", required=True, help="The user id: the token's `sub`.")
-@click.option("--scope", "scopes", multiple=True, help="May be given several times.")
-@click.option("--minutes", default=60, show_default=True, type=click.IntRange(1))
+@click.option("--user", required=True, help="User id: the token's `sub`.")
+@click.option("--scope", "scopes", multiple=True, help="A scope; may be repeated.")
+@click.option(
+    "--minutes",
+    default=60,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Lifetime.",
+)
 def token(user: str, scopes: Sequence[str], minutes: int) -> None:
     """Print a token signed with JWT_SECRET."""
     settings = _settings()
     if settings.jwt_secret is None:
-        raise click.UsageError("JWKS_URL is set: only the identity provider can make tokens")
+        raise click.UsageError("JWT_SECRET is not set: only the identity provider can sign tokens")
     click.echo(issue(settings, user, scopes, lifetime=minutes * 60))
 
 
 @main.command()
 def migrate() -> None:
-    """Bring the database to the newest schema."""
+    """Apply all database migrations, the engine's and the app's."""
     asyncio.run(migrations.upgrade(_settings()))
     click.echo("The database is up to date.")
 
 
+@main.command("settings")
+def show_settings() -> None:
+    """Print all settings, without secrets.
+
+    For each: its value, where it comes from (environment, .env or default), and its explanation.
+    """
+    for setting in list_settings(_settings()):
+        click.echo(f"{setting}\n")
+
+
 @main.command()
 def doctor() -> None:
-    """Say what is reachable, what is misconfigured, and what a browser may call."""
+    """Check servers and settings, list what browsers may call.
+
+    Exits with 1 if a check fails.
+    """
     _settings()
     findings = asyncio.run(diagnose(load(FACTORY)().state.bff))
     for finding in findings:
@@ -103,16 +133,16 @@ def doctor() -> None:
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
-def _check_is_free(host: str, port: int) -> None:
+def _check_address(host: str, port: int) -> None:
     try:
         with socket.create_server((host, port)):
             pass
     except OSError as error:
-        message = f"{host}:{port} cannot be used: {error.strerror}. Try another --port."
+        message = f"cannot bind to {host}:{port}: {error.strerror}. Try another --port."
         raise click.ClickException(message) from None
 
 
-def _pages(port: int) -> tuple[str, str]:
+def _local_origins(port: int) -> tuple[str, str]:
     return f"http://localhost:{port}", f"http://127.0.0.1:{port}"
 
 

@@ -1,19 +1,24 @@
-"""What a message format of your own is made of, for services that do not speak NuroPb.
+"""For message formats other than NuroPb's, and for models of what NuroPb services send.
 
-A format is a module or an object with the five functions of `Codec`; give it to `connect_mesh`.
+A message format is a module or an object with the five functions of `Codec`. Pass it to
+`connect_mesh`. `Date`, `Time` and `DateTime` are types for Pydantic models.
 """
 
 from bff.mesh.codec import Codec as Codec
 from bff.mesh.events import MeshEvent
 from bff.mesh.messages import Context, Delivery, Kind, MalformedMessage, Message, Reply
+from bff.mesh.values import Date, DateTime, Time
 
 __all__ = [
     "Codec",
     "Context",
+    "Date",
+    "DateTime",
     "Delivery",
     "Kind",
     "MalformedMessage",
     "MeshEvent",
     "Message",
     "Reply",
+    "Time",
 ]

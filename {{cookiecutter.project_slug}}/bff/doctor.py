@@ -1,4 +1,4 @@
-"""What `bff doctor` finds."""
+"""The checks of `bff doctor`."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from bff.application import Bff
 from bff.db import migrate
 from bff.db.database import Database
 from bff.errors import Problem
-from bff.mesh import client as mesh_client
 from bff.mesh.client import MeshClient
+from bff.mesh.connect import connect_mesh
 from bff.mesh.describe import ServiceDescription
+from bff.realtime.declarations import Method
 from bff.realtime.exposure import Exposure
-from bff.realtime.router import Method, RealtimeRouter
+from bff.realtime.router import RealtimeRouter
 from bff.redis import client as redis_client
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
@@ -26,12 +27,12 @@ _SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One line of the diagnosis."""
+    """One line of the output."""
 
     ok: bool
     text: str
     warning: bool = False
-    """It works, but it is worth a second look."""
+    """The check passed, but the operator should look at it."""
 
     def __str__(self) -> str:
         label = "BAD " if not self.ok else "warn" if self.warning else "ok  "
@@ -39,20 +40,20 @@ class Finding:
 
 
 async def diagnose(bff: Bff) -> list[Finding]:
-    """Look at everything that a BFF needs, without starting it and without changing anything."""
+    """Check servers and settings and list what is offered. Starts nothing and changes nothing."""
     settings, realtime = bff.settings, bff.realtime
     findings = [
-        Finding(True, f"the engine is bff {__version__}"),
-        await _check("Redis answers", "Redis", _redis, settings),
-        await _check("the mesh is connected", "the mesh", _mesh, settings),
-        await _check("the database answers", "the database", _database, settings),
-        await _check("the database is at the newest schema", "the schema", _schema, settings),
+        Finding(True, f"bff {__version__}"),
+        await _check("Redis: reachable", "Redis", _redis, settings),
+        await _check("mesh: connected", "mesh", _mesh, settings),
+        await _check("database: reachable", "database", _database, settings),
+        await _check("database schema: up to date", "database schema", _schema, settings),
     ]
     return [
         *findings,
         *_settings(settings),
-        *_offers(realtime),
-        *await _sealing(settings, realtime),
+        *_offered(realtime),
+        *await _encryption(settings, realtime),
     ]
 
 
@@ -65,14 +66,14 @@ async def _check(
     except LookupError as error:
         return Finding(False, f"{what}: {error}")
     except TimeoutError:
-        return Finding(False, f"{what}: no answer within {_SECONDS:.0f} s")
+        return Finding(False, f"{what}: no reply within {_SECONDS:.0f} s")
     except Exception as error:
         return Finding(False, f"{what}: {type(error).__name__}: {error}")
     return Finding(True, good)
 
 
 async def _redis(settings: Settings) -> None:
-    redis = redis_client.connect(settings.redis_url)
+    redis = redis_client.create_client(settings.redis_url)
     try:
         await redis.ping()
     finally:
@@ -86,7 +87,7 @@ async def _mesh(settings: Settings) -> None:
 
 @asynccontextmanager
 async def _connected(settings: Settings) -> AsyncIterator[MeshClient]:
-    mesh = mesh_client.connect(settings, Metrics())
+    mesh = connect_mesh(settings, Metrics())
     await mesh.start()
     try:
         for _ in range(int(_SECONDS * 8)):
@@ -100,8 +101,9 @@ async def _connected(settings: Settings) -> AsyncIterator[MeshClient]:
         await mesh.stop()
 
 
-async def _sealing(settings: Settings, realtime: RealtimeRouter) -> list[Finding]:
-    """What exposed services that can be asked say of encryption; the others say nothing."""
+async def _encryption(settings: Settings, realtime: RealtimeRouter) -> list[Finding]:
+    """Ask the exposed services which methods require encrypted calls. Services that do not reply
+    are left out."""
     names = {pattern.service for pattern in realtime.patterns.values()}
     names |= {
         name.rpartition(".")[0]
@@ -114,19 +116,19 @@ async def _sealing(settings: Settings, realtime: RealtimeRouter) -> list[Finding
             for name in sorted(names):
                 with suppress(Problem, TimeoutError):
                     async with asyncio.timeout(_SECONDS):
-                        found += sealing_of(await mesh.describe(name), realtime)
+                        found += check_encryption(await mesh.describe(name), realtime)
     return found
 
 
-def sealing_of(service: ServiceDescription, realtime: RealtimeRouter) -> list[Finding]:
-    """Whether exposed methods that ask for encrypted calls get them."""
+def check_encryption(service: ServiceDescription, realtime: RealtimeRouter) -> list[Finding]:
+    """Whether exposed methods that require encrypted calls are exposed with `encrypted=True`."""
     found = []
     for method, description in service.methods.items():
         exposure = realtime.find(service.name, method)
         if description.encrypted and isinstance(exposure, Exposure):
-            name = f"{service.name}.{method} asks for encrypted calls"
-            wrong = "" if exposure.encrypted else ": say encrypted=True in its expose"
-            found.append(Finding(not wrong, f"{name}{wrong}"))
+            name = f"{service.name}.{method} requires encrypted calls"
+            advice = "" if exposure.encrypted else ": pass encrypted=True to its expose()"
+            found.append(Finding(not advice, f"{name}{advice}"))
     return found
 
 
@@ -152,46 +154,45 @@ def _settings(settings: Settings) -> list[Finding]:
     keys = settings.jwks_url or "JWT_SECRET"
     found = [
         Finding(
-            True, f"tokens are checked with {keys}, algorithms {', '.join(settings.jwt_algorithms)}"
+            True, f"tokens: verified with {keys}, algorithms {', '.join(settings.jwt_algorithms)}"
         )
     ]
     if settings.mesh_token_secret is None and settings.jwt_secret is None:
-        found.append(Finding(True, "services get no token: MESH_TOKEN_SECRET is empty"))
+        found.append(Finding(True, "services receive no token: MESH_TOKEN_SECRET is not set"))
     if settings.jwt_audience is None:
-        found.append(Finding(True, "tokens for an audience are refused: JWT_AUDIENCE is empty"))
+        found.append(Finding(True, "tokens with an audience are refused: JWT_AUDIENCE is not set"))
     if settings.jwt_issuer is None and settings.jwks_url is None:
-        found.append(Finding(True, "JWT_SECRET alone says who issued a token: JWT_ISSUER is empty"))
+        found.append(Finding(True, "token issuers are not checked: JWT_ISSUER is not set"))
     elif settings.jwt_issuer is None:
-        found.append(Finding(not production, "tokens of any issuer are good: set JWT_ISSUER"))
+        found.append(Finding(not production, "tokens of any issuer are accepted: set JWT_ISSUER"))
     if settings.allowed_origins:
-        found.append(
-            Finding(
-                True, f"pages of these origins may connect: {', '.join(settings.allowed_origins)}"
-            )
-        )
+        found.append(Finding(True, f"allowed origins: {', '.join(settings.allowed_origins)}"))
     else:
-        found.append(Finding(False, "no page of any origin may connect: set ALLOWED_ORIGINS"))
+        found.append(Finding(False, "no web page may connect: set ALLOWED_ORIGINS"))
     return found
 
 
-def _offers(realtime: RealtimeRouter) -> list[Finding]:
+def _offered(realtime: RealtimeRouter) -> list[Finding]:
     offered = [*realtime.targets.items()]
     offered += [(name, pattern.exposure) for name, pattern in realtime.patterns.items()]
     calls = [_call(name, target) for name, target in offered]
     topics = [
-        f"a browser may follow {rule.pattern}, scopes: {', '.join(sorted(rule.scopes)) or 'none'}"
-        for rule in realtime.topics.values()
+        f"browsers may subscribe to {policy.pattern}, "
+        f"scopes: {', '.join(sorted(policy.scopes)) or 'none'}"
+        for policy in realtime.topic_policies.values()
     ]
-    served = [f"a service of the mesh may call {name} here" for name in realtime.served]
-    rules = [
-        f"mesh events {rule.topic} go to the rule {rule.name}" for rule in realtime.rules.values()
+    served = [f"services may call {name}" for name in realtime.served_methods]
+    handlers = [
+        f"mesh events {handler.topic} are handled by {handler.name}"
+        for handler in realtime.event_handlers.values()
     ]
-    return [*calls, *(Finding(True, text) for text in (*topics, *served, *rules))]
+    return [*calls, *(Finding(True, text) for text in (*topics, *served, *handlers))]
 
 
 def _call(name: str, target: Exposure | Method) -> Finding:
-    """An exposed method without scopes is open to every user who can sign in."""
+    """An exposed method with neither scopes nor a check is open to every signed-in user."""
     scopes = ", ".join(sorted(target.scopes)) or "none"
     is_open = isinstance(target, Exposure) and not target.scopes and target.check is None
-    advice = ": every signed-in user may; name scopes= or check= in its expose" if is_open else ""
-    return Finding(True, f"a browser may call {name}, scopes: {scopes}{advice}", warning=is_open)
+    advice = " (open to every signed-in user: pass scopes= or check= to its expose())"
+    text = f"browsers may call {name}, scopes: {scopes}{advice if is_open else ''}"
+    return Finding(True, text, warning=is_open)

@@ -1,4 +1,4 @@
-"""The one list of error codes, the same over HTTP and over sockets."""
+"""The error codes, which are the same over HTTP and over WebSockets."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pydantic import ValidationError
 
 
 class Outcome(StrEnum):
-    """What became of the work that was asked for."""
+    """Whether the requested work was done."""
 
     NOT_SENT = "not_sent"
-    """It was never begun."""
+    """It was not started."""
     DONE = "done"
-    """It was begun and has ended, with this error."""
+    """It was started and has finished, with this error."""
     UNKNOWN = "unknown"
-    """It may or may not have been done, or may still be running."""
+    """It may have been done, may not, or may still be running."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,11 @@ class _Meaning:
     error: str
     description: str
     transient: bool = False
-    """Repeating later can succeed."""
+    """A later retry can succeed."""
 
 
 class Code(StrEnum):
-    """Every error code a client can meet."""
+    """Every error code that a client can receive."""
 
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
@@ -49,14 +49,14 @@ class Code(StrEnum):
 
     @property
     def status(self) -> int:
-        """The HTTP status that goes with the code."""
+        """The HTTP status of the code."""
         return _MEANINGS[self].status
 
 
 _MEANINGS = {
     Code.UNAUTHENTICATED: _Meaning(401, "NuropbAuthenticationError", "Sign in first"),
     Code.FORBIDDEN: _Meaning(403, "NuropbAuthorizationError", "Not allowed"),
-    Code.NOT_FOUND: _Meaning(404, "NuropbHandlingError", "No such thing"),
+    Code.NOT_FOUND: _Meaning(404, "NuropbHandlingError", "Not found"),
     Code.CONFLICT: _Meaning(409, "NuropbHandlingError", "Already in progress"),
     Code.DEPRECATED: _Meaning(410, "NuropbDeprecatedError", "No longer offered"),
     Code.INVALID_PARAMS: _Meaning(422, "NuropbValidationError", "Invalid parameters"),
@@ -72,16 +72,16 @@ _MEANINGS = {
     Code.MESH_UNAVAILABLE: _Meaning(
         503, "NuropbTransportError", "The service mesh is not available", transient=True
     ),
-    Code.TIMEOUT: _Meaning(504, "NuropbTimeoutError", "No answer in time", transient=True),
+    Code.TIMEOUT: _Meaning(504, "NuropbTimeoutError", "No reply in time", transient=True),
     Code.INTERNAL: _Meaning(500, "NuropbException", "Internal error"),
 }
 
 
 class Problem(Exception):
-    """An error that may be shown to a client.
+    """An error that is sent to a client.
 
-    Raised anywhere below `routes` and `realtime`, which only render it. `description` is shown
-    as it is: it must hold no internals. Whatever helps only the operator goes to the log.
+    Raise it from any handler, endpoint or dependency. Clients see `description` unchanged, so it
+    must not contain internals: log what only an operator needs.
     """
 
     def __init__(
@@ -99,14 +99,14 @@ class Problem(Exception):
 
     @property
     def retryable(self) -> bool:
-        """True only when repeating can help and cannot do the work twice."""
+        """Whether a retry can succeed and cannot do the work twice."""
         return self.outcome is Outcome.NOT_SENT and _MEANINGS[self.code].transient
 
     def as_error(self) -> dict[str, Any]:
         """The `error` object of a response frame.
 
-        `error` holds the class name that NuroPb has for the code, so that clients of `nuropb_gw`
-        find what they knew (`docs/protocol.md`).
+        `error` is the name of NuroPb's exception class for the code, for compatibility with clients
+        of `nuropb_gw` (`docs/protocol.md`).
         """
         return {
             "error": _MEANINGS[self.code].error,
@@ -117,7 +117,7 @@ class Problem(Exception):
         }
 
     def as_problem_json(self) -> dict[str, Any]:
-        """The body of an HTTP error, by RFC 9457 (`application/problem+json`)."""
+        """The body of an HTTP error response (RFC 9457, `application/problem+json`)."""
         return {
             "type": f"urn:problem:{self.code}",
             "title": _MEANINGS[self.code].description,
@@ -130,9 +130,9 @@ class Problem(Exception):
 
 
 def describe(error: ValidationError, skip: int = 0) -> str:
-    """The first thing that is wrong, in words, without the value that was given.
+    """The first error as `location: message`, without the invalid value.
 
-    `skip` is how many parts of its place come from the union's tag and not from the value.
+    `skip` is the number of leading parts of the location that are tags of a union.
     """
     first = error.errors(include_input=False, include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"][skip:])

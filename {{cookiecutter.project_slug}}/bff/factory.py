@@ -1,4 +1,4 @@
-"""Where the app is: the one place in which the engine names it."""
+"""The import strings of the app: the only place where the engine names it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import importlib
 from typing import Any, Final
 
 FACTORY: Final = "app.main:create_app"
-"""A function of the settings that makes the FastAPI app."""
+"""A function that takes the settings and returns the FastAPI app."""
 SETTINGS: Final = "app.settings:Settings"
-"""The class of settings, a subclass of `bff.Settings`."""
+"""The settings class, a subclass of `bff.Settings`."""
 
 
 def load(target: str) -> Any:
-    """What `module:name` names."""
+    """Import the object that `module:name` refers to."""
     module, name = target.split(":")
     return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""Every error over HTTP as `application/problem+json` (RFC 9457), with nothing leaked."""
+"""HTTP error responses as `application/problem+json` (RFC 9457), without internals."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE: Final = "application/problem+json"
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _MAX_DETAIL = 300
-_STORE_IN_TROUBLE = (
+_STORE_ERRORS = (
     RedisError,
     OperationalError,
     InterfaceError,
@@ -38,7 +38,10 @@ _STORE_IN_TROUBLE = (
 
 
 class SocketRefused(Exception):
-    """A handshake that is accepted and then closed with a code, so that a page can read why."""
+    """Accept the handshake, then close with this code and reason.
+
+    Browsers do not show a page why a handshake was rejected, but they show the close code.
+    """
 
     def __init__(self, code: CloseCode, reason: str) -> None:
         super().__init__(reason)
@@ -47,7 +50,7 @@ class SocketRefused(Exception):
 
 
 class ProblemDetails(BaseModel):
-    """An error."""
+    """An error response."""
 
     type: str
     title: str
@@ -55,12 +58,12 @@ class ProblemDetails(BaseModel):
     detail: str
     code: Code
     retryable: bool
-    """Repeating later can help and cannot do the work twice."""
+    """A retry can succeed and cannot do the work twice."""
     outcome: Outcome
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """For `responses=` of a route or a router: the errors it may answer with, with examples."""
+    """Document the error responses of a route or router: the value of its `responses=`."""
     documented: dict[int | str, dict[str, Any]] = {}
     for status in statuses:
         codes = [code for code in Code if code.status == status]
@@ -79,25 +82,25 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def problem_response(problem: Problem) -> Response:
-    """A problem as an HTTP response."""
+    """The HTTP response for a problem."""
     headers = {"WWW-Authenticate": "Bearer"} if problem.code is Code.UNAUTHENTICATED else None
     return _response(problem.status, problem.as_problem_json(), headers)
 
 
 def install(app: FastAPI) -> None:
-    """Make the app answer every error this way, and say so in its OpenAPI document."""
+    """Register the error handlers with the app and add the schema to its OpenAPI document."""
     app.add_exception_handler(Problem, _handler(_of_problem))
-    app.add_exception_handler(SocketRefused, _refuse)
+    app.add_exception_handler(SocketRefused, _close_after_accept)
     app.add_exception_handler(RequestValidationError, _handler(_of_invalid_request))
     app.add_exception_handler(HTTPException, _handler(_of_http_exception))
-    for kind in _STORE_IN_TROUBLE:
-        app.add_exception_handler(kind, _handler(_of_store_in_trouble))
+    for kind in _STORE_ERRORS:
+        app.add_exception_handler(kind, _handler(_of_store_error))
     app.add_exception_handler(Exception, _handler(_of_bug))
     _complete_openapi(app)
 
 
 def _complete_openapi(app: FastAPI) -> None:
-    """Add the schema of problems, which no route names as its model."""
+    """Add the schema of `ProblemDetails`, which is not the response model of any route."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -112,9 +115,9 @@ def _complete_openapi(app: FastAPI) -> None:
 
 
 def _handler(render: Callable[[HTTPConnection, Any], Response]) -> ExceptionHandler:
-    """A handler for requests and for sockets.
+    """An exception handler for HTTP requests and WebSockets.
 
-    A socket that is not accepted yet is refused with the response, a later one is closed.
+    A handshake is rejected with the response; an accepted WebSocket is closed.
     """
 
     async def handle(connection: HTTPConnection, error: Exception) -> Response | None:
@@ -132,7 +135,7 @@ def _handler(render: Callable[[HTTPConnection, Any], Response]) -> ExceptionHand
     return cast("ExceptionHandler", handle)
 
 
-async def _refuse(websocket: Any, refused: Any) -> None:
+async def _close_after_accept(websocket: Any, refused: Any) -> None:
     await accept(websocket)
     await websocket.close(refused.code, refused.reason)
 
@@ -142,7 +145,7 @@ def _of_problem(_: HTTPConnection, problem: Problem) -> Response:
 
 
 def _of_invalid_request(_: HTTPConnection, error: RequestValidationError) -> Response:
-    """What is wrong and where, without the value that was given."""
+    """Location and message of the first error, without the invalid value."""
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     what = first["msg"].removeprefix("Value error, ")
@@ -150,7 +153,7 @@ def _of_invalid_request(_: HTTPConnection, error: RequestValidationError) -> Res
 
 
 def _of_http_exception(_: HTTPConnection, error: HTTPException) -> Response:
-    """What Starlette, FastAPI or a route raises with a bare status."""
+    """An `HTTPException` of Starlette, FastAPI or a route."""
     code = _code_of(error.status_code)
     if code is None:
         return Response(None, error.status_code, error.headers)
@@ -161,22 +164,26 @@ def _of_http_exception(_: HTTPConnection, error: HTTPException) -> Response:
     return _response(error.status_code, body, error.headers)
 
 
-def _of_store_in_trouble(connection: HTTPConnection, error: Exception) -> Response:
-    logger.warning("a store is in trouble: %s", type(error).__name__, exc_info=error)
+def _of_store_error(connection: HTTPConnection, error: Exception) -> Response:
+    logger.warning(
+        "request failed: Redis or database unavailable",
+        exc_info=error,
+        extra={"error": type(error).__name__},
+    )
     safe = connection.scope.get("method", "GET") in _SAFE_METHODS
     outcome = Outcome.NOT_SENT if safe else Outcome.UNKNOWN
     return problem_response(
-        Problem(Code.SERVICE_UNAVAILABLE, "A part of this service is away", outcome=outcome)
+        Problem(Code.SERVICE_UNAVAILABLE, "Redis or the database is unavailable", outcome=outcome)
     )
 
 
 def _of_bug(_: HTTPConnection, _error: Exception) -> Response:
-    """Nothing is logged here: Starlette raises the exception again, and the server logs it."""
+    """An unexpected exception. Starlette raises it again, and the server logs it."""
     return problem_response(Problem(Code.INTERNAL, outcome=Outcome.UNKNOWN))
 
 
 def _code_of(status: int) -> Code | None:
-    """The code that comes nearest to a status; None when the status is no error."""
+    """The closest error code for an HTTP status; None if the status is not an error."""
     if status < HTTPStatus.BAD_REQUEST:
         return None
     for code in Code:

@@ -1,4 +1,4 @@
-"""Background tasks, each with an owner that holds it, sees its failure and ends it."""
+"""Background tasks with an owner, which logs their exceptions and cancels them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _CANCEL_AGAIN_SECONDS = 1.0
 
 
 async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
-    """Cancel tasks and wait until they have ended.
+    """Cancel tasks and wait until they are done.
 
-    A task is cancelled again when it goes on: on Python 3.11 `asyncio.wait_for` can lose a
-    cancellation, in any library.
+    A task that is still running after a second is cancelled again: on Python 3.11,
+    `asyncio.wait_for` in any library can lose a cancellation.
     """
     while running := [task for task in tasks if not task.done()]:
         for task in running:
@@ -25,7 +25,7 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
 
 
 class TaskSet:
-    """The short tasks of one owner. A task that fails is logged."""
+    """The short-lived tasks of one owner. The exception of a failed task is logged."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -45,7 +45,7 @@ class TaskSet:
         return task
 
     async def stop(self, *, wait_seconds: float = 0) -> None:
-        """Give the tasks some time to end, then cancel those that are left."""
+        """Wait up to `wait_seconds` for the tasks to finish, then cancel the others."""
         if self._tasks and wait_seconds:
             await asyncio.wait(tuple(self._tasks), timeout=wait_seconds)
         await cancel_and_wait(*self._tasks)
@@ -57,14 +57,14 @@ class TaskSet:
 
 
 class ServiceTasks:
-    """Tasks that run as long as the app does. One that ends earlier is a fault."""
+    """Tasks that run until the app stops. Finishing earlier is an error."""
 
     def __init__(self) -> None:
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def alive(self) -> bool:
-        """Whether every task still runs."""
+        """Whether every task is still running."""
         return not any(task.done() for task in self._tasks)
 
     def start(self, name: str, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -75,7 +75,7 @@ class ServiceTasks:
         return task
 
     async def stop(self) -> None:
-        """Cancel every task and wait for its end."""
+        """Cancel every task and wait until it is done."""
         await cancel_and_wait(*self._tasks)
         self._tasks.clear()
 

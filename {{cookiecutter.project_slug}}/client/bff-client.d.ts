@@ -1,6 +1,6 @@
-/** The browser's side of the BFF: requests, live events and topics over one WebSocket (`bff.v1`). */
+/** Client of the BFF: requests, live events and topics over one WebSocket (`bff.v1`). */
 
-/** The error codes of the BFF; `connection_lost` is this client's own. */
+/** The error codes of the BFF, and `connection_lost` of this client. */
 export type BffErrorCode =
   | "unauthenticated"
   | "forbidden"
@@ -18,15 +18,15 @@ export type BffErrorCode =
   | "internal"
   | "connection_lost";
 
-/** What became of the work: never begun, ended with the error, or nobody knows. */
+/** Whether the work was done: not started, finished with the error, or unknown. */
 export type Outcome = "not_sent" | "done" | "unknown";
 
 export class BffError extends Error {
   readonly name: "BffError";
   readonly code: BffErrorCode;
-  /** In words, for people. */
+  /** For people. */
   readonly description: string;
-  /** True only when repeating can help and cannot do the work twice. */
+  /** Whether a retry can succeed and cannot do the work twice. */
   readonly retryable: boolean;
   readonly outcome: Outcome;
   readonly traceId: string | null;
@@ -45,7 +45,7 @@ export interface Session {
   readonly ping_interval: number;
   /** The id of the newest message of each stream. */
   readonly positions: Positions;
-  /** Of each stream that was asked for: whether what was missed follows. If not, `onGap` tells. */
+  /** For each resumed stream: whether the missed messages follow. If not, `onGap` is called. */
   readonly recovered: Readonly<Record<string, boolean>>;
 }
 
@@ -58,7 +58,7 @@ export type StateChange =
   | { readonly state: "connecting" }
   | { readonly state: "open"; readonly session: Session }
   | {
-      /** The connection was lost and is tried again after `delayMs`. */
+      /** The connection was lost; the client reconnects after `delayMs`. */
       readonly state: "waiting";
       readonly code: number;
       readonly reason: string;
@@ -66,7 +66,7 @@ export type StateChange =
       readonly error?: unknown;
     }
   | {
-      /** The end, until `connect` is called. 1000: by `close`; 4500: not authenticated. */
+      /** The client does not reconnect. 1000: `close` was called; 4500: not authenticated. */
       readonly state: "closed";
       readonly code: number;
       readonly reason: string;
@@ -75,120 +75,121 @@ export type StateChange =
 
 export interface EventMeta {
   readonly topic: string;
-  /** Null for a message that the BFF does not store. */
+  /** Null if the BFF does not store the message. */
   readonly id: string | null;
 }
 
 export interface TicketHint {
-  /** Aborted when the attempt to connect is given up, or the connection has ended. */
+  /** Aborted when the connection attempt is given up or the connection is closed. */
   readonly signal: AbortSignal;
-  /** A cached token will not do: it has expired, soon will, or was refused. */
+  /** Do not use a cached token: it has expired, expires soon, or was refused. */
   readonly fresh: boolean;
 }
 
 export interface Limits {
-  /** Time for a request, waiting for the connection included. Default 10 000. */
+  /** Timeout of a request, including the wait for the connection. Default 10 000. */
   requestTimeoutMs?: number;
-  /** Time for ticket, handshake and hello together. Default 15 000. */
+  /** Timeout of a connection attempt: ticket, handshake and hello. Default 15 000. */
   connectTimeoutMs?: number;
-  /** Time for an answer to a ping. Default 10 000. */
+  /** Timeout of a ping. Default 10 000. */
   pingTimeoutMs?: number;
-  /** How long before its expiry the token is renewed, with `getToken`. Default 60 000. */
+  /** With `getToken`: how long before its expiry the token is refreshed. Default 60 000. */
   refreshMs?: number;
-  /** The first back-off is a random time up to this; each further one up to twice as much. Default 500. */
+  /** Upper limit of the first random back-off; it doubles with each failure. Default 500. */
   backoffBaseMs?: number;
-  /** No back-off is longer. Default 30 000. */
+  /** Longest back-off. Default 30 000. */
   backoffCapMs?: number;
-  /** A connection that was open this long starts the back-off anew. Default 5 000. */
+  /** A connection that was open this long resets the back-off. Default 5 000. */
   stableMs?: number;
   /** How many requests may wait for the connection. Default 30. */
   maxWaiting?: number;
-  /** The server's MAX_FRAME_BYTES: a larger request is refused here. Default 65 536. */
+  /** The server's MAX_FRAME_BYTES: larger requests are rejected by the client. Default 65 536. */
   maxFrameBytes?: number;
 }
 
 export interface Options extends Limits {
-  /** The BFF's socket; http(s): or ws(s):, or relative to the page. Default "/ws". */
+  /** URL of the WebSocket: http(s):, ws(s):, or relative to the page. Default "/ws". */
   url?: string | URL;
-  /** Gives the access token. It is exchanged for a ticket at `auth/ticket`, next to `url`. */
+  /** Returns the access token. It is exchanged for a ticket at `auth/ticket`, next to `url`. */
   getToken?: (hint: TicketHint) => string | Promise<string>;
   /**
-   * Or: fetches a single-use ticket, for each attempt. Without either, the cookie must do.
+   * Or: fetches a single-use ticket for each attempt. Without either, the cookie authenticates.
    *
-   * An error with `status` 401 or 403 means refused: asked once more with `fresh`, then it is over.
+   * An error with `status` 401 or 403 means refused: the client calls it once more with `fresh`,
+   * then it closes.
    */
   getTicket?: (hint: TicketHint) => string | Promise<string>;
-  /** What `positions` was before the page was loaded again: go on from there. */
+  /** `positions` before the page was reloaded: the client resumes from there. */
   positions?: Positions;
   /** Default `globalThis.WebSocket`. */
   WebSocket?: new (url: string, protocols: string[]) => object;
 }
 
 export interface CallOptions {
-  /** Time for the answer, in milliseconds. */
+  /** Timeout of the response, in milliseconds. */
   timeoutMs?: number;
-  /** Aborting rejects the promise with code `cancelled` and tells the BFF. */
+  /** Aborting rejects the promise with code `cancelled` and sends a `cancel` to the BFF. */
   signal?: AbortSignal;
 }
 
 export type EventListener<E = unknown> = (event: E, meta: EventMeta) => void;
 
-/** Ends what it was returned by. */
+/** Removes the listener. */
 export type Off = () => void;
 
-/** One user's connection to the BFF. It comes back by itself until it is closed or refused. */
+/** One user's connection to the BFF. It reconnects until it is closed or refused. */
 export class BffClient {
   constructor(options?: Options);
 
   readonly state: State;
   /** The last hello, or null before the first. */
   readonly session: Session | null;
-  /** Fulfilled with the hello when the connection is open; rejected when it ends for good. */
+  /** Fulfilled with the hello when the connection is open; rejected when the client closes. */
   readonly ready: Promise<Session>;
-  /** The id reached in each stream. */
+  /** The id of the last message delivered in each stream. */
   readonly positions: Positions;
 
-  /** Open the connection, at once if it is waiting to be tried again. Returns `ready`. */
+  /** Connect; skips the delay if the client is waiting to reconnect. Returns `ready`. */
   connect(): Promise<Session>;
-  /** Close the connection for good, until `connect` is called again. */
+  /** Close the connection. The client does not reconnect until `connect` is called. */
   close(reason?: string): void;
 
-  /** Ask a service, or a method of the BFF. Rejects with a `BffError`. */
+  /** Call a method of a service or of the BFF. Rejects with a `BffError`. */
   request<R = unknown>(
     service: string,
     method: string,
     params?: object,
     options?: CallOptions,
   ): Promise<R>;
-  /** Hand work to a service: fulfilled when it is accepted. Rejects with a `BffError`. */
+  /** Call a method without waiting for its result: fulfilled when the call is accepted. */
   command(
     service: string,
     method: string,
     params?: object,
     options?: CallOptions,
   ): Promise<unknown>;
-  /** Give the open connection a fresh token of the same user. Rejects with a `BffError`. */
+  /** Send a fresh token of the same user over the open connection. Rejects with a `BffError`. */
   authenticate(token: string, options?: CallOptions): Promise<Session>;
 
   /**
-   * Have the BFF send a topic, on each connection until `unsubscribe`. Fulfilled when it does,
-   * however often the connection breaks before. Rejects with a `BffError` when it is refused.
+   * Subscribe to a topic, across reconnects, until `unsubscribe`. Fulfilled once subscribed.
+   * Rejects with a `BffError` if the topic is refused.
    *
-   * Refused later, or taken away by the BFF, it is told as event `unsubscribed`.
+   * If it is refused later, or revoked by the BFF, the event `unsubscribed` is emitted.
    */
   subscribe(topic: string): Promise<void>;
-  /** Have the BFF send a topic no more, however often it was subscribed. */
+  /** Unsubscribe from a topic, however often it was subscribed. */
   unsubscribe(topic: string): void;
 
-  /** Hear the events of a topic, or of all with "*". */
+  /** Listen to the events of a topic, or of all with "*". */
   on<E = unknown>(topic: string, listener: EventListener<E>): Off;
-  /** Hear how the connection fares. */
+  /** Listen to changes of the connection's state. */
   onState(listener: (change: StateChange) => void): Off;
   /**
-   * Hear of streams in which messages were missed, and where they go on: fetch afresh what they
-   * feed. It is told before any message that comes after what was missed.
+   * Listen to lost messages. The listener gets the streams and the ids at which they continue,
+   * before any later message: reload the data that depends on these streams.
    */
   onGap(listener: (streams: Positions) => void): Off;
-  /** Hear of errors that belong to no request. */
+  /** Listen to errors that belong to no request. */
   onError(listener: (error: BffError) => void): Off;
 }

@@ -1,23 +1,23 @@
 /**
- * The browser's side of the BFF: requests, live events and topics over one WebSocket (`bff.v1`).
+ * Client of the BFF: requests, live events and topics over one WebSocket (`bff.v1`).
  *
- * Each stored message is handed over exactly once and in order, or `onGap` names the streams of
- * which something is missing: what they feed must be fetched afresh.
+ * Each stored message reaches the listeners exactly once and in order, or `onGap` reports the
+ * streams in which messages were lost: then reload the data that depends on them.
  */
 
 const SUBPROTOCOL = "bff.v1";
 const SOCKET_OPEN = 1;
 const NORMAL = 1000;
-const LOST = 1006;
+const ABNORMAL = 1006;
 const TOKEN_EXPIRED = 4003;
 const NOT_AUTHENTICATED = 4500;
-const COMING_BACK = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015]);
+const RECONNECT_CODES = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015]);
 const GRACE_MS = 1_000;
-const LONGEST_DRAIN_MS = 5 * 60_000;
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const MAX_DRAIN_MS = 5 * 60_000;
+const MAX_TIMER_MS = 2 ** 31 - 1;
 const TOPIC = "topic:";
 const TOPICS_PER_REQUEST = 100;
-const REMEMBERED_BROADCASTS = 200;
+const MAX_SEEN_BROADCASTS = 200;
 const [STATE, GAP, ERROR] = [Symbol("state"), Symbol("gap"), Symbol("error")];
 
 const DEFAULTS = {
@@ -32,7 +32,7 @@ const DEFAULTS = {
   maxFrameBytes: 64 * 1024,
 };
 
-/** One user's connection to the BFF. It comes back by itself until it is closed or refused. */
+/** One user's connection to the BFF. It reconnects until it is closed or refused. */
 export class BffClient {
   #limits;
   #url;
@@ -45,7 +45,7 @@ export class BffClient {
   #session = null;
   #socket = null;
   #attempt = null;
-  #page = null;
+  #pageEvents = null;
   #failures = 0;
   #drainMs = null;
   #needsFreshToken = false;
@@ -53,29 +53,29 @@ export class BffClient {
 
   #calls;
   #positions = new Positions();
-  /** Of each broadcast whether it came as a greeting. */
-  #broadcasts = new Map();
+  /** Broadcast id to whether it first arrived as a retained broadcast. */
+  #seenBroadcasts = new Map();
   #wanted = new Map();
-  #heard = new Set();
-  #tuning = false;
+  #subscribed = new Set();
+  #syncing = false;
   #listeners = new Listeners();
 
   constructor({ url = "/ws", getToken, getTicket, positions, WebSocket, ...limits } = {}) {
     for (const name of Object.keys(limits)) {
       if (!(name in DEFAULTS)) throw new TypeError(`BffClient has no option ${name}`);
     }
-    if (getTicket && getToken) throw new TypeError("give getTicket or getToken, not both");
+    if (getTicket && getToken) throw new TypeError("pass getTicket or getToken, not both");
     this.#WebSocket = WebSocket ?? globalThis.WebSocket;
-    if (!this.#WebSocket) throw new TypeError("no WebSocket here: pass one as an option");
+    if (!this.#WebSocket) throw new TypeError("no WebSocket on this platform: pass one");
     const address = new URL(url, globalThis.location?.href);
     address.hash = "";
-    const office = new URL("auth/ticket", address.href.replace(/^ws/, "http"));
+    const ticketUrl = new URL("auth/ticket", address.href.replace(/^ws/, "http"));
     this.#url = address.href.replace(/^http/, "ws");
     this.#getToken = getToken;
-    this.#getTicket = getToken ? (hint) => exchangeToken(office, getToken, hint) : getTicket;
+    this.#getTicket = getToken ? (hint) => exchangeToken(ticketUrl, getToken, hint) : getTicket;
     this.#limits = { ...DEFAULTS, ...limits };
-    this.#calls = new Calls(this.#limits, (text) => this.#post(text));
-    this.#positions.begin(positions);
+    this.#calls = new Calls(this.#limits, (text) => this.#send(text));
+    this.#positions.startAt(positions);
   }
 
   get state() {
@@ -87,108 +87,108 @@ export class BffClient {
     return this.#session;
   }
 
-  /** Fulfilled with the hello when the connection is open; rejected when it ends for good. */
+  /** Fulfilled with the hello when the connection is open; rejected when the client closes. */
   get ready() {
     return this.#ready.promise;
   }
 
-  /** The id reached in each stream. */
+  /** The id of the last message delivered in each stream. */
   get positions() {
     return this.#positions.all;
   }
 
-  /** Open the connection, at once if it is waiting to be tried again. Returns `ready`. */
+  /** Connect; skips the delay if the client is waiting to reconnect. Returns `ready`. */
   connect() {
     if (this.#state === "closed") {
       this.#failures = 0;
       this.#renewReady();
       this.#watchPage();
     }
-    if (this.#state === "closed" || this.#state === "waiting") this.#try();
+    if (this.#state === "closed" || this.#state === "waiting") this.#connectOnce();
     return this.ready;
   }
 
-  /** Close the connection for good, until `connect` is called again. */
+  /** Close the connection. The client does not reconnect until `connect` is called. */
   close(reason = "closed by the page") {
-    if (this.#state !== "closed") this.#end({ code: NORMAL, reason });
+    if (this.#state !== "closed") this.#finish({ code: NORMAL, reason });
   }
 
-  /** Ask a service, or a method of the BFF, and wait for its result. */
+  /** Call a method of a service or of the BFF and wait for its result. */
   request(service, method, params = {}, options = {}) {
     return this.#call("request", { service, method, params }, options);
   }
 
-  /** Hand work to a service without waiting for its end. */
+  /** Call a method of a service without waiting for its result. */
   command(service, method, params = {}, options = {}) {
     return this.#call("command", { service, method, params }, options);
   }
 
-  /** Give the open connection a fresh token of the same user. */
+  /** Send a fresh token of the same user over the open connection. */
   async authenticate(token, options = {}) {
     const result = await this.#call("authenticate", { token }, options);
     this.#session = { ...this.#session, ...result };
     return this.#session;
   }
 
-  /** Have the BFF send a topic, through reconnects, until `unsubscribe`. Fulfilled when it does. */
+  /** Subscribe to a topic, across reconnects, until `unsubscribe`. Fulfilled once subscribed. */
   async subscribe(topic) {
-    if (this.#state === "closed") throw connectionLost("There is no connection");
-    const wish = this.#wanted.get(topic) ?? deferred();
-    this.#wanted.set(topic, wish);
-    this.#tune();
-    await wish.promise;
+    if (this.#state === "closed") throw connectionLost("The client is closed");
+    const pending = this.#wanted.get(topic) ?? deferred();
+    this.#wanted.set(topic, pending);
+    this.#syncTopics();
+    await pending.promise;
   }
 
-  /** Have the BFF send a topic no more. */
+  /** Unsubscribe from a topic. */
   unsubscribe(topic) {
-    this.#unwant(topic, new BffError({ code: "cancelled", description: "Unsubscribed" }));
-    if (!this.#heard.has(topic)) this.#left(topic);
-    this.#tune();
+    this.#abandon(topic, new BffError({ code: "cancelled", description: "Unsubscribed" }));
+    if (!this.#subscribed.has(topic)) this.#onUnsubscribed(topic);
+    this.#syncTopics();
   }
 
-  /** Hear the events of a topic, or of all with `"*"`. Returns a function that ends it. */
+  /** Listen to the events of a topic, or of all with `"*"`. Returns a function that removes it. */
   on(topic, listener) {
     return this.#listeners.add(topic, listener);
   }
 
-  /** Hear how the connection fares. */
+  /** Listen to changes of the connection's state. */
   onState(listener) {
     return this.#listeners.add(STATE, listener);
   }
 
-  /** Hear of streams in which messages were missed: what they feed must be fetched afresh. */
+  /** Listen to lost messages: reload the data that depends on the reported streams. */
   onGap(listener) {
     return this.#listeners.add(GAP, listener);
   }
 
-  /** Hear of errors that belong to no request. */
+  /** Listen to errors that belong to no request. */
   onError(listener) {
     return this.#listeners.add(ERROR, listener);
   }
 
-  // The connection. Each change of state is told last, because a listener may change it again.
+  // Connection. Every method emits a state change last, because a listener may cause another one.
 
-  async #try() {
-    this.#release();
+  async #connectOnce() {
+    this.#disposeSocket();
     const { signal } = (this.#attempt = new AbortController());
-    this.#after("connect", this.#limits.connectTimeoutMs, () =>
-      this.#lost({ code: LOST, reason: "no connection in time" }),
+    this.#startTimer("connect", this.#limits.connectTimeoutMs, () =>
+      this.#onDisconnect({ code: ABNORMAL, reason: "connect timeout" }),
     );
-    this.#become("connecting", {});
+    this.#setState("connecting", {});
     try {
-      const address = signal.aborted ? null : await this.#address(signal);
+      const address = signal.aborted ? null : await this.#buildUrl(signal);
       if (!signal.aborted) this.#open(address);
     } catch (error) {
-      const code = error?.status === 401 || error?.status === 403 ? NOT_AUTHENTICATED : LOST;
+      const code = error?.status === 401 || error?.status === 403 ? NOT_AUTHENTICATED : ABNORMAL;
       const reason = error?.message ?? String(error);
-      if (!signal.aborted) this.#lost({ code, reason, error });
+      if (!signal.aborted) this.#onDisconnect({ code, reason, error });
     }
   }
 
-  /** With a ticket of its own for each attempt, and the positions from which to go on. */
-  async #address(signal) {
+  /** The WebSocket URL with the positions to resume from and a new ticket. */
+  async #buildUrl(signal) {
     const address = new URL(this.#url);
-    const ids = [this.#positions.at("user"), this.#positions.at("all")].filter(Boolean);
+    const ids = [this.#positions.get("user"), this.#positions.get("all")].filter(Boolean);
     if (ids.length > 0) address.searchParams.set("since", ids.join(","));
     if (this.#getTicket) {
       this.#needsFreshToken ||= this.#session?.expires_at * 1000 <= Date.now();
@@ -198,83 +198,83 @@ export class BffClient {
     return address;
   }
 
-  /** A constructor that throws refuses the address for good, for instance ws: on a https: page. */
+  /** The constructor throws if the URL is not allowed, for example ws: on an https: page. */
   #open(address) {
     let socket;
     try {
       socket = new this.#WebSocket(address.href, [SUBPROTOCOL]);
     } catch (error) {
-      this.#end({ code: LOST, reason: error.message, error });
+      this.#finish({ code: ABNORMAL, reason: error.message, error });
       return;
     }
     this.#socket = socket;
     socket.onerror = ignore;
-    socket.onmessage = ({ data }) => this.#receive(data);
-    socket.onclose = ({ code, reason }) => this.#lost({ code, reason });
+    socket.onmessage = ({ data }) => this.#onFrame(data);
+    socket.onclose = ({ code, reason }) => this.#onDisconnect({ code, reason });
   }
 
-  #hello(hello) {
-    this.#stop("connect");
-    this.#after("stable", this.#limits.stableMs, () => (this.#failures = 0));
+  #onHello(hello) {
+    this.#stopTimer("connect");
+    this.#startTimer("stable", this.#limits.stableMs, () => (this.#failures = 0));
     this.#session = hello;
     this.#needsFreshToken = false;
-    const missed = this.#positions.begin(hello.positions, hello.recovered);
+    const missed = this.#positions.startAt(hello.positions, hello.recovered);
     this.#state = "open";
-    this.#expectFrame();
-    this.#refreshLater();
-    this.#tune();
-    this.#calls.write();
+    this.#restartSilenceTimer();
+    this.#scheduleRefresh();
+    this.#syncTopics();
+    this.#calls.sendWaiting();
     this.#ready.resolve(hello);
-    this.#listeners.tell(STATE, { state: "open", session: hello });
-    this.#tellGap(missed);
+    this.#listeners.emit(STATE, { state: "open", session: hello });
+    this.#emitGap(missed);
   }
 
-  #lost(detail) {
+  #onDisconnect(detail) {
     const { code } = detail;
     const refused = code === NOT_AUTHENTICATED;
-    const again = (code >= 4000 && code <= 4499) || COMING_BACK.has(code);
+    const again = (code >= 4000 && code <= 4499) || RECONNECT_CODES.has(code);
     if (!again && !(refused && this.#getTicket && !this.#needsFreshToken)) {
-      this.#end(detail);
+      this.#finish(detail);
       return;
     }
     this.#needsFreshToken ||= refused || code === TOKEN_EXPIRED;
-    const delayMs = (this.#drainMs ?? 0) + this.#pause(this.#failures);
+    const delayMs = (this.#drainMs ?? 0) + this.#backoff(this.#failures);
     this.#failures += 1;
-    this.#release();
-    this.#calls.failWritten();
+    this.#disposeSocket();
+    this.#calls.failSent();
     this.#renewReady();
-    this.#after("retry", delayMs, () => this.#try());
-    this.#become("waiting", { ...detail, delayMs });
+    this.#startTimer("retry", delayMs, () => this.#connectOnce());
+    this.#setState("waiting", { ...detail, delayMs });
   }
 
-  #end(detail) {
-    this.#release();
-    this.#page.abort();
+  #finish(detail) {
+    this.#disposeSocket();
+    this.#pageEvents.abort();
     this.#calls.failAll();
     const { code, reason, error } = detail;
-    const end = connectionLost(`The connection has ended (${code}) ${reason}`.trim(), error);
-    for (const [topic, wish] of this.#wanted) if (!wish.settled) this.#unwant(topic, end);
+    const end = connectionLost(`Connection closed (${code}) ${reason}`.trim(), error);
+    for (const [topic, pending] of this.#wanted) if (!pending.settled) this.#abandon(topic, end);
     this.#renewReady();
     this.#ready.reject(end);
-    this.#become("closed", detail);
+    this.#setState("closed", detail);
   }
 
-  #become(state, detail) {
+  #setState(state, detail) {
     this.#state = state;
-    this.#listeners.tell(STATE, { state, ...detail });
+    this.#listeners.emit(STATE, { state, ...detail });
   }
 
   #renewReady() {
     if (this.#ready.settled) this.#ready = deferred();
   }
 
-  /** Let go of the socket at once: the end of a dead one may be told minutes later. */
-  #release() {
-    for (const name of this.#timers.keys()) this.#stop(name);
+  /** Detach from the socket at once: `onclose` of a dead one may fire minutes later. */
+  #disposeSocket() {
+    for (const name of this.#timers.keys()) this.#stopTimer(name);
     this.#attempt?.abort();
     this.#drainMs = null;
-    for (const topic of without(this.#heard, this.#wanted)) this.#left(topic);
-    this.#heard.clear();
+    for (const topic of difference(this.#subscribed, this.#wanted)) this.#onUnsubscribed(topic);
+    this.#subscribed.clear();
     const socket = this.#socket;
     this.#socket = null;
     if (socket === null) return;
@@ -283,46 +283,46 @@ export class BffClient {
     socket.close(NORMAL);
   }
 
-  /** A random part of a time that doubles with each failure. */
-  #pause(failures) {
+  /** A random delay between 0 and a limit that doubles with each failure ("full jitter"). */
+  #backoff(failures) {
     const { backoffBaseMs, backoffCapMs } = this.#limits;
     return Math.random() * Math.min(backoffCapMs, backoffBaseMs * 2 ** failures);
   }
 
-  /** Whoever looks at the page again, or has a network again, shall not wait. */
+  /** Reconnect without delay when the page becomes visible or the network returns. */
   #watchPage() {
-    this.#page = new AbortController();
-    const { signal } = this.#page;
+    this.#pageEvents = new AbortController();
+    const { signal } = this.#pageEvents;
     for (const name of ["online", "visibilitychange"]) {
-      globalThis.addEventListener?.(name, () => this.#wake(), { signal });
+      globalThis.addEventListener?.(name, () => this.#onPageActive(), { signal });
     }
   }
 
-  #wake() {
+  #onPageActive() {
     if (globalThis.document?.visibilityState === "hidden") return;
-    if (this.#state === "waiting") this.#try();
-    else if (this.#state === "open") this.#probe();
+    if (this.#state === "waiting") this.#connectOnce();
+    else if (this.#state === "open") this.#sendPing();
   }
 
-  /** Pages cannot see protocol pings: a server that is silent for two of them is asked. */
-  #expectFrame() {
+  /** Pages cannot see ping frames: after a silence of two ping intervals, send a `ping`. */
+  #restartSilenceTimer() {
     const quietMs = 2000 * this.#session.ping_interval || Infinity;
-    this.#after("silence", quietMs, () => this.#probe());
+    this.#startTimer("silence", quietMs, () => this.#sendPing());
   }
 
-  #probe() {
+  #sendPing() {
     if (this.#socket.readyState === SOCKET_OPEN) this.#socket.send('{"type":"ping","payload":{}}');
-    this.#after("silence", this.#limits.pingTimeoutMs, () =>
-      this.#lost({ code: LOST, reason: "no answer to a ping" }),
+    this.#startTimer("silence", this.#limits.pingTimeoutMs, () =>
+      this.#onDisconnect({ code: ABNORMAL, reason: "ping timeout" }),
     );
   }
 
-  /** A fresh token in time keeps the connection; without one the BFF ends it with 4003. */
-  #refreshLater() {
+  /** Refresh the token before it expires; otherwise the BFF closes with 4003. */
+  #scheduleRefresh() {
     const leftMs = this.#session.expires_at * 1000 - Date.now();
     if (!this.#getToken || !Number.isFinite(leftMs)) return;
     const { refreshMs } = this.#limits;
-    this.#after("refresh", Math.max(leftMs - refreshMs, refreshMs / 2), () => this.#refresh());
+    this.#startTimer("refresh", Math.max(leftMs - refreshMs, refreshMs / 2), () => this.#refresh());
   }
 
   async #refresh() {
@@ -330,207 +330,209 @@ export class BffClient {
     try {
       await this.authenticate(await this.#getToken({ signal, fresh: true }));
     } catch {
-      // Asked again before long, and when the connection has ended.
+      // Retried by the next scheduled refresh, or on reconnect.
     }
-    if (!signal.aborted) this.#refreshLater();
+    if (!signal.aborted) this.#scheduleRefresh();
   }
 
-  #after(name, ms, then) {
-    this.#stop(name);
-    this.#timers.set(name, setTimeout(then, Math.min(ms, LONGEST_TIMER_MS)));
+  #startTimer(name, ms, then) {
+    this.#stopTimer(name);
+    this.#timers.set(name, setTimeout(then, Math.min(ms, MAX_TIMER_MS)));
   }
 
-  #stop(name) {
+  #stopTimer(name) {
     clearTimeout(this.#timers.get(name));
     this.#timers.delete(name);
   }
 
-  // Frames.
+  // Received frames
 
-  #receive(data) {
+  #onFrame(data) {
     const { type, payload } = parseFrame(data);
     if (this.#state !== "open") {
-      if (type === "event" && payload.topic === "hello") this.#hello(payload.event ?? {});
+      if (type === "event" && payload.topic === "hello") this.#onHello(payload.event ?? {});
       return;
     }
-    this.#expectFrame();
+    this.#restartSilenceTimer();
     if (type === "event") {
-      this.#event(payload);
+      this.#onEvent(payload);
     } else if (type === "response") {
       this.#calls.settle(payload.trace_id, payload.error, payload.result);
     } else if (type === "error") {
       if (payload.trace_id) this.#calls.settle(payload.trace_id, payload);
-      else this.#listeners.tell(ERROR, new BffError(payload));
+      else this.#listeners.emit(ERROR, new BffError(payload));
     } else if (type === "gap") {
-      this.#positions.begin(payload.streams);
-      this.#tellGap(payload.streams ?? {});
+      this.#positions.startAt(payload.streams);
+      this.#emitGap(payload.streams ?? {});
     } else if (type === "drain") {
       const ms = Number(payload.reconnect_after_ms);
-      this.#drainMs = Math.min(Math.max(ms, 0) || 0, LONGEST_DRAIN_MS);
+      this.#drainMs = Math.min(Math.max(ms, 0) || 0, MAX_DRAIN_MS);
     }
   }
 
-  #event({ topic, event, id = null }) {
+  #onEvent({ topic, event, id = null }) {
     if (typeof topic !== "string") return;
-    const { isNew, missed } = this.#positions.reach(id);
-    this.#tellGap(missed);
-    if (!isNew || this.#isRepeated(event?.broadcast_id, id)) return;
-    if (id === null) this.#followServer(topic, event);
-    this.#tell(topic, event, id);
+    const { isNew, missed } = this.#positions.advance(id);
+    this.#emitGap(missed);
+    if (!isNew || this.#isDuplicateBroadcast(event?.broadcast_id, id)) return;
+    if (id === null) this.#onServerSubscription(topic, event);
+    this.#emit(topic, event, id);
   }
 
-  #tell(topic, event, id) {
-    this.#listeners.tell(topic, event, { topic, id });
-    if (topic !== "*") this.#listeners.tell("*", event, { topic, id });
+  #emit(topic, event, id) {
+    this.#listeners.emit(topic, event, { topic, id });
+    if (topic !== "*") this.#listeners.emit("*", event, { topic, id });
   }
 
-  #tellGap(missed) {
-    if (Object.keys(missed).length > 0) this.#listeners.tell(GAP, missed);
+  #emitGap(missed) {
+    if (Object.keys(missed).length > 0) this.#listeners.emit(GAP, missed);
   }
 
   /**
-   * A broadcast that greets everybody who connects comes again with the same id: as a greeting,
-   * which has no place in a stream, or once as the stored message. Two stored ones are two.
+   * A retained broadcast arrives again with the same `broadcast_id`: on each connect (without an
+   * id), and once as a stored message (with an id). Two stored messages are not duplicates.
    */
-  #isRepeated(broadcastId, id) {
+  #isDuplicateBroadcast(broadcastId, id) {
     if (typeof broadcastId !== "string" || id?.startsWith(TOPIC)) return false;
-    const isGreeting = id === null;
-    const hasGreeted = this.#broadcasts.get(broadcastId);
-    if (hasGreeted !== undefined) return isGreeting || hasGreeted;
-    this.#broadcasts.set(broadcastId, isGreeting);
-    if (this.#broadcasts.size > REMEMBERED_BROADCASTS) {
-      this.#broadcasts.delete(this.#broadcasts.keys().next().value);
+    const isRetained = id === null;
+    const wasRetained = this.#seenBroadcasts.get(broadcastId);
+    if (wasRetained !== undefined) return isRetained || wasRetained;
+    this.#seenBroadcasts.set(broadcastId, isRetained);
+    if (this.#seenBroadcasts.size > MAX_SEEN_BROADCASTS) {
+      this.#seenBroadcasts.delete(this.#seenBroadcasts.keys().next().value);
     }
     return false;
   }
 
-  // Calls.
+  // Calls
 
   async #call(type, payload, options, onResult) {
-    if (this.#state === "closed") throw connectionLost("There is no connection");
-    return this.#calls.make(type, payload, options, onResult);
+    if (this.#state === "closed") throw connectionLost("The client is closed");
+    return this.#calls.start(type, payload, options, onResult);
   }
 
-  /** Write a call if the connection has a future; returns whether it was. */
-  #post(text) {
+  /** Send a frame if the connection is open and not draining; returns whether it was sent. */
+  #send(text) {
     const isOpen = this.#state === "open" && this.#socket.readyState === SOCKET_OPEN;
     if (!isOpen || this.#drainMs !== null) return false;
     this.#socket.send(text);
     return true;
   }
 
-  // Topics: `#wanted` by the page, each with its promise, and `#heard` over this connection.
+  // Topics. `#wanted`: requested by the page, each with its promise. `#subscribed`: confirmed on
+  // this connection.
 
   /**
-   * Bring what is heard in line with what is wanted, one request at a time. One topic that cannot
-   * be had fails its whole request; from then on they are asked for by one, by two, by four.
+   * Subscribe and unsubscribe until `#subscribed` equals `#wanted`, one request at a time. A
+   * refused topic fails its whole request; then the batch size restarts at one and doubles.
    */
-  async #tune(failures = 0, most = TOPICS_PER_REQUEST) {
-    if (this.#tuning) return;
-    this.#tuning = true;
+  async #syncTopics(failures = 0, batchSize = TOPICS_PER_REQUEST) {
+    if (this.#syncing) return;
+    this.#syncing = true;
     while (this.#state === "open") {
-      for (const topic of this.#heard) this.#wanted.get(topic)?.resolve();
-      const surplus = without(this.#heard, this.#wanted);
-      const missing = without(this.#wanted.keys(), this.#heard);
+      for (const topic of this.#subscribed) this.#wanted.get(topic)?.resolve();
+      const surplus = difference(this.#subscribed, this.#wanted);
+      const missing = difference(this.#wanted.keys(), this.#subscribed);
       const isLeaving = surplus.length > 0;
-      const topics = (isLeaving ? surplus : missing).slice(0, most);
+      const topics = (isLeaving ? surplus : missing).slice(0, batchSize);
       if (topics.length === 0) break;
       try {
-        await (isLeaving ? this.#leave(topics) : this.#join(topics));
+        await (isLeaving ? this.#unsubscribeOnServer(topics) : this.#subscribeOnServer(topics));
         failures = 0;
-        most = Math.min(2 * most, TOPICS_PER_REQUEST);
+        batchSize = Math.min(2 * batchSize, TOPICS_PER_REQUEST);
       } catch (error) {
-        most = 1;
+        batchSize = 1;
         if (topics.length > 1) continue;
-        if (!isPassing(error)) {
-          this.#refused(topics[0], error);
+        if (!isTransient(error)) {
+          this.#onTopicRefused(topics[0], error);
         } else if (this.#state === "open") {
-          this.#after("tune", this.#pause(failures), () => this.#tune(failures + 1, 1));
-          this.#queueLast(topics[0]);
+          const delayMs = this.#backoff(failures);
+          this.#startTimer("topics", delayMs, () => this.#syncTopics(failures + 1, 1));
+          this.#moveToEnd(topics[0]);
           break;
         }
       }
     }
-    this.#tuning = false;
+    this.#syncing = false;
   }
 
-  async #join(topics) {
-    const asked = topics.map((topic) => ({ topic, since: this.#positions.at(TOPIC + topic) }));
-    const joined = ({ positions, recovered }) => this.#joined(topics, positions, recovered);
+  async #subscribeOnServer(topics) {
+    const asked = topics.map((topic) => ({ topic, since: this.#positions.get(TOPIC + topic) }));
+    const joined = ({ positions, recovered }) => this.#onSubscribed(topics, positions, recovered);
     await this.#call("subscribe", { topics: asked }, {}, joined);
   }
 
-  #joined(topics, positions, recovered) {
+  #onSubscribed(topics, positions, recovered) {
     for (const topic of topics) {
-      this.#heard.add(topic);
+      this.#subscribed.add(topic);
       this.#wanted.get(topic)?.resolve();
     }
-    this.#tellGap(this.#positions.begin(positions, recovered));
+    this.#emitGap(this.#positions.startAt(positions, recovered));
   }
 
-  async #leave(topics) {
-    const left = () => topics.forEach((topic) => this.#left(topic));
+  async #unsubscribeOnServer(topics) {
+    const left = () => topics.forEach((topic) => this.#onUnsubscribed(topic));
     await this.#call("unsubscribe", { topics }, {}, left);
   }
 
-  #left(topic) {
-    this.#heard.delete(topic);
+  #onUnsubscribed(topic) {
+    this.#subscribed.delete(topic);
     this.#positions.forget(TOPIC + topic);
   }
 
-  #queueLast(topic) {
-    const wish = this.#wanted.get(topic);
+  #moveToEnd(topic) {
+    const pending = this.#wanted.get(topic);
     this.#wanted.delete(topic);
-    if (wish) this.#wanted.set(topic, wish);
+    if (pending) this.#wanted.set(topic, pending);
   }
 
-  #unwant(topic, error) {
+  #abandon(topic, error) {
     this.#wanted.get(topic)?.reject(error);
     this.#wanted.delete(topic);
   }
 
-  /** Whoever had the topic before hears that it is gone, as when the BFF takes it away. */
-  #refused(topic, error) {
-    const wasHeard = this.#wanted.get(topic)?.settled;
-    this.#unwant(topic, error);
-    this.#left(topic);
-    if (wasHeard) this.#tell("unsubscribed", { topics: [topic], error }, null);
+  /** If the topic was subscribed before, emit `unsubscribed`, as when the BFF revokes it. */
+  #onTopicRefused(topic, error) {
+    const wasSubscribed = this.#wanted.get(topic)?.settled;
+    this.#abandon(topic, error);
+    this.#onUnsubscribed(topic);
+    if (wasSubscribed) this.#emit("unsubscribed", { topics: [topic], error }, null);
   }
 
-  /** What the BFF subscribes by itself is wanted from then on, on the next connection too. */
-  #followServer(topic, event) {
+  /** A topic that the BFF subscribes itself is kept, and subscribed again after a reconnect. */
+  #onServerSubscription(topic, event) {
     if (topic === "subscribed") {
       const topics = Object.keys(event?.positions ?? {}).map((stream) => stream.replace(TOPIC, ""));
       for (const each of topics) this.#wanted.set(each, this.#wanted.get(each) ?? deferred());
-      this.#joined(topics, event?.positions);
+      this.#onSubscribed(topics, event?.positions);
     } else if (topic === "unsubscribed") {
       const error = new BffError({ code: "forbidden", description: "Unsubscribed by the BFF" });
       for (const each of [event?.topics ?? []].flat()) {
-        this.#unwant(each, error);
-        this.#left(each);
+        this.#abandon(each, error);
+        this.#onUnsubscribed(each);
       }
     }
   }
 }
 
-/** Calls that wait for their answer, or for a connection that takes them. */
+/** Calls that wait for their response, or to be sent. */
 class Calls {
   #limits;
-  #post;
+  #send;
   #pending = new Map();
   #count = 0;
 
-  /** `post` returns whether the connection has taken a text. */
-  constructor(limits, post) {
+  /** `send` returns whether the text was sent. */
+  constructor(limits, send) {
     this.#limits = limits;
-    this.#post = post;
+    this.#send = send;
   }
 
   /** `onResult` is called before the next frame is read; the promise is settled after that. */
-  async make(type, payload, options, onResult = ignore) {
+  async start(type, payload, options, onResult = ignore) {
     const { timeoutMs = this.#limits.requestTimeoutMs, signal } = options;
     if (!(timeoutMs > 0)) throw new RangeError("timeoutMs must be more than 0");
-    const call = { type, payload, signal, onResult, written: false, answer: deferred() };
+    const call = { type, payload, signal, onResult, isSent: false, answer: deferred() };
     call.traceId = String((this.#count += 1));
     call.deadline = performance.now() + timeoutMs;
     call.onAbort = () => this.#abort(call);
@@ -539,22 +541,22 @@ class Calls {
     this.#expireAfter(call, timeoutMs);
     if (signal?.aborted) this.#abort(call);
     else this.#write(call);
-    if (this.#waiting.length > this.#limits.maxWaiting) {
-      const description = "Too many requests wait for the connection";
+    if (this.#unsent.length > this.#limits.maxWaiting) {
+      const description = "Too many requests are waiting for the connection";
       this.#fail(call, "too_many_in_flight", description, { retryable: true });
     }
     return call.answer.promise;
   }
 
-  /** Write those that wait, in their order. */
-  write() {
-    for (const call of this.#waiting) this.#write(call);
+  /** Send the waiting calls in order. */
+  sendWaiting() {
+    for (const call of this.#unsent) this.#write(call);
   }
 
   settle(traceId, error, result) {
     const call = this.#pending.get(traceId);
     if (call === undefined) return;
-    this.#forget(call);
+    this.#remove(call);
     if (error) {
       call.answer.reject(new BffError({ ...error, traceId }));
     } else {
@@ -563,20 +565,20 @@ class Calls {
     }
   }
 
-  /** The connection broke: those that were on their way may have been done or not. */
-  failWritten() {
-    for (const call of this.#pending.values()) if (call.written) this.#lose(call);
+  /** The connection was lost: the outcome of calls that were sent is unknown. */
+  failSent() {
+    for (const call of this.#pending.values()) if (call.isSent) this.#failLost(call);
   }
 
   failAll() {
-    for (const call of this.#pending.values()) this.#lose(call);
+    for (const call of this.#pending.values()) this.#failLost(call);
   }
 
-  get #waiting() {
-    return [...this.#pending.values()].filter((call) => !call.written);
+  get #unsent() {
+    return [...this.#pending.values()].filter((call) => !call.isSent);
   }
 
-  /** The BFF knows more of one that is written: its word is waited for a little longer. */
+  /** Once a call is sent, wait a little longer than its timeout: the BFF's error says more. */
   #write(call) {
     let text;
     try {
@@ -585,12 +587,12 @@ class Calls {
       this.#fail(call, "invalid_params", error.message, { cause: error });
       return;
     }
-    if (!this.#post(text)) return;
-    call.written = true;
+    if (!this.#send(text)) return;
+    call.isSent = true;
     this.#expireAfter(call, call.deadline - performance.now() + GRACE_MS);
   }
 
-  /** A frame that is too large would end the connection of everybody on this page. */
+  /** Throws if the frame is too large: the BFF would close the connection for all calls. */
   #frame({ type, payload, traceId, deadline }) {
     const timeout_ms = Math.max(1, Math.ceil(deadline - performance.now()));
     const text = JSON.stringify({ type, payload: { ...payload, timeout_ms, trace_id: traceId } });
@@ -603,35 +605,35 @@ class Calls {
   #abort(call) {
     this.#fail(call, "cancelled", "Cancelled", { cause: call.signal.reason });
     const cancel = { type: "cancel", payload: { trace_id: call.traceId } };
-    if (call.written) this.#post(JSON.stringify(cancel));
+    if (call.isSent) this.#send(JSON.stringify(cancel));
   }
 
   #expireAfter(call, ms) {
     clearTimeout(call.timer);
     call.timer = setTimeout(() => {
-      this.#fail(call, "timeout", "No answer in time", { retryable: !call.written });
-    }, Math.min(ms, LONGEST_TIMER_MS));
+      this.#fail(call, "timeout", "No reply in time", { retryable: !call.isSent });
+    }, Math.min(ms, MAX_TIMER_MS));
   }
 
-  #lose(call) {
+  #failLost(call) {
     this.#fail(call, "connection_lost", "The connection was lost", {});
   }
 
   #fail(call, code, description, more) {
-    this.#forget(call);
-    const { traceId, written } = call;
-    const outcome = written ? "unknown" : "not_sent";
+    this.#remove(call);
+    const { traceId, isSent } = call;
+    const outcome = isSent ? "unknown" : "not_sent";
     call.answer.reject(new BffError({ code, description, outcome, traceId, ...more }));
   }
 
-  #forget(call) {
+  #remove(call) {
     this.#pending.delete(call.traceId);
     clearTimeout(call.timer);
     call.signal?.removeEventListener("abort", call.onAbort);
   }
 }
 
-/** How far each stream was handed over. */
+/** The last delivered message of each stream. */
 class Positions {
   #reached = new Map();
 
@@ -639,7 +641,7 @@ class Positions {
     return Object.fromEntries([...this.#reached].map(([stream, { id }]) => [stream, id]));
   }
 
-  at(stream) {
+  get(stream) {
     return this.#reached.get(stream)?.id ?? null;
   }
 
@@ -648,10 +650,10 @@ class Positions {
   }
 
   /**
-   * A flow begins at these ids. What a stream has missed follows if it is recovered; where the
-   * others go on that have missed something is returned.
+   * Delivery starts after these ids. Missed messages of a recovered stream follow. Returns the ids
+   * of the streams in which messages were lost.
    */
-  begin(ids, recovered) {
+  startAt(ids, recovered) {
     const missed = {};
     for (const [stream, id] of Object.entries(ids ?? {})) {
       const now = parseId(id);
@@ -665,10 +667,10 @@ class Positions {
   }
 
   /**
-   * A message has come: is it new, and what was missed before it? Offsets of a stream go up by
-   * one. In another epoch they begin anew, and nobody knows what the last one still had.
+   * A message arrived: is it new, and were messages lost before it? The offsets of a stream
+   * increase by one. In a new epoch they restart, and the end of the old epoch is unknown.
    */
-  reach(id) {
+  advance(id) {
     const now = parseId(id);
     if (now === null) return { isNew: true, missed: {} };
     const before = this.#reached.get(now.stream);
@@ -679,7 +681,7 @@ class Positions {
   }
 }
 
-/** `<stream>/<epoch>/<offset>`, read from the right: a stream's name may hold slashes. */
+/** `<stream>/<epoch>/<offset>`, parsed from the right: a stream's name may contain slashes. */
 function parseId(id) {
   const parts = typeof id === "string" ? /^(.+)\/([^/]+)\/(\d+)$/s.exec(id) : null;
   return parts && { id, stream: parts[1], epoch: parts[2], offset: Number(parts[3]) };
@@ -689,7 +691,7 @@ function isAfter(now, before) {
   return now?.epoch !== before.epoch || now.offset > before.offset;
 }
 
-/** Why a request failed, and what became of the work (`outcome`). */
+/** Why a request failed, and whether the work was done (`outcome`). */
 export class BffError extends Error {
   constructor({ code = "internal", description = "Unknown error", cause, ...known }) {
     super(`${code}: ${description}`, cause === undefined ? undefined : { cause });
@@ -702,8 +704,8 @@ export class BffError extends Error {
   }
 }
 
-/** Whether what has failed, and may be repeated, may succeed later. */
-function isPassing({ code, retryable, outcome }) {
+/** Whether a retry may succeed. */
+function isTransient({ code, retryable, outcome }) {
   return retryable || (outcome === "unknown" && code !== "internal");
 }
 
@@ -711,22 +713,22 @@ function connectionLost(description, cause) {
   return new BffError({ code: "connection_lost", description, outcome: "not_sent", cause });
 }
 
-/** Who wants to hear of what. A listener that throws harms neither the others nor the client. */
+/** Event listeners. An exception in one affects neither the others nor the client. */
 class Listeners {
-  #of = new Map();
+  #byName = new Map();
 
   add(name, listener) {
     const entry = { listener };
-    const entries = this.#of.get(name) ?? new Set();
-    this.#of.set(name, entries.add(entry));
+    const entries = this.#byName.get(name) ?? new Set();
+    this.#byName.set(name, entries.add(entry));
     return () => {
       entries.delete(entry);
-      if (entries.size === 0 && this.#of.get(name) === entries) this.#of.delete(name);
+      if (entries.size === 0 && this.#byName.get(name) === entries) this.#byName.delete(name);
     };
   }
 
-  tell(name, ...values) {
-    for (const { listener } of [...(this.#of.get(name) ?? [])]) {
+  emit(name, ...values) {
+    for (const { listener } of [...(this.#byName.get(name) ?? [])]) {
       try {
         listener(...values);
       } catch (error) {
@@ -736,11 +738,11 @@ class Listeners {
   }
 }
 
-async function exchangeToken(office, getToken, hint) {
+async function exchangeToken(ticketUrl, getToken, hint) {
   const headers = { Authorization: `Bearer ${await getToken(hint)}` };
-  const response = await fetch(office, { method: "POST", headers, signal: hint.signal });
+  const response = await fetch(ticketUrl, { method: "POST", headers, signal: hint.signal });
   if (!response.ok) {
-    const error = new Error(`No ticket: the server answered ${response.status}`);
+    const error = new Error(`No ticket: HTTP status ${response.status}`);
     throw Object.assign(error, { status: response.status });
   }
   return (await response.json()).ticket;
@@ -755,21 +757,21 @@ function parseFrame(data) {
   }
 }
 
-function without(all, some) {
+function difference(all, some) {
   return [...all].filter((each) => !some.has(each));
 }
 
-/** A promise that is settled from outside, and harms nobody who does not await it. */
+/** A promise with `resolve` and `reject`. A rejection that is not awaited is ignored. */
 function deferred() {
-  const made = { settled: false };
-  made.promise = new Promise((...settlers) => {
-    [made.resolve, made.reject] = settlers.map((settle) => (value) => {
-      made.settled = true;
+  const result = { settled: false };
+  result.promise = new Promise((...settlers) => {
+    [result.resolve, result.reject] = settlers.map((settle) => (value) => {
+      result.settled = true;
       settle(value);
     });
   });
-  made.promise.catch(ignore);
-  return made;
+  result.promise.catch(ignore);
+  return result;
 }
 
 function ignore() {}

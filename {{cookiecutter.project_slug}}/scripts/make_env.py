@@ -1,4 +1,4 @@
-"""Write `.env` from `.env.example` with fresh secrets; an `.env` that exists is never touched."""
+"""Write `.env` from `.env.example` with new secrets. An existing `.env` is not changed."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SECRET_BYTES = 48
 
 
 def with_secrets(example: str) -> str:
-    """The example, each empty `…_SECRET=` and `…_PASSWORD=` filled with a value good in a URL."""
+    """Fill each empty `…_SECRET=` and `…_PASSWORD=` with a random URL-safe value."""
     return EMPTY_SECRET.sub(
         lambda match: f"{match[1]}={secrets.token_urlsafe(SECRET_BYTES)}", example
     )
 
 
 def make_env(root: Path = ROOT) -> bool:
-    """Write `root/.env`, readable by its owner alone; False if there was one."""
+    """Write `root/.env`, readable by its owner only. Returns False if it exists."""
     text = with_secrets((root / ".env.example").read_text(encoding="utf-8"))
     try:
         descriptor = os.open(root / ".env", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -33,4 +33,4 @@ def make_env(root: Path = ROOT) -> bool:
 
 if __name__ == "__main__":
     if make_env():
-        print("Wrote .env with fresh secrets. It is git-ignored: keep it so.")
+        print("Wrote .env with new secrets. Do not commit it; git ignores it.")

@@ -1,3 +1,3 @@
-"""Fixtures of the test kit: `bff` is the whole app, served, with embedded engines."""
+"""Loads the fixtures of the test kit. `bff` is the app, served, with embedded Redis and mesh."""
 
 pytest_plugins = ["bff.testing.plugin"]

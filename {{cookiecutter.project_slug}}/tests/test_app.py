@@ -1,4 +1,4 @@
-"""The app as a whole: it starts, and only those who may get in do."""
+"""The app as a whole: health, authentication, mesh services, broadcasts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bff import CloseCode, Service
 from bff.testing import RunningBff
 
 
-async def test_it_starts_and_is_ready(bff: RunningBff) -> None:
+async def test_the_app_starts_and_is_ready(bff: RunningBff) -> None:
     async with bff.http() as http:
         assert (await http.get("/health/live")).json() == {"alive": True}
         ready = await http.get("/health/ready")
@@ -14,7 +14,7 @@ async def test_it_starts_and_is_ready(bff: RunningBff) -> None:
         assert "bff_connections" in (await http.get("/metrics")).text
 
 
-async def test_a_browser_that_signs_in_is_greeted_by_name(bff: RunningBff) -> None:
+async def test_the_hello_names_the_user(bff: RunningBff) -> None:
     async with bff.browser("alice") as alice:
         assert alice.hello["user_id"] == "alice"
 
@@ -26,7 +26,7 @@ async def test_a_browser_without_a_token_is_refused(bff: RunningBff) -> None:
         assert stream.response.status_code == 401
 
 
-async def test_services_of_the_mesh_are_asked_and_may_send_to_users(bff: RunningBff) -> None:
+async def test_the_app_calls_services_and_services_send_to_users(bff: RunningBff) -> None:
     weather = Service("weather")
 
     @weather.method("today")
@@ -41,7 +41,7 @@ async def test_services_of_the_mesh_are_asked_and_may_send_to_users(bff: Running
         assert (await alice.event("weather"))["event"] == "sunny in Basel"
 
 
-async def test_an_administrator_sends_to_all(bff: RunningBff) -> None:
+async def test_an_administrator_sends_a_broadcast_to_all(bff: RunningBff) -> None:
     note = {"audience": "all", "topic": "notice", "event": {"text": "Maintenance at 22:00"}}
     async with bff.browser("alice") as alice, bff.http("carol", ["admin"]) as carol:
         sent = await carol.post("/admin/broadcasts", json=note)

@@ -1,4 +1,4 @@
-"""Your revisions make exactly the tables of `app/tables.py`."""
+"""The revisions in `migrations/` create exactly the tables of `app/tables.py`."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ PROJECT = Path(__file__).parents[1]
 
 @pytest.fixture
 def alembic() -> Iterator[Config]:
-    """Alembic as `make revision` has it, on an empty database."""
+    """Alembic with the configuration of `make revision`, on an empty database."""
     config = Config(toml_file=PROJECT / "pyproject.toml")
     with sqlalchemy.create_engine("sqlite://").connect() as connection:
         config.attributes["connection"] = connection
         yield config
 
 
-def test_no_revision_is_missing(alembic: Config) -> None:
+def test_the_revisions_match_the_tables(alembic: Config) -> None:
     command.upgrade(alembic, "head")
     command.check(alembic)
 
 
-def test_every_revision_can_be_taken_back(alembic: Config) -> None:
+def test_every_revision_can_be_downgraded(alembic: Config) -> None:
     command.upgrade(alembic, "head")
     command.downgrade(alembic, "base")
     command.upgrade(alembic, "head")

@@ -1,4 +1,4 @@
-"""The example feature: copy this file together with `app/routes/orders.py`."""
+"""Tests of the example feature. Copy this file together with `app/routes/orders.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bff.testing import RunningBff
 SCOPES = ["orders"]
 
 
-async def test_an_order_is_placed_listed_and_announced(bff: RunningBff) -> None:
+async def test_an_order_is_placed_and_listed_and_sends_an_event(bff: RunningBff) -> None:
     async with bff.browser("alice", SCOPES) as alice:
         placed = await alice.request("orders", "place", item="tea", quantity=2)
         assert placed["error"] is None
@@ -18,7 +18,7 @@ async def test_an_order_is_placed_listed_and_announced(bff: RunningBff) -> None:
         assert listed["result"]["orders"] == [placed["result"]]
 
 
-async def test_the_latest_orders_can_be_followed_with_the_scope(bff: RunningBff) -> None:
+async def test_subscribing_to_the_latest_orders_requires_the_scope(bff: RunningBff) -> None:
     async with bff.browser("alice", SCOPES) as alice, bff.browser("bob", SCOPES) as bob:
         assert (await bob.subscribe("orders.latest"))["error"] is None
         await alice.request("orders", "place", item="tea", quantity=2)
@@ -30,7 +30,7 @@ async def test_the_latest_orders_can_be_followed_with_the_scope(bff: RunningBff)
         assert refused["error"]["code"] == "forbidden"
 
 
-async def test_they_can_be_followed_on_an_event_stream(bff: RunningBff) -> None:
+async def test_the_latest_orders_on_an_event_stream(bff: RunningBff) -> None:
     async with (
         bff.browser("alice", SCOPES) as alice,
         bff.events("bob", SCOPES, topics="orders.latest") as bob,
@@ -39,7 +39,7 @@ async def test_they_can_be_followed_on_an_event_stream(bff: RunningBff) -> None:
         assert (await bob.event("orders.latest"))["event"] == {"item": "tea", "status": "placed"}
 
 
-async def test_orders_are_the_caller_s_own(bff: RunningBff) -> None:
+async def test_users_see_only_their_own_orders(bff: RunningBff) -> None:
     async with bff.http("alice", SCOPES) as alice, bff.http("bob", SCOPES) as bob:
         placed = await alice.post("/orders", json={"item": "tea"})
         assert placed.status_code == 201
@@ -47,7 +47,7 @@ async def test_orders_are_the_caller_s_own(bff: RunningBff) -> None:
         assert (await bob.get("/orders")).json() == {"orders": []}
 
 
-async def test_an_order_can_be_shown_to_another_user(bff: RunningBff) -> None:
+async def test_an_order_is_shared_with_another_user(bff: RunningBff) -> None:
     async with bff.browser("alice", SCOPES) as alice, bff.browser("bob", SCOPES) as bob:
         order = (await alice.request("orders", "place", item="tea", quantity=1))["result"]
         shared = await alice.request("orders", "share", order_id=order["order_id"], with_user="bob")
@@ -55,14 +55,14 @@ async def test_an_order_can_be_shown_to_another_user(bff: RunningBff) -> None:
         assert (await bob.event("order.shared"))["event"] == {"by": "alice", "order": order}
 
 
-async def test_the_scope_is_needed(bff: RunningBff) -> None:
+async def test_the_scope_is_required(bff: RunningBff) -> None:
     async with bff.browser("eve") as eve:
         assert (await eve.request("orders", "list"))["error"]["code"] == "forbidden"
     async with bff.http("eve") as http:
         assert (await http.get("/orders")).status_code == 403
 
 
-async def test_rpc_over_http_does_the_same(bff: RunningBff) -> None:
+async def test_the_same_methods_over_http_rpc(bff: RunningBff) -> None:
     async with bff.http("alice", SCOPES) as http:
         placed = await http.post("/rpc/orders/place", json={"item": "tea", "quantity": 1})
         assert placed.json()["item"] == "tea"

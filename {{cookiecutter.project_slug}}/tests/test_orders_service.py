@@ -1,4 +1,4 @@
-"""The stand-in service `orders`, asked as the BFF asks a service of the mesh."""
+"""The stand-in service `orders`, called over the mesh."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MINE = {"user_id": "alice"}
 OTHER = {"user_id": "bob"}
 
 
-async def test_an_order_is_placed_updated_and_announced(bff: RunningBff) -> None:
+async def test_placing_and_updating_an_order_sends_events(bff: RunningBff) -> None:
     mesh = bff.engine.mesh
     async with bff.browser("alice") as alice, bff.browser("bob") as bob:
         order = await mesh.request("orders", "place", {"item": "tea", "quantity": 2}, context=MINE)
@@ -24,7 +24,7 @@ async def test_an_order_is_placed_updated_and_announced(bff: RunningBff) -> None
         assert bob.passed_over() == []
 
 
-async def test_a_user_sees_the_own_orders_and_no_others(bff: RunningBff) -> None:
+async def test_a_user_sees_only_their_own_orders(bff: RunningBff) -> None:
     mesh = bff.engine.mesh
     order = await mesh.request("orders", "place", {"item": "tea", "quantity": 2}, context=MINE)
     assert await mesh.request("orders", "list", {}, context=MINE) == {"orders": [order]}
@@ -39,7 +39,7 @@ async def test_a_user_sees_the_own_orders_and_no_others(bff: RunningBff) -> None
         ("place", {"item": "", "quantity": 1}),
     ],
 )
-async def test_what_is_another_user_s_or_makes_no_sense_is_refused(
+async def test_orders_of_other_users_and_invalid_orders_are_refused(
     bff: RunningBff, method: str, params: dict[str, Any]
 ) -> None:
     mesh = bff.engine.mesh

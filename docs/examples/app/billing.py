@@ -13,13 +13,13 @@ from bff import Bff, Code, Problem
 
 
 class Billing:
-    """What the app asks of billing, with one pool of connections."""
+    """A client of the billing API, with one connection pool."""
 
     def __init__(self, http: httpx.AsyncClient) -> None:
         self._http = http
 
     async def balance(self, user_id: str) -> int:
-        """What a user owes, in cents.
+        """The amount that a user owes, in cents.
 
         Raises:
             Problem: `service_unavailable`: billing does not answer.
@@ -33,7 +33,7 @@ class Billing:
         return cents
 
     async def unreachable(self) -> str:
-        """Why billing cannot be reached, or an empty text: a check for `/health/ready`."""
+        """A check for `/health/ready`: the reason of a failure, or an empty string."""
         try:
             await self._http.get("/health")
         except httpx.HTTPError as error:
@@ -43,7 +43,7 @@ class Billing:
 
 @asynccontextmanager
 async def open_billing(bff: Bff) -> AsyncIterator[Billing]:
-    """Entered when the app starts, left when it stops."""
+    """Entered when the app starts, exited when it stops."""
     url = bff.provided(Settings).billing_url
     if not url and bff.settings.environment == "production":
         raise RuntimeError("BILLING_URL is empty")

@@ -1,4 +1,4 @@
-"""What your endpoints ask for, beside the dependencies of `bff.endpoints`."""
+"""Dependencies of your endpoints, in addition to those of `bff.endpoints`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON-RPC 2.0 over AMQP: another format beside NuroPb's, for services that speak it."""
+"""JSON-RPC 2.0 over AMQP: a second message format, for services that use it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def call(
     trace_id: str,
     deadline: float,
 ) -> Message:
-    """A request, or a notification: that is a command. The context goes into headers, as texts."""
+    """A request, or a notification for a command. The context becomes headers, as strings."""
     request_id = secrets.token_hex(16)
     body = {"jsonrpc": "2.0", "method": method, "params": params}
     if kind is Kind.REQUEST:
@@ -59,9 +59,9 @@ def decode_event(delivery: Delivery) -> MeshEvent:
 
 
 def problem(error: dict[str, Any], call: Message) -> Problem:
-    """JSON-RPC's own codes say what was wrong; a service's words go to the log alone."""
-    where = f"{call.routing_key}.{call.method}"
-    logger.warning("%s answered %s (trace %s)", where, str(error)[:1000], call.trace_id)
+    """Map JSON-RPC's own codes. The error text of a service goes to the log only."""
+    fields = {"service": call.routing_key, "method": call.method, "trace_id": call.trace_id}
+    logger.warning("JSON-RPC error", extra={**fields, "error": str(error)[:1000]})
     return Problem(_CODES.get(error.get("code", 0), Code.SERVICE_ERROR), outcome=Outcome.DONE)
 
 

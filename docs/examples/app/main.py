@@ -14,7 +14,7 @@ from bff import Bff, MemoryBroker
 
 
 def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None = None) -> FastAPI:
-    """The server calls this. Tests give settings of their own, and a `broker` to join."""
+    """Called by the server. Tests pass their own settings and a shared `broker`."""
     bff = Bff(
         settings or Settings(),
         realtime=routes.REALTIME,

@@ -10,7 +10,7 @@ RESPONSES = ("http.response.start", "websocket.accept", "websocket.http.response
 
 
 class RequestIds:
-    """Pure ASGI: it sees HTTP and sockets alike."""
+    """Pure ASGI middleware: for HTTP requests and WebSocket handshakes."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""Your settings, beside the engine's: a field `billing_url` is the variable `BILLING_URL`."""
+"""Your settings: the field `billing_url` is the environment variable `BILLING_URL`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import bff
 
 
 class Settings(bff.Settings):
-    """Add your fields here, and to `.env.example` what operators set."""
+    """Your fields. Add those that operators set to `.env.example` too."""
 
     notes_per_user: Annotated[int, Field(gt=0)] = 100
-    """How many notes a user may keep."""
+    """The maximum number of notes of a user."""
     tenant: str = ""
-    """The tenant whose browsers may connect here; empty: any."""
+    """The tenant whose browsers may connect. Empty: any tenant."""
     billing_url: str = ""
-    """The API of the billing system; empty, in development: a stand-in answers."""
+    """URL of the billing API. Empty: a stand-in answers, in development only."""
     ledger_amqp_url: str = "memory://"
-    """The vhost on which the ledger is."""
+    """URL of the vhost on which the ledger is."""

@@ -14,7 +14,7 @@ SQLModel.metadata.naming_convention = NAMING_CONVENTION
 
 
 class Note(SQLModel, table=True):
-    """What a user keeps for themselves."""
+    """A private note of a user."""
 
     __tablename__ = "note"
 

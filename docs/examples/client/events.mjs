@@ -1,4 +1,4 @@
-/** The frames of `/events`; comes back by itself until it is told not to. */
+/** The frames of `/events`. Reconnects until the server answers that it must not. */
 export async function* events(url, getToken) {
   let lastEventId = "";
   let retry = 3000;

@@ -54,7 +54,7 @@ class Orders:
         return order
 
     def _announced(self, order: Order) -> Order:
-        """Publish the event that the BFF's rule `orders.*.updated` waits for."""
+        """Publish the event that the BFF's event handler `order_updated` receives."""
         self.api.publish_event(f"orders.{order['order_id']}.updated", order, context={})
         return order
 

@@ -1,4 +1,4 @@
-"""Invoices: what the service answers, and what a paid one sends."""
+"""Invoices: the answers of the service, and the event of a paid invoice."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def list_invoices(context: Context) -> list[dict[str, Any]]:
     return [INVOICE] if context["user_id"] == INVOICE["user_id"] else []
 
 
-async def test_a_user_sees_their_invoices_and_no_others(bff: RunningBff) -> None:
+async def test_users_see_only_their_own_invoices(bff: RunningBff) -> None:
     async with (
         bff.mesh_service(invoices),
         bff.browser("alice", ["invoices"]) as alice,
@@ -27,13 +27,13 @@ async def test_a_user_sees_their_invoices_and_no_others(bff: RunningBff) -> None
         assert (await bob.request("invoices", "list"))["result"] == []
 
 
-async def test_invoices_need_a_scope(bff: RunningBff) -> None:
+async def test_invoices_require_a_scope(bff: RunningBff) -> None:
     async with bff.browser("bob", ["orders"]) as bob:
         answer = await bob.request("invoices", "list")
         assert answer["error"]["code"] == "forbidden"
 
 
-async def test_a_paid_invoice_reaches_its_user(bff: RunningBff) -> None:
+async def test_the_event_of_a_paid_invoice_reaches_its_user(bff: RunningBff) -> None:
     async with bff.browser("alice") as alice:
         await bff.engine.mesh.publish("invoices.2030-1.paid", INVOICE)
         paid = await alice.event("invoice.paid")

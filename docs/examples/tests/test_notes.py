@@ -1,4 +1,4 @@
-"""Notes: kept, private, limited, counted, and deleted by administrators."""
+"""Notes: stored, private, limited, counted, and deleted by administrators."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"notes_per_user": 1})
 
 
-async def test_notes_are_kept_up_to_the_limit_and_private(bff: RunningBff) -> None:
+async def test_notes_are_private_and_limited(bff: RunningBff) -> None:
     async with bff.http("alice") as alice, bff.http("bob") as bob:
         kept = await alice.post("/notes", json={"text": "buy tea"})
         too_many = await alice.post("/notes", json={"text": "and milk"})
@@ -23,7 +23,7 @@ async def test_notes_are_kept_up_to_the_limit_and_private(bff: RunningBff) -> No
         assert "notes_kept_total" in (await bob.get("/metrics")).text
 
 
-async def test_only_administrators_delete_the_notes_of_a_user(bff: RunningBff) -> None:
+async def test_only_administrators_may_delete_notes(bff: RunningBff) -> None:
     async with bff.http("alice") as alice, bff.http("carol", ["admin"]) as carol:
         await alice.post("/notes", json={"text": "buy tea"})
         assert (await alice.delete("/admin/users/alice/notes")).status_code == 403

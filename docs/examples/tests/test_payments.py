@@ -1,4 +1,4 @@
-"""Paying: only from an open account."""
+"""Payments: only from an open account."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def accounts(*, closed: bool) -> Service:
 
 
 @pytest.mark.parametrize("closed", [False, True])
-async def test_a_closed_account_pays_nothing(bff: RunningBff, closed: bool) -> None:
+async def test_only_an_open_account_can_pay(bff: RunningBff, closed: bool) -> None:
     async with (
         bff.mesh_service(invoices),
         bff.mesh_service(accounts(closed=closed)),

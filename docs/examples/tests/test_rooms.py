@@ -1,11 +1,11 @@
-"""Rooms: who may read, who may write, and what arrives."""
+"""Rooms: which users may subscribe, and which messages they get."""
 
 from __future__ import annotations
 
 from bff.testing import RunningBff
 
 
-async def test_what_is_written_reaches_the_subscribers_of_the_room(bff: RunningBff) -> None:
+async def test_a_message_reaches_all_subscribers_of_its_room(bff: RunningBff) -> None:
     async with (
         bff.browser("alice", ["rooms"]) as alice,
         bff.browser("bob", ["rooms"]) as bob,
@@ -18,7 +18,7 @@ async def test_what_is_written_reaches_the_subscribers_of_the_room(bff: RunningB
         assert (await carol.event("rooms.kitchen"))["event"] == message
 
 
-async def test_a_room_has_its_rules(bff: RunningBff) -> None:
+async def test_the_topic_policy_and_scopes_are_checked(bff: RunningBff) -> None:
     async with bff.browser("bob", ["rooms"]) as bob:
         assert (await bob.subscribe("rooms.secret"))["error"]["code"] == "forbidden"
     async with bff.browser("bob", ["orders"]) as bob:

@@ -1,4 +1,4 @@
-"""`/ws`: the tenant that a handshake must name, and the id that its response has."""
+"""`/ws`: the tenant of a handshake, and the request id of its response."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Reads a history and says what was broken of the promise. Pure: no clock, no network, no files.
+"""Checks a history for violations of the delivery guarantees. No clock, no network, no files.
 
-The promise (`docs/delivery.md` of a project): every recoverable message reaches each
+The guarantee (`docs/delivery.md` of a project): every recoverable message reaches each
 connected or returning client of its user exactly once after de-duplication by id, in order, or the
 client is told that it missed something.
 """
@@ -11,12 +11,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tests.chaos.checker.clients import Clients
+from tests.chaos.checker.guarantees import Guarantee, Violation
 from tests.chaos.checker.index import index_violations
 from tests.chaos.checker.messages import Messages
-from tests.chaos.checker.rules import Rule, Violation
 from tests.chaos.history import DeadLettered, Record, Sick
 
-__all__ = ["Rule", "Verdict", "Violation", "check"]
+__all__ = ["Guarantee", "Verdict", "Violation", "check"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,13 @@ class Verdict:
     applied: int
     """Deliveries that clients applied."""
     recovered: int
-    """Of these: what clients had missed and got afterwards."""
+    """Of these: messages that clients had missed and received later."""
     dropped: int
-    """Deliveries that clients dropped, because they had them."""
+    """Deliveries that clients dropped as duplicates."""
     announcements: int
-    """How often a client was told that a stream has lost something for it."""
+    """Gaps that clients received."""
     lost: int
-    """Confirmed messages that a client did not get and was told of, each client counted."""
+    """Confirmed messages that clients missed and received a gap for, counted per client."""
 
 
 def check(history: Sequence[Record], *, allowance: float, max_stream_length: int) -> Verdict:
@@ -68,6 +68,6 @@ def _given_up(history: Sequence[Record]) -> Iterator[Violation]:
         match record:
             case DeadLettered():
                 what = "is among the dead letters, where nobody reads it"
-                yield Violation(Rule.GAP, record.at, f"message {record.message}", what)
+                yield Violation(Guarantee.GAP, record.at, f"message {record.message}", what)
             case Sick():
-                yield Violation(Rule.HEALTH, record.at, record.process, record.reason)
+                yield Violation(Guarantee.HEALTH, record.at, record.process, record.reason)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
+from tests.chaos.checker.guarantees import Guarantee, Violation
 from tests.chaos.checker.messages import Messages
 from tests.chaos.checker.reader import Reader
-from tests.chaos.checker.rules import Rule, Violation
 from tests.chaos.history import (
     Connected,
     Delivered,
@@ -54,10 +54,10 @@ class Clients:
                 self._away[record.client] = record.at
 
     def violations(self) -> Iterator[Violation]:
-        """What was broken, now that nothing more will come."""
+        """The violations, after the last delivery."""
         yield from self._violations
         for client, left in self._away.items():
-            yield Violation(Rule.GAP, left, client, "left, and could never come back")
+            yield Violation(Guarantee.GAP, left, client, "left, and could never come back")
         for (client, stream), reader in self.readers.items():
             yield from reader.given_up(self._messages, self._stream_length)
             if client not in self._away and self._follows(client, stream):
@@ -89,7 +89,9 @@ class Clients:
         id = Id.parse(record.id)
         reader = self.readers.get((record.client, id.stream))
         if stranger := self._stranger(record, id, reader):
-            self._violations.append(Violation(Rule.STRANGER, record.at, record.client, stranger))
+            self._violations.append(
+                Violation(Guarantee.STRANGER, record.at, record.client, stranger)
+            )
         elif reader is not None:
             self._violations.extend(reader.come(record, self._messages))
             self._messages.name(record.at, reader.stream, id, record.message)

@@ -1,16 +1,16 @@
-"""Whether the index in Redis told the truth."""
+"""Checks the index in Redis."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from tests.chaos.checker.rules import Rule, Violation
+from tests.chaos.checker.guarantees import Guarantee, Violation
 from tests.chaos.history import Broke, Connected, Died, Healed, Indexed, Left, Record
 
 
 def index_violations(history: Sequence[Record], allowance: float) -> Iterator[Violation]:
-    """After `allowance` seconds without a fault the index holds exactly who is there. What is wrong
-    time after time is told once."""
+    """After `allowance` seconds without a fault, the index contains exactly the connected clients.
+    A repeated violation is reported once."""
     told: set[str] = set()
     faults: set[int] = set()
     quiet_since = 0.0
@@ -41,7 +41,7 @@ def index_violations(history: Sequence[Record], allowance: float) -> Iterator[Vi
                 there = {connection for connection, at in opened.values() if at <= border}
                 for what in _wrong(record, gone, stale, there):
                     if what not in told:
-                        yield Violation(Rule.INDEX, record.at, "index", what)
+                        yield Violation(Guarantee.INDEX, record.at, "index", what)
                     told.add(what)
 
 
@@ -63,5 +63,5 @@ def _wrong(record: Indexed, gone: set[str], stale: set[str], there: set[str]) ->
 
 
 def _instance(name: str) -> str:
-    """Of a lease `<instance>#<generation>` or of a connection `<instance>.<random>`."""
+    """The instance of a lease `<instance>#<generation>` or a connection `<instance>.<random>`."""
     return name.partition("#")[0].partition(".")[0]

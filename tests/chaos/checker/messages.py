@@ -1,16 +1,16 @@
-"""What was sent, and what each id stands for."""
+"""The sent messages, by number and by id."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
 
-from tests.chaos.checker.rules import Rule, Violation
+from tests.chaos.checker.guarantees import Guarantee, Violation
 from tests.chaos.history import Id, Record, Refused, Sent, Taken
 
 
 class Messages:
-    """What was sent, and what each id stands for."""
+    """The sent messages, by number and by id."""
 
     def __init__(self, history: Sequence[Record]) -> None:
         self.violations: list[Violation] = []
@@ -33,14 +33,14 @@ class Messages:
                     self._refused.add(record.message)
 
     def name(self, at: float, stream: str, id: Id, message: int) -> None:
-        """An id of a stream stands for one message, for everybody and for ever."""
+        """An id identifies one message, always and for all clients."""
         other = self._named.setdefault((stream, id), message)
         if other != message:
             what = f"{id} is message {other} and message {message}"
-            self.violations.append(Violation(Rule.TWICE, at, stream, what))
+            self.violations.append(Violation(Guarantee.TWICE, at, stream, what))
 
     def newest(self, stream: str, epoch: str, at: float) -> int:
-        """How far a stream can have come by that time: up to the first that was sent later."""
+        """The furthest position of a stream at that time: before the first message sent later."""
         placed = [
             (id.offset, self.sent[message].at <= at)
             for (name, id), message in self._named.items()
@@ -51,7 +51,7 @@ class Messages:
         return max(sooner, later - 1)
 
     def in_order(self, message: int) -> bool:
-        """Whether its place among the others of its way is known."""
+        """Whether its order among the messages of its route is known."""
         return message in self.taken
 
     def was_refused(self, message: int) -> bool:

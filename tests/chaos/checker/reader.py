@@ -1,24 +1,24 @@
-"""One stream as one client has it."""
+"""One client's view of one stream."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from tests.chaos.checker.guarantees import Guarantee, Violation
 from tests.chaos.checker.messages import Messages
-from tests.chaos.checker.rules import Rule, Violation
 from tests.chaos.history import Delivered, Id, Sent
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A client was told that it has lost what lies between."""
+    """The client was notified that it lost the messages between two positions."""
 
     at: float
     before: Id
     after: Id
     announced: bool
-    """Or the client itself has begun anew."""
+    """Or the client restarted without positions."""
 
     def covers(self, sent: Sent, id: Id | None) -> bool:
         """Whether a message may be missing because of this announcement."""
@@ -33,24 +33,24 @@ class Skip:
 
 @dataclass
 class Reader:
-    """One stream as one client has it."""
+    """One client's view of one stream."""
 
     client: str
     stream: str
-    """Whose: `user:<user>`, `all` or `topic:<topic>`."""
+    """`user:<user>`, `all` or `topic:<topic>`."""
     began: float
     base: Id
     position: Id
     missed_until: Id
-    """What comes up to here was missed while the client was away."""
+    """Messages up to this position were missed while the client was away."""
     applied: dict[int, Id] = field(default_factory=dict)
     ids: set[Id] = field(default_factory=set)
     skips: list[Skip] = field(default_factory=list)
     on_socket: Id | None = None
-    """The last that came on this socket."""
+    """The last one received on this connection."""
     since_skip: set[int] = field(default_factory=set)
     latest: dict[str, int] = field(default_factory=dict)
-    """The last message of each way since the last announcement."""
+    """The last message of each route since the last gap."""
     recovered: int = 0
     dropped: int = 0
     lost: int = 0
@@ -62,7 +62,7 @@ class Reader:
         self.latest.clear()
 
     def come(self, record: Delivered, messages: Messages) -> Iterator[Violation]:
-        """A message of this stream has come."""
+        """A message of this stream was received."""
         id = Id.parse(record.id)
         yield from self._on_socket(record, id)
         if not record.applied:
@@ -80,26 +80,26 @@ class Reader:
         last, self.on_socket = self.on_socket, id
         if last is None or id.epoch != last.epoch or id.offset > last.offset:
             return
-        rule = Rule.TWICE if id in self.ids or id == last else Rule.ORDER
+        rule = Guarantee.TWICE if id in self.ids or id == last else Guarantee.ORDER
         yield self._broken(rule, record.at, f"{id} after {last} on the same socket")
 
     def _place(self, record: Delivered, id: Id) -> Iterator[Violation]:
         at, before = record.at, self.position
         if id in self.ids:
-            yield self._broken(Rule.TWICE, at, f"{id} is applied again")
+            yield self._broken(Guarantee.TWICE, at, f"{id} is applied again")
         elif id.epoch != before.epoch:
-            yield self._broken(Rule.GAP, at, f"{before}, then without a word {id}")
+            yield self._broken(Guarantee.GAP, at, f"{before}, then without a word {id}")
         elif id.offset <= before.offset:
-            yield self._broken(Rule.ORDER, at, f"{id} is applied after {before}")
+            yield self._broken(Guarantee.ORDER, at, f"{id} is applied after {before}")
         elif id.offset > before.offset + 1:
             missing = f"{id.offset - before.offset - 1} missing"
-            yield self._broken(Rule.GAP, at, f"{before}, then {id}: {missing}")
+            yield self._broken(Guarantee.GAP, at, f"{before}, then {id}: {missing}")
 
     def _number(self, record: Delivered, messages: Messages) -> Iterator[Violation]:
-        """Between two announcements each message comes once, in the order of its sender."""
+        """Between two gaps each message is received once, in the order of its sender."""
         at, message = record.at, record.message
         if message in self.since_skip:
-            yield self._broken(Rule.TWICE, at, f"message {message} is applied under a second id")
+            yield self._broken(Guarantee.TWICE, at, f"message {message} has a second id")
         self.since_skip.add(message)
         if not messages.in_order(message):
             return
@@ -107,11 +107,11 @@ class Reader:
         latest = self.latest.get(way, 0)
         if message < latest:
             what = f"message {message} comes after {latest}, both by {way}"
-            yield self._broken(Rule.ORDER, at, what)
+            yield self._broken(Guarantee.ORDER, at, what)
         self.latest[way] = max(latest, message)
 
     def lacks(self, messages: Messages) -> Iterator[Violation]:
-        """Each confirmed message of the stream was applied, or its loss was told."""
+        """Each confirmed message of the stream was applied or covered by a gap."""
         for message in messages.by_stream[self.stream]:
             taken, sent = messages.taken.get(message), messages.sent[message]
             if taken is None or message in self.applied:
@@ -123,10 +123,10 @@ class Reader:
                 self.lost += 1
             else:
                 what = f"message {message} ({id or sent.way}) never came, and no word of it"
-                yield self._broken(Rule.GAP, taken.at, what)
+                yield self._broken(Guarantee.GAP, taken.at, what)
 
     def given_up(self, messages: Messages, max_stream_length: int) -> Iterator[Violation]:
-        """No loss was told of while the stream still had all that the client had missed."""
+        """There was no gap while the stream still had all that the client had missed."""
         for skip in self.skips:
             before, epoch = skip.before, skip.after.epoch
             if not skip.announced or before.epoch != epoch:
@@ -134,7 +134,7 @@ class Reader:
             newest = max(skip.after.offset, messages.newest(self.stream, epoch, skip.at))
             if newest - before.offset <= max_stream_length:
                 what = f"told of a loss between {before} and {skip.after}: the stream has it"
-                yield self._broken(Rule.GIVEN_UP, skip.at, what)
+                yield self._broken(Guarantee.GIVEN_UP, skip.at, what)
 
     def _concerns(self, sent: Sent, id: Id | None) -> bool:
         """Whether the message is later than the client's first position."""
@@ -142,5 +142,5 @@ class Reader:
             return id.offset > self.base.offset
         return sent.at > self.began
 
-    def _broken(self, rule: Rule, at: float, what: str) -> Violation:
+    def _broken(self, rule: Guarantee, at: float, what: str) -> Violation:
         return Violation(rule, at, self.client, what)

@@ -1,4 +1,4 @@
-"""The auth room, and a small app behind it."""
+"""The parts of `bff.auth`, and a small app that uses them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bff.auth.tickets import Tickets
 from bff.auth.tokens import TokenVerifier
 from bff.endpoints import tickets as tickets_endpoint
 from bff.endpoints.dependencies import CallerDep
-from bff.redis.client import RedisClient, connect
+from bff.redis.client import RedisClient, create_client
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
 from bff.testing.plugin import SECRET
@@ -28,14 +28,14 @@ MakeToken = Callable[..., str]
 
 @pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
-    client = connect(settings.redis_url)
+    client = create_client(settings.redis_url)
     yield client
     await client.aclose()
 
 
 @pytest.fixture
 def make_token() -> MakeToken:
-    """Signs claims with the secret of the settings; a claim given as None is left out."""
+    """Signs claims with the secret of the settings. Claims that are None are left out."""
 
     def make(algorithm: str = "HS256", key: Any = SECRET, **claims: Any) -> str:
         complete = {"sub": "alice", "scope": "orders", "exp": int(time.time()) + 600} | claims

@@ -1,4 +1,4 @@
-"""From a token to a ticket to a socket."""
+"""A token gets a ticket, and the ticket opens a socket."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def get_ticket(http: httpx.AsyncClient, token: str, origin: str | None = O
     return ticket
 
 
-async def test_a_ticket_is_given_and_never_cached(
+async def test_a_ticket_is_issued_and_not_cached(
     http: httpx.AsyncClient, make_token: MakeToken, settings: Settings
 ) -> None:
     response = await http.post("/auth/ticket", headers={"Authorization": make_token()})
@@ -32,7 +32,7 @@ async def test_a_ticket_is_given_and_never_cached(
     assert len(response.json()["ticket"]) >= 40
 
 
-async def test_nobody_and_foreign_pages_get_none(
+async def test_requests_without_a_token_or_from_other_origins_get_no_ticket(
     http: httpx.AsyncClient, make_token: MakeToken
 ) -> None:
     assert (await http.post("/auth/ticket")).status_code == 401
@@ -41,7 +41,7 @@ async def test_nobody_and_foreign_pages_get_none(
 
 
 async def connect(app: FastAPI, query: str, origin: str) -> list[dict[str, Any]]:
-    """What a server would be told to send when a browser opens `/ws`."""
+    """The ASGI messages that the app sends when a browser opens `/ws`."""
     scope = {
         "type": "websocket",
         "asgi": {"version": "3.0"},
@@ -66,7 +66,7 @@ async def connect(app: FastAPI, query: str, origin: str) -> list[dict[str, Any]]
     return sent
 
 
-async def test_a_socket_opens_with_a_ticket_once(
+async def test_a_ticket_opens_one_socket(
     app: FastAPI, http: httpx.AsyncClient, make_token: MakeToken
 ) -> None:
     query = f"ticket={await get_ticket(http, make_token())}"
@@ -78,7 +78,7 @@ async def test_a_socket_opens_with_a_ticket_once(
     assert (close["type"], close["code"]) == ("websocket.close", 4500)
 
 
-async def test_a_foreign_origin_is_refused_before_the_socket_is_accepted(
+async def test_an_origin_that_is_not_allowed_is_refused_before_the_socket_is_accepted(
     app: FastAPI, http: httpx.AsyncClient, make_token: MakeToken
 ) -> None:
     query = f"ticket={await get_ticket(http, make_token())}"
@@ -86,4 +86,4 @@ async def test_a_foreign_origin_is_refused_before_the_socket_is_accepted(
     assert (refusal["type"], refusal["status"]) == ("websocket.http.response.start", 403)
     assert json.loads(body["body"])["code"] == "forbidden"
     accept, *_ = await connect(app, query, ORIGIN)
-    assert accept["type"] == "websocket.accept", "what a foreign page tried uses up no ticket"
+    assert accept["type"] == "websocket.accept", "a refused origin does not use up the ticket"

@@ -1,4 +1,4 @@
-"""Where a credential may stand, which one counts, and what a cookie needs besides."""
+"""Where a credential can be, which one is used, and when a cookie is accepted."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def assert_problem(code: Code, authenticator: Authenticator, *args: Any, *
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-async def test_a_header_in_any_usual_spelling(
+async def test_every_usual_form_of_the_header_is_accepted(
     authenticator: Authenticator, make_token: MakeToken, spelling: str
 ) -> None:
     connection = handshake(authorization=spelling.format(make_token()))
@@ -49,7 +49,7 @@ async def test_a_header_in_any_usual_spelling(
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-async def test_a_cookie_in_any_usual_spelling(
+async def test_every_usual_form_of_the_cookie_is_accepted(
     authenticator: Authenticator, make_token: MakeToken, spelling: str
 ) -> None:
     value = spelling.format(make_token())
@@ -58,27 +58,29 @@ async def test_a_cookie_in_any_usual_spelling(
         assert (await authenticator.authenticate_socket(connection)).user_id == "alice"
 
 
-async def test_a_ticket(authenticator: Authenticator, tickets: Tickets, alice: Caller) -> None:
+async def test_a_ticket_is_accepted(
+    authenticator: Authenticator, tickets: Tickets, alice: Caller
+) -> None:
     ticket = await tickets.issue(alice, ORIGIN)
     connection = handshake(f"ticket={ticket}&since=x", origin=ORIGIN)
     assert await authenticator.authenticate_socket(connection) == alice
 
 
-async def test_nobody_is_refused(authenticator: Authenticator) -> None:
+async def test_a_handshake_without_a_credential_is_refused(authenticator: Authenticator) -> None:
     await assert_problem(Code.UNAUTHENTICATED, authenticator)
     await assert_problem(Code.UNAUTHENTICATED, authenticator, origin=ORIGIN)
     await assert_problem(Code.UNAUTHENTICATED, authenticator, authorization="Bearer ")
 
 
 @pytest.mark.parametrize("name", ["token", "access_token", "authorization", "Authorization"])
-async def test_a_token_in_the_url_is_none(
+async def test_a_token_in_the_url_is_ignored(
     authenticator: Authenticator, make_token: MakeToken, name: str
 ) -> None:
     await assert_problem(Code.UNAUTHENTICATED, authenticator, f"{name}={make_token()}")
     await assert_problem(Code.UNAUTHENTICATED, authenticator, f"ticket={make_token()}")
 
 
-async def test_the_first_credential_found_decides(
+async def test_only_the_first_credential_is_checked(
     authenticator: Authenticator, make_token: MakeToken, tickets: Tickets, alice: Caller
 ) -> None:
     good, bad = make_token(), make_token(exp=1)
@@ -96,7 +98,7 @@ async def test_the_first_credential_found_decides(
     assert (await authenticator.authenticate_socket(both)).user_id == "alice"
 
 
-async def test_a_foreign_origin_is_forbidden_whatever_the_credential(
+async def test_an_origin_that_is_not_allowed_is_forbidden_with_every_credential(
     authenticator: Authenticator, make_token: MakeToken, tickets: Tickets, alice: Caller
 ) -> None:
     token = make_token()
@@ -111,7 +113,7 @@ async def test_a_foreign_origin_is_forbidden_whatever_the_credential(
             await assert_problem(Code.FORBIDDEN, authenticator, **credential, origin=origin)
 
 
-async def test_a_cookie_needs_an_origin_and_the_others_do_not(
+async def test_only_a_cookie_needs_an_origin(
     authenticator: Authenticator, make_token: MakeToken
 ) -> None:
     token = make_token()
@@ -134,7 +136,7 @@ async def test_a_cookie_needs_an_origin_and_the_others_do_not(
         ("POST", "null", 403),
     ],
 )
-async def test_a_cookie_changes_nothing_without_a_known_origin(
+async def test_unsafe_methods_with_a_cookie_need_an_allowed_origin(
     http: httpx.AsyncClient, make_token: MakeToken, method: str, origin: str | None, status: int
 ) -> None:
     headers = {"Cookie": f"Authorization={make_token()}"} | ({"Origin": origin} if origin else {})
@@ -148,7 +150,7 @@ async def test_a_header_needs_no_origin(http: httpx.AsyncClient, make_token: Mak
         assert response.json() == {"user_id": "alice", "scopes": ["orders"]}
 
 
-async def test_nobody_gets_401_as_problem_json(http: httpx.AsyncClient) -> None:
+async def test_a_request_without_a_credential_is_401(http: httpx.AsyncClient) -> None:
     response = await http.get("/whoami")
     assert response.status_code == 401
     assert response.headers["content-type"] == "application/problem+json"
@@ -156,7 +158,7 @@ async def test_nobody_gets_401_as_problem_json(http: httpx.AsyncClient) -> None:
     assert response.json()["code"] == "unauthenticated"
 
 
-async def test_a_ticket_is_none_over_http(
+async def test_a_ticket_is_not_accepted_over_http(
     http: httpx.AsyncClient, tickets: Tickets, alice: Caller
 ) -> None:
     ticket = await tickets.issue(alice, None)

@@ -1,4 +1,4 @@
-"""Keys of an identity provider that rotates them, is slow, or is away."""
+"""Keys of an identity provider that rotates them, is slow, or does not answer."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Signer:
 
 
 class Provider:
-    """Answers with a JWK set, or with whatever it is told to."""
+    """Answers with a JWK set, or with `status` and `body`."""
 
     def __init__(self, *entries: dict[str, Any]) -> None:
         self.entries: list[dict[str, Any]] = list(entries)
@@ -106,7 +106,9 @@ async def assert_unauthenticated(verifier: TokenVerifier, token: str) -> None:
     assert caught.value.code is Code.UNAUTHENTICATED
 
 
-async def test_a_token_signed_by_the_provider_is_good(settings: Settings, first: Signer) -> None:
+async def test_a_token_signed_by_the_provider_is_accepted(
+    settings: Settings, first: Signer
+) -> None:
     provider = Provider(first.entry())
     verifier = make_verifier(settings, provider)
     for _ in range(3):
@@ -114,13 +116,13 @@ async def test_a_token_signed_by_the_provider_is_good(settings: Settings, first:
     assert provider.fetches == 1
 
 
-async def test_elliptic_curves_too(settings: Settings) -> None:
+async def test_a_token_signed_with_an_elliptic_curve_is_accepted(settings: Settings) -> None:
     signer = Signer("ec", "ES256")
     verifier = make_verifier(settings, Provider(signer.entry()), "ES256", "RS256")
     assert (await verifier.verify(signer.sign())).user_id == "alice"
 
 
-async def test_a_token_without_key_id_may_be_of_any_key(
+async def test_a_token_without_key_id_is_checked_with_every_key(
     settings: Settings, first: Signer, second: Signer
 ) -> None:
     second_without = Signer(None)
@@ -128,15 +130,17 @@ async def test_a_token_without_key_id_may_be_of_any_key(
     assert (await make_verifier(settings, provider).verify(second_without.sign())).user_id
 
 
-async def test_the_key_of_another_id_does_not_count(
+async def test_only_keys_of_the_tokens_key_id_are_used(
     settings: Settings, first: Signer, second: Signer
 ) -> None:
-    provider = Provider(first.entry(), second.entry(kid="first-of-somebody-else"))
+    provider = Provider(first.entry(), second.entry(kid="another-first"))
     verifier = make_verifier(settings, provider)
     await assert_unauthenticated(verifier, second.sign())
 
 
-async def test_the_public_key_is_no_secret(settings: Settings, first: Signer) -> None:
+async def test_the_public_key_is_not_accepted_as_a_secret(
+    settings: Settings, first: Signer
+) -> None:
     verifier = make_verifier(settings, Provider(first.entry()))
     for algorithm in ("HS256", "RS256", "none"):
         header = {"alg": algorithm, "kid": "first"}
@@ -161,7 +165,7 @@ async def test_the_public_key_is_no_secret(settings: Settings, first: Signer) ->
     ],
     ids=repr,
 )
-async def test_keys_that_are_not_for_this_are_left_out(
+async def test_unsuitable_keys_are_ignored(
     settings: Settings, first: Signer, second: Signer, changes: dict[str, Any]
 ) -> None:
     provider = Provider(first.entry(**changes), second.entry())
@@ -170,13 +174,13 @@ async def test_keys_that_are_not_for_this_are_left_out(
     assert (await verifier.verify(second.sign())).user_id == "alice"
 
 
-async def test_a_short_rsa_key_is_left_out(settings: Settings, first: Signer) -> None:
+async def test_a_short_rsa_key_is_ignored(settings: Settings, first: Signer) -> None:
     short = Signer("short", bits=1024)
     verifier = make_verifier(settings, Provider(short.entry(), first.entry()))
     await assert_unauthenticated(verifier, short.sign())
 
 
-async def test_a_new_key_is_found_when_it_is_first_used(
+async def test_an_unknown_key_id_fetches_the_keys_again(
     settings: Settings, first: Signer, second: Signer
 ) -> None:
     provider = Provider(first.entry())
@@ -188,9 +192,7 @@ async def test_a_new_key_is_found_when_it_is_first_used(
     await assert_unauthenticated(verifier, first.sign())
 
 
-async def test_invented_key_ids_are_no_load_on_the_provider(
-    settings: Settings, first: Signer
-) -> None:
+async def test_made_up_key_ids_do_not_load_the_provider(settings: Settings, first: Signer) -> None:
     provider = Provider(first.entry())
     verifier = make_verifier(settings, provider)
     await verifier.verify(first.sign())
@@ -200,7 +202,9 @@ async def test_invented_key_ids_are_no_load_on_the_provider(
     assert provider.fetches == 1
 
 
-async def test_old_keys_are_fetched_anew(settings: Settings, first: Signer, second: Signer) -> None:
+async def test_old_keys_are_fetched_again(
+    settings: Settings, first: Signer, second: Signer
+) -> None:
     provider = Provider(first.entry())
     verifier = make_verifier(settings, provider, max_age=0, min_interval=0)
     await verifier.verify(first.sign())
@@ -220,7 +224,7 @@ async def test_old_keys_are_fetched_anew(settings: Settings, first: Signer, seco
         (200, b'{"keys": [7, null, {"kty": "RSA"}]}'),
     ],
 )
-async def test_a_provider_in_trouble_changes_nothing(
+async def test_a_failed_fetch_keeps_the_last_keys(
     settings: Settings, first: Signer, status: int, body: bytes | None
 ) -> None:
     provider = Provider(first.entry())
@@ -231,7 +235,7 @@ async def test_a_provider_in_trouble_changes_nothing(
     assert provider.fetches == 2
 
 
-async def test_a_document_without_end_is_not_read(
+async def test_a_document_that_is_too_large_is_refused(
     settings: Settings, first: Signer, second: Signer
 ) -> None:
     provider = Provider(first.entry())
@@ -242,23 +246,21 @@ async def test_a_document_without_end_is_not_read(
     assert provider.fetches == 2
 
 
-async def test_without_any_keys_it_is_the_service_that_is_away(
+async def test_without_any_keys_signing_in_is_unavailable(
     settings: Settings, first: Signer
 ) -> None:
     provider = Provider(first.entry())
     provider.status = 503
     verifier = make_verifier(settings, provider, retry_interval=0)
-    for attempt in (verifier.verify(first.sign()), verifier.prepare()):
-        with pytest.raises(Problem) as caught:
-            await attempt
-        assert caught.value.code is Code.SERVICE_UNAVAILABLE
-        assert caught.value.retryable
+    with pytest.raises(Problem) as caught:
+        await verifier.verify(first.sign())
+    assert caught.value.code is Code.SERVICE_UNAVAILABLE
+    assert caught.value.retryable
     provider.status = 200
-    await verifier.prepare()
     assert (await verifier.verify(first.sign())).user_id == "alice"
 
 
-async def test_a_provider_that_is_silent_is_not_waited_for_long(
+async def test_a_fetch_has_a_timeout(
     settings: Settings, first: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.05)
@@ -269,11 +271,11 @@ async def test_a_provider_that_is_silent_is_not_waited_for_long(
             await make_verifier(settings, provider).verify(first.sign())
 
 
-async def test_a_silent_provider_holds_up_nobody_while_there_are_keys(
+async def test_a_silent_provider_delays_tokens_only_briefly_while_keys_are_cached(
     settings: Settings, first: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jwks, "_FETCH_SECONDS", 3600)
-    monkeypatch.setattr(jwks, "_PATIENCE", 0.05)
+    monkeypatch.setattr(jwks, "_REFRESH_SECONDS", 0.05)
     provider = Provider(first.entry())
     verifier = make_verifier(settings, provider, max_age=0, min_interval=0)
     await verifier.verify(first.sign())
@@ -283,7 +285,7 @@ async def test_a_silent_provider_holds_up_nobody_while_there_are_keys(
             assert (await verifier.verify(first.sign())).user_id == "alice"
 
 
-async def test_however_many_ask_there_is_one_fetch(settings: Settings, first: Signer) -> None:
+async def test_concurrent_tokens_share_one_fetch(settings: Settings, first: Signer) -> None:
     provider = Provider(first.entry())
     provider.open.clear()
     verifier = make_verifier(settings, provider)
@@ -298,7 +300,7 @@ async def test_however_many_ask_there_is_one_fetch(settings: Settings, first: Si
     assert provider.fetches == 1
 
 
-async def test_closing_ends_a_fetch_under_way() -> None:
+async def test_closing_cancels_a_running_fetch() -> None:
     provider = Provider()
     provider.open.clear()
     keys = Jwks("https://id.example", bytes, provider.client())

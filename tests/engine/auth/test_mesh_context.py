@@ -1,4 +1,4 @@
-"""What services are told of a caller, and that nobody can sign in with it."""
+"""The context of mesh calls and its token, which cannot be used to sign in."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def caller(left: float = 600) -> Caller:
     return Caller("alice", "Alice", scopes, "sign-in", int(time.time() + left), "the-own-token")
 
 
-def test_a_call_carries_who_calls_and_never_the_callers_own_token(settings: Settings) -> None:
+def test_the_context_identifies_the_caller_without_their_token(settings: Settings) -> None:
     context = mesh_context(caller(), settings, "connection-1")
     token = context.pop("Authorization")
     assert context == {"user_id": "alice", "username": "Alice", "session_id": "connection-1"}
     assert "the-own-token" not in token
 
 
-def test_the_token_of_a_call_is_short_lived_and_for_the_mesh_alone(settings: Settings) -> None:
+def test_the_mesh_token_is_short_lived_and_only_for_the_mesh(settings: Settings) -> None:
     token = mesh_context(caller(), settings, "connection-1")["Authorization"]
     claims = jwt.decode(token, SECRET, algorithms=["HS256"], audience=AUDIENCE)
     assert jwt.get_unverified_header(token) == {"alg": "HS256", "typ": "JWT"}
@@ -42,13 +42,13 @@ def test_the_token_of_a_call_is_short_lived_and_for_the_mesh_alone(settings: Set
     }
 
 
-def test_it_does_not_outlive_the_callers_own(settings: Settings) -> None:
+def test_the_mesh_token_expires_no_later_than_the_callers(settings: Settings) -> None:
     token = mesh_context(caller(left=5), settings)["Authorization"]
     claims = jwt.decode(token, SECRET, algorithms=["HS256"], audience=AUDIENCE)
     assert claims["exp"] <= time.time() + 5
 
 
-async def test_nobody_signs_in_with_it(settings: Settings) -> None:
+async def test_the_mesh_token_cannot_be_used_to_sign_in(settings: Settings) -> None:
     token = mesh_context(caller(), settings)["Authorization"]
     for audience in (None, "browsers"):
         with pytest.raises(Problem) as caught:

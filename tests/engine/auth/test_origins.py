@@ -1,4 +1,4 @@
-"""The allowlist knows no wildcard, no suffix, no second spelling."""
+"""The allowlist compares whole origins: no wildcards, suffixes or other spellings."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def connection(*origins: str) -> HTTPConnection:
         "file://",
     ],
 )
-def test_what_is_not_listed_letter_by_letter_is_refused(origin: str) -> None:
+def test_an_origin_that_is_not_listed_exactly_is_refused(origin: str) -> None:
     origins = Origins(["https://app.example.com", "https://xn--strae-oqa.example"])
     for required in (True, False):
         with pytest.raises(Problem) as caught:
@@ -48,7 +48,7 @@ def test_what_is_not_listed_letter_by_letter_is_refused(origin: str) -> None:
         assert caught.value.code is Code.FORBIDDEN
 
 
-def test_what_is_listed_may_connect() -> None:
+def test_a_listed_origin_is_allowed() -> None:
     origins = Origins(["https://app.example.com", "http://localhost:8000"])
     origins.check(connection("https://app.example.com"), required=True)
     origins.check(connection("http://localhost:8000"), required=True)
@@ -64,14 +64,14 @@ def test_what_is_listed_may_connect() -> None:
         ("https://App.Example.com", "https://app.example.com"),
     ],
 )
-def test_the_list_may_be_written_differently_than_browsers_send_it(listed: str, sent: str) -> None:
+def test_entries_of_the_list_are_normalised(listed: str, sent: str) -> None:
     Origins([listed]).check(connection(sent), required=True)
 
 
 @pytest.mark.parametrize(
     "listed", ["https://bücher.example", "https://user@app.example.com", "https://"]
 )
-def test_an_entry_that_no_browser_would_send_stops_the_start(listed: str) -> None:
+def test_an_invalid_entry_is_refused_at_startup(listed: str) -> None:
     with pytest.raises(ValueError, match="ALLOWED_ORIGINS"):
         Origins([listed])
 
@@ -81,12 +81,12 @@ def test_two_origins_are_refused_even_if_one_is_listed() -> None:
         Origins(["http://a"]).check(connection("http://a", "http://evil"), required=False)
 
 
-def test_an_empty_list_lets_nobody_in() -> None:
+def test_an_empty_list_allows_no_origin() -> None:
     with pytest.raises(Problem):
         Origins([]).check(connection("http://a"), required=False)
 
 
-def test_no_origin_is_refused_only_where_it_is_required() -> None:
+def test_a_missing_origin_is_refused_only_where_it_is_required() -> None:
     Origins([]).check(connection(), required=False)
     with pytest.raises(Problem):
         Origins(["http://a"]).check(connection(), required=True)

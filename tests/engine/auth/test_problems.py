@@ -1,4 +1,4 @@
-"""Every error over HTTP is a problem, and none tells what is inside."""
+"""Every HTTP error is `application/problem+json`, without internals."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
 
     @app.get("/bug")
     async def bug() -> None:
-        raise RuntimeError("secret-of-the-house")
+        raise RuntimeError("internal-secret")
 
     @app.get("/redis")
     @app.post("/redis")
     async def redis() -> None:
-        raise RedisConnectionError("secret-of-the-house")
+        raise RedisConnectionError("internal-secret")
 
     @app.get("/database")
     async def database() -> None:
-        raise OperationalError("SELECT secret-of-the-house", {}, OSError("secret-of-the-house"))
+        raise OperationalError("SELECT internal-secret", {}, OSError("internal-secret"))
 
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://bff") as client:
@@ -89,7 +89,7 @@ async def test_broken_json_is_a_problem_too(http: httpx.AsyncClient, body: bytes
     assert response.json()["code"] == "invalid_params"
 
 
-async def test_a_bare_status_keeps_its_status_and_headers(http: httpx.AsyncClient) -> None:
+async def test_an_http_exception_keeps_its_status_and_headers(http: httpx.AsyncClient) -> None:
     response = await http.get("/teapot")
     assert response.status_code == response.json()["status"] == 418
     assert response.json()["detail"] == "short and stout"
@@ -97,7 +97,7 @@ async def test_a_bare_status_keeps_its_status_and_headers(http: httpx.AsyncClien
     assert response.headers["x-spout"] == "yes"
 
 
-async def test_no_route_and_no_method_are_problems(http: httpx.AsyncClient) -> None:
+async def test_unknown_routes_and_methods_are_problems(http: httpx.AsyncClient) -> None:
     missing = await http.get("/nowhere")
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
     wrong = await http.delete("/things")
@@ -105,23 +105,25 @@ async def test_no_route_and_no_method_are_problems(http: httpx.AsyncClient) -> N
     assert wrong.headers["allow"] == "POST"
 
 
-async def test_a_bug_tells_nothing(http: httpx.AsyncClient) -> None:
+async def test_a_bug_reveals_no_internals(http: httpx.AsyncClient) -> None:
     response = await http.get("/bug")
     assert response.status_code == 500
     assert response.json()["code"] == "internal"
     assert response.json()["outcome"] == "unknown"
-    assert "secret-of-the-house" not in response.text
+    assert "internal-secret" not in response.text
 
 
 @pytest.mark.parametrize("path", ["/redis", "/database"])
-async def test_a_store_that_is_away_tells_nothing(http: httpx.AsyncClient, path: str) -> None:
+async def test_an_unavailable_store_reveals_no_internals(
+    http: httpx.AsyncClient, path: str
+) -> None:
     response = await http.get(path)
     assert response.status_code == 503
     assert response.json()["code"] == "service_unavailable"
-    assert "secret-of-the-house" not in response.text
+    assert "internal-secret" not in response.text
 
 
-async def test_only_what_changes_nothing_may_be_repeated(http: httpx.AsyncClient) -> None:
+async def test_only_safe_methods_are_retryable(http: httpx.AsyncClient) -> None:
     assert (await http.get("/redis")).json()["retryable"] is True
     assert (await http.post("/redis")).json()["retryable"] is False
 

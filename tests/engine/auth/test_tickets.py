@@ -1,4 +1,4 @@
-"""A ticket is good once, for a short time, for whom and where it was asked for."""
+"""A ticket can be used once, for a short time, by its origin."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ async def assert_refused(tickets: Tickets, ticket: str, origin: str | None = ORI
     assert caught.value.code is Code.UNAUTHENTICATED
 
 
-async def test_it_brings_back_the_caller(tickets: Tickets, alice: Caller) -> None:
+async def test_a_ticket_returns_its_caller(tickets: Tickets, alice: Caller) -> None:
     assert await tickets.redeem(await tickets.issue(alice, ORIGIN), ORIGIN) == alice
 
 
-async def test_it_is_good_once(tickets: Tickets, alice: Caller) -> None:
+async def test_a_ticket_can_be_used_once(tickets: Tickets, alice: Caller) -> None:
     ticket = await tickets.issue(alice, ORIGIN)
     await tickets.redeem(ticket, ORIGIN)
     await assert_refused(tickets, ticket)
 
 
-async def test_of_many_who_redeem_it_at_once_one_succeeds(tickets: Tickets, alice: Caller) -> None:
+async def test_concurrent_uses_of_a_ticket_succeed_once(tickets: Tickets, alice: Caller) -> None:
     ticket = await tickets.issue(alice, ORIGIN)
     results = await asyncio.gather(
         *(tickets.redeem(ticket, ORIGIN) for _ in range(20)), return_exceptions=True
@@ -43,7 +43,7 @@ async def test_of_many_who_redeem_it_at_once_one_succeeds(tickets: Tickets, alic
 
 
 @pytest.mark.parametrize("origin", ["http://evil", "null", "", None, "http://localhost:8001"])
-async def test_another_origin_uses_it_up_in_vain(
+async def test_another_origin_is_refused_and_the_ticket_is_used_up(
     tickets: Tickets, alice: Caller, origin: str | None
 ) -> None:
     ticket = await tickets.issue(alice, ORIGIN)
@@ -51,13 +51,13 @@ async def test_another_origin_uses_it_up_in_vain(
     await assert_refused(tickets, ticket)
 
 
-async def test_asked_for_without_origin_it_is_bound_to_none(
+async def test_a_ticket_issued_without_an_origin_is_valid_for_every_origin(
     tickets: Tickets, alice: Caller
 ) -> None:
     assert await tickets.redeem(await tickets.issue(alice, None), ORIGIN) == alice
 
 
-async def test_it_expires(redis: RedisClient, settings: Settings, alice: Caller) -> None:
+async def test_a_ticket_expires(redis: RedisClient, settings: Settings, alice: Caller) -> None:
     tickets = Tickets(AutoPipeline(redis), settings.model_copy(update={"ticket_seconds": 1}))
     ticket = await tickets.issue(alice, ORIGIN)
 
@@ -68,7 +68,7 @@ async def test_it_expires(redis: RedisClient, settings: Settings, alice: Caller)
     await assert_refused(tickets, ticket)
 
 
-async def test_it_does_not_outlive_the_token(tickets: Tickets, alice: Caller) -> None:
+async def test_a_ticket_of_an_expired_token_is_refused(tickets: Tickets, alice: Caller) -> None:
     expired = replace(alice, expires_at=int(time.time()) - 60)
     await assert_refused(tickets, await tickets.issue(expired, ORIGIN))
 
@@ -76,11 +76,11 @@ async def test_it_does_not_outlive_the_token(tickets: Tickets, alice: Caller) ->
 @pytest.mark.parametrize(
     "ticket", ["x", "ä", "x" * 5_000, "\ud800"], ids=lambda text: ascii(text)[:9]
 )
-async def test_inventions_are_refused(tickets: Tickets, ticket: str) -> None:
+async def test_unknown_tickets_are_refused(tickets: Tickets, ticket: str) -> None:
     await assert_refused(tickets, ticket)
 
 
-async def test_redis_learns_neither_the_ticket_nor_the_token(
+async def test_redis_stores_neither_the_ticket_nor_the_token(
     tickets: Tickets, redis: RedisClient, settings: Settings, alice: Caller
 ) -> None:
     ticket = await tickets.issue(alice, ORIGIN)
@@ -93,7 +93,7 @@ async def test_redis_learns_neither_the_ticket_nor_the_token(
     assert 0 < await redis.ttl(key) <= settings.ticket_seconds
 
 
-async def test_an_entry_that_somebody_else_wrote_is_refused(
+async def test_a_forged_entry_is_refused(
     tickets: Tickets, redis: RedisClient, settings: Settings, alice: Caller
 ) -> None:
     ticket = await tickets.issue(alice, ORIGIN)

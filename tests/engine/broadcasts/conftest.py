@@ -1,4 +1,4 @@
-"""The broadcast service on a database and a Redis, with a messenger that only records."""
+"""The broadcast service with a database and Redis, and a messenger that records."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 from bff.broadcasts.service import BroadcastService
+from bff.cluster.keys import Keys
 from bff.cluster.messenger import Sent
-from bff.cluster.streams import PageOfAll, StreamReader
+from bff.cluster.streams import Page, StreamReader
 from bff.connections.messages import Event
 from bff.db.database import Database
-from bff.redis.client import RedisClient, connect
+from bff.redis.client import RedisClient, create_client
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
 
@@ -21,7 +22,7 @@ from tests.engine.db.conftest import database, settings  # noqa: F401
 
 @dataclass
 class RecordingMessenger:
-    """A messenger that keeps what it is given; two connections for every user, five in all."""
+    """A messenger that records its calls; two connections for every user, five in total."""
 
     sent: list[tuple[str, Any, str, Any]] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
@@ -51,7 +52,7 @@ class RecordingMessenger:
 
 @pytest.fixture
 async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
-    client = connect(settings.redis_url)
+    client = create_client(settings.redis_url)
     yield client
     await client.aclose()
 
@@ -62,7 +63,7 @@ def messenger() -> RecordingMessenger:
 
 
 class Service(BroadcastService):
-    """With the half of a connection that enters, as far as greetings go."""
+    """With the part of a connect that reads the retained broadcasts."""
 
     def __init__(
         self,
@@ -73,12 +74,12 @@ class Service(BroadcastService):
     ) -> None:
         pipeline = AutoPipeline(redis)
         super().__init__(database, pipeline, messenger, settings)  # type: ignore[arg-type]
-        self._reader = StreamReader(pipeline, settings)
+        self._reader = StreamReader(pipeline, Keys(settings.prefix), settings)
 
-    async def greet(self, user_id: str) -> list[Event]:
-        """What a user is greeted with who connects now."""
-        current = PageOfAll.of(await self._reader.ask_all(None)).retained
-        return await self.retained_for(user_id, current)
+    async def retained_at_connect(self, user_id: str) -> list[Event]:
+        """The retained broadcasts that a user gets who connects now."""
+        _, version = Page.of_all(await self._reader.request_all(None))
+        return await self.retained_for(user_id, version)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What administrators may do, and nobody else."""
+"""The admin endpoints and their scope."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ ROUTES = [
 
 class StandInIndex:
     def __init__(self) -> None:
-        self.asked: list[str] = []
+        self.requested: list[str] = []
 
     async def connections_of(self, user_id: str) -> list[ConnectionFacts]:
-        self.asked.append(user_id)
+        self.requested.append(user_id)
         return [CONNECTION]
 
     async def instances(self) -> list[InstanceFacts]:
@@ -81,7 +81,7 @@ async def http(app: FastAPI, settings: Settings) -> AsyncIterator[httpx.AsyncCli
         yield client
 
 
-def wanted(**changes: Any) -> dict[str, Any]:
+def new_broadcast(**changes: Any) -> dict[str, Any]:
     broadcast: dict[str, Any] = {"audience": "all", "topic": "notice", "event": {"text": "hi"}}
     return broadcast | changes
 
@@ -91,7 +91,7 @@ def in_days(days: float) -> str:
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
-async def test_it_all_needs_the_scope_admin(
+async def test_every_route_needs_the_scope_admin(
     http: httpx.AsyncClient, settings: Settings, method: str, path: str
 ) -> None:
     for headers, status in (
@@ -105,7 +105,7 @@ async def test_it_all_needs_the_scope_admin(
         assert response.headers["content-type"] == "application/problem+json"
 
 
-def test_no_route_is_forgotten_above(app: FastAPI) -> None:
+def test_the_list_of_routes_is_complete(app: FastAPI) -> None:
     paths = app.openapi()["paths"]
     offered = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     listed = {
@@ -115,10 +115,10 @@ def test_no_route_is_forgotten_above(app: FastAPI) -> None:
     assert offered == listed
 
 
-async def test_a_broadcast_is_created_and_found_again(
+async def test_a_broadcast_is_created_and_can_be_read(
     http: httpx.AsyncClient, messenger: RecordingMessenger
 ) -> None:
-    created = await http.post("/admin/broadcasts", json=wanted(expires_at=in_days(1)))
+    created = await http.post("/admin/broadcasts", json=new_broadcast(expires_at=in_days(1)))
     assert created.status_code == 201
     body = created.json()
     assert body["created_by"] == "carol"
@@ -133,9 +133,9 @@ async def test_a_broadcast_is_created_and_found_again(
 async def test_to_users_and_to_a_connection(
     http: httpx.AsyncClient, messenger: RecordingMessenger
 ) -> None:
-    to_users = wanted(audience="users", user_ids=["alice", "realm/böb 2"])
+    to_users = new_broadcast(audience="users", user_ids=["alice", "realm/böb 2"])
     assert (await http.post("/admin/broadcasts", json=to_users)).status_code == 201
-    to_one = wanted(audience="connection", connection_id="i1.abc-_")
+    to_one = new_broadcast(audience="connection", connection_id="i1.abc-_")
     assert (await http.post("/admin/broadcasts", json=to_one)).status_code == 201
     assert [sent[:2] for sent in messenger.sent] == [
         ("users", ["alice", "realm/böb 2"]),
@@ -174,10 +174,10 @@ async def test_to_users_and_to_a_connection(
     ],
     ids=lambda changes: repr(changes)[:60],
 )
-async def test_what_cannot_be_sent_is_refused(
+async def test_invalid_broadcasts_are_refused(
     http: httpx.AsyncClient, messenger: RecordingMessenger, changes: dict[str, Any]
 ) -> None:
-    response = await http.post("/admin/broadcasts", json=wanted(**changes))
+    response = await http.post("/admin/broadcasts", json=new_broadcast(**changes))
     assert response.status_code == 422
     assert response.json()["code"] == "invalid_params"
     assert messenger.sent == []
@@ -187,21 +187,19 @@ async def test_what_cannot_be_sent_is_refused(
 @pytest.mark.parametrize(
     "event",
     ['{"a":' * 40 + "1" + "}" * 40, '{"a": "\\ud800"}', '{"\\ud800": 1}'],
-    ids=["deep", "half a character", "half a character as key"],
+    ids=["deep", "lone surrogate", "lone surrogate as key"],
 )
-async def test_json_that_sockets_cannot_carry_is_refused(
-    http: httpx.AsyncClient, event: str
-) -> None:
+async def test_json_that_frames_cannot_hold_is_refused(http: httpx.AsyncClient, event: str) -> None:
     body = f'{{"audience": "all", "topic": "t", "event": {event}}}'
     headers = {"Content-Type": "application/json"}
     response = await http.post("/admin/broadcasts", content=body, headers=headers)
     assert response.status_code == 422
 
 
-async def test_what_is_stored_is_what_was_sent(
+async def test_the_stored_event_is_the_sent_event(
     http: httpx.AsyncClient, messenger: RecordingMessenger
 ) -> None:
-    """NaN, which is no JSON, becomes null before anything else happens."""
+    """NaN, which is not JSON, becomes null first."""
     body = '{"audience": "all", "topic": "t", "event": {"a": NaN, "b": "\\u0000"}}'
     headers = {"Content-Type": "application/json"}
     response = await http.post("/admin/broadcasts", content=body, headers=headers)
@@ -210,7 +208,9 @@ async def test_what_is_stored_is_what_was_sent(
 
 
 async def test_pages(http: httpx.AsyncClient) -> None:
-    made = [(await http.post("/admin/broadcasts", json=wanted())).json()["id"] for _ in range(3)]
+    made = [
+        (await http.post("/admin/broadcasts", json=new_broadcast())).json()["id"] for _ in range(3)
+    ]
     first = (await http.get("/admin/broadcasts", params={"limit": 2})).json()
     assert [broadcast["id"] for broadcast in first] == [made[2], made[1]]
     rest = (await http.get("/admin/broadcasts", params={"before": made[1]})).json()
@@ -230,21 +230,21 @@ async def test_pages(http: httpx.AsyncClient) -> None:
         ("/admin/users/a%0Ab/connections", 404),
     ],
 )
-async def test_what_is_not_there_or_not_asked_well(
+async def test_unknown_and_invalid_resources(
     http: httpx.AsyncClient, path: str, status: int
 ) -> None:
     assert (await http.get(path)).status_code == status
 
 
 @pytest.mark.parametrize("user_id", ["alice", "auth0|1", "realm/alice", "ä b"])
-async def test_whose_sockets_are_where_and_ending_them(
+async def test_connections_of_a_user_are_listed_and_closed(
     http: httpx.AsyncClient, app: FastAPI, messenger: RecordingMessenger, user_id: str
 ) -> None:
     path = f"/admin/users/{user_id.replace('/', '%2F')}/connections"
     (connection,) = (await http.get(path)).json()
     assert connection["connection_id"] == "i1.abc"
     assert connection["address"] == "192.0.2.1"
-    assert app.state.bff.index.asked == [user_id]
+    assert app.state.bff.index.requested == [user_id]
     response = await http.delete(path)
     assert (response.status_code, response.json()) == (202, {"addressed": 2})
     assert messenger.closed == [user_id]

@@ -1,4 +1,4 @@
-"""Stored first, sent then, and told to those who come later for as long as it holds."""
+"""Broadcasts are stored, then sent, then retained until they expire."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from bff.broadcasts import retained as greetings_module
+from bff.broadcasts import retained as retained_module
 from bff.broadcasts import service as service_module
 from bff.cluster.keys import Keys
 from bff.connections.messages import Event
@@ -37,11 +37,11 @@ def soon(seconds: float = 3600) -> datetime:
 
 
 async def texts(service: Service, user_id: str) -> list[str]:
-    return [event.event["text"] for event in await service.greet(user_id)]
+    return [event.event["text"] for event in await service.retained_at_connect(user_id)]
 
 
 class Loads:
-    """Counts how often the database is asked for greetings."""
+    """Counts how often the retained broadcasts are loaded from the database."""
 
     def __init__(self, service: Service) -> None:
         self.count = 0
@@ -71,7 +71,7 @@ async def test_to_all(service: Service, messenger: RecordingMessenger) -> None:
     assert (broadcast.message_ids, broadcast.addressed) == (["all/e/1"], 5)
 
 
-async def test_to_users_each_once(service: Service, messenger: RecordingMessenger) -> None:
+async def test_to_users_once_each(service: Service, messenger: RecordingMessenger) -> None:
     broadcast = await create(service, audience=Audience.USERS, recipients=["alice", "bob", "alice"])
     assert messenger.sent[0][:2] == ("users", ["alice", "bob"])
     assert broadcast.recipients == ["alice", "bob"]
@@ -85,14 +85,14 @@ async def test_to_one_connection(service: Service, messenger: RecordingMessenger
     assert (broadcast.message_ids, broadcast.addressed) == ([None], 1)
 
 
-async def test_what_is_read_later_is_what_was_created(service: Service) -> None:
+async def test_get_returns_the_created_broadcast(service: Service) -> None:
     created = await create(service, expires_at=soon())
     found = await service.get(created.id)
     assert found.model_dump() == created.model_dump()
     assert found.addressed == 5
 
 
-async def test_the_id_of_the_broadcast_cannot_be_feigned(
+async def test_broadcast_id_in_the_event_is_overwritten(
     service: Service, messenger: RecordingMessenger
 ) -> None:
     broadcast = await create(service, event={"broadcast_id": "another"})
@@ -102,7 +102,7 @@ async def test_the_id_of_the_broadcast_cannot_be_feigned(
 async def test_it_is_stored_before_it_is_sent(
     service: Service, messenger: RecordingMessenger
 ) -> None:
-    messenger.failure = RedisConnectionError("away")
+    messenger.failure = RedisConnectionError("refused")
     with pytest.raises(Problem) as caught:
         await create(service)
     (stored,) = await service.list()
@@ -114,7 +114,7 @@ async def test_it_is_stored_before_it_is_sent(
     assert stored.id in caught.value.description
 
 
-async def test_a_bug_of_the_messenger_is_not_taken_for_an_outage(
+async def test_other_errors_of_the_messenger_are_not_caught(
     service: Service, messenger: RecordingMessenger
 ) -> None:
     messenger.failure = KeyError("bug")
@@ -125,14 +125,14 @@ async def test_a_bug_of_the_messenger_is_not_taken_for_an_outage(
 # Reading
 
 
-async def test_nothing_is_not_found(service: Service) -> None:
+async def test_an_unknown_id_is_not_found(service: Service) -> None:
     for look in (service.get("none"), service.list(before="none")):
         with pytest.raises(Problem) as caught:
             await look
         assert caught.value.code is Code.NOT_FOUND
 
 
-async def test_pages_go_back_in_time_and_miss_nothing(service: Service, database: Database) -> None:
+async def test_pages_are_complete_and_newest_first(service: Service, database: Database) -> None:
     moment = soon(-60)
     made = [await create(service, f"{number}") for number in range(7)]
     async with database.session() as session:  # the same moment, to the microsecond
@@ -150,25 +150,25 @@ async def test_pages_go_back_in_time_and_miss_nothing(service: Service, database
     assert seen[:2] == [made[6].id, made[5].id]
 
 
-# Greetings
+# Retained broadcasts
 
 
-async def test_a_greeting_is_for_its_audience_until_it_expires(
+async def test_a_broadcast_is_retained_for_its_audience_until_it_expires(
     service: Service, messenger: RecordingMessenger
 ) -> None:
     with pytest.raises(Problem, match="future"):
         await create(service, "gone", expires_at=soon(-1))
-    await create(service, "not to be told later")
+    await create(service, "not retained")
     everyone = await create(service, "all", expires_at=soon())
     await create(service, "a", audience=Audience.USERS, recipients=["alice"], expires_at=soon())
     assert await texts(service, "alice") == ["all", "a"]
     assert await texts(service, "bob") == ["all"]
     sent = {"text": "all", "broadcast_id": everyone.id}
-    assert await service.greet("bob") == [Event("notice", sent)]
+    assert await service.retained_at_connect("bob") == [Event("notice", sent)]
     assert ("all", None, "notice", sent) in messenger.sent
 
 
-async def test_a_greeting_ends_while_it_is_in_the_cache(service: Service) -> None:
+async def test_an_expired_broadcast_in_the_cache_is_not_sent(service: Service) -> None:
     await create(service, "short", expires_at=soon(1))
     loads = Loads(service)
     assert await texts(service, "alice") == ["short"]
@@ -180,7 +180,7 @@ async def test_a_greeting_ends_while_it_is_in_the_cache(service: Service) -> Non
     assert loads.count == 1
 
 
-async def test_the_database_is_asked_once_for_many_who_connect(service: Service) -> None:
+async def test_concurrent_connects_load_once(service: Service) -> None:
     await create(service, "all", expires_at=soon())
     loads = Loads(service)
     loads.gate.clear()
@@ -190,12 +190,12 @@ async def test_the_database_is_asked_once_for_many_who_connect(service: Service)
     loads.gate.set()
     results = await asyncio.gather(*many, return_exceptions=True)
     assert results[1:] == [["all"]] * 49
-    assert loads.count <= 2, "once more for whom the first gave up"
+    assert loads.count <= 2, "once more because the first load was cancelled"
     assert await texts(service, "bob") == ["all"]
     assert loads.count <= 2
 
 
-async def test_every_instance_knows_at_once(
+async def test_a_new_broadcast_is_retained_on_every_instance_at_once(
     service: Service, database: Database, redis: RedisClient, settings: Settings
 ) -> None:
     other = another_instance(database, redis, settings)
@@ -206,7 +206,7 @@ async def test_every_instance_knows_at_once(
         assert (await texts(service, "alice"))[-1] == str(number)
 
 
-async def test_what_is_created_while_greetings_are_loaded_is_not_missed(
+async def test_a_broadcast_created_during_a_load_is_not_missed(
     service: Service, database: Database, redis: RedisClient, settings: Settings
 ) -> None:
     other = another_instance(database, redis, settings)
@@ -220,7 +220,7 @@ async def test_what_is_created_while_greetings_are_loaded_is_not_missed(
     assert await texts(other, "alice") == ["late"]
 
 
-async def test_a_redis_that_forgot_makes_everyone_look_again(
+async def test_instances_reload_when_redis_lost_its_data(
     service: Service,
     database: Database,
     redis: RedisClient,
@@ -238,16 +238,14 @@ async def test_a_redis_that_forgot_makes_everyone_look_again(
     assert await texts(other, "alice") == ["one", "two"]
 
 
-async def test_of_too_many_the_newest_are_kept(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_newest_are_retained(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(service_module, "MAX_RETAINED", 3)
     for number in range(5):
         await create(service, str(number), expires_at=soon())
     assert await texts(service, "alice") == ["2", "3", "4"]
 
 
-async def test_those_for_others_push_out_nobodys(
+async def test_broadcasts_to_users_do_not_displace_those_to_all(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_module, "MAX_RETAINED", 3)
@@ -259,28 +257,26 @@ async def test_those_for_others_push_out_nobodys(
     assert await texts(service, "bob") == ["all", "0", "1", "2", "3", "4"]
 
 
-async def test_greetings_that_cannot_be_had_are_a_problem_and_come_back(
+async def test_a_failed_load_raises_a_problem_and_is_retried(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await create(service, "all", expires_at=soon())
 
     async def fail() -> Any:
-        raise OSError("away")
+        raise OSError("refused")
 
     with monkeypatch.context() as patch:
         patch.setattr(service._retained, "_load", fail)
         with pytest.raises(Problem) as caught:
-            await service.greet("alice")
+            await service.retained_at_connect("alice")
     assert caught.value.code is Code.SERVICE_UNAVAILABLE
     assert await texts(service, "alice") == ["all"]
 
 
-async def test_greetings_are_not_waited_for_without_limit(
-    service: Service, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(greetings_module, "_SECONDS", 0.05)
+async def test_a_load_has_a_timeout(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retained_module, "_LOAD_SECONDS", 0.05)
     loads = Loads(service)
     loads.gate.clear()
     async with asyncio.timeout(10):
         with pytest.raises(Problem):
-            await service.greet("alice")
+            await service.retained_at_connect("alice")

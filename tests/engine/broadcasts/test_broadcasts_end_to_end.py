@@ -1,4 +1,4 @@
-"""An administrator, the whole BFF, and real sockets."""
+"""Broadcasts over the complete BFF and real WebSockets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.engine.echo import create_app
 
 @pytest.fixture
 async def bff(settings: Settings) -> AsyncIterator[RunningBff]:
-    """On this room's database: PostgreSQL where TEST_DATABASE_URL names one."""
+    """With PostgreSQL if TEST_DATABASE_URL is set."""
     async with run(create_app(settings)) as running:
         yield running
 
@@ -33,7 +33,7 @@ async def post(bff: RunningBff, **broadcast: Any) -> dict[str, Any]:
         return stored
 
 
-async def test_a_broadcast_reaches_who_is_there_and_who_comes_later(bff: RunningBff) -> None:
+async def test_a_broadcast_reaches_current_and_later_connections(bff: RunningBff) -> None:
     async with bff.browser("alice") as alice:
         stored = await post(bff, audience="all", event={"text": "hi"}, expires_at=soon())
         live = await alice.event("notice")
@@ -44,7 +44,7 @@ async def test_a_broadcast_reaches_who_is_there_and_who_comes_later(bff: Running
         assert (await bob.event("notice"))["event"] == live["event"]
 
 
-async def test_a_broadcast_to_users_reaches_no_other(bff: RunningBff) -> None:
+async def test_a_broadcast_to_users_reaches_only_them(bff: RunningBff) -> None:
     async with bff.browser("alice") as alice, bff.browser("bob") as bob:
         stored = await post(bff, audience="users", user_ids=["alice"], event={"n": 1})
         await post(bff, audience="all", event={"n": 2})
@@ -53,7 +53,7 @@ async def test_a_broadcast_to_users_reaches_no_other(bff: RunningBff) -> None:
     assert stored["addressed"] == 1
 
 
-async def test_a_broadcast_to_one_connection_reaches_no_other_of_the_same_user(
+async def test_a_broadcast_to_a_connection_reaches_only_that_connection(
     bff: RunningBff,
 ) -> None:
     async with bff.browser("alice") as first, bff.browser("alice") as second:
@@ -64,7 +64,7 @@ async def test_a_broadcast_to_one_connection_reaches_no_other_of_the_same_user(
         assert (await second.event("notice"))["event"]["n"] == 2
 
 
-async def test_a_user_is_seen_and_disconnected(bff: RunningBff) -> None:
+async def test_connections_of_a_user_are_listed_and_closed(bff: RunningBff) -> None:
     async with (
         bff.http("carol", ["admin"]) as admin,
         bff.browser("alice") as alice,
@@ -80,7 +80,7 @@ async def test_a_user_is_seen_and_disconnected(bff: RunningBff) -> None:
         await bob.event("notice")
 
 
-async def test_a_page_comes_in_with_a_ticket_once(bff: RunningBff) -> None:
+async def test_a_ticket_is_valid_once(bff: RunningBff) -> None:
     origin = {"Origin": bff.settings.allowed_origins[0]}
     async with bff.http("alice") as page:
         ticket = (await page.post("/auth/ticket", headers=origin)).json()["ticket"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.checker import Rule, Verdict, check
+from tests.chaos.checker import Guarantee, Verdict, check
 from tests.chaos.history import (
     Broke,
     Connected,
@@ -127,8 +127,8 @@ class Story:
     def verdict(self) -> Verdict:
         return check(self.records, allowance=ALLOWANCE, max_stream_length=STREAM_LENGTH)
 
-    def broken(self) -> list[Rule]:
-        return [violation.rule for violation in self.verdict.violations]
+    def broken(self) -> list[Guarantee]:
+        return [violation.guarantee for violation in self.verdict.violations]
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def story() -> Story:
     return Story()
 
 
-def test_all_is_well_when_each_message_comes_once_in_order(story: Story) -> None:
+def test_no_violations_when_each_message_is_received_once_in_order(story: Story) -> None:
     story.connect()
     story.connect("user/b/7", client="bobs", connection="i1.y")
     for number in (1, 2):
@@ -152,50 +152,50 @@ def test_all_is_well_when_each_message_comes_once_in_order(story: Story) -> None
 # No unannounced gap
 
 
-def test_gap_a_hole_between_two_messages(story: Story) -> None:
+def test_gap_a_missing_message_between_two_others(story: Story) -> None:
     story.connect()
     story.send_vainly(1, Unknown)
     story.send(2, "user/e/2")
     story.get(2, "user/e/2")
-    assert story.broken() == [Rule.GAP]
+    assert story.broken() == [Guarantee.GAP]
     assert "user/e/0, then user/e/2: 1 missing" in str(story.verdict.violations[0])
 
 
-def test_gap_a_new_epoch_without_a_word(story: Story) -> None:
+def test_gap_a_new_epoch_without_a_gap_frame(story: Story) -> None:
     story.connect()
     story.send(1, "user/f/1")
     story.get(1, "user/f/1")
-    assert story.broken() == [Rule.GAP]
+    assert story.broken() == [Guarantee.GAP]
 
 
 def test_gap_the_last_message_never_came(story: Story) -> None:
     story.connect()
     story.send(1, "user/e/1")
-    assert story.broken() == [Rule.GAP]
+    assert story.broken() == [Guarantee.GAP]
 
 
-def test_gap_what_was_missed_while_away_is_not_sent_and_nobody_says_so(story: Story) -> None:
+def test_gap_missed_messages_are_neither_sent_nor_reported(story: Story) -> None:
     story.connect()
     story.leave()
     story.send(1, "user/e/1")
     story.connect("user/e/1", since="user/e/0")
-    assert story.broken() == [Rule.GAP]
+    assert story.broken() == [Guarantee.GAP]
 
 
-def test_gap_recovered_is_said_and_not_done(story: Story) -> None:
+def test_gap_recovered_is_true_but_messages_are_missing(story: Story) -> None:
     story.connect()
     story.leave()
     story.send(1, "user/e/1")
     story.send(2, "user/e/2")
     story.connect("user/e/2", since="user/e/0", recovered=True)
     story.get(2, "user/e/2")
-    assert set(story.broken()) == {Rule.GAP}
+    assert set(story.broken()) == {Guarantee.GAP}
 
 
 def test_gap_an_event_that_the_mesh_has_confirmed_never_came(story: Story) -> None:
     story.connect()
     story.send(1, None)
-    assert story.broken() == [Rule.GAP]
+    assert story.broken() == [Guarantee.GAP]
 
 
 def test_gap_an_event_ends_among_the_dead_letters(story: Story) -> None:
@@ -203,7 +203,7 @@ def test_gap_an_event_ends_among_the_dead_letters(story: Story) -> None:
     story.send(1, None)
     story.gap("user/e/2")
     story.records.append(DeadLettered(at=story.tick(), message=1))
-    assert story.broken() == [Rule.GAP]
+    assert story.broken() == [Guarantee.GAP]
 
 
 def test_gap_an_announcement_covers_only_what_lies_before_it(story: Story) -> None:
@@ -211,7 +211,7 @@ def test_gap_an_announcement_covers_only_what_lies_before_it(story: Story) -> No
     story.gap("user/e/3")
     story.send(1, "user/e/4")
     story.send(2, None)
-    assert story.broken() == [Rule.GAP, Rule.GAP]
+    assert story.broken() == [Guarantee.GAP, Guarantee.GAP]
 
 
 def test_gap_an_announcement_of_a_new_epoch_covers_what_the_old_one_had_and_no_more(
@@ -225,13 +225,13 @@ def test_gap_an_announcement_of_a_new_epoch_covers_what_the_old_one_had_and_no_m
     story.gap("user/f/3")
     story.records.append(Taken(at=story.tick(), message=1, id="user/e/1"))
     story.records.append(Taken(at=story.tick(), message=2, id="user/f/4"))
-    assert (story.broken(), story.verdict.lost) == ([Rule.GAP], 1)
+    assert (story.broken(), story.verdict.lost) == ([Guarantee.GAP], 1)
 
 
 def test_gap_a_client_that_cannot_come_back(story: Story) -> None:
     story.connect()
     story.leave()
-    assert story.broken() == [Rule.GAP]
+    assert story.broken() == [Guarantee.GAP]
 
 
 def test_no_gap_when_what_was_missed_follows_the_hello(story: Story) -> None:
@@ -253,7 +253,7 @@ def test_no_gap_when_the_hello_says_not_recovered(story: Story, after: str) -> N
     assert (story.broken(), story.verdict.lost, story.verdict.announcements) == ([], 2, 1)
 
 
-def test_no_gap_when_an_open_socket_is_told(story: Story) -> None:
+def test_no_gap_when_an_open_connection_gets_a_gap_frame(story: Story) -> None:
     story.connect()
     story.send(1, "user/e/1")
     story.gap("user/f/0")
@@ -284,7 +284,7 @@ def test_gap_what_a_slow_answer_shows_to_be_later_than_the_first_position(story:
     story.records.append(Sent(at=story.tick(), message=1, stream="user:alice", way="admin"))
     story.connect("user/e/1")
     story.records.append(Taken(at=story.tick(), message=1, id="user/e/2"))
-    assert story.broken() == [Rule.GAP]
+    assert story.broken() == [Guarantee.GAP]
 
 
 # Nothing given up
@@ -295,16 +295,16 @@ def test_given_up_what_a_returning_client_could_have_had(story: Story, missed: i
     story.connect()
     story.leave()
     story.connect(f"user/e/{missed}", since="user/e/0", recovered=False)
-    assert story.broken() == [Rule.GIVEN_UP]
+    assert story.broken() == [Guarantee.GIVEN_UP]
 
 
 def test_given_up_what_an_open_socket_could_have_had(story: Story) -> None:
     story.connect()
     story.gap("user/e/1")
-    assert story.broken() == [Rule.GIVEN_UP]
+    assert story.broken() == [Guarantee.GIVEN_UP]
 
 
-def test_not_given_up_what_the_stream_had_no_more_when_the_loss_was_told(story: Story) -> None:
+def test_not_given_up_messages_that_the_stream_no_longer_had(story: Story) -> None:
     """Behind a loss a stream may go on before its newest message."""
     story.connect()
     for number in (1, 2, 3):
@@ -326,14 +326,14 @@ def test_order_two_messages_on_one_socket(story: Story) -> None:
     story.send(3, "user/e/3")
     story.get(3, "user/e/3")
     story.get(1, "user/e/1", applied=False)
-    assert story.broken() == [Rule.ORDER]
+    assert story.broken() == [Guarantee.ORDER]
 
 
 def test_order_a_client_applies_an_older_one(story: Story) -> None:
     story.connect("user/e/5")
     story.send_vainly(1, Unknown)
     story.get(1, "user/e/4")
-    assert story.broken() == [Rule.ORDER]
+    assert story.broken() == [Guarantee.ORDER]
 
 
 def test_order_a_later_message_got_the_earlier_offset(story: Story) -> None:
@@ -342,10 +342,10 @@ def test_order_a_later_message_got_the_earlier_offset(story: Story) -> None:
     story.send(2, None)
     story.get(2, "user/e/1")
     story.get(1, "user/e/2")
-    assert story.broken() == [Rule.ORDER]
+    assert story.broken() == [Guarantee.ORDER]
 
 
-def test_order_begins_anew_when_a_loss_was_told(story: Story) -> None:
+def test_order_restarts_after_a_gap_frame(story: Story) -> None:
     """RabbitMQ delivers again what a Redis that lost its data had taken."""
     story.connect()
     story.send(1, None)
@@ -375,7 +375,7 @@ def test_twice_one_id_after_an_announcement(story: Story) -> None:
     story.leave()
     story.connect("user/f/0", since="user/e/1", recovered=False)
     story.get(1, "user/e/1")
-    assert story.broken() == [Rule.TWICE]
+    assert story.broken() == [Guarantee.TWICE]
 
 
 def test_twice_one_message_under_two_ids(story: Story) -> None:
@@ -383,7 +383,7 @@ def test_twice_one_message_under_two_ids(story: Story) -> None:
     story.send(1, None)
     story.get(1, "user/e/1")
     story.get(1, "user/e/2")
-    assert story.broken() == [Rule.TWICE]
+    assert story.broken() == [Guarantee.TWICE]
 
 
 def test_twice_one_id_on_one_socket(story: Story) -> None:
@@ -391,7 +391,7 @@ def test_twice_one_id_on_one_socket(story: Story) -> None:
     story.send(1, "user/e/1")
     story.get(1, "user/e/1")
     story.get(1, "user/e/1", applied=False)
-    assert story.broken() == [Rule.TWICE]
+    assert story.broken() == [Guarantee.TWICE]
 
 
 def test_twice_an_id_is_given_out_again(story: Story) -> None:
@@ -400,7 +400,7 @@ def test_twice_an_id_is_given_out_again(story: Story) -> None:
     story.send(1, "user/e/1")
     story.get(1, "user/e/1")
     story.send(2, "user/e/1")
-    assert Rule.TWICE in story.broken()
+    assert Guarantee.TWICE in story.broken()
 
 
 def test_twice_is_right_when_redis_has_lost_the_first_and_that_was_told(story: Story) -> None:
@@ -432,7 +432,7 @@ def test_stranger_another_user_s_message(story: Story) -> None:
     story.send(1, "user/e/1")
     story.get(1, "user/e/1")
     story.get(1, "user/b/1", client="bobs")
-    assert story.broken() == [Rule.STRANGER]
+    assert story.broken() == [Guarantee.STRANGER]
 
 
 def test_stranger_a_topic_s_message_without_a_subscription(story: Story) -> None:
@@ -441,7 +441,7 @@ def test_stranger_a_topic_s_message_without_a_subscription(story: Story) -> None
     story.unsubscribe()
     story.send(1, "topic:tea/t/1", stream=TEA)
     story.get(1, "topic:tea/t/1")
-    assert story.broken() == [Rule.STRANGER]
+    assert story.broken() == [Guarantee.STRANGER]
 
 
 def test_stranger_a_topic_s_message_on_a_new_socket_before_it_subscribes(story: Story) -> None:
@@ -451,16 +451,16 @@ def test_stranger_a_topic_s_message_on_a_new_socket_before_it_subscribes(story: 
     story.send(1, "topic:tea/t/1", stream=TEA)
     story.connect(since="user/e/0", recovered=True)
     story.get(1, "topic:tea/t/1")
-    assert story.broken() == [Rule.STRANGER]
+    assert story.broken() == [Guarantee.STRANGER]
 
 
 @pytest.mark.parametrize("sent", [True, False])
-def test_stranger_a_message_that_nobody_has_sent(story: Story, sent: bool) -> None:
+def test_stranger_a_message_that_was_never_sent(story: Story, sent: bool) -> None:
     story.connect()
     if sent:
         story.send_vainly(1, Refused)
     story.get(1, "user/e/1")
-    assert story.broken() == [Rule.STRANGER]
+    assert story.broken() == [Guarantee.STRANGER]
 
 
 def test_no_stranger_a_topic_s_message_to_its_subscriber(story: Story) -> None:
@@ -483,7 +483,7 @@ def test_index_names_a_connection_of_a_dead_process(story: Story) -> None:
     story.connect(connection="i2.x", since="user/e/0", recovered=True)
     story.tick(ALLOWANCE)
     story.index("i1.whose-hello-never-came", "i2.x", leases=("i2#1",))
-    assert story.broken() == [Rule.INDEX]
+    assert story.broken() == [Guarantee.INDEX]
 
 
 def test_index_names_the_lease_of_a_dead_process(story: Story) -> None:
@@ -493,14 +493,14 @@ def test_index_names_the_lease_of_a_dead_process(story: Story) -> None:
     story.connect(connection="i2.x", since="user/e/0", recovered=True)
     story.tick(ALLOWANCE)
     story.index("i2.x", leases=("i1#1", "i2#1"))
-    assert story.broken() == [Rule.INDEX]
+    assert story.broken() == [Guarantee.INDEX]
 
 
 def test_index_names_two_generations_of_one_process(story: Story) -> None:
     story.connect()
     story.tick(ALLOWANCE)
     story.index("i1.x", leases=("i1#1", "i1#2"))
-    assert story.broken() == [Rule.INDEX]
+    assert story.broken() == [Guarantee.INDEX]
 
 
 def test_index_names_a_connection_that_has_left(story: Story) -> None:
@@ -509,7 +509,7 @@ def test_index_names_a_connection_that_has_left(story: Story) -> None:
     story.connect(connection="i1.y", since="user/e/0", recovered=True)
     story.tick(ALLOWANCE)
     story.index("i1.x", "i1.y")
-    assert story.broken() == [Rule.INDEX]
+    assert story.broken() == [Guarantee.INDEX]
 
 
 def test_index_lacks_an_open_connection(story: Story) -> None:
@@ -517,7 +517,7 @@ def test_index_lacks_an_open_connection(story: Story) -> None:
     story.tick(ALLOWANCE)
     story.index()
     story.index()
-    assert story.broken() == [Rule.INDEX]
+    assert story.broken() == [Guarantee.INDEX]
 
 
 def test_index_may_be_wrong_within_the_lease_and_during_faults(story: Story) -> None:
@@ -533,7 +533,7 @@ def test_index_may_be_wrong_within_the_lease_and_during_faults(story: Story) -> 
     story.records.append(replace(wrong, at=story.tick()))
     assert story.broken() == []
     story.records.append(replace(wrong, at=story.tick(ALLOWANCE)))
-    assert set(story.broken()) == {Rule.INDEX}
+    assert set(story.broken()) == {Guarantee.INDEX}
 
 
 # Health
@@ -541,7 +541,7 @@ def test_index_may_be_wrong_within_the_lease_and_during_faults(story: Story) -> 
 
 def test_health_an_instance_does_not_get_ready_again(story: Story) -> None:
     story.records.append(Sick(at=story.tick(), process="a2", reason="mesh: lost"))
-    assert story.broken() == [Rule.HEALTH]
+    assert story.broken() == [Guarantee.HEALTH]
 
 
 # The file

@@ -20,7 +20,7 @@ def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, pro
         servers.find(program)
 
 
-def test_without_servers_the_command_says_what_is_missing_and_leaves(tmp_path: Path) -> None:
+def test_without_servers_the_command_reports_what_is_missing_and_exits(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.chaos", "--seed", "7", "--folder", str(tmp_path)],
         cwd=ROOT,

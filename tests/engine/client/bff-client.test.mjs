@@ -46,7 +46,7 @@ describe("connecting", () => {
     assert.equal(bff.session.user_id, "ann");
   });
 
-  test("without a ticket leaves the address bare, for the cookie", async () => {
+  test("without a ticket has no query, for the cookie", async () => {
     makeClient().bff.connect();
     await settle();
     assert.equal(socket().url.href, "ws://bff.test/ws");
@@ -121,7 +121,7 @@ describe("connecting", () => {
     assert.equal(bff.state, "closed");
   });
 
-  test("refused for good asks for a fresh token when the page begins again", async () => {
+  test("refused twice asks for a fresh token after connect() is called again", async () => {
     const hints = [];
     const { bff } = makeClient({ getTicket: ({ fresh }) => hints.push(fresh) && "t" });
     for (let time = 1; time <= 2; time += 1) {
@@ -147,7 +147,7 @@ describe("connecting", () => {
     assert.deepEqual(hints, [false, true, true, true]);
   });
 
-  test("tells why the ticket office refuses", async () => {
+  test("reports why the ticket endpoint refuses", async () => {
     withTicketOffice(() => new Response("", { status: 401 }));
     const { bff, states } = makeClient({ getToken: () => "bad" });
     const ready = failure(bff.connect());
@@ -174,7 +174,7 @@ describe("connecting", () => {
     assert.equal(bff.state, "open");
   });
 
-  test("gives up an attempt that gets no ticket, or no hello, in time", async () => {
+  test("times out without a ticket or a hello", async () => {
     const signals = [];
     const tickets = [new Promise(() => {}), "t"];
     const getTicket = ({ signal }) => signals.push(signal) && tickets.shift();
@@ -190,7 +190,7 @@ describe("connecting", () => {
     assert.equal(socket().closedWith, 1000);
   });
 
-  test("has no use for a ticket, or a refusal, that comes too late", async () => {
+  test("ignores a ticket or a refusal that comes too late", async () => {
     for (const answer of [(late) => late.resolve("t"), (late) => late.reject(refusal(401))]) {
       const late = {};
       const ticket = new Promise((resolve, reject) => Object.assign(late, { resolve, reject }));
@@ -205,7 +205,7 @@ describe("connecting", () => {
     }
   });
 
-  test("ends when the address is refused by the browser", async () => {
+  test("closes when the browser refuses the URL", async () => {
     class Refusing {
       constructor() {
         throw new Error("insecure");
@@ -250,7 +250,7 @@ describe("coming back", () => {
     assert.deepEqual(delays, [250, 500, 1000, 1500, 1500]);
   });
 
-  test("starts the back-off anew only after a connection that lasted", async () => {
+  test("resets the back-off only after a stable connection", async () => {
     const { states } = await openClient({ stableMs: 5_000 });
     socket().breakWith(1006);
     await pass(250);
@@ -265,7 +265,7 @@ describe("coming back", () => {
     assert.equal(states.at(-1).delayMs, 250);
   });
 
-  test("waits as long as a draining server says, once", async () => {
+  test("waits for the delay of a draining server, once", async () => {
     const { states } = await openClient();
     socket().receive("drain", { reconnect_after_ms: 8_000 });
     socket().breakWith(4001);
@@ -275,14 +275,14 @@ describe("coming back", () => {
     assert.equal(states.at(-1).delayMs, 500);
   });
 
-  test("waits no longer than five minutes, whatever a draining server says", async () => {
+  test("waits at most five minutes for a draining server", async () => {
     const { states } = await openClient();
     socket().receive("drain", { reconnect_after_ms: 1e12 });
     socket().breakWith(4001);
     assert.equal(states.at(-1).delayMs, 300_250);
   });
 
-  test("is not put off by a draining server that says nonsense", async () => {
+  test("ignores an invalid delay of a draining server", async () => {
     for (const ms of ["soon", -1, null, undefined, {}]) {
       const { states } = await openClient();
       socket().receive("drain", { reconnect_after_ms: ms });
@@ -291,7 +291,7 @@ describe("coming back", () => {
     }
   });
 
-  test("forgets back-off and draining when the page begins again", async () => {
+  test("resets back-off and draining when connect() is called again", async () => {
     const { bff, states } = await openClient();
     socket().breakWith(1006);
     await pass(250);
@@ -304,7 +304,7 @@ describe("coming back", () => {
     assert.equal(states.at(-1).delayMs, 250);
   });
 
-  test("does not happen after a code that means the end", async () => {
+  test("does not happen after a code that means do not reconnect", async () => {
     const { bff, states } = await openClient();
     socket().breakWith(4504, "revoked");
     const { state, code, reason } = states.at(-1);
@@ -334,7 +334,7 @@ describe("coming back", () => {
     assert.equal((await bff.ready).session_id, "second");
   });
 
-  test("close ends every wait, and connect begins again", async () => {
+  test("close cancels every wait, and connect restarts", async () => {
     const { bff, states } = await openClient();
     socket().breakWith(1006);
     bff.close();
@@ -367,7 +367,7 @@ describe("coming back", () => {
 });
 
 describe("silence", () => {
-  test("is broken with a ping, and an answer keeps the connection", async () => {
+  test("triggers a ping, and a reply keeps the connection", async () => {
     const { bff } = await openClient({}, { ping_interval: 10 });
     await pass(19_999);
     assert.deepEqual(socket().sent, []);
@@ -379,7 +379,7 @@ describe("silence", () => {
     assert.equal(socket().sent.length, 1);
   });
 
-  test("that goes on ends the connection, and the client comes back", async () => {
+  test("that continues closes the connection, and the client reconnects", async () => {
     const { states } = await openClient({ pingTimeoutMs: 4_000 }, { ping_interval: 10 });
     await pass(20_000);
     await pass(4_000);
@@ -405,7 +405,7 @@ describe("silence", () => {
 describe("a page", () => {
   afterEach(withoutPage);
 
-  test("that has a network again, or is looked at again, does not wait", async () => {
+  test("that is online or visible again reconnects without delay", async () => {
     const page = withPage();
     await openClient();
     let expected = 1;
@@ -418,7 +418,7 @@ describe("a page", () => {
     }
   });
 
-  test("that is hidden waits its time", async () => {
+  test("that is hidden waits for the delay", async () => {
     const page = withPage();
     await openClient();
     socket().breakWith(1006);
@@ -428,7 +428,7 @@ describe("a page", () => {
     assert.equal(opened(), 1);
   });
 
-  test("that wakes up asks whether the connection is alive", async () => {
+  test("that becomes visible sends a ping", async () => {
     const page = withPage();
     const { bff } = await openClient({ pingTimeoutMs: 4_000 });
     page.happens("online");
@@ -441,7 +441,7 @@ describe("a page", () => {
     assert.equal(bff.state, "waiting");
   });
 
-  test("that wakes up believes an answer, whether or not the BFF pings by itself", async () => {
+  test("that becomes visible accepts any reply, whether or not the BFF pings", async () => {
     const page = withPage();
     const { bff } = await openClient({}, { ping_interval: 0 });
     page.happens("online");
@@ -451,7 +451,7 @@ describe("a page", () => {
     assert.equal(socket().sent.length, 1);
   });
 
-  test("is not listened to after the end", async () => {
+  test("is not listened to after close", async () => {
     const page = withPage();
     const { bff } = await openClient();
     bff.close();
@@ -496,7 +496,7 @@ describe("the token", () => {
     assert.equal(bff.state, "open");
   });
 
-  test("that cannot be renewed is asked for again, without haste", async () => {
+  test("that cannot be renewed is requested again later", async () => {
     const { hints, options } = withTokens();
     await openClient(options, { expires_at: inSeconds(70), ping_interval: 0 });
     await pass(30_000);
@@ -588,7 +588,7 @@ describe("a request", () => {
     assert.deepEqual([code, outcome, retryable], ["timeout", "unknown", false]);
   });
 
-  test("is called off at the server too", async () => {
+  test("is cancelled at the server too", async () => {
     const { bff } = await openClient();
     const control = new AbortController();
     const request = bff.request("orders", "list", {}, { signal: control.signal });
@@ -600,7 +600,7 @@ describe("a request", () => {
     socket().receive("response", { trace_id, result: 1, error: null });
   });
 
-  test("that is done cannot be called off", async () => {
+  test("that is done cannot be cancelled", async () => {
     const { bff } = await openClient();
     const control = new AbortController();
     const request = bff.request("orders", "list", {}, { signal: control.signal });
@@ -611,7 +611,7 @@ describe("a request", () => {
     assert.equal(socket().sent.length, 1);
   });
 
-  test("that was called off before is never written", async () => {
+  test("that was cancelled before is never sent", async () => {
     const { bff } = await openClient();
     const signal = AbortSignal.abort();
     const { code, outcome } = await failure(bff.request("orders", "list", {}, { signal }));
@@ -619,7 +619,7 @@ describe("a request", () => {
     assert.deepEqual(socket().sent, []);
   });
 
-  test("on its way when the connection breaks has an unknown outcome", async () => {
+  test("that was sent when the connection breaks has an unknown outcome", async () => {
     for (const how of [() => socket().breakWith(1006), (bff) => bff.close()]) {
       const { bff } = await openClient();
       const request = bff.request("orders", "place");
@@ -703,7 +703,7 @@ describe("a request", () => {
     assert.equal(await request, "there");
   });
 
-  test("without a connection to come was not sent", async () => {
+  test("on a closed client was not sent", async () => {
     const { bff } = makeClient();
     const never = await failure(bff.request("orders", "list"));
     assert.deepEqual([never.code, never.outcome], ["connection_lost", "not_sent"]);
@@ -721,7 +721,7 @@ describe("a request", () => {
     assert.deepEqual(socket().sent, []);
   });
 
-  test("that JSON cannot hold is refused", async () => {
+  test("that JSON cannot represent is refused", async () => {
     const { bff } = await openClient();
     assert.equal((await failure(bff.request("s", "m", { n: 1n }))).code, "invalid_params");
   });

@@ -25,7 +25,7 @@ describe("events", () => {
     return { heard, off };
   }
 
-  test("reach the listeners of their topic, and of all, until they leave", async () => {
+  test("reach the listeners of their topic and of '*', until these are removed", async () => {
     const { bff } = await openClient();
     const { heard, off } = listen(bff);
     const all = listen(bff, "*").heard;
@@ -39,7 +39,7 @@ describe("events", () => {
     assert.deepEqual(other, []);
   });
 
-  test("a listener that throws harms nobody", async () => {
+  test("a listener that throws does not affect the others", async () => {
     const reported = mock.method(console, "error", () => {});
     const { bff } = await openClient();
     bff.on("t", () => {
@@ -66,14 +66,14 @@ describe("events", () => {
     );
   });
 
-  test("from before the first hello are not told: what is fetched after it has them", async () => {
+  test("before the first hello are not emitted: fetched data contains them", async () => {
     const { bff } = await openClient({}, { positions: { user: "user/e/5" } });
     const { heard } = listen(bff);
     for (const id of ["user/e/4", "user/e/5", "user/e/6"]) socket().event(id);
     assert.deepEqual(heard, [["user/e/6", "user/e/6"]]);
   });
 
-  test("greetings of a broadcast are told once, as far as memory goes", async () => {
+  test("retained broadcasts are emitted once, for the last 200", async () => {
     const { bff } = await openClient();
     const { heard } = listen(bff);
     const greet = (n) => socket().event(undefined, { broadcast_id: `b${n}` });
@@ -89,7 +89,7 @@ describe("events", () => {
     assert.equal(heard.length, 202);
   });
 
-  test("of two stored messages with a broadcast_id of their own both are told", async () => {
+  test("with the same broadcast_id are both emitted if both are stored", async () => {
     const { bff } = await openClient();
     const { heard } = listen(bff);
     for (const id of ["user/e/1", "user/e/2"]) socket().event(id, { broadcast_id: "show" });
@@ -97,7 +97,7 @@ describe("events", () => {
     assert.equal(heard.length, 4);
   });
 
-  test("errors that belong to no request have a place of their own", async () => {
+  test("errors that belong to no request go to onError", async () => {
     const { bff } = await openClient();
     const errors = [];
     bff.onError((error) => errors.push(error.code));
@@ -107,7 +107,7 @@ describe("events", () => {
     assert.deepEqual(errors, ["rate_limited"]);
   });
 
-  test("frames that make no sense are passed over", async () => {
+  test("invalid frames are ignored", async () => {
     const { bff } = await openClient();
     const { heard } = listen(bff, "*");
     for (const text of ["", "{", "null", "7", '"x"', "[]", new ArrayBuffer(4)]) {
@@ -137,7 +137,7 @@ describe("what was missed", () => {
     return { bff, told };
   }
 
-  test("is asked for from the positions reached", async () => {
+  test("are requested from the last positions", async () => {
     const { bff } = await follow({ user: "user/e/5", all: "all/e/2" });
     assert.equal(socket().url.search, "");
     socket().event("user/e/6");
@@ -196,7 +196,7 @@ describe("what was missed", () => {
     assert.deepEqual(told, [{ user: "user/e/7" }, { all: "all/f/0" }]);
   });
 
-  test("for good is told by the BFF, and the flow goes on from there", async () => {
+  test("reported by the BFF are a gap, and delivery continues from there", async () => {
     const { bff, told } = await follow({ user: "user/e/5" });
     socket().receive("gap", { streams: { user: "user/f/0" } });
     socket().event("user/f/1");
@@ -204,7 +204,7 @@ describe("what was missed", () => {
     assert.equal(bff.state, "open");
   });
 
-  test("in a hole, or a new epoch, is told before what comes after it", async () => {
+  test("before a skipped offset or a new epoch are a gap, before the next event", async () => {
     const { told } = await follow({ user: "user/e/5" });
     for (const id of ["user/e/6", "user/e/9", "user/f/1", "user/f/2"]) socket().event(id);
     const gaps = [{ user: "user/e/9" }, { user: "user/f/1" }];
@@ -223,7 +223,7 @@ describe("what was missed", () => {
     assert.deepEqual(told, ["user/e/6"]);
   });
 
-  test("by somebody else is nobody's: their streams have other epochs", async () => {
+  test("of another user are ignored: their streams have other epochs", async () => {
     const { bff, told } = await follow({ user: "user/e/5", all: "all/e/2" });
     bff.close();
     bff.connect();
@@ -252,7 +252,7 @@ describe("a topic", () => {
     return { bff, told };
   }
 
-  test("is heard from where its subscription begins", async () => {
+  test("is delivered from the position of its subscription", async () => {
     const { bff } = await openClient();
     const heard = [];
     bff.on("prices.tea", (price, { id }) => heard.push([price, id]));
@@ -311,7 +311,7 @@ describe("a topic", () => {
     await done;
   });
 
-  test("that is refused is told to whoever asked, and not asked for again", async () => {
+  test("that is refused rejects subscribe, and is not requested again", async () => {
     const { bff } = await openClient();
     const told = [];
     bff.on("*", (event) => told.push(event));
@@ -323,7 +323,7 @@ describe("a topic", () => {
     assert.deepEqual(socket().sent, []);
   });
 
-  test("that is refused later is told as taken away, and the others are kept", async () => {
+  test("that is refused later emits unsubscribed, and the others are kept", async () => {
     const { bff, told } = await subscribed();
     const more = ["b", "c", "d", "e"].map((topic) => bff.subscribe(topic));
     for (let request = 1; request <= 2; request += 1) {
@@ -363,7 +363,7 @@ describe("a topic", () => {
     });
   }
 
-  test("that cannot be had now does not keep the others out", async () => {
+  test("with a temporary error does not affect the others", async () => {
     const { bff } = await openClient({}, { ping_interval: 0 });
     const had = [];
     for (const topic of ["a", "b", "c", "d"]) bff.subscribe(topic).then(() => had.push(topic));
@@ -381,14 +381,14 @@ describe("a topic", () => {
     );
   });
 
-  test("whose rule is broken is refused, not asked for for ever", async () => {
+  test("whose policy fails is refused, not requested again", async () => {
     const { bff } = await openClient();
     const done = failure(bff.subscribe("a"));
     socket().refuse("internal", { outcome: "unknown" });
     assert.equal((await done).code, "internal");
   });
 
-  test("that cannot be left now is left later", async () => {
+  test("that cannot be unsubscribed now is unsubscribed later", async () => {
     const { bff } = await subscribed();
     bff.unsubscribe("a");
     socket().refuse("rate_limited", { retryable: true });
@@ -400,7 +400,7 @@ describe("a topic", () => {
     assert.deepEqual(bff.positions, {});
   });
 
-  test("that cannot be had now is asked for again, with growing pauses", async () => {
+  test("with a temporary error is requested again with back-off", async () => {
     const { bff } = await openClient({}, { ping_interval: 0 });
     const done = bff.subscribe("a");
     for (const pause of [250, 500, 1000]) {
@@ -416,7 +416,7 @@ describe("a topic", () => {
     await done;
   });
 
-  test("is not heard any more after unsubscribe, now and later", async () => {
+  test("is not delivered after unsubscribe, now and after a reconnect", async () => {
     const { bff } = await subscribed();
     bff.unsubscribe("a");
     assert.deepEqual(socket().sentOf("unsubscribe")[0].topics, ["a"]);
@@ -429,7 +429,7 @@ describe("a topic", () => {
     assert.deepEqual(asked(), [[{ topic: "a", since: null }]]);
   });
 
-  test("given up while the connection is away is forgotten", async () => {
+  test("unsubscribed while disconnected is not subscribed again", async () => {
     for (const when of ["before", "after"]) {
       const { bff } = await subscribed();
       if (when === "before") bff.unsubscribe("a");
@@ -442,7 +442,7 @@ describe("a topic", () => {
     }
   });
 
-  test("wanted, not wanted and wanted again is asked for one thing at a time", async () => {
+  test("subscribed, unsubscribed and subscribed again sends one request at a time", async () => {
     const { bff } = await openClient();
     const first = failure(bff.subscribe("a"));
     bff.unsubscribe("a");
@@ -462,7 +462,7 @@ describe("a topic", () => {
     await third;
   });
 
-  test("given up and wanted again behind another request is fulfilled", async () => {
+  test("unsubscribed and subscribed again behind another request is fulfilled", async () => {
     const { bff } = await subscribed();
     void bff.subscribe("b");
     bff.unsubscribe("a");
@@ -477,7 +477,7 @@ describe("a topic", () => {
     assert.equal(asked().length, 1);
   });
 
-  test("that the BFF subscribes is asked for like the page's own from then on", async () => {
+  test("that the BFF subscribes is subscribed again after a reconnect", async () => {
     const { bff } = await openClient();
     const told = [];
     bff.on("*", (event, { id }) => told.push(id ?? event));
@@ -493,7 +493,7 @@ describe("a topic", () => {
     assert.deepEqual(socket().sent, []);
   });
 
-  test("that waits ends with the connection; one that was had is asked for again", async () => {
+  test("that is pending is rejected on close; a subscribed one is requested again", async () => {
     const { bff } = await subscribed();
     const waiting = failure(bff.subscribe("b"));
     bff.close();
@@ -505,7 +505,7 @@ describe("a topic", () => {
     assert.deepEqual(asked(), [[{ topic: "a", since: "topic:a/e/5" }]]);
   });
 
-  test("is one of a hundred in a request", async () => {
+  test("is subscribed in requests of at most 100", async () => {
     const { bff } = makeClient();
     bff.connect();
     for (let n = 1; n <= 150; n += 1) bff.subscribe(`t${n}`);

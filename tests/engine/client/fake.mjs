@@ -1,4 +1,4 @@
-/** A scripted WebSocket and a clock that moves only when told. */
+/** A scripted WebSocket and a mocked clock. */
 
 import { mock } from "node:test";
 
@@ -55,7 +55,7 @@ export class FakeWebSocket {
     this.receive("response", { trace_id: frame.payload.trace_id, result: null, error });
   }
 
-  /** What was sent of a type. */
+  /** The payloads of all sent frames of a type. */
   sentOf(type) {
     return this.sent.filter((frame) => frame.type === type).map(({ payload }) => payload);
   }

@@ -101,7 +101,7 @@ test("a request is answered by the service, whose event reaches the user", async
   assert.equal(ann.positions.user, id);
 });
 
-test("what may not be called is refused with a code", async () => {
+test("a forbidden call is refused with a code", async () => {
   const ann = await connected("ann");
   await assert.rejects(ann.request("secrets", "list"), (error) => {
     assert.ok(error instanceof BffError);
@@ -110,14 +110,14 @@ test("what may not be called is refused with a code", async () => {
   });
 });
 
-test("a request waits for its answer no longer than it says", async () => {
+test("a request waits no longer than its timeout", async () => {
   const ann = await connected("ann");
   const signal = AbortSignal.abort();
   await assert.rejects(ann.request("echo", "say", {}, { signal }), { code: "cancelled" });
   assert.ok(await ann.request("echo", "say", {}, { timeoutMs: 5_000 }));
 });
 
-test("a fresh token is taken without reconnecting", async () => {
+test("a fresh token is accepted without reconnecting", async () => {
   const ann = await connected("ann");
   const { session_id } = ann.session;
   const session = await ann.authenticate(await tokenFor("ann"));
@@ -125,7 +125,7 @@ test("a fresh token is taken without reconnecting", async () => {
   await assert.rejects(ann.authenticate(await tokenFor("bob")), { code: "forbidden" });
 });
 
-test("a broadcast reaches the users who are there", async () => {
+test("a broadcast reaches the connected users", async () => {
   const users = [await connected("ann"), await connected("bob")];
   const heard = Promise.all(users.map((user) => next(user, "notice")));
   const body = { audience: "all", topic: "notice", event: { text: "hello" } };
@@ -133,7 +133,7 @@ test("a broadcast reaches the users who are there", async () => {
   for (const [event] of await heard) assert.equal(event.text, "hello");
 });
 
-test("whom an administrator disconnects does not come back", async () => {
+test("a client that an administrator disconnects does not reconnect", async () => {
   const eve = await connected("eve");
   const end = closed(eve);
   await http("DELETE", "/admin/users/eve/connections", undefined, await tokenFor("root", "admin"));
@@ -141,7 +141,7 @@ test("whom an administrator disconnects does not come back", async () => {
   assert.equal(eve.state, "closed");
 });
 
-test("a bad token, and a bad ticket, end the attempts", async () => {
+test("a bad token or ticket stops the reconnects", async () => {
   for (const credentials of [{ getToken: () => "rubbish" }, { getTicket: () => "rubbish" }]) {
     const stranger = make(credentials);
     const end = closed(stranger);
@@ -150,7 +150,7 @@ test("a bad token, and a bad ticket, end the attempts", async () => {
   }
 });
 
-test("what was sent while a client was away follows, once and in order", async () => {
+test("messages sent while a client was away are delivered once and in order", async () => {
   const fay = await connected("fay");
   const told = listen(fay, "numbered");
   await send("fay", 1, 2);
@@ -164,7 +164,7 @@ test("what was sent while a client was away follows, once and in order", async (
   assert.deepEqual(fay.session.recovered, { user: true, all: true });
 });
 
-test("a page that was loaded again goes on from the positions that it kept", async () => {
+test("a reloaded page resumes from its stored positions", async () => {
   const before = await connected("gil");
   const { positions } = before;
   before.close();
@@ -176,7 +176,7 @@ test("a page that was loaded again goes on from the positions that it kept", asy
   assert.deepEqual(told, [1, 2]);
 });
 
-test("more than the BFF keeps is a gap, and the flow goes on after it", async () => {
+test("more messages than the BFF keeps are a gap, and delivery continues", async () => {
   const hal = await connected("hal");
   const told = listen(hal, "numbered");
   hal.close();
@@ -187,7 +187,7 @@ test("more than the BFF keeps is a gap, and the flow goes on after it", async ()
   assert.deepEqual(told, [["user"], 100]);
 });
 
-test("a topic is heard, through reconnects, until it is not wanted any more", async () => {
+test("a topic is delivered, across reconnects, until it is unsubscribed", async () => {
   const ida = await connected("ida");
   const sender = await connected("sender");
   const set = (price) => sender.request("prices", "set", { topic: "prices.tea", price });
@@ -208,7 +208,7 @@ test("a topic is heard, through reconnects, until it is not wanted any more", as
   assert.deepEqual(told, [2, 3, 4]);
 });
 
-test("a topic that the BFF gives is heard, through reconnects too", async () => {
+test("a topic that the BFF subscribes is delivered across reconnects too", async () => {
   const lea = await connected("lea");
   const sender = await connected("sender");
   const set = (price) => sender.request("prices", "set", { topic: "prices.gold", price });
@@ -226,7 +226,7 @@ test("a topic that the BFF gives is heard, through reconnects too", async () => 
   assert.deepEqual(told, [1, 2, 3]);
 });
 
-test("a topic that one may not have, or nobody offers, is refused; others are had", async () => {
+test("a forbidden or unknown topic is refused; others are subscribed", async () => {
   const joe = make({ getToken: () => tokenFor("joe") });
   const connecting = joe.connect();
   const wishes = ["prices.tea", "prices.secret", "weather", "prices.milk"].map((topic) =>

@@ -1,4 +1,4 @@
-"""The browser client, under Node's own test runner: scripted, and against a running BFF."""
+"""The browser client in Node's test runner: with a scripted socket, and with a running BFF."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import uvicorn
 from bff.cluster.messenger import Messenger
-from bff.realtime.router import RealtimeRouter, Topic
+from bff.realtime.declarations import Topic
+from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from bff.testing.plugin import SECRET
 from pydantic import BaseModel
@@ -116,10 +117,10 @@ def run(command: list[str], file: str, **environment: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("file", ["bff-client.test.mjs", "delivery.test.mjs", "promise.test.mjs"])
-def test_the_client_keeps_its_promises(node: list[str], file: str) -> None:
+@pytest.mark.parametrize("file", ["bff-client.test.mjs", "delivery.test.mjs", "guarantee.test.mjs"])
+def test_the_client_with_a_scripted_socket(node: list[str], file: str) -> None:
     run(node, file)
 
 
-def test_the_client_understands_the_running_bff(node: list[str], bff_url: str) -> None:
+def test_the_client_with_a_running_bff(node: list[str], bff_url: str) -> None:
     run(node, "live.mjs", BFF_URL=bff_url, SECRET=SECRET, KEPT=str(KEPT))

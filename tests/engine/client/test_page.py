@@ -1,4 +1,4 @@
-"""The development page: there in development only, and closed to everything from elsewhere."""
+"""The development page: served in development only, with a strict content security policy."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ async def test_the_page_allows_its_own_script_and_style_and_nothing_else(
         assert forbidden not in page.text
 
 
-async def test_a_development_token_is_good_for_a_ticket(development: Settings) -> None:
+async def test_a_development_token_can_be_exchanged_for_a_ticket(development: Settings) -> None:
     async with browse(development) as browser:
         issued = await browser.post("/dev/token", json={"user": "ann", "scopes": ["orders"]})
         headers = {"Authorization": f"Bearer {issued.json()['token']}"}
@@ -57,7 +57,7 @@ async def test_a_development_token_is_good_for_a_ticket(development: Settings) -
     assert ticket.status_code == 200, ticket.text
 
 
-async def test_without_a_secret_nobody_gets_a_development_token(development: Settings) -> None:
+async def test_without_a_secret_there_are_no_development_tokens(development: Settings) -> None:
     identity = {
         "jwt_secret": None,
         "jwks_url": "http://identity.invalid/keys",

@@ -1,4 +1,4 @@
-"""Only an expired lease makes an instance dead; what it left is then removed, and nothing else."""
+"""An instance is dead only when its lease has expired; the reaper removes only its entries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from redis.typing import EncodableT
 from tests.engine.cluster.conftest import ClusterMember, StartInstance
 
 LONG = 60.0
-"""Seconds of a lease that no test outlasts."""
+"""A lease in seconds that does not expire during a test."""
 
 
 @pytest.fixture
@@ -38,10 +38,10 @@ async def living(index: ConnectionIndex) -> set[str]:
 
 
 async def reap(instance: ClusterMember) -> None:
-    await instance.index._reap_all(await instance.index.renew())
+    await instance.index.reaper.reap_expired(await instance.index.renew())
 
 
-async def test_entries_name_who_is_where(start: StartInstance) -> None:
+async def test_entries_name_the_instance_of_each_connection(start: StartInstance) -> None:
     a, b = await start(), await start()
     first, second = await a.join("alice"), await b.join("alice")
     found = {facts.connection_id: facts for facts in await a.index.connections_of("alice")}
@@ -51,7 +51,7 @@ async def test_entries_name_who_is_where(start: StartInstance) -> None:
     assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [second.id]
 
 
-async def test_the_dead_are_reaped_and_the_living_stay(start: StartInstance) -> None:
+async def test_dead_instances_are_reaped_and_living_ones_stay(start: StartInstance) -> None:
     a, b = await start(), await start()
     await a.join("alice")
     survivor = await b.join("alice")
@@ -64,7 +64,7 @@ async def test_the_dead_are_reaped_and_the_living_stay(start: StartInstance) -> 
     assert await living(b.index) == {b.id}
 
 
-async def test_an_instance_that_was_away_takes_a_new_generation(start: StartInstance) -> None:
+async def test_an_instance_whose_lease_expired_takes_a_new_generation(start: StartInstance) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
     generation = a.index.lease.generation
@@ -79,27 +79,29 @@ async def test_an_instance_that_was_away_takes_a_new_generation(start: StartInst
     assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
 
 
-async def test_a_reaper_at_work_harms_no_new_generation(start: StartInstance) -> None:
+async def test_reaping_an_old_generation_keeps_the_entries_of_the_new_one(
+    start: StartInstance,
+) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
-    await asyncio.sleep(0.5)  # the lease must truly run out
+    await asyncio.sleep(0.5)  # until the lease has expired
     dead = await b.index.renew()
     assert a.index.lease.member in dead
     await a.index.renew()
-    await asyncio.gather(b.index._reap_all(dead), b.index._reap_all(dead))
+    await asyncio.gather(b.index.reaper.reap_expired(dead), b.index.reaper.reap_expired(dead))
     assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
 
 
-async def test_an_instance_that_returns_in_the_middle_of_being_reaped_is_whole(
+async def test_an_instance_that_resumes_while_it_is_reaped_has_all_its_entries(
     start: StartInstance, redis: RedisClient
 ) -> None:
-    """Stopped for longer than its lease, and continued when half of it is reaped."""
+    """It was stalled for longer than its lease, and resumes when half of it is reaped."""
     a, b = await start(), await start(lease_seconds=LONG)
     joined = [await a.join(f"user-{number}") for number in range(4)]
-    await asyncio.sleep(0.5)  # the lease must truly run out
+    await asyncio.sleep(0.5)  # until the lease has expired
     dead = await b.index.renew()
     old = a.index.lease.member
-    reap_one = b.index._reap
+    reap_one = b.index.reaper._reap
     reaped = 0
 
     async def half_way(keys: Sequence[str], args: Sequence[EncodableT]) -> object:
@@ -109,8 +111,8 @@ async def test_an_instance_that_returns_in_the_middle_of_being_reaped_is_whole(
             await a.index.renew()
         return await reap_one(keys, args)
 
-    b.index._reap = half_way  # type: ignore[assignment]
-    await b.index._reap_all(dead)
+    b.index.reaper._reap = half_way  # type: ignore[assignment]
+    await b.index.reaper.reap_expired(dead)
     assert reaped == 4
     for connection in joined:
         found = await b.index.connections_of(connection.user_id)
@@ -121,10 +123,10 @@ async def test_an_instance_that_returns_in_the_middle_of_being_reaped_is_whole(
     assert not await redis.exists(keys.users_of(old))
 
 
-async def test_who_joins_while_the_generation_changes_belongs_to_the_new_one(
+async def test_a_connection_that_joins_during_a_change_of_generation_belongs_to_the_new_one(
     start: StartInstance, redis: RedisClient
 ) -> None:
-    """An entry on its way may reach Redis after all the others were written anew."""
+    """Its entry may reach Redis after all other entries were written again."""
     a, b = await start(), await start()
     register = a.index._register
 
@@ -143,16 +145,16 @@ async def test_who_joins_while_the_generation_changes_belongs_to_the_new_one(
     entries = await a.pipeline.read_hash(a.index._keys.connections("alice"))
     assert [entry.partition(b" ")[0] for entry in entries.values()] == [mark]
     assert await redis.smembers(a.index._keys.users_of(mark.decode())) == {b"alice"}
-    await b.index.forget_dead("alice")
+    await b.index.remove_dead_entries("alice")
     assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
 
 
-async def test_two_reapers_at_once_remove_each_entry_once_and_nothing_else(
+async def test_concurrent_reapers_remove_each_entry_once_and_nothing_else(
     start: StartInstance, redis: RedisClient
 ) -> None:
     a, b, c = await start(), await start(lease_seconds=LONG), await start(lease_seconds=LONG)
     dead = [await a.join(f"user-{number % 3}") for number in range(9)]
-    await asyncio.sleep(0.5)  # the lease of `a` must truly run out
+    await asyncio.sleep(0.5)  # until the lease of `a` has expired
     await b.index.renew()
     stays = [await b.join(f"user-{number}") for number in range(3)]
     await asyncio.gather(reap(b), reap(c), reap(b), reap(c))
@@ -173,9 +175,9 @@ async def test_two_reapers_at_once_remove_each_entry_once_and_nothing_else(
 async def test_the_clock_of_an_instance_does_not_matter(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch, hours: int
 ) -> None:
-    """Leases begin and end by the clock of Redis."""
-    right = time.time
-    clock = SimpleNamespace(time=lambda: right() + hours * 3600)
+    """Leases use the clock of Redis."""
+    real_time = time.time
+    clock = SimpleNamespace(time=lambda: real_time() + hours * 3600)
     monkeypatch.setattr(lease, "time", clock)
     wrong = await start(lease_seconds=1.5)
     monkeypatch.undo()
@@ -196,40 +198,42 @@ async def test_the_clock_of_an_instance_does_not_matter(
     assert await living(b.index) == {b.id}
 
 
-async def test_who_takes_the_place_of_a_dead_one_on_its_host_is_not_taken_for_it(
+async def test_a_new_instance_on_the_host_of_a_dead_one_is_not_mistaken_for_it(
     start: StartInstance,
 ) -> None:
-    """An orchestrator gives a new instance the name of the host that the dead one had."""
+    """An orchestrator may give the new instance the same host name."""
     dead, b = await start(), await start(lease_seconds=LONG)
     await dead.join("alice")
-    heir = await start(lease_seconds=LONG)
-    alice = await heir.join("alice")
+    successor = await start(lease_seconds=LONG)
+    alice = await successor.join("alice")
     hosts = {facts.instance: facts.host for facts in await b.index.instances()}
-    assert hosts[dead.id] == hosts[heir.id]
+    assert hosts[dead.id] == hosts[successor.id]
 
-    async def only_the_heir() -> bool:
+    async def only_the_successor() -> bool:
         await reap(b)
         return [f.connection_id for f in await b.index.connections_of("alice")] == [alice.id]
 
-    await until(only_the_heir)
-    assert await living(b.index) == {b.id, heir.id}
+    await until(only_the_successor)
+    assert await living(b.index) == {b.id, successor.id}
 
 
-async def test_a_lease_that_another_redis_has_handed_down_is_not_renewed(
+async def test_a_lease_of_another_redis_process_is_not_renewed(
     start: StartInstance,
 ) -> None:
-    """A replica that took over may lack the entries that were written last."""
+    """A promoted replica may lack the entries that were written last."""
     a = await start()
     alice = await a.join("alice")
     generation = a.index.lease.generation
     await a.index._redis.delete(a.index._keys.connections("alice"))
-    a.index.lease._run_id = b"the old master's"
+    a.index.lease._run_id = b"run id of the old master"
     await a.index.renew()
     assert a.index.lease.generation > generation
     assert [facts.connection_id for facts in await a.index.connections_of("alice")] == [alice.id]
 
 
-async def test_a_wiped_redis_is_filled_again(start: StartInstance, redis: RedisClient) -> None:
+async def test_entries_are_written_again_after_redis_lost_its_data(
+    start: StartInstance, redis: RedisClient
+) -> None:
     a = await start()
     alice = await a.join("alice")
     keys = [key async for key in redis.scan_iter(match=f"{a.messenger._keys.prefix}*")]
@@ -238,12 +242,12 @@ async def test_a_wiped_redis_is_filled_again(start: StartInstance, redis: RedisC
     assert [facts.connection_id for facts in await a.index.connections_of("alice")] == [alice.id]
 
 
-async def test_a_new_generation_that_could_not_be_written_whole_is_written_anew(
+async def test_a_new_generation_that_was_written_in_part_is_written_again(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await start(lease_seconds=LONG), await start(lease_seconds=LONG)
     alice = await a.join("alice")
-    a.index.lease._run_id = b"of another Redis"
+    a.index.lease._run_id = b"run id of another Redis"
     write = a.index._write
 
     async def fail(connections: Sequence[Connection]) -> None:
@@ -254,11 +258,11 @@ async def test_a_new_generation_that_could_not_be_written_whole_is_written_anew(
         await a.index.renew()
     monkeypatch.setattr(a.index, "_write", write)
     await a.index.renew()
-    await a.index._reap_member(f"{a.id}#1")
+    await a.index.reaper.reap(f"{a.id}#1")
     assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
 
 
-async def test_who_comes_back_while_the_removal_fails_can_still_be_reaped(
+async def test_a_user_that_reconnects_while_the_removal_fails_can_still_be_reaped(
     start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = await start(lease_seconds=LONG)
@@ -281,18 +285,18 @@ async def test_who_comes_back_while_the_removal_fails_can_still_be_reaped(
 
         patched.setattr(redis, "pipeline", interrupted)
         with pytest.raises(ConnectionError):
-            await a.index.remove_left()
-    await a.index.remove_left()
-    assert await redis.smembers(a.index._held_users) == {b"alice"}
+            await a.index.remove_unregistered()
+    await a.index.remove_unregistered()
+    assert await redis.smembers(a.index._users_key) == {b"alice"}
 
 
-def test_an_instance_of_a_later_version_is_understood() -> None:
-    """In a rolling update both report."""
+def test_facts_of_a_later_version_are_parsed() -> None:
+    """During a rolling update instances of both versions report."""
     facts = InstanceFacts("i", "host", 1.0, 2, 3)
     assert InstanceFacts.of(orjson.dumps(asdict(facts) | {"new": True})) == facts
 
 
-async def test_the_limit_counts_only_the_living(
+async def test_the_connection_limit_ignores_dead_instances(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:
     a, b = await start(lease_seconds=LONG), await start(lease_seconds=LONG)
@@ -312,15 +316,15 @@ async def test_the_limit_counts_only_the_living(
     assert len(await b.index.connections_of("alice")) == 1
 
 
-async def test_leaving_for_good_leaves_nothing(start: StartInstance, redis: RedisClient) -> None:
+async def test_release_removes_all_entries(start: StartInstance, redis: RedisClient) -> None:
     a, b = await start(), await start()
     await a.join("alice")
-    await a.index.leave()
+    await a.index.release()
     assert await b.index.connections_of("alice") == []
     assert await living(b.index) == {b.id}
 
 
-async def test_the_lease_task_outlives_a_redis_in_trouble(
+async def test_the_lease_is_renewed_after_redis_was_unavailable(
     redis: RedisClient, settings: Settings
 ) -> None:
     instance = ClusterMember(redis, settings)
@@ -331,7 +335,7 @@ async def test_the_lease_task_outlives_a_redis_in_trouble(
         nonlocal calls
         calls += 1
         if calls % 6 < 3:
-            raise ConnectionError("away")
+            raise ConnectionError("unavailable")
         return await lease(keys, args)
 
     instance.index.lease._script = flaky  # type: ignore[assignment]
@@ -344,7 +348,7 @@ async def test_the_lease_task_outlives_a_redis_in_trouble(
         task.cancel()
 
 
-async def test_metrics_are_told(start: StartInstance) -> None:
+async def test_lost_leases_are_counted(start: StartInstance) -> None:
     a = await start()
     await a.index._redis.delete(a.index._keys.leases)
     await a.index.renew()

@@ -1,4 +1,4 @@
-"""From any instance to any user's sockets."""
+"""Sends from any instance to the connections of all instances."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.engine.doubles import RecordingTransport
 
 
 def events_of(connection: Connection) -> list[dict[str, Any]]:
-    """What the connection got after its hello."""
+    """The events that the connection got after its hello."""
     assert isinstance(connection.transport, RecordingTransport)
     return [message["payload"] for message in connection.transport.messages()[1:]]
 
@@ -23,7 +23,9 @@ def closed_with(connection: Connection) -> int | None:
     return connection.closing
 
 
-async def test_a_user_is_reached_on_every_instance_and_nobody_else(start: StartInstance) -> None:
+async def test_to_user_reaches_the_user_on_every_instance_and_no_other_user(
+    start: StartInstance,
+) -> None:
     a, b = await start(), await start()
     alice = [await a.join("alice"), await a.join("alice"), await b.join("alice")]
     bob = await b.join("bob")
@@ -37,7 +39,9 @@ async def test_a_user_is_reached_on_every_instance_and_nobody_else(start: StartI
     assert [event["topic"] for event in events_of(bob)] == ["marker"]
 
 
-async def test_messages_of_a_user_arrive_in_order_with_rising_offsets(start: StartInstance) -> None:
+async def test_messages_of_a_user_arrive_in_the_order_of_their_offsets(
+    start: StartInstance,
+) -> None:
     a, b = await start(), await start()
     alice = await b.join("alice")
     for number in range(50):
@@ -48,7 +52,7 @@ async def test_messages_of_a_user_arrive_in_order_with_rising_offsets(start: Sta
     assert offsets == list(range(1, 51))
 
 
-async def test_hello_holds_the_position_after_which_messages_come(start: StartInstance) -> None:
+async def test_hello_contains_the_position_of_the_newest_message(start: StartInstance) -> None:
     a = await start()
     sent = await a.messenger.to_user("alice", "before", None)
     alice = await a.join("alice")
@@ -58,7 +62,9 @@ async def test_hello_holds_the_position_after_which_messages_come(start: StartIn
     assert hello["positions"]["all"].startswith("all/")
 
 
-async def test_to_all_reaches_all_and_counts_what_instances_report(start: StartInstance) -> None:
+async def test_to_all_reaches_every_connection_and_counts_what_instances_report(
+    start: StartInstance,
+) -> None:
     a, b = await start(), await start()
     connections = [await a.join("alice"), await b.join("bob"), await b.join("carol")]
     await b.index.renew()
@@ -69,7 +75,7 @@ async def test_to_all_reaches_all_and_counts_what_instances_report(start: StartI
     assert {events_of(connection)[0]["id"] for connection in connections} == {sent.id}
 
 
-async def test_to_users_counts_each_once(start: StartInstance) -> None:
+async def test_to_users_sends_once_to_each_user(start: StartInstance) -> None:
     a, b = await start(), await start()
     alice, bob = await a.join("alice"), await b.join("bob")
     sent = await a.messenger.to_users(["alice", "bob", "alice", "nobody"], "x", 1)
@@ -78,7 +84,7 @@ async def test_to_users_counts_each_once(start: StartInstance) -> None:
     assert len(events_of(alice)) == 1
 
 
-async def test_one_connection_on_another_instance(start: StartInstance) -> None:
+async def test_to_connection_reaches_a_connection_on_another_instance(start: StartInstance) -> None:
     a, b = await start(), await start()
     first, second = await b.join("alice"), await b.join("alice")
     await a.index.renew()
@@ -107,7 +113,7 @@ async def test_closing_by_connection_user_and_all(start: StartInstance) -> None:
     await until(lambda: closed_with(carol) == CloseCode.DRAIN)
 
 
-async def test_the_same_idempotency_key_sends_once(start: StartInstance) -> None:
+async def test_an_idempotency_key_sends_once(start: StartInstance) -> None:
     a = await start()
     alice = await a.join("alice")
     first = await a.messenger.to_user("alice", "paid", 1, idempotency_key="k")
@@ -117,12 +123,12 @@ async def test_the_same_idempotency_key_sends_once(start: StartInstance) -> None
     assert first == again
 
 
-async def test_a_scope_numbers_its_sends(start: StartInstance) -> None:
-    """An event rule that sends twice sends twice; worked off again, it sends nothing."""
+async def test_an_idempotent_messenger_numbers_its_sends(start: StartInstance) -> None:
+    """An event handler that sends two messages sends both; run again, it sends nothing."""
     a = await start()
     alice = await a.join("alice")
     for _ in range(2):
-        messenger = a.messenger.idempotent("event-7/rule")
+        messenger = a.messenger.idempotent("event-7/handler")
         await messenger.to_user("alice", "first", None)
         await messenger.to_user("alice", "second", None)
     await a.messenger.to_user("alice", "marker", None)
@@ -130,7 +136,7 @@ async def test_a_scope_numbers_its_sends(start: StartInstance) -> None:
     assert [event["topic"] for event in events_of(alice)] == ["first", "second", "marker"]
 
 
-async def test_an_order_of_a_newer_release_is_ignored(
+async def test_an_unknown_or_malformed_envelope_is_ignored(
     start: StartInstance, redis: RedisClient
 ) -> None:
     a = await start()
@@ -142,7 +148,7 @@ async def test_an_order_of_a_newer_release_is_ignored(
     await until(lambda: bool(events_of(alice)))
 
 
-async def test_odd_user_ids_are_only_text(start: StartInstance) -> None:
+async def test_user_ids_may_contain_any_characters(start: StartInstance) -> None:
     a = await start()
     for user_id in ("a b", "ü{x}*", "../..", "a:b|c"):
         connection = await a.join(user_id)
@@ -151,7 +157,9 @@ async def test_odd_user_ids_are_only_text(start: StartInstance) -> None:
         assert sent.addressed == 1
 
 
-async def test_streams_are_bounded(start: StartInstance, redis: RedisClient) -> None:
+async def test_streams_have_a_maximum_length_and_expire(
+    start: StartInstance, redis: RedisClient
+) -> None:
     a = await start()
     for number in range(230):
         await a.messenger.to_user("alice", "n", number)

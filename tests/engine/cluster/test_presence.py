@@ -1,4 +1,4 @@
-"""Who is online: by the index alone, without flapping, and honest when a process is killed."""
+"""Presence follows the index, does not flap, and stays correct when an instance is killed."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def seen_by(watcher: Connection, user_id: str) -> list[str]:
     return [event["type"] for event in events_of(watcher, presence_topic(user_id))]
 
 
-async def quiet(instance: ClusterMember) -> None:
-    """Wait until nobody is left to be looked at."""
+async def queue_is_empty(instance: ClusterMember) -> None:
+    """Wait until the presence queue is empty."""
 
     async def is_empty() -> bool:
         return not await instance.index._redis.zcard(instance.index._keys.presence)
@@ -42,7 +42,7 @@ async def quiet(instance: ClusterMember) -> None:
     await until(is_empty)
 
 
-async def test_coming_and_going_is_told_to_whoever_watches_on_any_instance(
+async def test_changes_are_announced_to_watchers_on_every_instance(
     start: StartInstance,
 ) -> None:
     a, b = await start(), await start()
@@ -60,13 +60,13 @@ async def test_only_the_first_and_the_last_connection_count(start: StartInstance
     watcher = await watch(a, "alice")
     first, second = await a.join("alice"), await b.join("alice")
     await a.leave(first)
-    await quiet(a)
+    await queue_is_empty(a)
     assert seen_by(watcher, "alice") == ["user.online"]
     await b.leave(second)
     await until(lambda: seen_by(watcher, "alice") == ["user.online", "user.offline"])
 
 
-async def test_a_reconnect_within_the_grace_is_no_absence(start: StartInstance) -> None:
+async def test_a_reconnect_within_the_grace_period_is_not_announced(start: StartInstance) -> None:
     a, b = await start(presence_grace_seconds=60), await start(presence_grace_seconds=60)
     watcher = await watch(a, "alice")
     alice = await a.join("alice")
@@ -74,14 +74,14 @@ async def test_a_reconnect_within_the_grace_is_no_absence(start: StartInstance) 
     await a.leave(alice)
     await b.join("alice")
 
-    async def alice_was_looked_at() -> bool:
+    async def alice_was_checked() -> bool:
         return await a.index._redis.zscore(a.index._keys.presence, "alice") is None
 
-    await until(alice_was_looked_at)
+    await until(alice_was_checked)
     assert seen_by(watcher, "alice") == ["user.online"]
 
 
-async def test_whoever_was_on_a_killed_instance_is_told_offline_by_the_others(
+async def test_users_of_a_killed_instance_are_announced_as_offline_by_the_others(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:
     a = await start()
@@ -101,24 +101,24 @@ async def test_whoever_was_on_a_killed_instance_is_told_offline_by_the_others(
         reaping.cancel()
 
 
-async def test_what_an_instance_took_and_did_not_tell_another_tells(
+async def test_a_claim_that_is_not_released_is_processed_by_another_instance(
     start: StartInstance, redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bff.cluster.presence_queue._WORK_MS", 200)
+    monkeypatch.setattr("bff.cluster.presence_queue._CLAIM_MS", 200)
     a = await start()
     watcher = await watch(a, "alice")
-    await quiet(a)
+    await queue_is_empty(a)
     dying = ClusterMember(redis, settings)
     await dying.index.renew()
-    taking = asyncio.create_task(dying.join("alice"))
-    while not (taken := (await dying.presence._queue.take())[1]):
+    joining = asyncio.create_task(dying.join("alice"))
+    while not (claims := (await dying.presence._queue.claim())[1]):
         await asyncio.sleep(0)
-    assert [change.user_id for change in taken] == ["alice"]
+    assert [claim.user_id for claim in claims] == ["alice"]
     await until(lambda: seen_by(watcher, "alice") == ["user.online"])
-    await taking
+    await joining
 
 
-async def test_who_is_where(start: StartInstance) -> None:
+async def test_the_connections_of_users_on_all_instances(start: StartInstance) -> None:
     a, b = await start(), await start()
     here, there = await a.join("alice"), await b.join("alice")
     found = await a.presence.of(["alice", "nobody"])
@@ -127,7 +127,7 @@ async def test_who_is_where(start: StartInstance) -> None:
     assert found["nobody"] == []
 
 
-async def test_nothing_is_asked_of_redis_while_nobody_may_watch(
+async def test_nothing_is_enqueued_while_nobody_can_watch(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = await start()
@@ -138,10 +138,9 @@ async def test_nothing_is_asked_of_redis_while_nobody_may_watch(
 
 
 @pytest.mark.parametrize("user_id", ["two words", "a,b", "ä", "a/b", "漢" * 128])
-def test_every_user_has_a_topic(user_id: str) -> None:
-
+def test_every_user_id_has_a_valid_topic(user_id: str) -> None:
     assert TOPIC.fullmatch(presence_topic(user_id))
 
 
-def test_two_users_have_two_topics() -> None:
+def test_different_user_ids_have_different_topics() -> None:
     assert presence_topic("a b") != presence_topic("a%20b")

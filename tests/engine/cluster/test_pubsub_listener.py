@@ -1,11 +1,11 @@
-"""The relay proves that it hears, and listens anew when it does not."""
+"""The listener detects that its subscription has stalled, and subscribes again."""
 
 from __future__ import annotations
 
 import asyncio
 
 import pytest
-from bff.cluster.pubsub_listener import _until_one_ends
+from bff.cluster.pubsub_listener import _run_until_first_ends
 from bff.redis.client import RedisClient
 from bff.settings import Settings
 from bff.testing import until
@@ -18,29 +18,31 @@ def settings(settings: Settings) -> Settings:
     return settings.model_copy(update={"pubsub_probe_seconds": 0.1})
 
 
-async def test_it_says_that_it_does_not_hear_before_it_does(
+async def test_it_reports_that_it_is_not_subscribed_yet(
     redis: RedisClient, settings: Settings
 ) -> None:
-    assert ClusterMember(redis, settings).listener.reason == "not listening yet"
+    assert ClusterMember(redis, settings).pubsub_listener.error == "not subscribed yet"
 
 
-async def test_it_hears_once_it_listens(start: StartInstance) -> None:
+async def test_it_reports_no_error_once_it_is_subscribed(start: StartInstance) -> None:
     a = await start()
-    assert a.listener.reason == ""
+    assert a.pubsub_listener.error == ""
 
 
-async def test_a_deaf_subscription_is_noticed_and_replaced(start: StartInstance) -> None:
+async def test_a_stalled_subscription_is_detected_and_replaced(start: StartInstance) -> None:
     a = await start()
-    own_channel = a.listener._own_channel
-    a.listener._own_channel = "where nobody listens"
-    await until(lambda: bool(a.listener.reason))
+    own_channel = a.pubsub_listener._own_channel
+    a.pubsub_listener._own_channel = "a channel without subscribers"
+    await until(lambda: bool(a.pubsub_listener.error))
     await until(lambda: a.metric("bff_pubsub_restarts_total") >= 2)
-    assert "heard nothing" in a.listener.reason
-    a.listener._own_channel = own_channel
-    await until(lambda: a.listener.reason == "")
+    assert "nothing received" in a.pubsub_listener.error
+    a.pubsub_listener._own_channel = own_channel
+    await until(lambda: a.pubsub_listener.error == "")
 
 
-async def test_an_order_that_fails_does_not_end_the_relay(start: StartInstance) -> None:
+async def test_a_message_that_cannot_be_processed_does_not_stop_the_listener(
+    start: StartInstance,
+) -> None:
     a = await start()
     alice = await a.join("alice")
 
@@ -54,22 +56,22 @@ async def test_an_order_that_fails_does_not_end_the_relay(start: StartInstance) 
     await until(lambda: len(bob.transport.frames) == 2)  # type: ignore[attr-defined]
 
 
-async def test_a_probe_that_misses_its_cancellation_holds_up_nothing() -> None:
-    told = 0
+async def test_a_lost_cancellation_of_the_probe_task_is_repeated() -> None:
+    cancelled = 0
 
-    async def hears_badly() -> None:
-        nonlocal told
-        while told < 2:
+    async def loses_cancellation() -> None:
+        nonlocal cancelled
+        while cancelled < 2:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                told += 1
+                cancelled += 1
 
-    async def goes_deaf() -> None:
+    async def stalls() -> None:
         await asyncio.sleep(0)
-        raise TimeoutError("heard nothing")
+        raise TimeoutError("nothing received")
 
     async with asyncio.timeout(15):
-        with pytest.raises(TimeoutError, match="heard nothing"):
-            await _until_one_ends(goes_deaf(), hears_badly())
-    assert told == 2
+        with pytest.raises(TimeoutError, match="nothing received"):
+            await _run_until_first_ends(stalls(), loses_cancellation())
+    assert cancelled == 2

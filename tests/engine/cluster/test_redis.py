@@ -1,4 +1,4 @@
-"""A Redis in trouble raises what `UNAVAILABLE` names, and nothing else."""
+"""The client raises only the errors of `UNAVAILABLE` while Redis is unavailable."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import contextlib
 from typing import Any
 
 import pytest
-from bff.redis.client import UNAVAILABLE, _Connection, connect
+from bff.redis.client import UNAVAILABLE, _Connection, create_client
 from bff.redis.pipeline import AutoPipeline
 from redis.asyncio import Redis
 
 uvloop = pytest.importorskip("uvloop", reason="there is no uvloop for Windows")
 
 
-async def test_a_command_that_is_not_answered_is_not_sent_again() -> None:
+async def test_a_command_without_a_reply_is_not_sent_again() -> None:
     received = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -26,7 +26,7 @@ async def test_a_command_that_is_not_answered_is_not_sent_again() -> None:
         writer.close()
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
-        redis = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+        redis = create_client(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
         pipeline = AutoPipeline(redis)
         with pytest.raises(UNAVAILABLE):
             await pipeline.submit("PUBLISH", "channel", "one")
@@ -38,7 +38,7 @@ async def test_a_command_that_is_not_answered_is_not_sent_again() -> None:
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Redis as far as a handshake goes: every command is OK."""
+    """A Redis that replies OK to every command."""
     with contextlib.suppress(OSError):
         while commands := await reader.read(4096):
             writer.write(b"+OK\r\n" * commands.count(b"*"))
@@ -47,7 +47,7 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
 
 async def _write_to_a_closed_transport() -> None:
     async with await asyncio.start_server(_answer, "127.0.0.1", 0) as server:
-        redis = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+        redis = create_client(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
         assert isinstance(redis, Redis)
         connection = await redis.connection_pool.get_connection()  # type: ignore[no-untyped-call]
         connection._writer.transport.abort()
@@ -59,15 +59,17 @@ async def _write_to_a_closed_transport() -> None:
             await redis.aclose()
 
 
-def test_a_write_after_the_end_of_the_connection_is_no_defect_under_uvloop() -> None:
+def test_a_write_to_a_closed_transport_of_uvloop_raises_unavailable() -> None:
     with pytest.raises(UNAVAILABLE):
         uvloop.run(_write_to_a_closed_transport())
 
 
-async def test_whoever_is_cancelled_as_a_send_is_done_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`asyncio.wait_for` of Python 3.11 would go on: what was to end then never does."""
+async def test_a_cancellation_just_as_a_send_completes_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`asyncio.wait_for` of Python 3.11 would lose it, and the task would never end."""
     async with await asyncio.start_server(_answer, "127.0.0.1", 0) as server:
-        redis = connect(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
+        redis = create_client(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0")
         await redis.ping()
         sending: asyncio.Task[Any] = asyncio.create_task(redis.execute_command("PING"))
         send = _Connection._send_packed_command

@@ -1,4 +1,4 @@
-"""Links to Redis that break, go silent or are flooded, and bursts: nothing is lost in silence."""
+"""Connections to Redis that break, stall or are flooded, and bursts: no loss goes unreported."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from urllib.parse import urlsplit
 
 import pytest
 from bff.connections.connection import Connection
-from bff.redis.client import UNAVAILABLE, RedisClient, connect
+from bff.redis.client import UNAVAILABLE, RedisClient, create_client
 from bff.settings import Settings
 from bff.testing import until
 from redis.asyncio import RedisCluster
 from redis.exceptions import OutOfMemoryError
 
 from tests.chaos.proxy import Proxy
-from tests.engine.cluster.conftest import ClusterMember, StartInstance, everywhere, listening
+from tests.engine.cluster.conftest import ClusterMember, StartInstance, everywhere, running
 from tests.engine.cluster.test_stream_hub import numbers_of
 
 BURST = 2000
@@ -26,31 +26,31 @@ PROBE = 0.2
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
     if settings.redis_url == "memory://":
-        pytest.skip("TEST_REDIS_URL names no Redis that could be in trouble")
+        pytest.skip("TEST_REDIS_URL names no real Redis server")
     return settings.model_copy(
         update={"pubsub_probe_seconds": PROBE, "max_connections_per_user": BURST}
     )
 
 
 @pytest.fixture
-async def link(settings: Settings) -> AsyncIterator[Proxy]:
-    """One instance's way to Redis."""
+async def proxy(settings: Settings) -> AsyncIterator[Proxy]:
+    """A TCP proxy between one instance and Redis."""
     address = urlsplit(settings.redis_url)
     if address.scheme != "redis" or address.hostname not in ("127.0.0.1", "localhost"):
         pytest.skip("TEST_REDIS_URL names no single Redis on this machine")
-    proxy = await Proxy(address.port or 6379).start()
-    yield proxy
-    await proxy.stop()
+    started = await Proxy(address.port or 6379).start()
+    yield started
+    await started.stop()
 
 
 @pytest.fixture
-async def behind(link: Proxy, settings: Settings) -> AsyncIterator[ClusterMember]:
-    """An instance that reaches Redis through the link only."""
+async def proxied(proxy: Proxy, settings: Settings) -> AsyncIterator[ClusterMember]:
+    """An instance that reaches Redis only through the proxy."""
     address = urlsplit(settings.redis_url)
     login = address.netloc.rpartition("@")[0]
-    netloc = f"{login}@127.0.0.1:{link.port}" if login else f"127.0.0.1:{link.port}"
-    client = connect(address._replace(netloc=netloc).geturl())
-    async with listening(ClusterMember(client, settings)) as instance:
+    netloc = f"{login}@127.0.0.1:{proxy.port}" if login else f"127.0.0.1:{proxy.port}"
+    client = create_client(address._replace(netloc=netloc).geturl())
+    async with running(ClusterMember(client, settings)) as instance:
         yield instance
     await client.aclose()
 
@@ -60,81 +60,81 @@ async def send(instance: ClusterMember, numbers: range) -> None:
         await instance.messenger.to_user("alice", "n", number)
 
 
-class TestALink:
+class TestAConnectionToRedis:
     @pytest.mark.parametrize(
         "silent",
         [{"from_server": True}, {"to_server": True}, {"from_server": True, "to_server": True}],
         ids=lambda silent: "+".join(silent),
     )
-    async def test_that_goes_silent_is_noticed_and_what_came_meanwhile_is_fetched(
-        self, link: Proxy, behind: ClusterMember, start: StartInstance, silent: dict[str, bool]
+    async def test_that_stalls_is_detected_and_missed_messages_are_read(
+        self, proxy: Proxy, proxied: ClusterMember, start: StartInstance, silent: dict[str, bool]
     ) -> None:
-        """No connection breaks: only the probe can tell."""
+        """No connection breaks: only the probe detects it."""
         a = await start()
-        alice = await behind.join("alice")
+        alice = await proxied.join("alice")
         await send(a, range(5))
         await until(lambda: numbers_of(alice) == list(range(5)))
-        link.hold(**silent)
+        proxy.hold(**silent)
         await send(a, range(5, 10))
-        await until(lambda: bool(behind.listener.reason), seconds=3 * PROBE + 10)
-        link.cut()
-        link.release()
+        await until(lambda: bool(proxied.pubsub_listener.error), seconds=3 * PROBE + 10)
+        proxy.cut()
+        proxy.release()
         await until(lambda: numbers_of(alice) == list(range(10)))
-        await until(lambda: behind.listener.reason == "")
+        await until(lambda: proxied.pubsub_listener.error == "")
         await send(a, range(10, 15))
         await until(lambda: numbers_of(alice) == list(range(15)))
-        assert behind.metric("bff_pubsub_restarts_total") >= 1
+        assert proxied.metric("bff_pubsub_restarts_total") >= 1
         assert alice.closing is None
 
-    async def test_that_is_cut_again_and_again_loses_nothing(
-        self, link: Proxy, behind: ClusterMember, start: StartInstance
+    async def test_that_is_cut_repeatedly_loses_no_message(
+        self, proxy: Proxy, proxied: ClusterMember, start: StartInstance
     ) -> None:
         a = await start()
-        alice = await behind.join("alice")
+        alice = await proxied.join("alice")
         for number in range(50):
             await a.messenger.to_user("alice", "n", number)
             if number % 10 == 5:
-                link.cut()
+                proxy.cut()
         await until(lambda: numbers_of(alice) == list(range(50)))
-        assert behind.metric("bff_pubsub_restarts_total") >= 1
+        assert proxied.metric("bff_pubsub_restarts_total") >= 1
 
-    async def test_of_one_command_that_hangs_stops_no_message(
+    async def test_of_the_pool_that_hangs_does_not_delay_messages(
         self,
-        link: Proxy,
-        behind: ClusterMember,
+        proxy: Proxy,
+        proxied: ClusterMember,
         start: StartInstance,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        """A half-open connection of the pool is not a deaf relay."""
+        """A half-open connection of the pool does not mean that the subscription has stalled."""
 
         async def hang(*_: Any) -> None:
             await asyncio.sleep(3600)
 
         a = await start()
-        alice = await behind.join("alice")
-        monkeypatch.setattr("bff.cluster.pubsub_listener.publish_to", hang)
-        restarts = behind.metric("bff_pubsub_restarts_total")
+        alice = await proxied.join("alice")
+        monkeypatch.setattr("bff.cluster.pubsub_listener.publish_probe", hang)
+        restarts = proxied.metric("bff_pubsub_restarts_total")
         for number in range(20):
             await a.messenger.to_user("alice", "n", number)
             await until(lambda number=number: numbers_of(alice)[-1:] == [number])  # type: ignore[misc]
             await asyncio.sleep(PROBE / 4)
-        assert behind.metric("bff_pubsub_restarts_total") == restarts
+        assert proxied.metric("bff_pubsub_restarts_total") == restarts
 
-    async def test_on_which_a_send_had_no_answer_has_sent_it_once(
-        self, link: Proxy, behind: ClusterMember, start: StartInstance
+    async def test_that_stalls_after_a_send_has_sent_it_once(
+        self, proxy: Proxy, proxied: ClusterMember, start: StartInstance
     ) -> None:
         a = await start()
         alice = await a.join("alice")
-        link.hold(from_server=True)
+        proxy.hold(from_server=True)
         with pytest.raises(UNAVAILABLE):
-            await behind.messenger.to_user("alice", "n", 0)
-        link.release()
+            await proxied.messenger.to_user("alice", "n", 0)
+        proxy.release()
         await send(a, range(1, 3))
         await until(lambda: numbers_of(alice)[-1:] == [2])
         assert numbers_of(alice) == [0, 1, 2]
 
 
-async def test_a_subscriber_that_redis_throws_out_comes_back_and_misses_nothing(
+async def test_a_subscriber_that_redis_disconnects_reconnects_and_misses_nothing(
     start: StartInstance, redis: RedisClient
 ) -> None:
     a, b = await start(), await start()
@@ -144,28 +144,28 @@ async def test_a_subscriber_that_redis_throws_out_comes_back_and_misses_nothing(
         if number % 20 == 10:
             await redis.execute_command("CLIENT KILL", "TYPE", "pubsub", **everywhere(redis))
     await until(lambda: numbers_of(alice) == list(range(60)))
-    await until(lambda: a.listener.reason == "")
+    await until(lambda: a.pubsub_listener.error == "")
     assert a.metric("bff_pubsub_restarts_total") >= 1
 
 
-async def test_a_flood_on_the_instances_channel_costs_the_subscription_and_no_message(
+async def test_a_flood_on_the_own_channel_breaks_the_subscription_and_loses_no_message(
     start: StartInstance, redis: RedisClient
 ) -> None:
-    """40 MB are more than Redis holds for a subscriber (client-output-buffer-limit: 32 MB)."""
+    """40 MB exceed the output buffer of a subscriber (client-output-buffer-limit: 32 MB)."""
     a, b = await start(), await start()
     alice = await a.join("alice")
     await send(b, range(10))
-    await redis.execute_command("PUBLISH", a.listener._own_channel, b"x" * 40_000_000)
+    await redis.execute_command("PUBLISH", a.pubsub_listener._own_channel, b"x" * 40_000_000)
     await send(b, range(10, 20))
     await until(lambda: numbers_of(alice) == list(range(20)))
     await until(lambda: a.metric("bff_pubsub_restarts_total") >= 1)
-    await until(lambda: a.listener.reason == "")
+    await until(lambda: a.pubsub_listener.error == "")
 
 
 async def test_a_redis_without_memory_refuses_messages(
-    start: StartInstance, redis: RedisClient, link: Proxy
+    start: StartInstance, redis: RedisClient, proxy: Proxy
 ) -> None:
-    """And keeps within its limit: a script that has written anything would be let go on."""
+    """The first write of the script is refused: after one write Redis would let it continue."""
     a = await start()
     await a.messenger.to_user("alice", "n", 1)
     limit = (await redis.config_get("maxmemory"))["maxmemory"] or 0
@@ -179,7 +179,7 @@ async def test_a_redis_without_memory_refuses_messages(
     assert str((await a.messenger.to_user("alice", "n", 3)).id).endswith("/2")
 
 
-async def test_a_burst_of_sends_is_taken_whole(start: StartInstance) -> None:
+async def test_a_burst_of_sends_is_stored_completely(start: StartInstance) -> None:
     a, b = await start(), await start()
     alice = await b.join("alice")
     sends = [a.messenger.to_user(f"user-{number % 50}", "n", number) for number in range(BURST)]
@@ -189,7 +189,7 @@ async def test_a_burst_of_sends_is_taken_whole(start: StartInstance) -> None:
     await until(lambda: sorted(numbers_of(alice)) == list(range(20)))
 
 
-async def test_a_burst_of_connects_is_let_in_whole(start: StartInstance) -> None:
+async def test_a_burst_of_connects_is_admitted_completely(start: StartInstance) -> None:
     a, b = await start(), await start()
     joins = (a.join(f"user-{number % 500}") for number in range(BURST))
     joined = await asyncio.gather(*joins, return_exceptions=True)
@@ -202,12 +202,12 @@ async def test_a_burst_of_connects_is_let_in_whole(start: StartInstance) -> None
     )
 
 
-async def test_in_a_cluster_the_probe_comes_from_another_node(
+async def test_in_a_cluster_the_probe_is_published_at_another_node(
     start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A node that the others do not reach would still hear itself."""
+    """A node that is cut off still delivers its own messages."""
     if not isinstance(redis, RedisCluster):
-        pytest.skip("needs a Redis Cluster: the template runs it on one")
+        pytest.skip("needs a Redis Cluster")
     asked: list[tuple[Any, Any]] = []
     execute = redis.execute_command
 
@@ -219,5 +219,5 @@ async def test_in_a_cluster_the_probe_comes_from_another_node(
     monkeypatch.setattr(redis, "execute_command", record)
     a = await start()
     await until(lambda: len(asked) >= 5)
-    pubsub: Any = a.listener._channels._pubsub
+    pubsub: Any = a.pubsub_listener._channels._pubsub
     assert all(node != pubsub.node for _, node in asked)

@@ -1,4 +1,4 @@
-"""Nothing is lost in silence: what was missed comes in order, or a word says it is gone."""
+"""Missed messages are delivered in order, or a `gap` reports that they are lost."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hello_of(connection: Connection) -> dict[str, Any]:
 
 
 def numbers_of(connection: Connection) -> list[Any]:
-    """What the connection got of the events that these tests send."""
+    """The payloads of the test events that the connection got."""
     return [
         message["payload"]["event"]
         for message in transport_of(connection).messages()
@@ -53,34 +53,34 @@ def metric(instance: ClusterMember, name: str, **labels: str) -> float:
 
 
 async def wipe(redis: RedisClient, settings: Settings) -> None:
-    """Lose everything, as a Redis that was started anew without its data."""
+    """Delete all keys, like a Redis that was restarted without its data."""
     await redis.delete(*[key async for key in redis.scan_iter(match=f"{settings.prefix}*")])
 
 
-class IgnoreInput:
-    """Makes an instance miss what is published meanwhile, as a lost message would."""
+class DropMessages:
+    """Makes an instance drop the messages that it receives from pub/sub."""
 
     def __init__(self, instance: ClusterMember, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._missed = 0
+        self._dropped = 0
         self._patch = monkeypatch
-        self._hub = instance.hub
+        self._hub = instance.stream_hub
 
     async def during(self, sends: int, send: Any) -> None:
         with self._patch.context() as patch:
-            patch.setattr(self._hub, "hear", self._miss)
+            patch.setattr(self._hub, "on_message", self._drop)
             for number in range(sends):
                 await send(number)
-            await until(lambda: self._missed >= sends)
+            await until(lambda: self._dropped >= sends)
 
-    def _miss(self, tracker: StreamTracker, position: Position, text: bytes) -> int:
-        self._missed += 1
+    def _drop(self, tracker: StreamTracker, position: Position, text: bytes) -> int:
+        self._dropped += 1
         return 0
 
 
-# Coming back
+# Reconnecting
 
 
-async def test_who_comes_back_gets_exactly_what_was_missed(start: StartInstance) -> None:
+async def test_a_client_that_reconnects_gets_exactly_what_it_missed(start: StartInstance) -> None:
     a, b = await start(), await start()
     seen = await a.messenger.to_user("alice", "n", 0)
     for number in range(1, 151):
@@ -93,7 +93,7 @@ async def test_who_comes_back_gets_exactly_what_was_missed(start: StartInstance)
     assert numbers_of(alice) == list(range(1, 152))
 
 
-async def test_both_streams_are_recovered_each_for_itself(
+async def test_each_stream_is_recovered_on_its_own(
     start: StartInstance, settings: Settings
 ) -> None:
     a = await start()
@@ -107,7 +107,7 @@ async def test_both_streams_are_recovered_each_for_itself(
     assert numbers_of(alice) == ["user 1"]
 
 
-async def test_who_has_missed_nothing_is_told_so(start: StartInstance) -> None:
+async def test_hello_reports_that_nothing_was_missed(start: StartInstance) -> None:
     a = await start()
     seen = await a.messenger.to_user("alice", "n", 0)
     alice = await a.join("alice", since=str(seen.id))
@@ -116,26 +116,26 @@ async def test_who_has_missed_nothing_is_told_so(start: StartInstance) -> None:
     assert numbers_of(alice) == []
 
 
-async def test_the_position_of_a_quiet_user_stays_good_for_a_day(
+async def test_the_position_of_an_unused_stream_outlives_its_messages(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
     sent = await a.messenger.to_user("alice", "n", 0)
     await a.leave(alice)
-    stream = a.hub.keys_of(StreamTracker("user", "alice"))
+    stream = a.streams.keys_of(StreamTracker("user", "alice"))
     assert 0 < await redis.ttl(stream.stream) <= settings.stream_retention_seconds
     assert (
         settings.stream_retention_seconds
         < await redis.ttl(stream.meta)
         <= settings.position_retention_seconds
     )
-    await redis.delete(stream.stream)  # as when its time is up
+    await redis.delete(stream.stream)  # as if it had expired
     back = await b.join("alice", since=str(sent.id))
     assert hello_of(back)["recovered"] == {"user": True}
 
 
-async def test_who_has_seen_no_message_yet_misses_none(start: StartInstance) -> None:
+async def test_a_client_that_has_no_message_yet_misses_none(start: StartInstance) -> None:
     a, b = await start(), await start()
     before = await a.join("alice")
     await a.leave(before)
@@ -145,7 +145,7 @@ async def test_who_has_seen_no_message_yet_misses_none(start: StartInstance) -> 
     assert numbers_of(alice) == [1]
 
 
-async def test_what_the_stream_has_no_more_is_not_sent_in_part(
+async def test_an_incomplete_rest_of_a_stream_is_not_sent(
     start: StartInstance, settings: Settings
 ) -> None:
     a = await start()
@@ -160,7 +160,7 @@ async def test_what_the_stream_has_no_more_is_not_sent_in_part(
 
 
 @pytest.mark.parametrize("since", ["user/anotherepoch/3", "user/{epoch}/999"])
-async def test_a_position_that_never_was_recovers_nothing(start: StartInstance, since: str) -> None:
+async def test_an_unknown_position_recovers_nothing(start: StartInstance, since: str) -> None:
     a = await start()
     sent = await a.messenger.to_user("alice", "n", 0)
     epoch = Position.parse(str(sent.id))[1].epoch
@@ -169,10 +169,10 @@ async def test_a_position_that_never_was_recovers_nothing(start: StartInstance, 
     assert numbers_of(alice) == []
 
 
-async def test_joining_in_the_middle_of_a_flow_neither_misses_nor_repeats(
+async def test_joining_while_messages_are_sent_neither_misses_nor_repeats_any(
     start: StartInstance,
 ) -> None:
-    """Of each that joins the numbers are consecutive from its position on, whatever came when."""
+    """Each connection gets consecutive numbers from its position on."""
     a, b = await start(), await start()
     first = await a.messenger.to_user("alice", "n", 1)
     last = 400
@@ -203,7 +203,7 @@ async def test_joining_in_the_middle_of_a_flow_neither_misses_nor_repeats(
         assert numbers == list(range(numbers[0], last + 1))
 
 
-async def test_a_page_waits_until_the_transport_has_room(start: StartInstance) -> None:
+async def test_a_page_waits_until_the_transport_has_drained(start: StartInstance) -> None:
     a = await start()
     seen = await a.messenger.to_user("alice", "n", 0)
     for number in range(1, 4):
@@ -230,7 +230,7 @@ async def test_a_page_waits_until_the_transport_has_room(start: StartInstance) -
     assert alice.closing is None
 
 
-async def test_a_socket_that_makes_no_room_is_closed_as_slow(
+async def test_a_socket_that_does_not_drain_is_closed_as_slow_consumer(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("bff.cluster.stream_hub._DRAIN_SECONDS", 0.05)
@@ -251,15 +251,15 @@ async def test_a_socket_that_makes_no_room_is_closed_as_slow(
     assert alice.closing == CloseCode.SLOW_CONSUMER
 
 
-# Live sockets
+# Live connections
 
 
-async def test_a_hole_is_filled_before_what_comes_after_it(
+async def test_missing_messages_are_delivered_before_later_ones(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
-    await IgnoreInput(a, monkeypatch).during(5, lambda n: b.messenger.to_user("alice", "n", n))
+    await DropMessages(a, monkeypatch).during(5, lambda n: b.messenger.to_user("alice", "n", n))
     await b.messenger.to_user("alice", "n", 5)
     await until(lambda: 5 in numbers_of(alice))
     assert numbers_of(alice) == list(range(6))
@@ -267,95 +267,97 @@ async def test_a_hole_is_filled_before_what_comes_after_it(
     assert metric(a, "bff_holes_total") == 1
 
 
-async def test_a_message_lost_at_the_end_is_found_by_comparing(
+async def test_a_message_without_a_successor_is_found_by_a_resync(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
-    await IgnoreInput(a, monkeypatch).during(2, lambda n: b.messenger.to_user("alice", "n", n))
+    await DropMessages(a, monkeypatch).during(2, lambda n: b.messenger.to_user("alice", "n", n))
     assert numbers_of(alice) == []
-    a.hub._missed.set()
+    a.context.resync_needed.set()
     await until(lambda: numbers_of(alice) == [0, 1])
 
 
-async def test_what_passed_by_while_the_lease_was_lost_comes_with_the_new_one(
+async def test_messages_missed_while_the_lease_was_lost_come_with_the_new_lease(
     start: StartInstance,
 ) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
-    await b.index._reap_member(a.index.lease.member)
-    sent = await b.messenger.to_user("alice", "n", "to nobody")
+    await b.index.reaper.reap(a.index.lease.member)
+    sent = await b.messenger.to_user("alice", "n", "no connection in the index")
     assert sent.addressed == 0
     await a.index.renew()
-    await until(lambda: numbers_of(alice) == ["to nobody"])
+    await until(lambda: numbers_of(alice) == ["no connection in the index"])
 
 
-async def test_streams_are_compared_from_time_to_time_unasked(
+async def test_streams_are_compared_periodically(
     redis: RedisClient, settings: Settings, start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = await start(stream_check_seconds=0.2)
     alice = await a.join("alice")
-    await IgnoreInput(a, monkeypatch).during(1, lambda n: a.messenger.to_all("n", n))
+    await DropMessages(a, monkeypatch).during(1, lambda n: a.messenger.to_all("n", n))
     await until(lambda: numbers_of(alice) == [0])
 
 
-async def test_a_stream_that_was_left_is_not_made_up_for_to_who_comes_later(
+async def test_a_tracker_without_connections_delivers_nothing_to_later_ones(
     start: StartInstance,
 ) -> None:
-    """The streams that are compared together are gathered up to `STREAM_CHECK_SECONDS` before."""
+    """A batch of trackers may be compared up to `STREAM_CHECK_SECONDS` after it was made."""
     a = await start()
     before = await a.join("alice")
-    left = a.hub.of_user("alice")
-    assert left is not None
+    tracker = a.streams.of_user("alice")
+    assert tracker is not None
     await a.leave(before)
     for number in range(3):
         await a.messenger.to_user("alice", "n", number)
     alice = await a.join("alice")
-    await a.hub._compare(left)
+    await a.stream_hub._sync(tracker)
     assert numbers_of(alice) == []
     await a.messenger.to_user("alice", "n", 3)
     await until(lambda: numbers_of(alice) == [3])
 
 
-async def test_what_is_lost_for_good_is_told_and_the_socket_stays(
+async def test_lost_messages_are_reported_and_the_socket_stays_open(
     start: StartInstance, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
     lost = settings.max_stream_length + 5
-    await IgnoreInput(a, monkeypatch).during(lost, lambda n: b.messenger.to_user("alice", "n", n))
+    await DropMessages(a, monkeypatch).during(lost, lambda n: b.messenger.to_user("alice", "n", n))
     last = await b.messenger.to_user("alice", "n", "last")
     await until(lambda: gaps_of(alice) == [{"user": last.id}])
     await b.messenger.to_user("alice", "n", "next")
     await until(lambda: numbers_of(alice) == ["next"])
     assert alice.closing is None
     (gap,) = (frame for frame in transport_of(alice).frames if b'"type":"gap"' in frame.payload)
-    assert format_cursor(gap.positions) == last.id, "an event stream goes on where the gap says"
+    assert format_cursor(gap.positions) == last.id, (
+        "an event stream must continue at the gap's position"
+    )
     assert metric(a, "bff_gaps_total", stream="user") == 1
 
 
-async def test_what_comes_while_a_hole_is_read_is_not_forgotten(
+async def test_a_message_that_arrives_while_missing_ones_are_read_is_delivered(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await start(), await start()
     alice, bob = await a.join("alice"), await a.join("bob")
-    read = a.hub._reader.read
+    read = a.stream_hub._reader.read
 
     async def read_slowly(*what: Any) -> Page:
         page = await read(*what)
         if len(numbers_of(bob)) == 0:
             await b.messenger.to_user("alice", "n", 2)
-            await b.messenger.to_user("bob", "n", "by now alice's has come too")
+            await b.messenger.to_user("bob", "n", "alice's message was received before this one")
             await until(lambda: len(numbers_of(bob)) == 1)
         return page
 
-    await IgnoreInput(a, monkeypatch).during(1, lambda n: b.messenger.to_user("alice", "n", n))
-    monkeypatch.setattr(a.hub._reader, "read", read_slowly)
+    await DropMessages(a, monkeypatch).during(1, lambda n: b.messenger.to_user("alice", "n", n))
+    monkeypatch.setattr(a.stream_hub._reader, "read", read_slowly)
     await b.messenger.to_user("alice", "n", 1)
     await until(lambda: numbers_of(alice) == [0, 1, 2])
 
 
-async def test_a_redis_that_lost_its_data_is_told_and_its_new_messages_come(
+async def test_lost_data_of_redis_is_reported_and_new_messages_are_delivered(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:
     a, b = await start(), await start()
@@ -372,10 +374,10 @@ async def test_a_redis_that_lost_its_data_is_told_and_its_new_messages_come(
     assert position.endswith("/0")
 
 
-async def test_a_node_that_lost_a_users_index_gets_it_again(
+async def test_the_entries_of_a_user_are_restored_when_a_node_lost_them(
     start: StartInstance, redis: RedisClient
 ) -> None:
-    """In a cluster the lease may lie on another node, and live on."""
+    """In a cluster the lease may be on another node, and still be valid."""
     a, b = await start(stream_check_seconds=0.1), await start()
     alice = await a.join("alice")
     await b.messenger.to_user("alice", "n", "before")
@@ -384,17 +386,17 @@ async def test_a_node_that_lost_a_users_index_gets_it_again(
     for key in (keys.meta, keys.stream, a.index._keys.connections("alice")):
         await redis.delete(key)
 
-    async def is_entered() -> bool:
+    async def is_restored() -> bool:
         return len(await b.index.connections_of("alice")) == 1
 
-    await until(is_entered)
+    await until(is_restored)
     sent = await b.messenger.to_user("alice", "n", 1)
     assert sent.addressed == 1
     await until(lambda: numbers_of(alice) == ["before", 1])
     assert a.index.lease.generation == 1
 
 
-async def test_who_joins_after_a_loss_gets_no_gap_of_before(
+async def test_a_connection_that_joins_after_a_loss_gets_no_gap(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:
     a = await start()
@@ -407,12 +409,12 @@ async def test_who_joins_after_a_loss_gets_no_gap_of_before(
     assert gaps_of(late) == []
 
 
-async def test_who_leaves_leaves_nothing_behind(start: StartInstance) -> None:
+async def test_leave_removes_all_state(start: StartInstance) -> None:
     a = await start()
     alice = await a.join("alice")
     await a.subscriptions.subscribe(alice, {"prices": None})
     await a.leave(alice)
-    assert a.hub.of_user("alice") is None
-    assert a.hub.of_topic("prices") is None
-    assert not a.hub.of_all().catching_up
+    assert a.streams.of_user("alice") is None
+    assert a.streams.of_topic("prices") is None
+    assert not a.streams.all.catching_up
     assert list(a.registry) == []

@@ -1,4 +1,4 @@
-"""Who is told of a loss: those that live in it, and those whom it overtakes."""
+"""After a loss the affected connections get a `gap`, and the others do not."""
 
 from __future__ import annotations
 
@@ -24,64 +24,70 @@ def connection() -> Connection:
     return opened
 
 
-def is_told(
+def gets_gap(
     tracker: StreamTracker, tip: Position, read: Position | None, *, joins: bool = True
 ) -> bool:
-    """Whether a connection that has read so far gets a `gap` when the feed goes on at `tip`."""
+    """Whether a connection that has read up to `read` gets a `gap` when the tip is `tip`."""
     one = connection()
     if joins:
-        tracker.catching_up[one] = progress = CatchUp()
-        progress.position = read
-    tracker.lose(tip, [one])
+        tracker.catching_up[one] = catch_up = CatchUp()
+        catch_up.read_up_to = read
+    tracker.skip_lost(tip, [one])
     assert isinstance(one.transport, RecordingTransport)
-    told = [frame["type"] for frame in one.transport.messages()][1:]
-    assert told in ([], ["gap"])
-    assert not (told and one in tracker.catching_up)
-    return bool(told)
+    received = [frame["type"] for frame in one.transport.messages()][1:]
+    assert received in ([], ["gap"])
+    assert not (received and one in tracker.catching_up)
+    return bool(received)
 
 
-def test_a_live_connection_is_told(tracker: StreamTracker) -> None:
-    assert is_told(tracker, Position("old", 9), None, joins=False)
+def test_a_live_connection_gets_a_gap(tracker: StreamTracker) -> None:
+    assert gets_gap(tracker, Position("old", 9), None, joins=False)
     assert tracker.position == Position("old", 9)
 
 
-def test_one_that_still_reads_finds_out_by_itself(tracker: StreamTracker) -> None:
-    assert not is_told(tracker, Position("old", 9), None)
+def test_a_connection_that_still_reads_pages_gets_no_gap_here(tracker: StreamTracker) -> None:
+    assert not gets_gap(tracker, Position("old", 9), None)
 
 
-def test_the_feed_goes_on_from_who_has_read_least_beyond_the_loss(tracker: StreamTracker) -> None:
-    """What that one has just read from is still in the stream, and so is all that follows."""
+def test_the_stream_continues_at_the_earliest_position_beyond_the_loss(
+    tracker: StreamTracker,
+) -> None:
+    """A connection has just read from there, so Redis has everything that follows."""
     for offset in (2, 5, 7):
-        tracker.catching_up[connection()] = progress = CatchUp()
-        progress.position = Position("old", offset)
-    tracker.lose(Position("old", 9), [*tracker.catching_up])
+        tracker.catching_up[connection()] = catch_up = CatchUp()
+        catch_up.read_up_to = Position("old", offset)
+    tracker.skip_lost(Position("old", 9), [*tracker.catching_up])
     assert tracker.position == Position("old", 5)
-    assert [one.position for one in tracker.catching_up.values()] == [
+    assert [one.read_up_to for one in tracker.catching_up.values()] == [
         Position("old", 5),
         Position("old", 7),
     ]
 
 
-def test_one_whose_rest_the_stream_has_lost_too_is_told(tracker: StreamTracker) -> None:
+def test_a_caught_up_connection_whose_next_messages_are_lost_gets_a_gap(
+    tracker: StreamTracker,
+) -> None:
     tracker.position = Position("old", 5)
-    assert is_told(tracker, Position("old", 9), Position("old", 5))
+    assert gets_gap(tracker, Position("old", 9), Position("old", 5))
     assert tracker.position == Position("old", 9)
 
 
-def test_one_that_has_read_beyond_the_loss_is_not(tracker: StreamTracker) -> None:
-    assert not is_told(tracker, Position("old", 9), Position("old", 9))
+def test_a_connection_that_has_read_beyond_the_loss_gets_no_gap(tracker: StreamTracker) -> None:
+    assert not gets_gap(tracker, Position("old", 9), Position("old", 9))
 
 
-def test_in_a_new_epoch_all_comes_from_its_beginning(tracker: StreamTracker) -> None:
-    assert is_told(tracker, Position("new", 9), Position("old", 7))
+def test_a_new_epoch_is_delivered_from_its_beginning(tracker: StreamTracker) -> None:
+    assert gets_gap(tracker, Position("new", 9), Position("old", 7))
     assert tracker.position == Position("new", 0)
 
 
-def test_one_that_is_in_the_new_epoch_already_waits_for_the_feed(tracker: StreamTracker) -> None:
+def test_a_connection_in_the_new_epoch_becomes_live_after_its_position(
+    tracker: StreamTracker,
+) -> None:
     one = connection()
-    tracker.catching_up[one] = progress = CatchUp()
-    progress.position = Position("new", 2)
-    tracker.lose(Position("new", 4), [one])
+    tracker.catching_up[one] = catch_up = CatchUp()
+    catch_up.read_up_to = Position("new", 2)
+    tracker.skip_lost(Position("new", 4), [one])
     live = []
     for offset in range(1, 5):
         tracker.position = Position("new", offset)

@@ -1,4 +1,4 @@
-"""Topics: an instance hears those that its connections have, from where they say."""
+"""Subscriptions to topics, with and without a position."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 from bff.cluster.streams import Page
-from bff.cluster.subscriptions import positions, recovered
 from bff.connections.connection import Connection
 from bff.connections.frames import Frame
 from bff.connections.positions import Position
@@ -30,7 +29,9 @@ def events_of(connection: Connection, topic: str) -> list[Any]:
     ]
 
 
-async def test_subscribers_get_it_on_every_instance_and_nobody_else(start: StartInstance) -> None:
+async def test_to_topic_reaches_the_subscribers_on_every_instance_and_no_others(
+    start: StartInstance,
+) -> None:
     a, b = await start(), await start()
     alice, bob, carol = await a.join("alice"), await b.join("bob"), await b.join("carol")
     for instance, connection in ((a, alice), (b, bob)):
@@ -43,32 +44,32 @@ async def test_subscribers_get_it_on_every_instance_and_nobody_else(start: Start
     assert events_of(carol, "prices.tea") == []
 
 
-async def test_a_position_brings_what_was_missed_then_the_live_flow(start: StartInstance) -> None:
+async def test_with_a_position_missed_messages_come_before_live_ones(start: StartInstance) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
     seen = await b.messenger.to_topic("prices", 0)
     for number in range(1, 6):
         await b.messenger.to_topic("prices", number)
     joined = await a.subscriptions.subscribe(alice, {"prices": Position.parse(seen)[1]})
-    assert recovered(joined) == {"topic:prices": True}
-    assert positions(joined)["topic:prices"].endswith("/6")
+    assert joined.recovered() == {"topic:prices": True}
+    assert joined.positions()["topic:prices"].endswith("/6")
     await b.messenger.to_topic("prices", 6)
     await until(lambda: 6 in events_of(alice, "prices"))
     assert events_of(alice, "prices") == [1, 2, 3, 4, 5, 6]
     assert gaps_of(alice) == []
 
 
-async def test_without_a_position_it_begins_now(start: StartInstance) -> None:
+async def test_without_a_position_only_new_messages_come(start: StartInstance) -> None:
     a = await start()
     alice = await a.join("alice")
     await a.messenger.to_topic("prices", "before")
     joined = await a.subscriptions.subscribe(alice, {"prices": None})
-    assert recovered(joined) == {}
+    assert joined.recovered() == {}
     await a.messenger.to_topic("prices", "after")
     await until(lambda: events_of(alice, "prices") == ["after"])
 
 
-async def test_who_unsubscribes_gets_no_more(start: StartInstance) -> None:
+async def test_after_unsubscribe_no_messages_come(start: StartInstance) -> None:
     a = await start()
     alice, bob = await a.join("alice"), await a.join("bob")
     for connection in (alice, bob):
@@ -80,7 +81,7 @@ async def test_who_unsubscribes_gets_no_more(start: StartInstance) -> None:
 
 
 class Full(RecordingTransport):
-    """A transport that has no more room after its first frame, until it is drained."""
+    """A transport whose buffer is full after the first frame, until it is drained."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,7 +96,7 @@ class Full(RecordingTransport):
         return super().write(frame, limit)
 
 
-async def test_who_unsubscribes_while_catching_up_gets_no_more(start: StartInstance) -> None:
+async def test_after_unsubscribe_while_catching_up_no_messages_come(start: StartInstance) -> None:
     a = await start()
     alice = await a.join("alice", transport=(transport := Full()))
     seen = Position.parse(await a.messenger.to_topic("prices", 0))[1]
@@ -109,7 +110,9 @@ async def test_who_unsubscribes_while_catching_up_gets_no_more(start: StartInsta
     assert events_of(alice, "prices") == []
 
 
-async def test_who_subscribes_anew_while_catching_up_gets_each_once(start: StartInstance) -> None:
+async def test_subscribing_again_while_catching_up_delivers_each_message_once(
+    start: StartInstance,
+) -> None:
     a = await start()
     alice = await a.join("alice", transport=(transport := Full()))
     await a.subscriptions.subscribe(await a.join("bob"), {"milk": None})
@@ -131,36 +134,36 @@ async def test_who_subscribes_anew_while_catching_up_gets_each_once(start: Start
     assert events_of(alice, "tea") == events_of(alice, "milk") == [1, 2]
 
 
-async def test_an_instance_listens_only_to_topics_that_it_holds(
+async def test_an_instance_subscribes_only_to_channels_of_topics_with_subscribers(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:
     a = await start(stream_check_seconds=0.1)
     alice = await a.join("alice")
 
-    async def listeners() -> int:
+    async def subscribers() -> int:
         channel = f"{settings.prefix}:topic:prices"
         return dict(await redis.pubsub_numsub(channel, **everywhere(redis)))[channel.encode()]
 
-    assert await listeners() == 0
+    assert await subscribers() == 0
     await a.subscriptions.subscribe(alice, {"prices": None})
-    assert await listeners() == 1
+    assert await subscribers() == 1
     await a.leave(alice)
 
-    async def nobody() -> bool:
-        return await listeners() == 0
+    async def unsubscribed() -> bool:
+        return await subscribers() == 0
 
-    await until(nobody)
+    await until(unsubscribed)
     alice = await a.join("alice")
     await a.subscriptions.subscribe(alice, {"prices": None})
     await a.messenger.to_topic("prices", 1)
     await until(lambda: events_of(alice, "prices") == [1])
 
 
-async def test_topics_are_heard_again_after_the_subscription_broke(
+async def test_topic_channels_are_subscribed_again_after_a_reconnect(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:
     if settings.redis_url == "memory://":
-        pytest.skip("TEST_REDIS_URL names no Redis whose clients can be killed")
+        pytest.skip("TEST_REDIS_URL names no real Redis server")
     a, b = await start(), await start()
     alice = await a.join("alice")
     await a.subscriptions.subscribe(alice, {"prices": None})
@@ -171,7 +174,7 @@ async def test_topics_are_heard_again_after_the_subscription_broke(
     assert (a.metrics.registry.get_sample_value("bff_pubsub_restarts_total") or 0) > restarts
 
 
-async def test_more_topics_than_the_limit_are_refused_and_none_is_taken(
+async def test_a_request_beyond_the_topic_limit_subscribes_to_none_of_them(
     start: StartInstance,
 ) -> None:
     a = await start(max_topics_per_connection=2)
@@ -183,19 +186,19 @@ async def test_more_topics_than_the_limit_are_refused_and_none_is_taken(
     assert alice.topics == {"one"}
 
 
-async def test_subscribing_again_begins_anew(start: StartInstance) -> None:
+async def test_subscribing_again_starts_at_the_new_position(start: StartInstance) -> None:
     a = await start()
     alice = await a.join("alice")
     await a.subscriptions.subscribe(alice, {"prices": None})
     sent = await a.messenger.to_topic("prices", 1)
     await until(lambda: events_of(alice, "prices") == [1])
-    before_it = Position(Position.parse(sent)[1].epoch, 0)
-    await a.subscriptions.subscribe(alice, {"prices": before_it})
+    earlier = Position(Position.parse(sent)[1].epoch, 0)
+    await a.subscriptions.subscribe(alice, {"prices": earlier})
     await a.messenger.to_topic("prices", 2)
     await until(lambda: events_of(alice, "prices") == [1, 1, 2])
 
 
-async def test_the_server_subscribes_a_user_wherever_it_is(start: StartInstance) -> None:
+async def test_the_server_subscribes_a_user_on_every_instance(start: StartInstance) -> None:
     a, b = await start(), await start()
     here, there = await a.join("alice"), await b.join("alice")
     assert await a.messenger.subscribe("alice", "prices") == 2
@@ -207,7 +210,7 @@ async def test_the_server_subscribes_a_user_wherever_it_is(start: StartInstance)
     await until(lambda: events_of(there, "unsubscribed") == [{"topics": ["prices"]}])
 
 
-async def test_who_leaves_as_the_server_subscribes_leaves_nothing_behind(
+async def test_a_connection_that_closes_while_the_server_subscribes_it_leaves_no_state(
     start: StartInstance,
 ) -> None:
     a = await start()
@@ -216,18 +219,18 @@ async def test_who_leaves_as_the_server_subscribes_leaves_nothing_behind(
     alice.close(1000)
     await a.leave(alice)
     await until(lambda: not a.subscriptions._tasks)
-    assert a.hub.of_topic("prices") is None
+    assert a.streams.of_topic("prices") is None
     assert a.registry.by_topic("prices") == ()
 
 
-async def test_what_is_no_topic_is_refused_where_it_is_sent(start: StartInstance) -> None:
+async def test_sending_to_an_invalid_topic_raises(start: StartInstance) -> None:
     a = await start()
     for topic in ("", "two words", "a,b", "x" * 256):
-        with pytest.raises(ValueError, match="no topic"):
+        with pytest.raises(ValueError, match="is not a topic"):
             await a.messenger.to_topic(topic, 1)
 
 
-async def test_one_that_is_called_off_takes_nothing_from_another(
+async def test_a_cancelled_subscription_does_not_end_a_newer_one(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a = await start()
@@ -248,8 +251,8 @@ async def test_one_that_is_called_off_takes_nothing_from_another(
     await until(lambda: events_of(alice, "prices") == [7])
 
 
-async def test_wishes_that_overlap_end_one_by_one(start: StartInstance) -> None:
-    """Each hears of what is taken back as long as it lasts, and none is kept."""
+async def test_overlapping_authorisations_end_independently(start: StartInstance) -> None:
+    """Each sees the topics that are unsubscribed until it ends, and none is kept."""
     a = await start()
     alice = await a.join("alice")
     first, second, third = (a.subscriptions.authorising(alice, {"prices"}) for _ in range(3))

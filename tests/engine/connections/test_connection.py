@@ -1,4 +1,4 @@
-"""A connection sends in order, never more than its bound, and is closed once."""
+"""A connection sends in order, limits its buffer, and is closed once."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def hello(connection: Connection) -> Hello:
     return Hello(connection.id, connection.user_id, "Alice", 0, 25, {})
 
 
-def test_its_id_tells_which_instance_holds_it() -> None:
+def test_the_id_names_the_instance() -> None:
     assert instance_of(make().id) == "one"
 
 
-def test_hello_is_first_whatever_came_before() -> None:
+def test_the_hello_is_the_first_frame() -> None:
     connection = make()
     connection.send(Event("early", 1))
     connection.open(hello(connection))
@@ -39,7 +39,7 @@ def test_hello_is_first_whatever_came_before() -> None:
     assert topics == ["hello", "early", "late"]
 
 
-def test_one_frame_is_shared_by_all_sockets() -> None:
+def test_one_frame_is_shared_by_all_connections() -> None:
     one, two = make(), make()
     for connection in (one, two):
         connection.open(hello(connection))
@@ -49,7 +49,7 @@ def test_one_frame_is_shared_by_all_sockets() -> None:
     assert transport_of(one).frames[-1] is transport_of(two).frames[-1]
 
 
-def test_more_than_the_bound_closes_as_slow() -> None:
+def test_a_full_buffer_closes_as_slow_consumer() -> None:
     connection = make(max_queue_bytes=300)
     connection.open(hello(connection))
     transport_of(connection).buffered = 290
@@ -57,14 +57,14 @@ def test_more_than_the_bound_closes_as_slow() -> None:
     assert transport_of(connection).closed == (CloseCode.SLOW_CONSUMER, "")
 
 
-def test_frames_held_before_the_hello_are_bounded_too() -> None:
+def test_frames_that_wait_for_the_hello_are_limited_too() -> None:
     connection = make(max_queue_bytes=300)
     for _ in range(20):
         connection.send(Event("x", "0123456789" * 5))
     assert transport_of(connection).closed == (CloseCode.SLOW_CONSUMER, "")
 
 
-def test_only_the_first_close_counts_and_nothing_is_sent_after_it() -> None:
+def test_only_the_first_close_has_an_effect_and_nothing_is_sent_after_it() -> None:
     connection = make()
     connection.open(hello(connection))
     connection.close(CloseCode.DRAIN)
@@ -87,8 +87,8 @@ def test_the_registry_finds_by_id_and_by_user() -> None:
     assert list(registry) == [other]
 
 
-def test_leaving_during_a_broadcast_disturbs_nobody() -> None:
-    """The ancestor raised RuntimeError: dictionary changed size during iteration."""
+def test_the_registry_can_change_during_an_iteration() -> None:
+    """`nuropb_gw` raised RuntimeError: dictionary changed size during iteration."""
     registry = ConnectionRegistry()
     connections = [make(f"user-{number}") for number in range(5)]
     for connection in connections:

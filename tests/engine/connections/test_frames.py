@@ -1,4 +1,4 @@
-"""What comes in is checked; what goes out is JSON that browsers can read."""
+"""Inbound frames are validated; outbound frames are JSON that browsers can parse."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from bff.connections.messages import ErrorMessage, Event, parse
 from bff.errors import Code, Outcome, Problem
 
 
-def test_a_number_that_json_has_not_becomes_null() -> None:
+def test_nan_becomes_null() -> None:
     assert encode({"n": float("nan"), "i": float("inf")}) == b'{"n":null,"i":null}'
 
 
-@pytest.mark.parametrize("text", ["", "{", "nonsense", '{"a":NaN}', "\ud800", "[" * 5000])
-def test_what_is_no_json_is_refused(text: str) -> None:
+@pytest.mark.parametrize("text", ["", "{", "not JSON", '{"a":NaN}', "\ud800", "[" * 5000])
+def test_invalid_json_is_refused(text: str) -> None:
     with pytest.raises(Problem) as refusal:
         decode(text.encode("utf-8", "surrogatepass"))
     assert refusal.value.code is Code.INVALID_PARAMS
 
 
-def test_nesting_is_bounded() -> None:
+def test_nesting_is_limited() -> None:
     def nested(depth: int) -> str:
         return "[" * depth + "]" * depth
 
@@ -37,7 +37,7 @@ def test_nesting_is_bounded() -> None:
         None,
         [],
         {},
-        {"type": "nonsense", "payload": {}},
+        {"type": "not JSON", "payload": {}},
         {"type": "request"},
         {"type": "request", "payload": []},
         {"type": "request", "payload": {"service": "orders"}},
@@ -50,21 +50,21 @@ def test_nesting_is_bounded() -> None:
         {"type": "subscribe", "payload": {"topics": []}},
     ],
 )
-def test_a_malformed_frame_is_refused_in_words(value: Any) -> None:
+def test_a_malformed_frame_is_refused_with_a_description(value: Any) -> None:
     with pytest.raises(Problem) as refusal:
         parse(value)
     assert refusal.value.code is Code.INVALID_PARAMS
     assert refusal.value.description
 
 
-def test_what_was_wrong_names_the_field_and_not_the_value() -> None:
+def test_the_description_names_the_field_and_not_the_value() -> None:
     with pytest.raises(Problem) as refusal:
         parse({"type": "request", "payload": {"service": "s3cr3t value", "method": "x"}})
     assert refusal.value.description.startswith("payload.service:")
     assert "s3cr3t" not in refusal.value.description
 
 
-def test_the_head_and_an_id_make_a_whole_event() -> None:
+def test_the_head_and_an_id_make_a_complete_event() -> None:
     text = Event("order.updated", {"x": 1}).head() + b'user/abc/7"}}'
     assert json.loads(text) == {
         "type": "event",
@@ -72,13 +72,13 @@ def test_the_head_and_an_id_make_a_whole_event() -> None:
     }
 
 
-def test_an_error_stands_where_the_ancestor_had_it_too() -> None:
+def test_an_error_is_also_where_nuropb_gw_had_it() -> None:
     message = json.loads(ErrorMessage(Problem(Code.INVALID_PARAMS, "no"), "t").encode())
     assert (message["error"], message["description"]) == ("NuropbValidationError", "no")
     assert message["payload"]["trace_id"] == "t"
 
 
-def test_retryable_only_when_the_work_cannot_be_done_twice() -> None:
+def test_retryable_only_when_a_retry_cannot_repeat_the_work() -> None:
     assert Problem(Code.MESH_UNAVAILABLE).retryable
     assert not Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN).retryable
     assert not Problem(Code.FORBIDDEN).retryable

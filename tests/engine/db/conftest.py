@@ -1,4 +1,4 @@
-"""A database of each test's own: SQLite, or PostgreSQL where TEST_DATABASE_URL names one."""
+"""A new database for each test: SQLite, or PostgreSQL if `TEST_DATABASE_URL` is set."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 @pytest.fixture
 async def settings(settings: Settings) -> AsyncIterator[Settings]:
-    """The settings of the whole suite, with a fresh database."""
+    """The settings of all tests, with a new database."""
     server = os.environ.get("TEST_DATABASE_URL")
     if server is None:
         yield settings

@@ -1,4 +1,4 @@
-"""Sessions, moments, and a database that is away."""
+"""Sessions, datetimes, and a database that is not available."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from bff.db.database import UNAVAILABLE, Database, _tell_trouble, make_engine
+from bff.db.database import UNAVAILABLE, Database, _to_operational_error, make_engine
 from bff.db.tables import Audience, Broadcast
 from bff.settings import Settings
 from sqlalchemy import text
@@ -39,7 +39,7 @@ async def stored(database: Database, broadcast: Broadcast) -> Broadcast:
     return found
 
 
-async def test_what_is_not_committed_is_rolled_back(database: Database) -> None:
+async def test_uncommitted_changes_are_rolled_back(database: Database) -> None:
     one = broadcast()
     async with database.session() as session:
         session.add(one)
@@ -48,41 +48,41 @@ async def test_what_is_not_committed_is_rolled_back(database: Database) -> None:
         assert await session.get(Broadcast, one.id) is None
 
 
-async def test_moments_come_back_aware_and_exact(database: Database) -> None:
-    moment = datetime(2030, 1, 1, 0, 30, 0, 123456, timezone(timedelta(hours=5, minutes=30)))
-    found = await stored(database, broadcast(expires_at=moment))
-    assert found.expires_at == moment
+async def test_datetimes_are_timezone_aware_and_exact(database: Database) -> None:
+    expires_at = datetime(2030, 1, 1, 0, 30, 0, 123456, timezone(timedelta(hours=5, minutes=30)))
+    found = await stored(database, broadcast(expires_at=expires_at))
+    assert found.expires_at == expires_at
     assert found.expires_at is not None
     assert found.expires_at.utcoffset() == timedelta(0)
     assert abs(found.created_at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-async def test_a_moment_without_zone_is_refused(database: Database) -> None:
+async def test_a_datetime_without_a_time_zone_is_refused(database: Database) -> None:
     with pytest.raises(StatementError, match="time zone"):
         await stored(database, broadcast(expires_at=datetime(2030, 1, 1)))
 
 
-async def test_json_comes_back_as_it_was(database: Database) -> None:
+async def test_json_is_stored_unchanged(database: Database) -> None:
     event = {"ü": ["😀", None, 1.5, True, {"a": []}], "nul": "\x00", "big": 2**53}
     assert (await stored(database, broadcast(event=event))).event == event
 
 
-async def test_writers_wait_for_each_other(database: Database) -> None:
+async def test_concurrent_writers_wait_for_each_other(database: Database) -> None:
     async with asyncio.timeout(60):
         await asyncio.gather(*(stored(database, broadcast()) for _ in range(30)))
 
 
-async def test_errors_do_not_tell_what_was_to_be_stored(
+async def test_errors_do_not_contain_the_stored_values(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     one = await stored(database, broadcast())
     with pytest.raises(Exception, match="INSERT") as caught:
-        await stored(database, broadcast(id=one.id, event={"secret": "of-the-house"}))
-    assert "of-the-house" not in f"{caught.value} {caplog.text}"
+        await stored(database, broadcast(id=one.id, event={"secret": "internal-secret"}))
+    assert "internal-secret" not in f"{caught.value} {caplog.text}"
 
 
-async def test_a_ping_proves_life(database: Database) -> None:
+async def test_a_ping_succeeds(database: Database) -> None:
     await database.ping()
 
 
@@ -93,14 +93,14 @@ async def test_a_ping_proves_life(database: Database) -> None:
         f"sqlite+aiosqlite:////nowhere-{secrets.token_hex(4)}/db.sqlite3",
     ],
 )
-async def test_a_database_that_is_away_is_known_by_its_errors(settings: Settings, url: str) -> None:
+async def test_an_unavailable_database_raises_known_errors(settings: Settings, url: str) -> None:
     database = Database(settings.model_copy(update={"database_url": url}))
     with pytest.raises(UNAVAILABLE):
         await database.ping()
     await database.close()
 
 
-async def test_a_silent_database_is_not_waited_for(settings: Settings) -> None:
+async def test_a_ping_has_a_timeout(settings: Settings) -> None:
     silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     url = f"postgresql+asyncpg://nobody@127.0.0.1:{port}/nowhere"
@@ -113,7 +113,7 @@ async def test_a_silent_database_is_not_waited_for(settings: Settings) -> None:
 
 
 @pytest.mark.skipif("TEST_DATABASE_URL" not in os.environ, reason="only PostgreSQL has sessions")
-async def test_a_session_that_the_server_ends_is_an_outage_and_the_next_one_works(
+async def test_a_session_that_the_server_ends_is_an_outage(
     database: Database,
 ) -> None:
     async with database.engine.connect() as one, database.engine.connect() as other:
@@ -125,14 +125,14 @@ async def test_a_session_that_the_server_ends_is_an_outage_and_the_next_one_work
 
 
 async def test_a_connection_that_ends_as_a_statement_begins_is_an_outage() -> None:
-    """asyncpg then says that another operation is in progress: nothing that tells of an end."""
+    """asyncpg then reports an operation in progress instead of a closed connection."""
     engine = make_engine("postgresql+asyncpg://nobody@127.0.0.1:1/nowhere")
     dbapi: Any = engine.dialect.dbapi or engine.dialect.import_dbapi()
-    confused = dbapi.InternalClientError("cannot switch to state 11", None)
+    error = dbapi.InternalClientError("cannot switch to state 11", None)
     context: Any = SimpleNamespace(
-        original_exception=confused, statement="SELECT 1", is_disconnect=False
+        original_exception=error, statement="SELECT 1", is_disconnect=False
     )
-    assert isinstance(_tell_trouble(context), UNAVAILABLE)
+    assert isinstance(_to_operational_error(context), UNAVAILABLE)
     assert context.is_disconnect
     await engine.dispose()
 

@@ -1,4 +1,4 @@
-"""Two histories of one schema: the engine's and the app's, each with its own way up and down."""
+"""The migrations of the engine and of the app, which are independent of each other."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ APP_TABLES = {"broadcast", "alembic_version"}
 
 @pytest.fixture
 def app_history(tmp_path: Path) -> History:
-    """An app with a table that is named as the engine's might be, and two revisions."""
+    """An app with two revisions and a table with a name like one of the engine's."""
     folder = tmp_path / "migrations"
     (folder / "versions").mkdir(parents=True)
     template = ROOT / PROJECT / "migrations" / "script.py.mako"
@@ -119,18 +119,18 @@ def differences(connection: Connection) -> list[Any]:
     return found
 
 
-async def test_the_engines_revisions_and_tables_do_not_drift(
+async def test_the_engines_revisions_match_its_tables(
     settings: Settings, connection: AsyncConnection
 ) -> None:
     await migrate.upgrade(settings, (ENGINE,))
     assert await connection.run_sync(differences) == []
 
 
-async def test_a_forgotten_revision_would_be_noticed(connection: AsyncConnection) -> None:
+async def test_a_missing_revision_is_noticed(connection: AsyncConnection) -> None:
     assert await connection.run_sync(differences) != []
 
 
-async def test_one_command_applies_both_and_can_be_repeated(
+async def test_upgrade_applies_both_and_is_idempotent(
     settings: Settings, histories: Sequence[History]
 ) -> None:
     assert "the engine's and the app's" in await pending(settings, histories)
@@ -141,7 +141,7 @@ async def test_one_command_applies_both_and_can_be_repeated(
 
 
 @pytest.mark.parametrize("before", ["engine", "app at 0001", "app at 0002"])
-async def test_it_goes_on_from_each_earlier_state(
+async def test_upgrade_continues_from_each_earlier_state(
     settings: Settings,
     histories: Sequence[History],
     app_history: History,
@@ -160,7 +160,7 @@ async def test_it_goes_on_from_each_earlier_state(
     assert await pending(settings, histories) == ""
 
 
-async def test_instances_that_start_together_do_not_disturb_each_other(
+async def test_concurrent_upgrades_wait_for_each_other(
     settings: Settings, histories: Sequence[History]
 ) -> None:
     async with asyncio.timeout(60):
@@ -168,7 +168,7 @@ async def test_instances_that_start_together_do_not_disturb_each_other(
     assert await pending(settings, histories) == ""
 
 
-async def test_each_history_can_be_taken_back_without_the_other(
+async def test_each_history_can_be_downgraded_without_the_other(
     settings: Settings, histories: Sequence[History], app_history: History
 ) -> None:
     await migrate.upgrade(settings, histories)
@@ -187,16 +187,16 @@ def _downgrade(connection: Connection, history: History) -> None:
     command.downgrade(history.config(connection), "base")
 
 
-async def test_autogenerate_of_the_app_never_sees_the_engines_tables(
+async def test_autogenerate_of_the_app_ignores_the_engines_tables(
     settings: Settings, histories: Sequence[History], app_history: History
 ) -> None:
     await migrate.upgrade(settings, histories)
     written = await _autogenerate(settings, app_history)
     assert "def upgrade() -> None:" in written
-    assert "op." not in written, "there is nothing to change, the engine's tables are not ours"
+    assert "op." not in written, "the app's schema has no differences"
 
 
-async def test_autogenerate_of_the_engine_never_sees_the_apps_tables(
+async def test_autogenerate_of_the_engine_ignores_the_apps_tables(
     settings: Settings, histories: Sequence[History], tmp_path: Path
 ) -> None:
     await migrate.upgrade(settings, histories)
@@ -230,17 +230,17 @@ async def test_a_history_that_is_behind_is_named(
     )
 
 
-async def test_a_schema_of_a_later_version_is_no_fault(
+async def test_a_schema_of_a_later_version_is_not_pending(
     settings: Settings, histories: Sequence[History], connection: AsyncConnection
 ) -> None:
-    """During a rolling update old instances live on the new schema."""
+    """During a rolling update old instances use the new schema."""
     await migrate.upgrade(settings, histories)
     await connection.execute(text("UPDATE bff_alembic_version SET version_num = '9999'"))
     await connection.commit()
     assert await pending(settings, histories) == ""
 
 
-async def test_the_tables_hold_what_the_app_and_the_engine_store(
+async def test_tables_of_the_app_and_the_engine_are_separate(
     settings: Settings, histories: Sequence[History], connection: AsyncConnection
 ) -> None:
     await migrate.upgrade(settings, histories)
@@ -248,11 +248,11 @@ async def test_the_tables_hold_what_the_app_and_the_engine_store(
     assert (await connection.execute(text("SELECT count(*) FROM bff_broadcast"))).scalar() == 0
 
 
-def test_there_is_one_newest_revision() -> None:
+def test_the_engine_has_one_head_revision() -> None:
     assert len(ScriptDirectory.from_config(ENGINE.config()).get_heads()) == 1
 
 
-def test_constraints_have_names_so_that_revisions_can_change_them() -> None:
+def test_constraints_and_indexes_have_names() -> None:
     for table in EngineTable.metadata.tables.values():
         assert table.name.startswith("bff_")
         assert all(constraint.name for constraint in table.constraints)

@@ -1,4 +1,4 @@
-/** Node's `EventSource` on `ADDRESS`, as a page of the same origin has it: says what it meets. */
+/** Node's `EventSource` on `ADDRESS`, as in a page of the same origin. Prints its events. */
 
 const dispatcher = Symbol.for("undici.globalDispatcher.1");
 await fetch("data:,");
@@ -8,13 +8,13 @@ globalThis[dispatcher] = globalThis[dispatcher].compose((dispatch) => (options, 
 });
 
 const source = new EventSource(process.env.ADDRESS);
-source.onopen = () => say({ met: "open" });
-source.onmessage = ({ data, lastEventId }) => say({ met: "message", data, id: lastEventId });
-source.onerror = () => say({ met: source.readyState === EventSource.CLOSED ? "closed" : "error" });
+source.onopen = () => print({ kind: "open" });
+source.onmessage = ({ data, lastEventId }) => print({ kind: "message", data, id: lastEventId });
+source.onerror = () => print({ kind: source.readyState === EventSource.CLOSED ? "closed" : "error" });
 
-function say(what) {
-  process.stdout.write(`${JSON.stringify(what)}\n`);
+function print(event) {
+  process.stdout.write(`${JSON.stringify(event)}\n`);
 }
 
-// Node does not wait for the pause before `EventSource` comes back.
+// Keep Node running while `EventSource` waits for its reconnect.
 setInterval(() => {}, 60_000);

@@ -1,4 +1,4 @@
-"""`EventSource` by its own rules at `/events`: when it comes back, with what, and when it stops."""
+"""Node's `EventSource` at `/events`: when it reconnects, with which id, and when it stops."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from bff.cluster.messenger import Messenger
-from bff.connections import event_stream
+from bff.connections import event_stream_transport
 from bff.connections.close_codes import CloseCode
 from bff.testing import RunningBff, until
 from bff.testing.clients import SECONDS
@@ -23,18 +23,18 @@ _FLAG = "--experimental-eventsource"
 
 
 class Page:
-    """What `EventSource` met, in order."""
+    """The events that an `EventSource` reports, in order."""
 
     def __init__(self, output: asyncio.StreamReader) -> None:
         self._output = output
 
-    async def meets(self, what: str) -> Any:
-        """The next thing met must be this; of a message the frame, with its `lastEventId`."""
+    async def expect(self, kind: str) -> Any:
+        """The next event must be of this kind; returns a message's frame with its `lastEventId`."""
         async with asyncio.timeout(SECONDS):
-            met = json.loads(await self._output.readline())
-        assert met["met"] == what, met
-        if what == "message":
-            return json.loads(met["data"]) | {"last": met["id"]}
+            event = json.loads(await self._output.readline())
+        assert event["kind"] == kind, event
+        if kind == "message":
+            return json.loads(event["data"]) | {"last": event["id"]}
         return None
 
 
@@ -43,7 +43,7 @@ OpenPage = Callable[[str], AbstractAsyncContextManager[Page]]
 
 @pytest.fixture
 def open_page(bff: RunningBff) -> OpenPage:
-    """Open `EventSource` with a cookie in a process of its own."""
+    """Open an `EventSource` with a cookie, in a Node process."""
     node = shutil.which("node")
     if node is None or subprocess.run([node, _FLAG, "-e", "0"], capture_output=True).returncode:
         pytest.skip("needs a Node that has EventSource")
@@ -74,47 +74,47 @@ def messenger(bff: RunningBff) -> Messenger:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(event_stream, "_COME_BACK", (0.3, 0.4))
+def fast_reconnect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(event_stream_transport, "_RECONNECT_SECONDS", (0.3, 0.4))
 
 
-@pytest.mark.usefixtures("quick")
-async def test_it_comes_back_by_itself_and_misses_nothing(
+@pytest.mark.usefixtures("fast_reconnect")
+async def test_it_reconnects_and_misses_nothing(
     bff: RunningBff, open_page: OpenPage, messenger: Messenger
 ) -> None:
     async with open_page(bff.token("alice")) as page:
-        await page.meets("open")
-        await page.meets("message")
+        await page.expect("open")
+        await page.expect("message")
         first = await messenger.to_user("alice", "news", 1)
-        assert str(first.id) in (await page.meets("message"))["last"]
+        assert str(first.id) in (await page.expect("message"))["last"]
         await messenger.close_user("alice", CloseCode.SLOW_CONSUMER)
-        assert (await page.meets("message"))["payload"]["code"] == CloseCode.SLOW_CONSUMER
-        await page.meets("error")
+        assert (await page.expect("message"))["payload"]["code"] == CloseCode.SLOW_CONSUMER
+        await page.expect("error")
         await messenger.to_user("alice", "news", 2)
         await messenger.to_all("news", 3)
-        await page.meets("open")
-        hello = await page.meets("message")
+        await page.expect("open")
+        hello = await page.expect("message")
         assert hello["payload"]["event"]["recovered"] == {"user": True, "all": True}
-        missed = [await page.meets("message") for _ in range(2)]
+        missed = [await page.expect("message") for _ in range(2)]
         assert [frame["payload"]["event"] for frame in missed] == [2, 3]
         await messenger.to_user("alice", "news", 4)
-        assert (await page.meets("message"))["payload"]["event"] == 4
+        assert (await page.expect("message"))["payload"]["event"] == 4
 
 
-@pytest.mark.usefixtures("quick")
-async def test_whoever_is_revoked_stops_for_good(
+@pytest.mark.usefixtures("fast_reconnect")
+async def test_it_stops_after_4504(
     bff: RunningBff, open_page: OpenPage, messenger: Messenger
 ) -> None:
     async with open_page(bff.token("alice")) as page:
-        await page.meets("open")
-        await page.meets("message")
+        await page.expect("open")
+        await page.expect("message")
         await messenger.close_user("alice")
-        assert (await page.meets("message"))["payload"]["code"] == CloseCode.REVOKED
-        await page.meets("error")
-        await page.meets("closed")
+        assert (await page.expect("message"))["payload"]["code"] == CloseCode.REVOKED
+        await page.expect("error")
+        await page.expect("closed")
         await until(lambda: not list(bff.engine.handlers))
 
 
-async def test_who_is_not_signed_in_stops_at_once(bff: RunningBff, open_page: OpenPage) -> None:
+async def test_it_stops_when_the_token_is_not_valid(bff: RunningBff, open_page: OpenPage) -> None:
     async with open_page(bff.token("alice", lifetime=-60)) as page:
-        await page.meets("closed")
+        await page.expect("closed")

@@ -1,4 +1,4 @@
-"""What operators are told."""
+"""Liveness, readiness, metrics, and the errors in the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bff.testing import RunningBff
 from sqlalchemy import text
 
 
-async def test_a_sound_instance_is_alive_and_ready(bff: RunningBff) -> None:
+async def test_a_healthy_instance_is_alive_and_ready(bff: RunningBff) -> None:
     async with bff.http() as http:
         assert (await http.get("/health/live")).json() == {"alive": True}
         ready = await http.get("/health/ready")
@@ -16,17 +16,17 @@ async def test_a_sound_instance_is_alive_and_ready(bff: RunningBff) -> None:
     assert set(ready.json()["checks"]) == {"redis", "mesh", "database", "instance"}
 
 
-async def test_redis_that_is_away_is_named_with_the_reason(
+async def test_readiness_gives_the_reason_when_redis_is_unavailable(
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away() -> None:
-        raise ConnectionError("gone fishing")
+    async def unavailable() -> None:
+        raise ConnectionError("refused")
 
-    monkeypatch.setattr(bff.engine.redis, "ping", away)
-    assert await reason(bff, "redis") == "ConnectionError: gone fishing"
+    monkeypatch.setattr(bff.engine.redis, "ping", unavailable)
+    assert await reason(bff, "redis") == "ConnectionError: refused"
 
 
-async def test_a_database_that_is_away_is_named_with_the_reason(
+async def test_readiness_gives_the_reason_when_the_database_is_unavailable(
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nowhere = make_engine("postgresql+asyncpg://nobody@127.0.0.1:1/nothing")
@@ -35,7 +35,7 @@ async def test_a_database_that_is_away_is_named_with_the_reason(
 
 
 async def reason(bff: RunningBff, check: str) -> str:
-    """Why the BFF is not ready; everything else is."""
+    """The reason of this check, which must be the only one that fails."""
     async with bff.http() as http:
         ready = await http.get("/health/ready")
     assert ready.status_code == 503
@@ -52,11 +52,11 @@ async def test_a_database_that_was_never_migrated_is_not_ready(bff: RunningBff) 
     assert "run `bff migrate`" in ready.json()["checks"]["database"]["reason"]
 
 
-async def test_a_relay_that_does_not_hear_is_not_ready(bff: RunningBff) -> None:
-    bff.engine.cluster.listener._heard_at = -1000.0
+async def test_an_instance_without_pubsub_is_not_ready(bff: RunningBff) -> None:
+    bff.engine.cluster.pubsub_listener._received_at = -1000.0
     async with bff.http() as http:
         ready = await http.get("/health/ready")
-    assert "does not hear" in ready.json()["checks"]["redis"]["reason"]
+    assert "pub/sub not subscribed" in ready.json()["checks"]["redis"]["reason"]
 
 
 async def test_a_dead_background_task_is_not_alive(bff: RunningBff) -> None:
@@ -66,7 +66,7 @@ async def test_a_dead_background_task_is_not_alive(bff: RunningBff) -> None:
         assert (await http.get("/health/live")).status_code == 503
 
 
-async def test_metrics_count_sockets_and_calls(bff: RunningBff) -> None:
+async def test_metrics_count_connections_and_calls(bff: RunningBff) -> None:
     async with bff.browser() as browser:
         await browser.request("echo", "say")
         async with bff.http() as http:

@@ -1,4 +1,4 @@
-"""Other services of the mesh call the BFF under its name."""
+"""Other services of the mesh call the BFF's served methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from bff.auth.caller import Caller
 from bff.cluster.messenger import Messenger
 from bff.errors import Code, Problem
-from bff.mesh.client import MeshClient, connect
+from bff.mesh.client import MeshClient
+from bff.mesh.connect import connect_mesh
 from bff.mesh.messages import MeshRequest
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
@@ -29,7 +30,7 @@ realtime = RealtimeRouter()
 
 @realtime.mesh_method("greet")
 async def greet(params: Greet, request: MeshRequest, messenger: Messenger, mesh: MeshClient) -> str:
-    """A method of one's own."""
+    """A served method of the app."""
     sent = await messenger.to_user(params.user_id, "greeted", {"by": request.context["user_id"]})
     return f"{sent.id}"
 
@@ -53,7 +54,7 @@ async def bff(settings: Settings) -> AsyncIterator[RunningBff]:
 @pytest.fixture
 async def other(bff: RunningBff, settings: Settings) -> AsyncIterator[MeshClient]:
     """Another service's client, on the same mesh."""
-    mesh = connect(settings.model_copy(update={"app_name": "other"}), broker=bff.engine.broker)
+    mesh = connect_mesh(settings.model_copy(update={"app_name": "other"}), broker=bff.engine.broker)
     await mesh.start()
 
     async def served() -> bool:
@@ -68,30 +69,30 @@ async def other(bff: RunningBff, settings: Settings) -> AsyncIterator[MeshClient
     await mesh.stop()
 
 
-async def test_send_to_users_reaches_each_socket_of_these_users(
+async def test_send_to_users_reaches_all_connections_of_these_users(
     bff: RunningBff, other: MeshClient, settings: Settings
 ) -> None:
     params = {"user_ids": ["alice", "bob", "alice"], "topic": "news", "event": {"n": 1}}
     async with bff.browser("alice") as alice, bff.browser("bob") as bob:
         sent = await other.request(settings.app_name, "send_to_users", params)
-        heard = [await browser.event("news") for browser in (alice, bob)]
-    assert [event["event"] for event in heard] == [{"n": 1}, {"n": 1}]
-    assert sent == {"ids": [event["id"] for event in heard], "addressed": 2}
+        received = [await browser.event("news") for browser in (alice, bob)]
+    assert [event["event"] for event in received] == [{"n": 1}, {"n": 1}]
+    assert sent == {"ids": [event["id"] for event in received], "addressed": 2}
 
 
 async def test_send_to_topic_reaches_its_subscribers(
     bff: RunningBff, other: MeshClient, settings: Settings
 ) -> None:
     async with bff.browser("alice") as alice:
-        wish = {"topics": [{"topic": "prices.tea"}], "trace_id": "s"}
-        assert (await alice.ask({"type": "subscribe", "payload": wish}))["error"] is None
+        subscribe = {"topics": [{"topic": "prices.tea"}], "trace_id": "s"}
+        assert (await alice.ask({"type": "subscribe", "payload": subscribe}))["error"] is None
         params = {"topic": "prices.tea", "event": {"price": 3}}
         sent = await other.request(settings.app_name, "send_to_topic", params)
-        heard = await alice.event("prices.tea")
-    assert (heard["event"], heard["id"]) == ({"price": 3}, sent["id"])
+        received = await alice.event("prices.tea")
+    assert (received["event"], received["id"]) == ({"price": 3}, sent["id"])
 
 
-async def test_broadcast_reaches_everybody(
+async def test_broadcast_reaches_all_connections(
     bff: RunningBff, other: MeshClient, settings: Settings
 ) -> None:
     params = {"topic": "news", "event": {"n": 1}}
@@ -101,7 +102,7 @@ async def test_broadcast_reaches_everybody(
             assert [(await browser.event("news"))["id"]] == sent["ids"]
 
 
-async def test_disconnect_users_ends_their_sockets_and_no_others(
+async def test_disconnect_users_closes_only_their_connections(
     bff: RunningBff, other: MeshClient, settings: Settings
 ) -> None:
     async with bff.browser("alice") as alice, bff.browser("bob") as bob:
@@ -111,18 +112,18 @@ async def test_disconnect_users_ends_their_sockets_and_no_others(
         assert (await bob.request("echo", "say"))["error"] is None
 
 
-async def test_presence_tells_who_is_online_and_where(
+async def test_presence_returns_connections(
     bff: RunningBff, other: MeshClient, settings: Settings
 ) -> None:
     async with bff.browser("alice") as alice:
-        asked = {"user_ids": ["alice", "bob"]}
-        users = (await other.request(settings.app_name, "presence", asked))["users"]
+        query = {"user_ids": ["alice", "bob"]}
+        users = (await other.request(settings.app_name, "presence", query))["users"]
     (connection,) = users["alice"]
     assert connection["connection_id"] == alice.hello["session_id"]
     assert users["bob"] == []
 
 
-async def test_a_method_of_ones_own_knows_who_calls(
+async def test_a_served_method_of_the_app_gets_the_context(
     bff: RunningBff, other: MeshClient, settings: Settings
 ) -> None:
     async with bff.browser("alice") as alice:
@@ -133,10 +134,10 @@ async def test_a_method_of_ones_own_knows_who_calls(
     assert greeted == {"topic": "greeted", "event": {"by": "service-7"}, "id": sent}
 
 
-async def test_wrong_parameters_are_told_and_failures_are_not(
+async def test_invalid_parameters_are_described_and_failures_are_not(
     bff: RunningBff, other: MeshClient, settings: Settings
 ) -> None:
-    wrong: list[tuple[str, dict[str, Any]]] = [
+    invalid: list[tuple[str, dict[str, Any]]] = [
         ("send_to_users", {"user_ids": [], "topic": "t"}),
         ("send_to_users", {"user_ids": ["a\x00b"], "topic": "t"}),
         ("send_to_users", {"user_ids": ["a"] * 1001, "topic": "t"}),
@@ -144,7 +145,7 @@ async def test_wrong_parameters_are_told_and_failures_are_not(
         ("send_to_topic", {"topic": "no, topic"}),
         ("disconnect_users", {}),
     ]
-    for method, params in wrong:
+    for method, params in invalid:
         with pytest.raises(Problem) as caught:
             await other.request(settings.app_name, method, params)
         assert caught.value.code is Code.INVALID_PARAMS, method
@@ -154,7 +155,7 @@ async def test_wrong_parameters_are_told_and_failures_are_not(
     assert "password" not in caught.value.description
 
 
-async def test_a_call_that_is_delivered_twice_sends_once(
+async def test_a_redelivered_call_sends_once(
     bff: RunningBff, other: MeshClient, settings: Settings
 ) -> None:
     (service,) = bff.engine.mesh.services
@@ -171,9 +172,7 @@ async def test_a_call_that_is_delivered_twice_sends_once(
         assert alice.passed_over() == []
 
 
-async def test_browsers_cannot_call_what_is_for_services(
-    bff: RunningBff, settings: Settings
-) -> None:
+async def test_browsers_cannot_call_served_methods(bff: RunningBff, settings: Settings) -> None:
     async with bff.browser("mallory", ["admin"]) as mallory:
         for method in ("broadcast", "disconnect_users", "nuropb_describe"):
             answer = await mallory.request(settings.app_name, method)
@@ -193,6 +192,6 @@ async def test_many_calls_at_once_are_each_answered_once(
             for number in range(200)
         ]
         sent = await asyncio.gather(*calls)
-        heard = [await alice.event("n") for _ in range(200)]
-    assert sorted(event["event"] for event in heard) == list(range(200))
-    assert {one["ids"][0] for one in sent} == {event["id"] for event in heard}
+        received = [await alice.event("n") for _ in range(200)]
+    assert sorted(event["event"] for event in received) == list(range(200))
+    assert {one["ids"][0] for one in sent} == {event["id"] for event in received}

@@ -1,4 +1,4 @@
-"""`/events` over real HTTP: the same promises as at `/ws`, for those who only listen."""
+"""`/events` over real HTTP: the same frames and guarantees as `/ws`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ async def may_see_prices(caller: Caller) -> bool:
     return caller.user_id != "mallory"
 
 
-@realtime.topic("away")
-async def away() -> bool:
+@realtime.topic("unavailable")
+async def unavailable() -> bool:
     raise ConnectionError("no Redis")
 
 
@@ -47,7 +47,7 @@ def messenger(bff: RunningBff) -> Messenger:
 async def refusal(
     bff: RunningBff, headers: dict[str, str] | None = None, **query: str
 ) -> tuple[int, Any]:
-    """Status and code of an answer that is no stream."""
+    """Status and error code of a response that is not an event stream."""
     async with bff.event_stream(headers, **query) as source:
         await source.response.aread()
         if not source.response.content:
@@ -60,10 +60,10 @@ def signed_in(bff: RunningBff, user: str = "alice", *scopes: str) -> dict[str, s
     return {"Authorization": f"Bearer {bff.token(user, scopes)}"}
 
 
-# What comes
+# Frames
 
 
-async def test_the_hello_is_first_and_says_the_same_as_on_a_socket(bff: RunningBff) -> None:
+async def test_the_hello_comes_first_and_is_the_same_as_on_a_websocket(bff: RunningBff) -> None:
     async with bff.events("alice") as source, bff.browser("alice") as browser:
         assert set(source.hello) == set(browser.hello)
         assert source.hello["positions"] == browser.hello["positions"]
@@ -76,20 +76,18 @@ async def test_the_hello_is_first_and_says_the_same_as_on_a_socket(bff: RunningB
         assert 1000 <= source.retry <= 4000
 
 
-async def test_every_frame_is_the_one_that_a_socket_gets(
-    bff: RunningBff, messenger: Messenger
-) -> None:
+async def test_frames_are_the_same_as_on_a_websocket(bff: RunningBff, messenger: Messenger) -> None:
     async with bff.events("alice") as source, bff.browser("alice") as browser:
         await messenger.to_user("alice", "news", {"n": 1})
         await messenger.to_all("news", [None])
         for connection_id in (source.hello["session_id"], browser.hello["session_id"]):
-            await messenger.to_connection(connection_id, "note", "for one alone")
+            await messenger.to_connection(connection_id, "note", "for one connection")
         for _ in range(3):
             assert await source.receive() == await browser.receive()
 
 
-async def test_no_text_breaks_a_line(bff: RunningBff, messenger: Messenger) -> None:
-    """Also not what Unicode holds for line ends: only CR and LF end a line of the stream."""
+async def test_no_text_ends_a_data_line(bff: RunningBff, messenger: Messenger) -> None:
+    """Neither do Unicode line separators: only CR and LF end a line of an event stream."""
     text = "".join(map(chr, range(0xD800))) + "\n\r\n\ndata: forged\nid: forged\n\n"
     async with bff.events("alice") as source:
         await messenger.to_user("alice", "te\nxt", {text: text})
@@ -99,7 +97,7 @@ async def test_no_text_breaks_a_line(bff: RunningBff, messenger: Messenger) -> N
         assert "forged" not in source.last_event_id
 
 
-async def test_topics_come_besides(bff: RunningBff, messenger: Messenger) -> None:
+async def test_topics_are_subscribed_from_the_start(bff: RunningBff, messenger: Messenger) -> None:
     async with bff.events("alice", ["prices"], topics="prices.tea,prices.öl") as source:
         assert set(source.hello["positions"]) == {
             "user",
@@ -113,7 +111,7 @@ async def test_topics_come_besides(bff: RunningBff, messenger: Messenger) -> Non
             assert (frame["payload"]["topic"], frame["payload"]["event"]) == (topic, 3)
 
 
-async def test_silence_is_broken_by_comments(settings: Settings) -> None:
+async def test_comments_are_sent_when_there_are_no_events(settings: Settings) -> None:
     settings = settings.model_copy(update={"ping_interval_seconds": 0.05})
     async with run(create_app(settings)) as bff, bff.events("alice") as source:
         await asyncio.sleep(0.3)
@@ -123,10 +121,10 @@ async def test_silence_is_broken_by_comments(settings: Settings) -> None:
         assert source.hello["ping_interval"] == 0.05
 
 
-# Coming back
+# Reconnecting
 
 
-async def test_the_last_id_brings_what_was_missed_of_every_stream(
+async def test_missed_messages_of_every_stream_follow_a_reconnect(
     bff: RunningBff, messenger: Messenger
 ) -> None:
     topics = "prices.tea,prices.öl"
@@ -154,11 +152,11 @@ async def test_the_last_id_brings_what_was_missed_of_every_stream(
         assert (await source.receive())["payload"]["event"] == "live"
 
 
-async def test_what_the_hello_promises_is_not_lost_with_the_connection(
+async def test_a_connection_lost_during_catch_up_loses_no_message(
     bff: RunningBff, messenger: Messenger
 ) -> None:
-    """The hello's id is where the client stands, not where the streams do: whoever loses the
-    connection amid what was missed goes on there."""
+    """The id of the hello is the client's position, not that of the newest message, so the next
+    connection continues the catch-up."""
     async with bff.events("alice") as first:
         seen = first.last_event_id
     sent = [(await messenger.to_user("alice", "news", n)).id for n in range(3)]
@@ -171,7 +169,7 @@ async def test_what_the_hello_promises_is_not_lost_with_the_connection(
         assert [(await third.receive())["payload"]["id"] for _ in range(2)] == sent[1:]
 
 
-async def test_a_stream_that_cannot_be_recovered_says_so_and_goes_on(
+async def test_a_stream_that_cannot_be_recovered_is_reported_and_continues(
     bff: RunningBff, messenger: Messenger
 ) -> None:
     sent = await messenger.to_user("alice", "news", 1)
@@ -180,7 +178,9 @@ async def test_a_stream_that_cannot_be_recovered_says_so_and_goes_on(
         assert source.last_event_id.split(",")[0] == sent.id
 
 
-async def test_the_header_is_newer_than_the_address(bff: RunningBff, messenger: Messenger) -> None:
+async def test_last_event_id_takes_precedence_over_since(
+    bff: RunningBff, messenger: Messenger
+) -> None:
     async with bff.events("alice") as before:
         begin = before.last_event_id
     sent = [(await messenger.to_user("alice", "news", n)).id for n in range(2)]
@@ -190,7 +190,7 @@ async def test_the_header_is_newer_than_the_address(bff: RunningBff, messenger: 
         assert (await source.receive())["payload"]["id"] == sent[1]
 
 
-async def test_positions_in_streams_that_one_has_not_are_passed_over(
+async def test_positions_in_streams_without_subscription_are_ignored(
     bff: RunningBff, messenger: Messenger
 ) -> None:
     sent = await messenger.to_topic("prices.tea", 1)
@@ -202,17 +202,17 @@ async def test_positions_in_streams_that_one_has_not_are_passed_over(
         assert (await source.receive())["payload"]["topic"] == "marker"
 
 
-async def test_a_topic_that_the_server_adds_is_in_the_cursor_too(
+async def test_a_topic_subscribed_by_the_server_is_in_the_cursor(
     bff: RunningBff, messenger: Messenger
 ) -> None:
     async with bff.events("alice") as source:
         await messenger.subscribe("alice", "prices.tea")
-        told = await source.event("subscribed")
+        subscribed = await source.event("subscribed")
         assert "topic:prices.tea" in parse_cursor(source.last_event_id)
-        assert told["event"]["positions"]["topic:prices.tea"] in source.last_event_id
+        assert subscribed["event"]["positions"]["topic:prices.tea"] in source.last_event_id
 
 
-async def test_a_greeting_does_not_move_the_cursor(bff: RunningBff) -> None:
+async def test_a_retained_broadcast_does_not_move_the_cursor(bff: RunningBff) -> None:
     body = {"audience": "all", "topic": "news", "event": {}, "expires_at": "2999-01-01T00:00:00Z"}
     async with bff.http("admin", ["admin"]) as http:
         assert (await http.post("/admin/broadcasts", json=body)).status_code == 201
@@ -222,7 +222,7 @@ async def test_a_greeting_does_not_move_the_cursor(bff: RunningBff) -> None:
         assert source.last_event_id == seen
 
 
-# Who gets in
+# Refusals
 
 
 @pytest.mark.parametrize(
@@ -238,7 +238,7 @@ async def test_a_greeting_does_not_move_the_cursor(bff: RunningBff) -> None:
         ("alice", {"since": "user/a/1,user/a/2"}, 422, "invalid_params"),
     ],
 )
-async def test_what_cannot_be_had_is_refused_before_the_stream(
+async def test_refused_topics_and_positions_have_an_http_status(
     bff: RunningBff, user: str, query: dict[str, str], status: int, code: str
 ) -> None:
     scopes = () if user == "bob" else ("prices",)
@@ -247,19 +247,17 @@ async def test_what_cannot_be_had_is_refused_before_the_stream(
 
 
 @pytest.mark.parametrize("authorization", ["", "nonsense", "Bearer a.b.c"])
-async def test_who_is_not_signed_in_is_told_by_the_status(
-    bff: RunningBff, authorization: str
-) -> None:
+async def test_an_invalid_token_is_401(bff: RunningBff, authorization: str) -> None:
     headers = {"Authorization": authorization} if authorization else None
     assert await refusal(bff, headers) == (401, "unauthenticated")
 
 
-async def test_an_expired_token_is_none(bff: RunningBff) -> None:
+async def test_an_expired_token_is_401(bff: RunningBff) -> None:
     headers = {"Authorization": f"Bearer {bff.token('alice', lifetime=-60)}"}
     assert await refusal(bff, headers) == (401, "unauthenticated")
 
 
-async def test_a_cookie_lets_in_our_own_pages_only(bff: RunningBff) -> None:
+async def test_a_cookie_is_accepted_from_allowed_origins_only(bff: RunningBff) -> None:
     cookie = {"Cookie": f"Authorization={bff.token('alice')}"}
     for good in ({"Origin": ORIGIN}, {"Sec-Fetch-Site": "same-origin"}):
         async with bff.event_stream(cookie | good) as source:
@@ -274,7 +272,7 @@ async def test_a_cookie_lets_in_our_own_pages_only(bff: RunningBff) -> None:
         assert await refusal(bff, cookie | bad) == (403, "forbidden")
 
 
-async def test_a_foreign_page_is_refused_whatever_it_has(bff: RunningBff) -> None:
+async def test_other_origins_are_refused_with_any_credential(bff: RunningBff) -> None:
     headers = signed_in(bff) | {"Origin": "http://evil.example"}
     assert await refusal(bff, headers) == (403, "forbidden")
 
@@ -284,56 +282,56 @@ class TestTheConnectionLimit:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"max_connections_per_user": 1})
 
-    async def test_sockets_and_streams_count_alike(self, bff: RunningBff) -> None:
+    async def test_websockets_and_event_streams_count_together(self, bff: RunningBff) -> None:
         async with bff.browser("alice"):
             assert await refusal(bff, signed_in(bff)) == (429, "rate_limited")
             assert len(await bff.engine.index.connections_of("alice")) == 1
-        await until_nobody_is_known(bff)
+        await until_index_is_empty(bff)
         async with bff.events("alice"), bff.handshake("", signed_in(bff)) as browser:
             assert await browser.closed() == CloseCode.CONNECTION_LIMIT
 
 
-async def test_what_passes_by_itself_ends_a_stream_so_that_browsers_come_back(
+async def test_temporary_failures_end_a_stream_so_that_browsers_reconnect(
     bff: RunningBff,
 ) -> None:
     """`EventSource` gives up at any status but 200."""
-    async with bff.event_stream(signed_in(bff), topics="away") as source:
+    async with bff.event_stream(signed_in(bff), topics="unavailable") as source:
         assert source.response.status_code == 200
         assert await source.closed() == CloseCode.SERVER_ERROR
         assert source.retry is not None
         assert source.retry >= 5000
 
 
-async def test_redis_away_ends_a_stream_too(
+async def test_an_unavailable_redis_ends_a_stream(
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(*_: object) -> None:
-        raise ConnectionError("away")
+    async def refuse(*_: object) -> None:
+        raise ConnectionError("refused")
 
-    monkeypatch.setattr(bff.engine.index, "registered", away)
+    monkeypatch.setattr(bff.engine.index, "register", refuse)
     async with bff.event_stream(signed_in(bff)) as source:
         assert source.response.status_code == 200
         assert await source.closed() == CloseCode.SERVER_ERROR
     assert len(list(bff.engine.handlers)) == 0
 
 
-async def test_a_topic_that_cannot_be_read_lets_nobody_in_by_half(
+async def test_a_topic_that_cannot_be_read_refuses_the_connection(
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def unavailable(*_: object) -> None:
+    async def fail(*_: object) -> None:
         raise Problem(Code.SERVICE_UNAVAILABLE, "Try again")
 
-    monkeypatch.setattr(bff.engine.handlers._subscriptions, "subscribe", unavailable)
+    monkeypatch.setattr(bff.engine.handlers._subscriptions, "subscribe", fail)
     headers = signed_in(bff, "alice", "prices")
     async with bff.event_stream(headers, topics="prices.tea") as source:
         assert await source.closed() == CloseCode.SERVER_ERROR
         assert source.last_event_id == ""
 
 
-# How it ends
+# The end
 
 
-async def test_an_administrator_sees_and_ends_it_for_good(bff: RunningBff) -> None:
+async def test_an_administrator_can_list_and_close_it(bff: RunningBff) -> None:
     async with bff.events("alice") as source, bff.http("admin", ["admin"]) as http:
         (shown,) = (await http.get("/admin/users/alice/connections")).json()
         assert shown["connection_id"] == source.hello["session_id"]
@@ -347,7 +345,7 @@ async def test_an_administrator_sees_and_ends_it_for_good(bff: RunningBff) -> No
         pass
 
 
-async def test_it_ends_after_its_token_and_may_come_back(settings: Settings) -> None:
+async def test_it_ends_when_the_token_expires_and_can_reconnect(settings: Settings) -> None:
     settings = settings.model_copy(update={"token_grace_seconds": 0.1})
     async with run(create_app(settings)) as bff:
         async with bff.events(token=bff.token("alice", lifetime=3)) as source:
@@ -356,12 +354,12 @@ async def test_it_ends_after_its_token_and_may_come_back(settings: Settings) -> 
             assert source.hello["recovered"] == {"user": True, "all": True}
 
 
-async def test_a_reader_that_stops_costs_its_bound_and_is_cut(
+async def test_a_slow_consumer_is_limited_and_aborted(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings = settings.model_copy(update={"max_queue_bytes": 64 * 1024})
     async with run(create_app(settings)) as bff, bff.browser("bob") as neighbour:
-        state = bff.engine
+        engine = bff.engine
         reader, writer = await asyncio.open_connection(*bff.address.split(":"), limit=1024)
         token = bff.token("alice")
         writer.write(
@@ -369,29 +367,29 @@ async def test_a_reader_that_stops_costs_its_bound_and_is_cut(
         )
         await reader.readuntil(b'"hello"')
 
-        async def is_known() -> bool:
-            return bool(await state.index.connections_of("alice"))
+        async def is_in_index() -> bool:
+            return bool(await engine.index.connections_of("alice"))
 
-        while await is_known():
+        while await is_in_index():
             for _ in range(20):
-                await state.messenger.to_user("alice", "news", "x" * 32 * 1024)
+                await engine.messenger.to_user("alice", "news", "x" * 32 * 1024)
         await until(lambda: len(bff.server.server_state.connections) == 1)
-        assert len(list(state.handlers)) == 1
+        assert len(list(engine.handlers)) == 1
         assert [each for each in caplog.records if each.levelname == "ERROR"] == []
-        closed = state.metrics.registry.get_sample_value(
+        closed = engine.metrics.registry.get_sample_value(
             "bff_connections_closed_total", {"code": str(int(CloseCode.SLOW_CONSUMER))}
         )
         assert closed == 1
-        await state.messenger.to_user("bob", "marker", None)
+        await engine.messenger.to_user("bob", "marker", None)
         assert (await neighbour.receive())["payload"]["topic"] == "marker"
         writer.transport.abort()
 
 
-async def test_what_is_gone_leaves_no_trace(bff: RunningBff) -> None:
+async def test_a_closed_connection_leaves_no_state(bff: RunningBff) -> None:
     async with bff.events("alice", ["prices"], topics="prices.tea"):
         assert len(await bff.engine.index.connections_of("alice")) == 1
-    await until_nobody_is_known(bff)
-    assert bff.engine.cluster.hub.of_topic("prices.tea") is None
+    await until_index_is_empty(bff)
+    assert bff.engine.cluster.streams.of_topic("prices.tea") is None
     assert bff.engine.metrics.registry.get_sample_value("bff_connections") == 0
 
 
@@ -400,7 +398,7 @@ class TestDraining:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"drain_seconds": 1})
 
-    async def test_it_is_warned_and_ended_and_nobody_is_let_in(self, bff: RunningBff) -> None:
+    async def test_it_gets_drain_and_close_and_new_ones_are_refused(self, bff: RunningBff) -> None:
         async with bff.events("alice") as source:
             draining = asyncio.create_task(bff.engine.draining.drain())
             drain = await source.receive()
@@ -413,8 +411,8 @@ class TestDraining:
         assert await refusal(bff, signed_in(bff)) == (503, "service_unavailable")
 
 
-async def until_nobody_is_known(bff: RunningBff, user: str = "alice") -> None:
-    async def nobody() -> bool:
+async def until_index_is_empty(bff: RunningBff, user: str = "alice") -> None:
+    async def is_empty() -> bool:
         return not await bff.engine.index.connections_of(user)
 
-    await until(nobody)
+    await until(is_empty)

@@ -1,4 +1,4 @@
-"""Who gets in at `/ws`, over a real socket."""
+"""The handshake at `/ws`, over a real WebSocket: credentials, limits, draining."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ async def ticket(bff: RunningBff, **headers: str) -> str:
 
 
 async def first_code(bff: RunningBff, **options: Any) -> int | None:
-    """The close code of a socket that is refused after it was accepted."""
+    """The close code of a connection that is refused after the handshake was accepted."""
     async with bff.handshake(**options) as browser:
         return await browser.closed()
 
 
-async def test_hello_comes_first_and_says_who_and_where(bff: RunningBff) -> None:
+async def test_the_hello_comes_first_and_names_user_and_instance(bff: RunningBff) -> None:
     async with bff.browser("alice") as browser:
         hello = browser.hello
         assert (hello["user_id"], hello["username"]) == ("alice", "alice")
@@ -42,21 +42,21 @@ async def test_hello_comes_first_and_says_who_and_where(bff: RunningBff) -> None
         assert set(hello["positions"]) == {"user", "all"}
 
 
-async def test_bff_v1_is_spoken_with_and_without_being_offered(bff: RunningBff) -> None:
+async def test_the_subprotocol_is_optional(bff: RunningBff) -> None:
     async with bff.browser(subprotocols=["bff.v1"]) as browser:
         assert browser.websocket.subprotocol == "bff.v1"
     async with bff.browser(subprotocols=["other"]) as browser:
         assert browser.websocket.subprotocol is None
 
 
-async def test_a_ticket_lets_in_once(bff: RunningBff) -> None:
+async def test_a_ticket_is_valid_once(bff: RunningBff) -> None:
     query = f"?ticket={await ticket(bff, origin=ORIGIN)}"
     async with bff.handshake(query, origin=ORIGIN) as browser:
         assert (await browser.receive())["payload"]["topic"] == "hello"
     assert await first_code(bff, query=query, origin=ORIGIN) == CloseCode.NOT_AUTHENTICATED
 
 
-async def test_a_cookie_lets_in_pages_of_our_origin_only(bff: RunningBff) -> None:
+async def test_a_cookie_is_accepted_from_allowed_origins_only(bff: RunningBff) -> None:
     cookie = {"Cookie": f"Authorization={bff.token('alice')}"}
     async with bff.handshake(headers=cookie, origin=ORIGIN) as browser:
         assert (await browser.receive())["payload"]["event"]["user_id"] == "alice"
@@ -66,29 +66,29 @@ async def test_a_cookie_lets_in_pages_of_our_origin_only(bff: RunningBff) -> Non
                 pass
 
 
-@pytest.mark.parametrize("header", ["", "nonsense", "Bearer ", "Bearer a.b.c"])
-async def test_who_is_not_signed_in_sees_4500(bff: RunningBff, header: str) -> None:
+@pytest.mark.parametrize("header", ["", "not-a-token", "Bearer ", "Bearer a.b.c"])
+async def test_an_invalid_token_closes_with_4500(bff: RunningBff, header: str) -> None:
     headers = {"Authorization": header} if header else None
     assert await first_code(bff, headers=headers) == CloseCode.NOT_AUTHENTICATED
 
 
-async def test_an_expired_token_is_none(bff: RunningBff) -> None:
+async def test_an_expired_token_closes_with_4500(bff: RunningBff) -> None:
     headers = {"Authorization": f"Bearer {bff.token('alice', lifetime=-60)}"}
     assert await first_code(bff, headers=headers) == CloseCode.NOT_AUTHENTICATED
 
 
-async def test_a_token_in_the_address_is_none(bff: RunningBff) -> None:
+async def test_a_token_in_the_url_is_not_accepted(bff: RunningBff) -> None:
     query = f"?token={bff.token('alice')}"
     assert await first_code(bff, query=query) == CloseCode.NOT_AUTHENTICATED
 
 
-async def test_redis_away_is_no_reason_to_give_up(
+async def test_an_unavailable_redis_closes_with_a_code_to_reconnect(
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def away(*_: object) -> None:
-        raise ConnectionError("away")
+    async def refuse(*_: object) -> None:
+        raise ConnectionError("refused")
 
-    monkeypatch.setattr(bff.engine.tickets._pipeline, "submit", away)
+    monkeypatch.setattr(bff.engine.tickets._pipeline, "submit", refuse)
     assert await first_code(bff, query="?ticket=x") == CloseCode.SERVER_ERROR
 
 
@@ -97,7 +97,9 @@ class TestDraining:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"drain_seconds": 1})
 
-    async def test_nobody_is_let_in_and_the_instance_is_not_ready(self, bff: RunningBff) -> None:
+    async def test_new_connections_are_refused_and_the_instance_is_not_ready(
+        self, bff: RunningBff
+    ) -> None:
         async with bff.browser() as browser:
             draining = asyncio.create_task(bff.engine.draining.drain())
             assert (await browser.receive())["type"] == "drain"
@@ -117,22 +119,24 @@ class TestTheConnectionLimit:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"max_connections_per_user": 1})
 
-    async def test_it_refuses_one_too_many_until_one_leaves(self, bff: RunningBff) -> None:
+    async def test_a_connection_beyond_the_limit_is_refused_until_another_closes(
+        self, bff: RunningBff
+    ) -> None:
         headers = {"Authorization": f"Bearer {bff.token('alice')}"}
         async with bff.browser("alice"):
             assert await first_code(bff, headers=headers) == CloseCode.CONNECTION_LIMIT
             async with bff.browser("bob"):
                 pass
 
-        async def one_left() -> bool:
+        async def closed() -> bool:
             return not await bff.engine.index.connections_of("alice")
 
-        await until(one_left)
+        await until(closed)
         async with bff.browser("alice"):
             pass
 
 
-async def test_what_is_gone_leaves_no_trace(bff: RunningBff) -> None:
+async def test_a_lost_connection_leaves_no_state(bff: RunningBff) -> None:
     async with bff.browser("alice") as browser:
         browser.websocket.transport.abort()
 

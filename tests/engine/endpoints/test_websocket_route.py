@@ -1,4 +1,4 @@
-"""`/ws` is a FastAPI route: what an app adds to it works on our server and on any other."""
+"""`/ws` is a FastAPI route: dependencies and middleware work on `bff serve` and other servers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ ended: list[str] = []
 
 async def tenant(x_tenant: Annotated[str | None, Header()] = None) -> str:
     if x_tenant is None:
-        raise HTTPException(400, "Which tenant?")
+        raise HTTPException(400, "X-Tenant is missing")
     if x_tenant not in TENANTS:
         raise Problem(Code.FORBIDDEN, "No such tenant")
     return x_tenant
 
 
 async def lease(tenant: Annotated[str, Depends(tenant)]) -> AsyncIterator[str]:
-    """A dependency that gives back what it took."""
+    """A dependency with teardown."""
     opened.append(tenant)
     try:
         yield f"lease of {tenant}"
@@ -61,7 +61,7 @@ realtime = RealtimeRouter()
 
 @realtime.method("tenants.mine")
 async def mine() -> str:
-    """Frames run in the context of the handshake."""
+    """Requests run with the context variables of the handshake."""
     return tenant_of_handshake.get()
 
 
@@ -89,7 +89,7 @@ async def admins(
     await serve_websocket(websocket, caller, bff)
 
 
-@pytest.fixture(params=[None, "websockets-sansio"], ids=["ours", "plain"])
+@pytest.fixture(params=[None, "websockets-sansio"], ids=["bff serve", "other server"])
 async def bff(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[RunningBff]:
     opened.clear()
     ended.clear()
@@ -110,7 +110,7 @@ async def refused(bff: RunningBff, **headers: str) -> int:
     return refusal.value.response.status_code
 
 
-async def test_a_dependency_of_the_app_refuses_a_handshake(bff: RunningBff) -> None:
+async def test_a_dependency_can_refuse_a_handshake(bff: RunningBff) -> None:
     assert await refused(bff) == 400
     assert await refused(bff, **{"X-Tenant": "nobody"}) == 403
     assert opened == []
@@ -130,7 +130,7 @@ async def test_dependencies_and_middleware_run_and_frames_are_answered(bff: Runn
     await until(lambda: ended == ["acme"])
 
 
-async def test_who_is_not_signed_in_is_told_by_a_close_code(bff: RunningBff) -> None:
+async def test_a_missing_token_closes_with_4500(bff: RunningBff) -> None:
     async with bff.handshake("", {"X-Tenant": "acme"}) as browser:
         assert await browser.closed() == 4500
 

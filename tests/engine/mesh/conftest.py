@@ -1,4 +1,4 @@
-"""Each test runs on the in-process mesh, and on RabbitMQ when TEST_AMQP_URL names one."""
+"""Each test runs on the in-process mesh, and on RabbitMQ if `TEST_AMQP_URL` is set."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ StartClient = Callable[..., Awaitable[MeshClient]]
 @pytest.fixture
 def rabbitmq_url() -> str:
     if "TEST_AMQP_URL" not in os.environ:
-        pytest.skip("TEST_AMQP_URL names no RabbitMQ")
+        pytest.skip("needs RabbitMQ: TEST_AMQP_URL is not set")
     return os.environ["TEST_AMQP_URL"]
 
 
@@ -54,7 +54,7 @@ async def engine(settings: Settings) -> AsyncIterator[Engine]:
 async def start_client(
     settings: Settings, metrics: Metrics, engine: Engine
 ) -> AsyncIterator[StartClient]:
-    """Starts clients with the rules given and waits until they are connected."""
+    """Starts clients with these event handlers and services, and waits until they are connected."""
     clients: list[MeshClient] = []
 
     async def start(

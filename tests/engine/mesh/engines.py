@@ -1,4 +1,4 @@
-"""The same promises on two engines: the in-process mesh, and RabbitMQ behind a proxy."""
+"""Two brokers with one interface for tests: the in-process one, and RabbitMQ behind a proxy."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import math
 from typing import Any, Protocol
 
 import aiormq
-from bff.mesh.client import MeshClient, connect
+from bff.mesh.client import MeshClient
+from bff.mesh.connect import connect_mesh
 from bff.mesh.memory import MemoryBroker, MemoryTransport
 from bff.mesh.messages import Delivery, Kind, Message
 from bff.mesh.rabbitmq.transport import AmqpTransport
@@ -20,7 +21,7 @@ from yarl import URL
 
 
 class Engine(Protocol):
-    """A mesh that tests can interrupt."""
+    """A broker that tests can interrupt."""
 
     def transport(self) -> MeshTransport: ...
     async def serve(self, service: Service) -> None: ...
@@ -65,7 +66,7 @@ class MemoryEngine:
 
 
 class RabbitEngine:
-    """RabbitMQ; transports reach it through a proxy, services and the test itself directly."""
+    """RabbitMQ. Transports connect through a proxy, services and the test itself directly."""
 
     def __init__(self, settings: Settings) -> None:
         self._url = URL(settings.amqp_url)
@@ -92,11 +93,11 @@ class RabbitEngine:
         return AmqpTransport(self._settings.model_copy(update={"amqp_url": str(url)}))
 
     async def serve(self, service: Service) -> None:
-        joining = connect(self._settings)
-        joining.add_service(service)
-        self.services.append(joining)
-        await joining.start()
-        await until(lambda: joining.status.connected)
+        client = connect_mesh(self._settings)
+        client.add_service(service)
+        self.services.append(client)
+        await client.start()
+        await until(lambda: client.status.connected)
 
     async def interrupt(self) -> None:
         await self.proxy.close()
@@ -133,17 +134,17 @@ class RabbitEngine:
     async def close(self) -> None:
         for name in ("dead-letters", "events.first", "events.second"):
             await self.channel.queue_delete(f"{self._settings.app_name}.{name}.v1")
-        for joined in self.services:
-            for service in joined.services:
+        for client in self.services:
+            for service in client.services:
                 await self.channel.queue_delete(f"nuropb-{service.name}-sq")
-            await joined.stop()
+            await client.stop()
         for connection in self._connections:
             await connection.close()
         await self.proxy.close()
 
 
 class Proxy:
-    """A TCP proxy that can drop its connections, and be silent."""
+    """A TCP proxy that can close its connections, or stop forwarding data."""
 
     def __init__(self, host: str, port: int) -> None:
         self.port = 0
@@ -153,17 +154,17 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
 
     async def listen(self) -> None:
-        self._server = await asyncio.start_server(self._join, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
-        """Refuse new connections and break those there are."""
+        """Refuse new connections and abort the open ones."""
         if self._server is not None:
             self._server.close()
         for writer in tuple(self._writers):
             writer.transport.abort()
 
-    async def _join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             up_reader, up_writer = await asyncio.open_connection(*self._upstream)
         except OSError:
@@ -186,5 +187,5 @@ class Proxy:
 
 
 def raw(topic: str, event: Any) -> bytes:
-    """An event's body as any service might send it."""
+    """The body of an event as a NuroPb service sends it."""
     return json.dumps({"tag": "event", "topic": topic, "event": event}).encode()

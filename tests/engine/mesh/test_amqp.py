@@ -1,4 +1,4 @@
-"""What only a real RabbitMQ can show."""
+"""Behaviour that only a real RabbitMQ has."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def amqp_url(rabbitmq_url: str) -> str:
     return rabbitmq_url
 
 
-async def test_a_silent_broker_holds_up_no_call(
+async def test_calls_time_out_when_the_broker_is_silent(
     mesh: MeshClient, service: str, engine: RabbitEngine
 ) -> None:
     engine.proxy.silent = True
@@ -39,7 +39,7 @@ async def test_a_silent_broker_holds_up_no_call(
             await mesh.command(service, "echo", {}, context={}, timeout=0.2)
 
 
-async def test_it_starts_before_the_broker_and_connects_when_there_is_one(
+async def test_a_client_can_start_before_the_broker(
     start_client: StartClient,
     engine: RabbitEngine,
     settings: Settings,
@@ -57,7 +57,7 @@ async def test_it_starts_before_the_broker_and_connects_when_there_is_one(
         await mesh.stop()
 
 
-async def test_on_a_bare_broker_it_makes_its_exchanges(
+async def test_exchanges_are_declared_on_a_new_broker(
     settings: Settings, metrics: Metrics, engine: RabbitEngine
 ) -> None:
     names = {
@@ -74,26 +74,26 @@ async def test_on_a_bare_broker_it_makes_its_exchanges(
         await engine.channel.exchange_delete(name)
 
 
-async def test_a_queue_that_cannot_be_declared_harms_only_its_rule(
+async def test_a_queue_that_cannot_be_declared_affects_only_its_event_handler(
     start_client: StartClient, engine: RabbitEngine, settings: Settings, service: str
 ) -> None:
-    """The queue exists with other arguments: RabbitMQ closes the channel (406)."""
-    taken: list[object] = []
+    """The queue exists with different arguments: RabbitMQ closes the channel (406)."""
+    handled: list[object] = []
 
-    async def take(event: MeshEvent) -> None:
-        taken.append(event.payload)
+    async def handle(event: MeshEvent) -> None:
+        handled.append(event.payload)
 
     await engine.channel.queue_declare(f"{settings.app_name}.events.first.v1", durable=True)
     topic = f"{settings.app_name}.a"
     mesh = await start_client(
-        EventHandler("first", topic, take), EventHandler("second", topic, take)
+        EventHandler("first", topic, handle), EventHandler("second", topic, handle)
     )
 
-    async def heard() -> bool:
+    async def is_handled() -> bool:
         await mesh.publish(topic, 1)
-        return bool(taken)
+        return bool(handled)
 
-    await until(heard)
+    await until(is_handled)
     assert await mesh.request(service, "echo", {}, context={}) == {}
     assert mesh.status.connected
 
@@ -115,11 +115,11 @@ async def test_every_queue_is_exclusive_or_durable_and_bounded(
 
     monkeypatch.setattr(aiormq.Channel, "queue_declare", record)
 
-    async def take(event: MeshEvent) -> None: ...
+    async def handle(event: MeshEvent) -> None: ...
 
     service, event_handler = (
         Service(f"service-{settings.app_name}"),
-        EventHandler("first", "a", take),
+        EventHandler("first", "a", handle),
     )
     await start_client(event_handler, services=[service])
     own = f"{settings.app_name}."
@@ -149,7 +149,7 @@ async def test_no_body_is_logged(
     assert {record.name for record in caplog.records} <= {"bff.mesh.rabbitmq.connection", "asyncio"}
 
 
-async def test_nothing_is_left_running_after_stop(
+async def test_no_task_remains_after_stop(
     settings: Settings, metrics: Metrics, engine: RabbitEngine
 ) -> None:
     before = asyncio.all_tasks()

@@ -1,4 +1,4 @@
-"""A service says of itself what NuroPb's own say, and what they say is remembered for a while."""
+"""Services describe themselves as NuroPb services do, and descriptions are cached."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bff.errors import Problem
 from bff.mesh import describe
-from bff.mesh.describe import Descriptions
+from bff.mesh.describe import DescriptionCache
 from bff.mesh.messages import Context
 from bff.mesh.service import Service
 
@@ -21,8 +21,8 @@ from tests.engine.mesh.engines import Engine
 CAPTURED = json.loads((Path(__file__).parent / "captures.json").read_text())["description"]
 
 
-def test_the_librarys_description_is_understood() -> None:
-    read = describe.read("spec-svc", CAPTURED)
+def test_a_description_of_the_library_is_parsed() -> None:
+    read = describe.parse("spec-svc", CAPTURED)
     assert (read.name, read.version, read.description) == (
         "spec-svc",
         "1.2.3",
@@ -37,49 +37,49 @@ def test_the_librarys_description_is_understood() -> None:
 @pytest.mark.parametrize(
     "answer", [None, 1, {}, {"methods": [], "public_key": "x"}, {"methods": {"m": 1}}]
 )
-def test_a_description_that_is_none_is_an_empty_one(answer: Any) -> None:
-    read = describe.read("s", answer)
+def test_malformed_parts_of_a_description_are_ignored(answer: Any) -> None:
+    read = describe.parse("s", answer)
     assert (dict(read.methods), read.public_key) == ({}, None)
 
 
-async def test_a_service_describes_itself_as_the_library_does(
+async def test_a_service_describes_itself_as_nuropb_does(
     start_client: StartClient, engine: Engine
 ) -> None:
     service = Service(f"s-{secrets.token_hex(4)}", version="1.2.3")
 
     @service.method("aecho")
     async def aecho(context: Context, a: int, b: str = "z") -> None:
-        """Says it again."""
+        """Returns its parameter."""
 
     await engine.serve(service)
     mesh = await start_client()
     answer = await mesh.request(service.name, describe.METHOD, {})
     assert set(answer) == set(CAPTURED)
     method = answer["methods"]["aecho"]
-    assert method == {**CAPTURED["methods"]["aecho"], "description": "Says it again."}
+    assert method == {**CAPTURED["methods"]["aecho"], "description": "Returns its parameter."}
     assert (await mesh.describe(service.name)).methods["aecho"].required == ("a",)
 
 
-async def test_a_description_is_asked_for_once_in_its_time() -> None:
-    asked: list[str] = []
+async def test_a_description_is_requested_once_within_its_max_age() -> None:
+    requested: list[str] = []
 
-    async def ask(service: str) -> Any:
-        asked.append(service)
+    async def request(service: str) -> Any:
+        requested.append(service)
         await asyncio.sleep(0)
-        return {"service_version": str(len(asked))}
+        return {"service_version": str(len(requested))}
 
-    descriptions = Descriptions(ask, max_age=60)
-    together = await asyncio.gather(*(descriptions.of("a") for _ in range(5)))
+    descriptions = DescriptionCache(request, max_age=60)
+    together = await asyncio.gather(*(descriptions.get("a") for _ in range(5)))
     assert {description.version for description in together} == {"1"}
     descriptions.forget("a")
-    assert (await descriptions.of("a")).version == "2"
-    short = Descriptions(ask, max_age=0)
-    await short.of("b")
-    await short.of("b")
-    assert asked == ["a", "a", "b", "b"]
+    assert (await descriptions.get("a")).version == "2"
+    short = DescriptionCache(request, max_age=0)
+    await short.get("b")
+    await short.get("b")
+    assert requested == ["a", "a", "b", "b"]
 
 
-async def test_a_service_that_could_not_be_asked_is_asked_again(start_client: StartClient) -> None:
+async def test_a_failed_description_is_requested_again(start_client: StartClient) -> None:
     mesh = await start_client()
     for _ in range(2):
         with pytest.raises(Problem):

@@ -1,4 +1,4 @@
-"""A call that only the service can read, and a reply that only its caller can."""
+"""Encrypted calls: only the service can read the call, and only its caller the reply."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from bff.errors import Code, Outcome, Problem
 from bff.mesh import encryption
 from bff.mesh.client import MeshClient
-from bff.mesh.encryption import PrivateKey, PublicKey, Unreadable
+from bff.mesh.encryption import EncryptionError, PrivateKey, PublicKey
 from bff.mesh.messages import Delivery, MalformedMessage
 from bff.mesh.service import Service
 from cryptography.hazmat.primitives import serialization
@@ -39,41 +39,41 @@ def pem() -> str:
     return new_pem()
 
 
-def test_what_the_library_sealed_is_read() -> None:
+def test_messages_of_the_library_are_decrypted() -> None:
     key = VECTOR["symmetric_key"].encode()
     service = PrivateKey(VECTOR["service_private_key_pem"])
-    opened = service.open(VECTOR["request_wire_body"].encode())
-    assert opened == (VECTOR["request_plaintext"].encode(), key)
-    reply = encryption.unseal(VECTOR["response_wire_body"].encode(), key)
+    decrypted = service.decrypt(VECTOR["request_wire_body"].encode())
+    assert decrypted == (VECTOR["request_plaintext"].encode(), key)
+    reply = encryption.decrypt(VECTOR["response_wire_body"].encode(), key)
     assert reply == VECTOR["response_plaintext"].encode()
 
 
-def test_what_is_sealed_has_the_librarys_layout() -> None:
+def test_encrypted_messages_have_the_librarys_layout() -> None:
     key = VECTOR["symmetric_key"].encode()
-    made = PublicKey(VECTOR["service_public_key_pem"]).seal(b"{}", key)
+    made = PublicKey(VECTOR["service_public_key_pem"]).encrypt(b"{}", key)
     assert made.index(b".") == VECTOR["request_wire_body"].index(".")
-    assert PrivateKey(VECTOR["service_private_key_pem"]).open(made) == (b"{}", key)
+    assert PrivateKey(VECTOR["service_private_key_pem"]).decrypt(made) == (b"{}", key)
 
 
 @pytest.mark.parametrize("body", [b"", b".", b"x.y", b"AAAA.AAAA", b"\xff"])
-def test_what_nobody_sealed_is_unreadable_and_nothing_else(pem: str, body: bytes) -> None:
-    with pytest.raises(Unreadable):
-        PrivateKey(pem).open(body)
-    with pytest.raises(Unreadable):
-        encryption.unseal(body, encryption.new_key())
+def test_other_bodies_raise_an_encryption_error(pem: str, body: bytes) -> None:
+    with pytest.raises(EncryptionError):
+        PrivateKey(pem).decrypt(body)
+    with pytest.raises(EncryptionError):
+        encryption.decrypt(body, encryption.new_key())
 
 
-def test_a_public_key_that_is_too_small_to_seal_is_said_at_once() -> None:
+def test_a_public_key_that_is_too_small_is_refused() -> None:
     small = rsa.RSAPublicNumbers(65537, (1 << 511) + 1).public_key()
     pem = small.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    with pytest.raises(Unreadable):
+    with pytest.raises(EncryptionError):
         PublicKey(pem.decode())
 
 
-async def test_encrypted_calls_are_bounded_too(start_client: StartClient, engine: Engine) -> None:
-    """While they wait to be told the key."""
+async def test_encrypted_calls_are_limited_too(start_client: StartClient, engine: Engine) -> None:
+    """Also while they wait for the public key."""
     mesh = await start_client(max_pending_requests=1)
     silent = Service(f"silent-{secrets.token_hex(4)}")
 
@@ -91,13 +91,13 @@ async def test_encrypted_calls_are_bounded_too(start_client: StartClient, engine
 
 
 @pytest.mark.parametrize("pem", ["", "no key", VECTOR["service_public_key_pem"]])
-def test_what_is_no_key_is_said_at_once(pem: str) -> None:
-    with pytest.raises(Unreadable):
+def test_a_malformed_private_key_is_refused(pem: str) -> None:
+    with pytest.raises(EncryptionError):
         PrivateKey(pem)
 
 
 async def vault(engine: Engine, pem: str) -> tuple[Service, list[Delivery]]:
-    """A service with one method that is only to be called encrypted, and what reached it."""
+    """A service with a method that requires encryption, and the calls that it received."""
     service = Service(f"vault-{secrets.token_hex(4)}", private_key=pem)
     arrived: list[Delivery] = []
     answer = service.answer
@@ -122,19 +122,17 @@ async def vault(engine: Engine, pem: str) -> tuple[Service, list[Delivery]]:
     return service, arrived
 
 
-async def test_an_encrypted_call_is_answered_and_shows_nothing_on_the_way(
-    mesh: MeshClient, engine: Engine, pem: str
-) -> None:
+async def test_an_encrypted_call_is_answered(mesh: MeshClient, engine: Engine, pem: str) -> None:
     service, arrived = await vault(engine, pem)
     params = {"code": "4711"}
     answer = await mesh.request(service.name, "open", params, context={}, encrypted=True)
     assert answer == {"holds": "gold"}
     assert b"4711" not in arrived[-1].body
     assert await mesh.request(service.name, "size", {}, context={}, encrypted=True) == 3
-    assert len(arrived) == 3, "the description is asked for once"
+    assert len(arrived) == 3, "the description is requested once"
 
 
-async def test_an_error_in_an_encrypted_reply_is_the_callers(
+async def test_an_error_in_an_encrypted_reply_reaches_the_caller(
     mesh: MeshClient, engine: Engine, pem: str
 ) -> None:
     service, _ = await vault(engine, pem)
@@ -143,7 +141,7 @@ async def test_an_error_in_an_encrypted_reply_is_the_callers(
     assert (caught.value.code, caught.value.description) == (Code.FORBIDDEN, "Wrong code")
 
 
-async def test_a_method_that_asks_for_encryption_refuses_plain_calls(
+async def test_a_method_that_requires_encryption_refuses_plain_calls(
     mesh: MeshClient, engine: Engine, pem: str
 ) -> None:
     service, _ = await vault(engine, pem)
@@ -155,9 +153,7 @@ async def test_a_method_that_asks_for_encryption_refuses_plain_calls(
     assert not description.methods["size"].encrypted
 
 
-async def test_a_service_without_a_key_is_never_called_in_the_clear_instead(
-    mesh: MeshClient, service: str
-) -> None:
+async def test_an_encrypted_call_is_never_sent_unencrypted(mesh: MeshClient, service: str) -> None:
     with pytest.raises(Problem) as caught:
         await mesh.request(service, "note", {"text": "secret"}, context={}, encrypted=True)
     assert caught.value.outcome is Outcome.NOT_SENT
@@ -173,7 +169,7 @@ async def test_an_encrypted_command_is_carried_out(
     assert len(arrived) == 3
 
 
-async def test_a_service_that_has_another_key_now_is_asked_anew_after_one_timeout(
+async def test_after_a_timeout_the_public_key_is_requested_again(
     start_client: StartClient, engine: Engine, pem: str
 ) -> None:
     mesh = await start_client(request_timeout_seconds=0.5)
@@ -186,14 +182,14 @@ async def test_a_service_that_has_another_key_now_is_asked_anew_after_one_timeou
     assert await mesh.request(service.name, "size", {}, context={}, encrypted=True) == 3
 
 
-async def test_a_call_sealed_for_another_is_a_dead_letter_not_an_end(pem: str) -> None:
-    body = PrivateKey(new_pem()).seal(b"{}", encryption.new_key())
+async def test_a_call_encrypted_for_another_service_is_malformed(pem: str) -> None:
+    body = PrivateKey(new_pem()).encrypt(b"{}", encryption.new_key())
     for service in (Service("a", private_key=pem), Service("a")):
         with pytest.raises(MalformedMessage):
             await service.answer(Delivery("a", body, "c", kind="request", reply_to="r"))
 
 
-def test_encryption_without_a_key_is_refused_when_it_is_declared() -> None:
+def test_an_encrypted_method_needs_a_private_key() -> None:
     async def method() -> None: ...
 
     with pytest.raises(ValueError, match="private_key"):

@@ -1,4 +1,4 @@
-"""Events reach each rule in order, wait for it, and harm no other rule."""
+"""Events reach each event handler in order, independently of other event handlers."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tests.engine.mesh.engines import Engine, raw
 
 
 class Recorder:
-    """A handler that keeps what it took, and fails as told."""
+    """A handler that records events, and raises the errors in `fails`."""
 
     def __init__(self) -> None:
-        self.taken: list[Any] = []
+        self.handled: list[Any] = []
         self.tried: list[Any] = []
         self.events: list[MeshEvent] = []
         self.fails: dict[Any, list[BaseException]] = {}
@@ -28,7 +28,7 @@ class Recorder:
         await asyncio.sleep(0)
         if self.fails.get(event.payload):
             raise self.fails[event.payload].pop(0)
-        self.taken.append(event.payload)
+        self.handled.append(event.payload)
         self.events.append(event)
 
 
@@ -43,7 +43,7 @@ def second() -> Recorder:
 
 
 def _topic(engine: Engine, topic: str) -> str:
-    """A topic of this test alone: the broker may be shared."""
+    """A topic that only this test uses: the broker may be shared."""
     return f"t{id(engine)}.{topic}"
 
 
@@ -57,26 +57,26 @@ async def _started(
     mesh = await start_client(*made)
     for index, (topic, to) in enumerate(event_handlers.values()):
         await _bound(mesh, _topic(engine, topic).replace("*", f"probe{index}"), to)
-        to.taken.clear()
+        to.handled.clear()
         to.tried.clear()
         to.events.clear()
     return mesh
 
 
 async def _bound(mesh: Any, topic: str, to: Recorder) -> None:
-    """Publish until the rule hears: rules are declared after the client is connected."""
+    """Publish until the handler gets an event: queues are declared after connecting."""
 
-    async def heard() -> bool:
+    async def is_bound() -> bool:
         await mesh.publish(topic, "probe")
         await asyncio.sleep(0.02)
-        return bool(to.taken)
+        return bool(to.handled)
 
-    await until(heard)
+    await until(is_bound)
     await mesh.publish(topic, "last probe")
-    await until(lambda: "last probe" in to.taken)
+    await until(lambda: "last probe" in to.handled)
 
 
-async def test_events_come_whole_and_in_order(
+async def test_events_arrive_complete_and_in_order(
     start_client: StartClient, engine: Engine, first: Recorder
 ) -> None:
     mesh = await _started(start_client, engine, first=("orders.*.updated", first))
@@ -84,8 +84,8 @@ async def test_events_come_whole_and_in_order(
     for number in range(100):
         await mesh.publish(topic, number, context={"user_id": "u"}, target=["u"], trace_id="t")
     await mesh.publish(_topic(engine, "orders.7.deleted"), "other")
-    await until(lambda: len(first.taken) >= 100)
-    assert first.taken == list(range(100))
+    await until(lambda: len(first.handled) >= 100)
+    assert first.handled == list(range(100))
     event = first.events[0]
     assert (event.topic, event.context, event.target, event.trace_id) == (
         topic,
@@ -96,33 +96,35 @@ async def test_events_come_whole_and_in_order(
     assert len({event.id for event in first.events}) == 100
 
 
-async def test_an_event_nobody_wants_is_no_error(start_client: StartClient, engine: Engine) -> None:
+async def test_an_event_without_subscribers_is_not_an_error(
+    start_client: StartClient, engine: Engine
+) -> None:
     mesh = await start_client()
-    await mesh.publish(_topic(engine, "nobody"), 1)
+    await mesh.publish(_topic(engine, "unused"), 1)
 
 
-async def test_an_event_not_taken_is_tried_again_before_the_next(
+async def test_an_event_is_retried_before_the_next_one(
     start_client: StartClient, engine: Engine, first: Recorder, metrics: Metrics
 ) -> None:
     mesh = await _started(start_client, engine, first=("a", first))
     first.fails["x"] = [RetryEvent("not now"), RetryEvent("not now")]
     await mesh.publish(_topic(engine, "a"), "x")
     await mesh.publish(_topic(engine, "a"), "y")
-    await until(lambda: len(first.taken) == 2)
+    await until(lambda: len(first.handled) == 2)
     assert first.tried == ["x", "x", "x", "y"]
-    labels = {"rule": "first", "result": "retried"}
+    labels = {"handler": "first", "result": "retried"}
     assert metrics.registry.get_sample_value("bff_mesh_events_total", labels) == 2
 
 
 @pytest.mark.parametrize("error", [ValueError, asyncio.CancelledError])
-async def test_a_poisonous_event_goes_to_the_dead_letters_and_the_next_is_handled(
+async def test_an_event_that_cannot_be_handled_moves_to_the_dead_letters(
     start_client: StartClient,
     engine: Engine,
     first: Recorder,
     metrics: Metrics,
     error: type[BaseException],
 ) -> None:
-    """Poison too: the cancellation of a task that the handler waited for."""
+    """One cause is the cancellation of a task that the handler awaits."""
     mesh = await _started(start_client, engine, first=("a", first))
     first.fails["poison"] = [error("poison")]
     topic = _topic(engine, "a")
@@ -130,29 +132,29 @@ async def test_a_poisonous_event_goes_to_the_dead_letters_and_the_next_is_handle
     await engine.send_raw_event(topic, raw(topic, "poison"))
     await engine.send_raw_event(topic, malformed)
     await mesh.publish(topic, "y")
-    await until(lambda: first.taken == ["y"])
+    await until(lambda: first.handled == ["y"])
     assert first.tried == ["poison", "y"]
     letters: list[bytes] = []
 
-    async def all_there() -> bool:
+    async def both_arrived() -> bool:
         letters.extend(await engine.dead_letters())
         return len(letters) >= 2
 
-    await until(all_there)
+    await until(both_arrived)
     assert letters[:2] == [raw(topic, "poison"), malformed]
-    labels = {"rule": "first", "result": "dead_lettered"}
+    labels = {"handler": "first", "result": "dead_lettered"}
     assert metrics.registry.get_sample_value("bff_mesh_events_total", labels) == 2
 
 
-async def test_a_rule_that_cannot_go_on_holds_up_no_other(
+async def test_a_handler_that_retries_does_not_delay_other_handlers(
     start_client: StartClient, engine: Engine, first: Recorder, second: Recorder
 ) -> None:
     mesh = await _started(start_client, engine, first=("a", first), second=("#", second))
     first.fails["x"] = [RetryEvent("not now") for _ in range(1000)]
     for payload in ("x", "y", "z"):
         await mesh.publish(_topic(engine, "a"), payload)
-    await until(lambda: second.taken[-3:] == ["x", "y", "z"])
-    assert first.taken == []
+    await until(lambda: second.handled[-3:] == ["x", "y", "z"])
+    assert first.handled == []
 
 
 async def test_events_wait_while_all_instances_are_down(
@@ -163,30 +165,30 @@ async def test_events_wait_while_all_instances_are_down(
     other = await start_client()
     for number in range(5):
         await other.publish(_topic(engine, "a"), number)
-    assert first.taken == []
+    assert first.handled == []
     await start_client(EventHandler("first", _topic(engine, "a"), first))
-    await until(lambda: len(first.taken) >= 5)
-    assert first.taken == list(range(5))
+    await until(lambda: len(first.handled) >= 5)
+    assert first.handled == list(range(5))
 
 
-async def test_of_two_instances_one_handles_an_event(
+async def test_one_of_two_instances_handles_an_event(
     start_client: StartClient, engine: Engine, first: Recorder, second: Recorder
 ) -> None:
     mesh = await _started(start_client, engine, first=("a", first))
     other = await start_client(EventHandler("first", _topic(engine, "a"), second))
     for number in range(20):
         await other.publish(_topic(engine, "a"), number)
-    await until(lambda: len(first.taken) + len(second.taken) >= 20)
-    assert first.taken + second.taken == list(range(20))
+    await until(lambda: len(first.handled) + len(second.handled) >= 20)
+    assert first.handled + second.handled == list(range(20))
     await mesh.stop()
     await other.publish(_topic(engine, "a"), "after")
-    await until(lambda: second.taken[-1:] == ["after"])
+    await until(lambda: second.handled[-1:] == ["after"])
 
 
 async def test_an_old_and_a_new_version_run_side_by_side(
     start_client: StartClient, engine: Engine, first: Recorder, second: Recorder
 ) -> None:
-    """The new one has a rule more. What is for it alone waits until it is there again."""
+    """The new one has one more event handler. Its events wait while the new version is stopped."""
     old = await _started(start_client, engine, first=("a", first))
     event_handlers = [
         EventHandler(name, _topic(engine, "a"), to) for name, to in _both(first, second)
@@ -194,21 +196,21 @@ async def test_an_old_and_a_new_version_run_side_by_side(
     new = await start_client(*event_handlers)
     for number in range(10):
         await old.publish(_topic(engine, "a"), number)
-    await until(lambda: len(first.taken) >= 10 and len(second.taken) >= 10)
+    await until(lambda: len(first.handled) >= 10 and len(second.handled) >= 10)
     await new.stop()
-    await old.publish(_topic(engine, "a"), "while the new one is away")
-    await until(lambda: "while the new one is away" in first.taken)
-    assert first.taken[:10] == second.taken == list(range(10))
+    await old.publish(_topic(engine, "a"), "while the new version is stopped")
+    await until(lambda: "while the new version is stopped" in first.handled)
+    assert first.handled[:10] == second.handled == list(range(10))
     await start_client(*event_handlers)
-    await until(lambda: second.taken[10:] == ["while the new one is away"])
-    assert len(first.taken) == 11
+    await until(lambda: second.handled[10:] == ["while the new version is stopped"])
+    assert len(first.handled) == 11
 
 
 def _both(first: Recorder, second: Recorder) -> list[tuple[str, Recorder]]:
     return [("first", first), ("second", second)]
 
 
-async def test_an_event_in_work_comes_again_when_the_broker_went(
+async def test_an_event_is_delivered_again_after_the_connection_was_lost(
     start_client: StartClient, engine: Engine, first: Recorder
 ) -> None:
     mesh = await _started(start_client, engine, first=("a", first))
@@ -220,8 +222,8 @@ async def test_an_event_in_work_comes_again_when_the_broker_went(
     await until(lambda: not mesh.status.connected)
     first.fails.clear()
     await engine.resume()
-    await until(lambda: len(first.taken) >= 2, 30)
-    assert first.taken == ["x", "y"]
+    await until(lambda: len(first.handled) >= 2, 30)
+    assert first.handled == ["x", "y"]
 
 
 async def test_nan_in_an_event_is_null(
@@ -230,18 +232,18 @@ async def test_nan_in_an_event_is_null(
     await _started(start_client, engine, first=("a", first))
     topic = _topic(engine, "a")
     await engine.send_raw_event(topic, raw(topic, float("nan")))
-    await until(lambda: first.taken == [None])
+    await until(lambda: first.handled == [None])
 
 
-async def test_two_rules_of_one_name_are_refused(start_client: StartClient) -> None:
+async def test_names_of_event_handlers_are_unique(start_client: StartClient) -> None:
     event_handler = EventHandler("first", "a", Recorder())
-    with pytest.raises(ValueError, match="two event rules"):
+    with pytest.raises(ValueError, match="two event handlers"):
         await start_client(event_handler, event_handler)
 
 
-def test_a_rule_needs_a_name_that_can_name_a_queue() -> None:
-    with pytest.raises(ValueError, match="names no rule"):
-        EventHandler("no rule", "a", Recorder())
+def test_the_name_of_an_event_handler_is_validated() -> None:
+    with pytest.raises(ValueError, match="a name has"):
+        EventHandler("a b", "a", Recorder())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The lane writes and reads AMQP as others do, and leaves to aiormq what is not its own."""
+"""The fast path reads and writes valid AMQP, and leaves all other frames to aiormq."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pamqp.frame
 import pytest
 from bff.mesh import wire
-from bff.mesh.rabbitmq.fast_path import Contents, FastPath, Publisher
+from bff.mesh.rabbitmq.fast_path import FastPath, MessageAssembler, Publisher
 from bff.mesh.transport import ConnectionLost, Unroutable
 from pamqp import commands
 from pamqp.body import ContentBody
@@ -47,21 +47,22 @@ def read(data: bytes) -> Iterator[object]:
         yield frame
 
 
-class Taken:
-    """The messages that a lane has handed over."""
+class Recorder:
+    """Records the messages of a channel."""
 
-    def __init__(self, lane: FastPath, channel: int) -> None:
+    def __init__(self, fast_path: FastPath, channel: int) -> None:
         self.messages: list[tuple[str, bytes]] = []
-        lane.take(channel, Contents(wire.DELIVER, lambda *message: self.messages.append(message)))
+        assembler = MessageAssembler(wire.DELIVER, lambda *message: self.messages.append(message))
+        fast_path.add_handler(channel, assembler)
 
 
 @pytest.fixture
-async def lane() -> FastPath:
+async def fast_path() -> FastPath:
     return FastPath()
 
 
 @pytest.mark.parametrize("size", [0, 5, 10_000])
-def test_a_broker_without_a_limit_gets_a_body_in_one_frame(size: int) -> None:
+def test_without_a_frame_limit_a_body_is_one_frame(size: int) -> None:
     sent = wire.publish(
         1, 0, exchange="", routing_key="", mandatory=False, properties=bytes(2), body=b"x" * size
     )
@@ -70,7 +71,7 @@ def test_a_broker_without_a_limit_gets_a_body_in_one_frame(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 5, 4088, 4089, 10_000])
-def test_what_is_published_is_what_others_read(size: int) -> None:
+def test_published_frames_are_read_by_pamqp(size: int) -> None:
     properties = wire.properties(
         content_type="application/json",
         headers=HEADERS,
@@ -104,7 +105,7 @@ def test_what_is_published_is_what_others_read(size: int) -> None:
     assert all(0 < len(part) <= 4088 for part in parts)
 
 
-def test_a_name_that_is_too_long_is_refused() -> None:
+def test_a_routing_key_that_is_too_long_is_refused() -> None:
     with pytest.raises(ValueError, match="256"):
         wire.publish(
             1, 4096, exchange="", routing_key="x" * 256, mandatory=False, properties=b"", body=b""
@@ -112,48 +113,50 @@ def test_a_name_that_is_too_long_is_refused() -> None:
 
 
 @pytest.mark.parametrize("step", [1, 7, 10_000])
-async def test_messages_come_whole_however_the_stream_is_cut(lane: FastPath, step: int) -> None:
-    taken = Taken(lane, 2)
+async def test_messages_are_assembled_from_chunks_of_any_size(
+    fast_path: FastPath, step: int
+) -> None:
+    recorder = Recorder(fast_path, 2)
     other = delivery(3, "c3", b"an event")
     stream = delivery(2, "c1", b"ab", b"cd") + other + delivery(2, None) + other
     others = b"".join(
-        lane.divide(stream[at : at + step]) for at in range(0, len(stream), step)
+        fast_path.filter(stream[at : at + step]) for at in range(0, len(stream), step)
     ).replace(wire.HEARTBEAT, b"")
-    assert taken.messages == [("c1", b"abcd"), ("", b"")]
+    assert recorder.messages == [("c1", b"abcd"), ("", b"")]
     assert others == other + other
 
 
-async def test_a_head_that_nobody_can_read_goes_on_without_its_properties(lane: FastPath) -> None:
-    """aiormq would give up the connection, and be given the same message again."""
+async def test_properties_that_pamqp_cannot_decode_are_removed(fast_path: FastPath) -> None:
+    """aiormq would close the connection, and get the same message again after reconnecting."""
     deliver = marshal(3, commands.Basic.Deliver("tag", 1, False, "", "queue"))
     microseconds = (1 << 6).to_bytes(2) + (1_700_000_000_000_000).to_bytes(8)
     payload = (60).to_bytes(2) + bytes(2) + (2).to_bytes(8) + microseconds
     head = wire.FRAME.pack(wire.HEADER, 3, len(payload)) + payload + wire.END
     body = marshal(3, ContentBody(b"{}"))
-    passed_on = lane.divide(deliver + head + body)
+    passed_on = fast_path.filter(deliver + head + body)
     assert passed_on == deliver + marshal(3, ContentHeader(0, 2)) + body
 
 
-async def test_what_ends_a_channel_goes_on_to_aiormq(lane: FastPath) -> None:
-    Taken(lane, 2)
-    Publisher(lane, 4, 4096)
+async def test_frames_that_close_a_channel_are_passed_to_aiormq(fast_path: FastPath) -> None:
+    Recorder(fast_path, 2)
+    Publisher(fast_path, 4, 4096)
     for channel in (2, 4):
         close = marshal(channel, commands.Channel.Close(404, "gone", 0, 0))
-        assert lane.divide(close) == close
+        assert fast_path.filter(close) == close
     cancel = marshal(2, commands.Basic.Cancel("tag"))
-    assert lane.divide(cancel) == cancel
+    assert fast_path.filter(cancel) == cancel
 
 
-async def test_a_server_that_speaks_no_amqp_is_left_to_aiormq(lane: FastPath) -> None:
-    assert lane.divide(b"AMQP\x00\x00\x08\x00") == b"AMQP\x00\x00\x08\x00"
+async def test_a_protocol_header_is_passed_to_aiormq(fast_path: FastPath) -> None:
+    assert fast_path.filter(b"AMQP\x00\x00\x08\x00") == b"AMQP\x00\x00\x08\x00"
 
 
-async def test_while_replies_come_aiormq_sees_that_the_broker_lives(lane: FastPath) -> None:
-    Taken(lane, 2)
-    assert wire.HEARTBEAT in lane.divide(delivery(2, "c1", b"x"))
+async def test_aiormq_gets_heartbeats_while_replies_bypass_it(fast_path: FastPath) -> None:
+    Recorder(fast_path, 2)
+    assert wire.HEARTBEAT in fast_path.filter(delivery(2, "c1", b"x"))
 
 
-async def test_a_reply_that_breaks_its_reader_breaks_no_other(lane: FastPath) -> None:
+async def test_an_error_in_a_handler_does_not_affect_the_next_message(fast_path: FastPath) -> None:
     seen: list[str] = []
 
     def on_message(correlation_id: str, body: bytes) -> None:
@@ -161,8 +164,8 @@ async def test_a_reply_that_breaks_its_reader_breaks_no_other(lane: FastPath) ->
         if correlation_id == "c1":
             raise RuntimeError("a bug")
 
-    lane.take(2, Contents(wire.DELIVER, on_message))
-    lane.divide(delivery(2, "c1", b"x") + delivery(2, "c2", b"y"))
+    fast_path.add_handler(2, MessageAssembler(wire.DELIVER, on_message))
+    fast_path.filter(delivery(2, "c1", b"x") + delivery(2, "c2", b"y"))
     assert seen == ["c1", "c2"]
 
 
@@ -187,8 +190,8 @@ def publish(publisher: Publisher, correlation_id: str) -> asyncio.Future[None]:
     )
 
 
-async def test_each_message_is_confirmed_returned_or_refused(lane: FastPath) -> None:
-    publisher = Publisher(lane, 1, 4096)
+async def test_each_message_is_confirmed_returned_or_refused(fast_path: FastPath) -> None:
+    publisher = Publisher(fast_path, 1, 4096)
     one, two, three, four = (publish(publisher, name) for name in ("1", "2", "3", "4"))
     returned = marshal(
         1,
@@ -196,35 +199,37 @@ async def test_each_message_is_confirmed_returned_or_refused(lane: FastPath) -> 
         ContentHeader(0, 2, commands.Basic.Properties(correlation_id="2")),
         ContentBody(b"{}"),
     )
-    lane.divide(returned + marshal(1, commands.Basic.Ack(2, True), commands.Basic.Nack(4)))
+    fast_path.filter(returned + marshal(1, commands.Basic.Ack(2, True), commands.Basic.Nack(4)))
     await one
     for lost in (two, four):
         with pytest.raises(Unroutable):
             await lost
     assert publisher.unconfirmed == 1
-    lane.divide(marshal(1, commands.Basic.Ack(3)))
+    fast_path.filter(marshal(1, commands.Basic.Ack(3)))
     await three
     assert publisher.unconfirmed == 0
 
 
-async def test_a_confirm_for_nobody_harms_nobody(lane: FastPath) -> None:
-    publisher = Publisher(lane, 1, 4096)
-    given_up, waits = publish(publisher, "1"), publish(publisher, "2")
-    given_up.cancel()
-    lane.divide(marshal(1, commands.Basic.Ack(1), commands.Basic.Ack(9), commands.Basic.Ack(2)))
+async def test_unexpected_confirms_are_ignored(fast_path: FastPath) -> None:
+    publisher = Publisher(fast_path, 1, 4096)
+    cancelled, waits = publish(publisher, "1"), publish(publisher, "2")
+    cancelled.cancel()
+    fast_path.filter(
+        marshal(1, commands.Basic.Ack(1), commands.Basic.Ack(9), commands.Basic.Ack(2))
+    )
     await waits
 
 
-async def test_what_was_not_confirmed_is_lost_with_the_channel(lane: FastPath) -> None:
-    publisher = Publisher(lane, 1, 4096)
+async def test_unconfirmed_messages_fail_when_the_channel_closes(fast_path: FastPath) -> None:
+    publisher = Publisher(fast_path, 1, 4096)
     waits = publish(publisher, "1")
-    publisher.end()
+    publisher.close()
     with pytest.raises(ConnectionLost):
         await waits
 
 
-async def test_what_is_sent_in_one_turn_leaves_in_one_write(
-    lane: FastPath, monkeypatch: pytest.MonkeyPatch
+async def test_messages_of_one_loop_iteration_are_sent_in_one_write(
+    fast_path: FastPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     writes: list[bytes] = []
 
@@ -234,8 +239,8 @@ async def test_what_is_sent_in_one_turn_leaves_in_one_write(
         def is_closing(self) -> bool:
             return False
 
-    monkeypatch.setattr(lane, "_transport", Transport())
-    publisher = Publisher(lane, 1, 4096)
+    monkeypatch.setattr(fast_path, "_transport", Transport())
+    publisher = Publisher(fast_path, 1, 4096)
     for name in ("1", "2", "3"):
         publish(publisher, name)
     assert writes == []

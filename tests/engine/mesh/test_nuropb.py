@@ -1,4 +1,4 @@
-"""Messages are those that the NuroPb library itself writes, and what it writes is understood."""
+"""Messages are equal to those of the NuroPb library, and its messages are decoded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def _deadline() -> float:
 
 
 @pytest.mark.parametrize("kind", [Kind.REQUEST, Kind.COMMAND])
-async def test_a_call_is_built_as_the_library_builds_it(kind: Kind) -> None:
+async def test_a_call_is_encoded_as_by_the_library(kind: Kind) -> None:
     captured = CAPTURES[kind]["body"]
     message = nuropb.call(
         kind,
@@ -37,7 +37,7 @@ async def test_a_call_is_built_as_the_library_builds_it(kind: Kind) -> None:
     assert 9_000 < int(message.expiration or 0) <= 10_000
 
 
-async def test_an_event_is_built_as_the_library_builds_it() -> None:
+async def test_an_event_is_encoded_as_by_the_library() -> None:
     captured = CAPTURES["event"]["body"]
     message = nuropb.event(
         captured["topic"], captured["event"], captured["context"], None, "t", await _deadline()
@@ -57,7 +57,7 @@ def _same(message: Message, captured: dict[str, Any]) -> bool:
     return True
 
 
-async def test_a_reply_has_all_that_the_librarys_client_reads() -> None:
+async def test_a_reply_has_every_field_of_the_library() -> None:
     captured = json.loads(CAPTURES["reply"])
     ids = (captured["correlation_id"], captured["trace_id"])
     request = Delivery("s", b"", *ids, kind="request", reply_to=captured["reply_to"])
@@ -68,18 +68,18 @@ async def test_a_reply_has_all_that_the_librarys_client_reads() -> None:
     assert made.expiration is None
 
 
-def test_a_reply_of_the_library_is_understood() -> None:
+def test_a_reply_of_the_library_is_decoded() -> None:
     assert nuropb.decode_reply(CAPTURES["reply"].encode()).result == {"a": 1}
 
 
 @pytest.mark.parametrize("replies", ["error_replies", "async_error_replies"])
-def test_an_exceptions_first_reply_is_its_error(replies: str) -> None:
+def test_the_first_reply_after_an_exception_is_an_error(replies: str) -> None:
     reply = nuropb.decode_reply(CAPTURES[replies][0].encode())
     assert reply.error is not None
     assert nuropb.problem(reply.error, CALL).code is Code.SERVICE_ERROR
 
 
-def test_an_event_of_the_library_is_understood() -> None:
+def test_an_event_of_the_library_is_decoded() -> None:
     captured = CAPTURES["event"]
     body = json.dumps(captured["body"]).encode()
     event = nuropb.decode_event(Delivery(captured["routing_key"], body, "c1"))
@@ -87,18 +87,18 @@ def test_an_event_of_the_library_is_understood() -> None:
     assert event.target is None
 
 
-def test_events_of_one_request_share_its_correlation_id_and_are_told_apart() -> None:
+def test_events_with_one_correlation_id_have_different_ids() -> None:
     deliveries = [Delivery("t", json.dumps({"event": n}).encode(), "c1") for n in (1, 1, 2)]
     ids = [nuropb.decode_event(delivery).id for delivery in deliveries]
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_events_without_a_correlation_id_are_never_taken_for_the_same() -> None:
+def test_events_without_a_correlation_id_have_unique_ids() -> None:
     delivery = Delivery("t", b'{"event": 1}', "")
     assert nuropb.decode_event(delivery).id != nuropb.decode_event(delivery).id
 
 
-def test_what_python_writes_and_json_has_not_is_null() -> None:
+def test_nan_and_infinities_become_null() -> None:
     reply = nuropb.decode_reply(b'{"result": {"a": NaN, "b": [Infinity, -Infinity, 1]}}')
     assert reply.result == {"a": None, "b": [None, None, 1]}
 
@@ -116,13 +116,13 @@ def test_what_python_writes_and_json_has_not_is_null() -> None:
         b'{"result": "\\ud800", "x": NaN}',
     ],
 )
-def test_what_is_no_message_is_malformed_and_nothing_else(body: bytes) -> None:
+def test_other_bodies_are_malformed(body: bytes) -> None:
     with pytest.raises(MalformedMessage):
         nuropb.decode_reply(body)
 
 
 @pytest.mark.parametrize("value", [{1: "a"}, {"a": object()}, {"a": 2**70}])
-async def test_what_json_has_not_is_not_sent(value: Any) -> None:
+async def test_values_that_are_not_json_are_refused(value: Any) -> None:
     with pytest.raises(TypeError):
         nuropb.event("t", value, {}, None, "t", await _deadline())
 

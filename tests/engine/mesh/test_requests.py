@@ -1,4 +1,4 @@
-"""A call is answered once, or fails in time with the truth about what became of it."""
+"""A call returns once, or fails within its deadline with the right outcome."""
 
 from __future__ import annotations
 
@@ -21,29 +21,25 @@ async def test_a_request_is_answered(mesh: MeshClient, service: str) -> None:
     assert await mesh.request(service, "echo", {"a": [1, "é"]}, context={}) == {"a": [1, "é"]}
 
 
-async def test_the_service_sees_the_context(mesh: MeshClient, service: str) -> None:
+async def test_the_service_receives_the_context(mesh: MeshClient, service: str) -> None:
     context = {"user_id": "u1", "Authorization": "token"}
     seen = await mesh.request(service, "context", {}, context=context, trace_id="t1")
     assert seen == {**context, "trace_id": "t1"}
 
 
-async def test_a_client_can_speak_in_someones_name(mesh: MeshClient, service: str) -> None:
-    in_name = mesh.with_context({"user_id": "u1"})
-    seen = await in_name.request(service, "context", {}, trace_id="t1")
+async def test_a_client_can_call_with_another_context(mesh: MeshClient, service: str) -> None:
+    twin = mesh.with_context({"user_id": "u1"})
+    seen = await twin.request(service, "context", {}, trace_id="t1")
     assert seen == {"user_id": "u1", "trace_id": "t1"}
     assert "user_id" not in await mesh.request(service, "context", {})
 
 
-async def test_many_requests_run_at_once_and_find_their_own_answers(
-    mesh: MeshClient, service: str
-) -> None:
+async def test_concurrent_requests_get_their_own_results(mesh: MeshClient, service: str) -> None:
     calls = [mesh.request(service, "echo", {"n": n}, context={}) for n in range(200)]
     assert await asyncio.gather(*calls) == [{"n": n} for n in range(200)]
 
 
-async def test_what_a_service_says_on_purpose_reaches_the_caller(
-    mesh: MeshClient, service: str
-) -> None:
+async def test_a_problem_of_a_service_reaches_the_caller(mesh: MeshClient, service: str) -> None:
     with pytest.raises(Problem) as caught:
         await mesh.request(service, "refuse", {}, context={})
     assert caught.value.code is Code.INVALID_PARAMS
@@ -51,7 +47,7 @@ async def test_what_a_service_says_on_purpose_reaches_the_caller(
     assert caught.value.outcome is Outcome.DONE
 
 
-async def test_an_exception_goes_to_the_log_and_not_to_the_caller(
+async def test_an_exception_of_a_service_is_logged_and_hidden_from_the_caller(
     mesh: MeshClient, service: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(Problem) as caught:
@@ -60,17 +56,18 @@ async def test_an_exception_goes_to_the_log_and_not_to_the_caller(
     assert caught.value.outcome is Outcome.DONE
     assert "password" not in caught.value.description
     assert "a password in here" in caplog.text
-    assert "(trace trace-7)" in caplog.text
+    (failed,) = (one for one in caplog.records if one.message == "service method failed")
+    assert vars(failed)["trace_id"] == "trace-7"
 
 
 async def test_a_second_reply_is_only_counted(
     mesh: MeshClient, service: str, metrics: Metrics
 ) -> None:
-    """NuroPb sends one after each exception; `tests/e2e` has the real one."""
+    """NuroPb sends a second reply after an exception; `tests/e2e` tests it with NuroPb."""
     correlation_id = await mesh.request(service, "correlation_id", {}, context={})
     receiver = MessageReceiver(mesh._pending_calls, nuropb, metrics, lambda: None)
     receiver.on_reply(correlation_id, b'{"result": "a second one"}')
-    receiver.on_reply("of-nobody", b"{}")
+    receiver.on_reply("unknown-id", b"{}")
     for label in (service, "unknown"):
         assert _value(metrics, "bff_mesh_late_replies_total", {"service": label}) == 1
 
@@ -81,7 +78,9 @@ async def test_an_unknown_method_is_not_found(mesh: MeshClient, service: str) ->
     assert caught.value.code is Code.NOT_FOUND
 
 
-async def test_an_unknown_service_is_known_at_once(mesh: MeshClient, metrics: Metrics) -> None:
+async def test_a_call_to_an_unknown_service_fails_at_once(
+    mesh: MeshClient, metrics: Metrics
+) -> None:
     async with asyncio.timeout(5):
         with pytest.raises(Problem) as caught:
             await mesh.request("no-such-service", "echo", {}, context={}, timeout=30)
@@ -98,7 +97,7 @@ async def test_an_unknown_service_is_known_at_once(mesh: MeshClient, metrics: Me
 @pytest.mark.parametrize(
     ("service", "method"), [("a b", "m"), ("", "m"), ("x" * 200, "m"), ("s", "_private"), ("s", "")]
 )
-async def test_a_name_that_cannot_be_is_refused_before_the_mesh(
+async def test_invalid_names_are_refused_before_sending(
     mesh: MeshClient, service: str, method: str
 ) -> None:
     with pytest.raises(Problem) as caught:
@@ -106,13 +105,13 @@ async def test_a_name_that_cannot_be_is_refused_before_the_mesh(
     assert caught.value.code is Code.INVALID_PARAMS
 
 
-async def test_parameters_that_are_no_json_are_refused(mesh: MeshClient, service: str) -> None:
+async def test_parameters_that_are_not_json_are_refused(mesh: MeshClient, service: str) -> None:
     with pytest.raises(Problem) as caught:
         await mesh.request(service, "echo", {"a": object()}, context={})
     assert caught.value.code is Code.INVALID_PARAMS
 
 
-async def test_a_slow_answer_is_a_timeout_and_then_a_late_reply(
+async def test_a_slow_service_is_a_timeout_and_then_a_late_reply(
     mesh: MeshClient, service: str, metrics: Metrics
 ) -> None:
     with pytest.raises(Problem) as caught:
@@ -127,7 +126,7 @@ async def test_a_slow_answer_is_a_timeout_and_then_a_late_reply(
 
 
 @pytest.mark.parametrize("timeout", [0, -5])
-async def test_a_call_whose_time_is_over_is_not_sent(
+async def test_a_call_whose_deadline_has_passed_is_not_sent(
     mesh: MeshClient, service: str, timeout: float
 ) -> None:
     for call in (mesh.request, mesh.command):
@@ -138,16 +137,14 @@ async def test_a_call_whose_time_is_over_is_not_sent(
     assert await mesh.request(service, "notes_taken", {}, context={}) == []
 
 
-async def test_no_caller_gets_more_time_than_allowed(
-    start_client: StartClient, service: str
-) -> None:
+async def test_the_timeout_of_a_call_is_limited(start_client: StartClient, service: str) -> None:
     mesh = await start_client(max_request_timeout_seconds=0.1)
     async with asyncio.timeout(5):
         with pytest.raises(Problem, match="timeout"):
             await mesh.request(service, "wait", {"seconds": 20}, context={}, timeout=30)
 
 
-async def test_calls_in_flight_are_bounded(start_client: StartClient, service: str) -> None:
+async def test_calls_in_flight_are_limited(start_client: StartClient, service: str) -> None:
     mesh = await start_client(max_pending_requests=1)
     first = asyncio.create_task(
         mesh.request(service, "wait", {"seconds": 0.2}, context={}, timeout=10)
@@ -160,7 +157,7 @@ async def test_calls_in_flight_are_bounded(start_client: StartClient, service: s
     assert await mesh.request(service, "echo", {}, context={}) == {}
 
 
-async def test_a_slow_service_leaves_room_for_the_others(
+async def test_a_slow_service_does_not_use_up_the_limit_of_the_others(
     start_client: StartClient, service: str, engine: Engine
 ) -> None:
     other = Service(f"other-{service}")
@@ -186,7 +183,7 @@ async def test_a_slow_service_leaves_room_for_the_others(
     assert await mesh.request(service, "echo", {}) == {}
 
 
-async def test_a_cancelled_request_leaves_nothing_behind(
+async def test_a_cancelled_request_is_no_longer_counted(
     start_client: StartClient, service: str
 ) -> None:
     mesh = await start_client(max_pending_requests=1)
@@ -198,7 +195,7 @@ async def test_a_cancelled_request_leaves_nothing_behind(
     assert await mesh.request(service, "echo", {}, context={}) == {}
 
 
-async def test_a_command_is_carried_out_and_answers_nothing(mesh: MeshClient, service: str) -> None:
+async def test_a_command_is_carried_out(mesh: MeshClient, service: str) -> None:
     await mesh.command(service, "note", {"text": "hello"}, context={})
 
     async def noted() -> bool:
@@ -213,7 +210,7 @@ async def test_nan_is_null(mesh: MeshClient, service: str) -> None:
     assert answer == {"x": None}
 
 
-async def test_requests_fail_at_once_when_the_broker_goes(
+async def test_requests_fail_at_once_when_the_connection_is_lost(
     mesh: MeshClient, service: str, engine: Engine
 ) -> None:
     pending_calls = [
@@ -229,7 +226,7 @@ async def test_requests_fail_at_once_when_the_broker_goes(
             assert problem.outcome is Outcome.UNKNOWN
 
 
-async def test_a_call_made_meanwhile_waits_no_longer_than_its_time(
+async def test_without_a_connection_a_call_waits_until_its_deadline(
     mesh: MeshClient, service: str, engine: Engine, metrics: Metrics
 ) -> None:
     await engine.interrupt()
@@ -243,7 +240,7 @@ async def test_a_call_made_meanwhile_waits_no_longer_than_its_time(
     assert caught.value.retryable
 
 
-async def test_a_call_made_meanwhile_is_answered_when_the_broker_is_back_in_time(
+async def test_a_call_that_waits_for_a_connection_is_sent_after_reconnecting(
     mesh: MeshClient, service: str, engine: Engine
 ) -> None:
     await engine.interrupt()
@@ -255,7 +252,7 @@ async def test_a_call_made_meanwhile_is_answered_when_the_broker_is_back_in_time
     assert mesh.status.connected
 
 
-async def test_stopping_fails_what_is_pending(mesh: MeshClient, service: str) -> None:
+async def test_stopping_fails_pending_requests(mesh: MeshClient, service: str) -> None:
     call = asyncio.create_task(
         mesh.request(service, "wait", {"seconds": 25}, context={}, timeout=30)
     )

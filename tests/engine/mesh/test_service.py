@@ -1,4 +1,4 @@
-"""A service of ours answers each request once, whatever it is sent."""
+"""A service replies to each request once, and malformed messages do not stop it."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def shop() -> Service:
     async def buy(item: Item, count: Annotated[int, Field(gt=0)] = 1) -> dict[str, Any]:
         return {"item": item, "count": count}
 
-    @service.method("who")
-    async def who(context: Context) -> Context:
+    @service.method("get_context")
+    async def get_context(context: Context) -> Context:
         return context
 
     @service.method("model")
@@ -86,23 +86,25 @@ async def test_parameters_are_checked_by_their_annotations(shop: Service) -> Non
         assert words in error["description"]
 
 
-async def test_a_parameter_cannot_pass_for_the_context(shop: Service) -> None:
-    body = _call("who", params={"context": {"user_id": "root"}}, context={"user_id": "alice"})
+async def test_a_parameter_cannot_replace_the_context(shop: Service) -> None:
+    body = _call(
+        "get_context", params={"context": {"user_id": "root"}}, context={"user_id": "alice"}
+    )
     assert (await _answered(shop, body))["result"] == {"user_id": "alice"}
 
 
-async def test_a_model_is_answered_as_json(shop: Service) -> None:
+async def test_a_model_is_returned_as_json(shop: Service) -> None:
     assert (await _answered(shop, _call("model")))["result"] == {"name": "tea"}
 
 
-async def test_a_result_that_json_refuses_is_an_error_not_silence(shop: Service) -> None:
+async def test_a_result_that_is_not_json_is_an_error(shop: Service) -> None:
     answer = await _answered(shop, _call("set"))
     assert answer["result"] is None
     assert answer["error"]["error"] == "NuropbException"
 
 
-async def test_missing_params_and_context_are_none_at_all(shop: Service) -> None:
-    assert (await _answered(shop, b'{"method": "who"}'))["result"] == {}
+async def test_missing_params_and_context_are_empty(shop: Service) -> None:
+    assert (await _answered(shop, b'{"method": "get_context"}'))["result"] == {}
 
 
 @pytest.mark.parametrize("name", ["_private", "nuropb_describe", "buy"])
@@ -120,29 +122,29 @@ def test_a_method_that_is_not_async_is_refused(shop: Service) -> None:
         shop.method("sync")(method)  # type: ignore[type-var]
 
 
-POISON = {
+MALFORMED = {
     "not JSON": _request(b"{no json"),
     "an array": _request(b"[1]"),
     "empty": _request(b""),
-    "sealed for nobody": _request(b"AAAA.AAAA"),
+    "encrypted with an unknown key": _request(b"AAAA.AAAA"),
     "params a list": _request(_call("buy", params=[1])),
     "context a text": _request(_call("buy", context="root")),
     "no method": _request(b'{"params": {}}'),
-    "no reply_to": _request(_call("who"), reply_to=""),
-    "a response": _request(_call("who"), kind="response"),
-    "an event": _request(_call("who"), kind="event"),
-    "no headers": _request(_call("who"), kind=""),
-    "an unknown type": _request(_call("who"), kind="gossip"),
+    "no reply_to": _request(_call("get_context"), reply_to=""),
+    "a response": _request(_call("get_context"), kind="response"),
+    "an event": _request(_call("get_context"), kind="event"),
+    "no headers": _request(_call("get_context"), kind=""),
+    "an unknown type": _request(_call("get_context"), kind="unknown"),
 }
 
 
-@pytest.mark.parametrize("case", POISON)
-async def test_poison_is_malformed_and_nothing_else(shop: Service, case: str) -> None:
+@pytest.mark.parametrize("case", MALFORMED)
+async def test_malformed_messages_are_recognised(shop: Service, case: str) -> None:
     with pytest.raises(MalformedMessage):
-        await shop.answer(POISON[case])
+        await shop.answer(MALFORMED[case])
 
 
-async def test_errors_of_our_services_come_through_with_code_and_outcome(
+async def test_a_problem_keeps_its_code_and_outcome(
     start_client: StartClient, engine: Engine, shop: Service
 ) -> None:
     await engine.serve(shop)
@@ -158,10 +160,10 @@ async def test_errors_of_our_services_come_through_with_code_and_outcome(
         assert not problem.retryable, "the service had begun"
 
 
-async def test_a_client_answers_as_a_service_too(
+async def test_a_client_can_run_a_service(
     start_client: StartClient, engine: Engine, shop: Service, metrics: Metrics
 ) -> None:
-    """As the BFF does."""
+    """As the BFF does with its own service."""
     mesh = await start_client(services=[shop])
 
     async def there() -> bool:
@@ -178,56 +180,56 @@ async def test_a_client_answers_as_a_service_too(
     await _delete_queue(engine, "shop")
 
 
-async def test_no_poison_ends_a_service_on_the_mesh(
+async def test_malformed_messages_do_not_stop_a_service(
     mesh: MeshClient, service: str, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The list of what takes a NuroPb service off the mesh for good."""
+    """Some of these messages shut down a NuroPb service."""
     caplog.set_level(logging.INFO)
-    for delivery in POISON.values():
+    for delivery in MALFORMED.values():
         await engine.send_raw_call(service, delivery)
     assert await mesh.request(service, "echo", {"n": 1}) == {"n": 1}
     assert await mesh.request(service, "notes_taken", {}) == []
     assert "root" not in caplog.text
 
 
-@pytest.mark.parametrize("how", ["it fails oddly", "its caller takes no reply"])
-async def test_however_many_calls_end_badly_the_next_is_answered(
+@pytest.mark.parametrize("how", ["the method is cancelled", "the reply queue is full"])
+async def test_failed_calls_do_not_use_up_the_concurrency_limit(
     mesh: MeshClient, engine: Engine, settings: Settings, how: str
 ) -> None:
-    odd = Service(f"odd-{secrets.token_hex(4)}")
+    service = Service(f"service-{secrets.token_hex(4)}")
 
-    @odd.method("cancelled")
+    @service.method("cancelled")
     async def cancelled() -> None:
         raise asyncio.CancelledError
 
-    @odd.method("fine")
+    @service.method("fine")
     async def fine() -> str:
         return "fine"
 
-    await engine.serve(odd)
+    await engine.serve(service)
     full = ""
-    if how != "it fails oddly":
+    if how != "the method is cancelled":
         if not isinstance(engine, RabbitEngine):
-            pytest.skip("the in-process mesh has no queue that refuses")
+            pytest.skip("the in-process mesh has no full queues")
         full = f"full-{settings.app_name}"
         arguments: dict[str, Any] = {"x-max-length": 0, "x-overflow": "reject-publish"}
         await engine.channel.queue_declare(full, exclusive=True, arguments=arguments)
     method = "fine" if full else "cancelled"
     for _ in range(CONCURRENT_CALLS + 1):
-        await engine.send_raw_call(odd.name, _request(_call(method), reply_to=full or "r"))
-    assert await mesh.request(odd.name, "fine", {}) == "fine"
+        await engine.send_raw_call(service.name, _request(_call(method), reply_to=full or "r"))
+    assert await mesh.request(service.name, "fine", {}) == "fine"
 
 
-async def test_calls_of_a_service_wait_while_it_is_away_and_it_carries_them_out_once(
+async def test_a_command_waits_while_its_service_is_stopped(
     mesh: MeshClient, service: str, engine: Engine
 ) -> None:
     if not isinstance(engine, RabbitEngine):
-        pytest.skip("the in-process mesh keeps no calls for a service that is away")
-    (away,) = engine.services
-    await away.stop()
+        pytest.skip("the in-process mesh has no queue for a stopped service")
+    (stopped,) = engine.services
+    await stopped.stop()
     await mesh.command(service, "note", {"text": "later"}, timeout=20)
-    await away.start()
-    await until(lambda: away.status.connected)
+    await stopped.start()
+    await until(lambda: stopped.status.connected)
 
     async def noted() -> bool:
         return bool(await mesh.request(service, "notes_taken", {}) == ["later"])
@@ -240,7 +242,9 @@ async def _delete_queue(engine: Engine, service: str) -> None:
         await engine.channel.queue_delete(f"nuropb-{service}-sq")
 
 
-async def test_the_request_is_at_hand_whole(start_client: StartClient, engine: Engine) -> None:
+async def test_an_added_method_receives_the_whole_request(
+    start_client: StartClient, engine: Engine
+) -> None:
     service, seen = Service("observer"), []
 
     async def observe(request: MeshRequest) -> None:

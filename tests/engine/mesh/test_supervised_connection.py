@@ -1,4 +1,4 @@
-"""Whatever ends a connection to RabbitMQ is one error, after which another is made."""
+"""Every error that ends a connection to RabbitMQ is converted to `ConnectionLost`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ ENDS = [
 
 
 @pytest.mark.parametrize("end", ENDS, ids=lambda end: type(end).__name__)
-async def test_each_end_of_a_connection_is_a_lost_link(end: BaseException) -> None:
+async def test_each_error_of_a_connection_is_converted(end: BaseException) -> None:
     with pytest.raises(ConnectionLost), broker_errors():
         raise end
 
 
-async def test_a_refused_message_leaves_the_link_whole() -> None:
+async def test_a_refused_message_does_not_end_the_connection() -> None:
     with pytest.raises(DeliveryError), broker_errors():
         raise DeliveryError(None, None)  # type: ignore[arg-type]
 
 
-async def test_a_cancelled_task_is_cancelled() -> None:
+async def test_the_cancellation_of_a_task_is_kept() -> None:
     async def wait() -> None:
         with broker_errors():
             await asyncio.Event().wait()

@@ -1,7 +1,6 @@
-"""Whatever happens to RabbitMQ or the way to it: calls end in time, and it heals by itself.
+"""Failures of RabbitMQ and of the network: calls end within their deadline, clients reconnect.
 
-What needs the broker's own command line (restart, alarm, closed connections) is tested from
-outside, on the whole BFF: see the template's `tests/e2e`.
+`tests/e2e` has the failures that need `rabbitmqctl`: restart, alarm, closed connections.
 """
 
 from __future__ import annotations
@@ -37,9 +36,9 @@ def amqp_url(rabbitmq_url: str) -> str:
 
 @pytest.fixture
 def names(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Exchanges of this test's own, for it deletes them."""
+    """Exchanges that only this test uses, because it deletes them."""
     kinds = ("rpc_exchange", "events_exchange", "dead_letter_exchange")
-    monkeypatch.setattr(consumer, "RENEW_SECONDS", 0.1)
+    monkeypatch.setattr(consumer, "REDECLARE_SECONDS", 0.1)
     return settings.model_copy(update={kind: f"{settings.app_name}-{kind}" for kind in kinds})
 
 
@@ -54,7 +53,7 @@ async def _echoes(mesh: MeshClient, service: str) -> bool:
         return False
 
 
-async def test_a_network_frozen_past_the_heartbeat_is_given_up_and_found_again(
+async def test_a_client_reconnects_after_a_frozen_network(
     start_client: StartClient,
     engine: RabbitEngine,
     service: str,
@@ -75,7 +74,7 @@ async def test_a_network_frozen_past_the_heartbeat_is_given_up_and_found_again(
     await until(lambda: _echoes(mesh, service), 30)
 
 
-async def test_a_broker_that_takes_the_connection_and_says_nothing_is_named(
+async def test_a_broker_that_accepts_connections_but_does_not_answer_is_reported(
     engine: RabbitEngine,
     settings: Settings,
     metrics: Metrics,
@@ -95,24 +94,24 @@ async def test_a_broker_that_takes_the_connection_and_says_nothing_is_named(
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "reason"),
     [
         (lambda url: url.with_password("wrong"), "ACCESS_REFUSED"),
         (lambda url: url.with_path("/no-such-vhost"), "vhost"),
         (lambda url: url.with_port(1), "refused"),
         (lambda url: url.with_host("a..b"), "UnicodeError"),
     ],
-    ids=["wrong password", "vhost missing", "broker absent", "no such host can be"],
+    ids=["wrong password", "missing vhost", "broker not running", "invalid host name"],
 )
-async def test_what_keeps_it_from_connecting_is_said_and_calls_fail_in_their_time(
-    settings: Settings, metrics: Metrics, change: Callable[[Any], Any], says: str
+async def test_the_status_says_why_a_client_cannot_connect(
+    settings: Settings, metrics: Metrics, change: Callable[[Any], Any], reason: str
 ) -> None:
     url = str(change(URL(settings.amqp_url)))
     settings = settings.model_copy(update={"amqp_url": url})
     mesh = MeshClient(settings, metrics, AmqpTransport(settings))
     await mesh.start()
     try:
-        await until(lambda: says.lower() in mesh.status.reason.lower())
+        await until(lambda: reason.lower() in mesh.status.reason.lower())
         assert "wrong" not in mesh.status.reason, "passwords are not shown"
         for call in (mesh.request, mesh.command):
             with pytest.raises(Problem) as caught:
@@ -124,14 +123,14 @@ async def test_what_keeps_it_from_connecting_is_said_and_calls_fail_in_their_tim
         await mesh.stop()
 
 
-async def test_a_deleted_exchange_is_made_anew_with_what_was_bound_to_it(
+async def test_a_deleted_exchange_is_declared_again_with_its_bindings(
     names: Settings, metrics: Metrics, engine: RabbitEngine
 ) -> None:
-    """RabbitMQ closes the channel of whoever publishes to it (404), and tells nobody else."""
-    heard: list[Any] = []
+    """RabbitMQ closes the channel of a publisher (404), but does not notify consumers."""
+    received: list[Any] = []
 
-    async def hear(event: MeshEvent) -> None:
-        heard.append(event.payload)
+    async def receive(event: MeshEvent) -> None:
+        received.append(event.payload)
 
     async def echo(request: Any) -> Any:
         return request.params
@@ -139,7 +138,7 @@ async def test_a_deleted_exchange_is_made_anew_with_what_was_bound_to_it(
     answering = Service(f"service-{names.app_name}")
     answering.add("echo", echo)
     mesh = MeshClient(names, metrics, AmqpTransport(names))
-    mesh.add_event_handler(EventHandler("first", "a", hear))
+    mesh.add_event_handler(EventHandler("first", "a", receive))
     mesh.add_service(answering)
     await mesh.start()
     await until(lambda: _echoes(mesh, answering.name))
@@ -147,21 +146,21 @@ async def test_a_deleted_exchange_is_made_anew_with_what_was_bound_to_it(
         await engine.channel.exchange_delete(exchange)
     await until(lambda: _echoes(mesh, answering.name))
 
-    async def hears() -> bool:
+    async def is_received() -> bool:
         try:
             await mesh.publish("a", 1)
         except Problem:
             return False
-        return bool(heard)
+        return bool(received)
 
-    await until(hears)
+    await until(is_received)
     await mesh.stop()
     for exchange in (names.rpc_exchange, names.events_exchange, names.dead_letter_exchange):
         await engine.channel.exchange_delete(exchange)
     await engine.channel.queue_delete(f"nuropb-{answering.name}-sq")
 
 
-async def test_a_call_to_an_exchange_that_is_gone_fails_at_once_and_truly(
+async def test_a_call_to_a_deleted_exchange_fails_at_once(
     names: Settings, metrics: Metrics, engine: RabbitEngine
 ) -> None:
     mesh = MeshClient(names, metrics, AmqpTransport(names))
@@ -178,7 +177,7 @@ async def test_a_call_to_an_exchange_that_is_gone_fails_at_once_and_truly(
     await mesh.stop()
 
 
-async def test_a_deleted_reply_queue_fails_its_calls_at_once_and_is_made_anew(
+async def test_a_deleted_reply_queue_fails_its_calls_and_is_declared_again(
     start_client: StartClient, engine: RabbitEngine, service: str
 ) -> None:
     mesh = await start_client()
@@ -195,28 +194,28 @@ async def test_a_deleted_reply_queue_fails_its_calls_at_once_and_is_made_anew(
     await until(lambda: _echoes(mesh, service))
 
 
-async def test_deleted_queues_of_rules_and_services_are_made_anew(
+async def test_deleted_queues_of_event_handlers_and_services_are_declared_again(
     start_client: StartClient, engine: RabbitEngine, settings: Settings, service: str
 ) -> None:
-    heard: list[Any] = []
+    received: list[Any] = []
 
-    async def hear(event: MeshEvent) -> None:
-        heard.append(event.payload)
+    async def receive(event: MeshEvent) -> None:
+        received.append(event.payload)
 
     topic = f"{settings.app_name}.a"
-    mesh = await start_client(EventHandler("first", topic, hear))
+    mesh = await start_client(EventHandler("first", topic, receive))
     await engine.channel.queue_delete(f"{settings.app_name}.events.first.v1")
     await engine.channel.queue_delete(f"nuropb-{service}-sq")
 
-    async def hears() -> bool:
+    async def is_received() -> bool:
         await mesh.publish(topic, 1)
-        return bool(heard)
+        return bool(received)
 
-    await until(hears)
+    await until(is_received)
     await until(lambda: _echoes(mesh, service))
 
 
-async def test_a_handler_that_swallows_its_cancellation_holds_up_no_reconnect(
+async def test_a_handler_that_swallows_its_cancellation_does_not_delay_reconnecting(
     start_client: StartClient, engine: RabbitEngine, settings: Settings, service: str
 ) -> None:
     tried: list[Any] = []
@@ -240,10 +239,10 @@ async def test_a_handler_that_swallows_its_cancellation_holds_up_no_reconnect(
     await until(lambda: tried == [1, 1])
 
 
-async def test_a_queue_that_takes_no_more_refuses_and_the_caller_is_told(
+async def test_a_call_to_a_full_queue_fails_at_once(
     mesh: MeshClient, engine: RabbitEngine, settings: Settings
 ) -> None:
-    """`basic.nack`: without confirms such a call would wait in vain."""
+    """The broker sends `basic.nack`. Without confirms the call would wait until its deadline."""
     full = f"full-{settings.app_name}"
     arguments: dict[str, Any] = {"x-max-length": 0, "x-overflow": "reject-publish"}
     await engine.channel.queue_declare(full, exclusive=True, arguments=arguments)
@@ -255,14 +254,14 @@ async def test_a_queue_that_takes_no_more_refuses_and_the_caller_is_told(
     assert caught.value.retryable
 
 
-async def test_a_service_that_is_gone_before_it_acknowledges_is_unknown_in_time(
+async def test_a_call_that_is_never_answered_has_an_unknown_outcome(
     mesh: MeshClient, engine: RabbitEngine, settings: Settings
 ) -> None:
-    deaf = f"deaf-{settings.app_name}"
-    await engine.channel.queue_declare(deaf, exclusive=True)
-    await engine.channel.queue_bind(deaf, "nuropb-rpc-exchange", routing_key=deaf)
+    unanswered = f"unanswered-{settings.app_name}"
+    await engine.channel.queue_declare(unanswered, exclusive=True)
+    await engine.channel.queue_bind(unanswered, "nuropb-rpc-exchange", routing_key=unanswered)
     with pytest.raises(Problem) as caught:
-        await mesh.request(deaf, "m", {}, timeout=0.2)
+        await mesh.request(unanswered, "m", {}, timeout=0.2)
     problem = caught.value
     assert (problem.code, problem.outcome, problem.retryable) == (
         Code.TIMEOUT,
@@ -271,7 +270,7 @@ async def test_a_service_that_is_gone_before_it_acknowledges_is_unknown_in_time(
     )
 
 
-async def test_nothing_is_left_of_a_hundred_lost_connections(
+async def test_a_hundred_lost_connections_leak_nothing(
     start_client: StartClient,
     engine: RabbitEngine,
     service: str,
@@ -280,11 +279,11 @@ async def test_nothing_is_left_of_a_hundred_lost_connections(
     def soon(first: float, longest: float) -> Iterator[float]:
         return itertools.repeat(0.01)
 
-    monkeypatch.setattr(connection, "pauses", soon)
+    monkeypatch.setattr(connection, "backoff_delays", soon)
 
-    async def hear(event: MeshEvent) -> None: ...
+    async def receive(event: MeshEvent) -> None: ...
 
-    mesh = await start_client(EventHandler("first", f"t{id(engine)}", hear))
+    mesh = await start_client(EventHandler("first", f"t{id(engine)}", receive))
 
     async def lose() -> None:
         call = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
@@ -296,7 +295,7 @@ async def test_nothing_is_left_of_a_hundred_lost_connections(
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
 
-    async def left() -> dict[str, int]:
+    async def counts() -> dict[str, int]:
         assert await _echoes(mesh, service)
         await asyncio.sleep(0.1)
         gc.collect()
@@ -313,10 +312,10 @@ async def test_nothing_is_left_of_a_hundred_lost_connections(
 
     for _ in range(5):
         await lose()
-    before = await left()
+    before = await counts()
     for _ in range(100):
         await lose()
-    after = await left()
+    after = await counts()
     grown = {what: (before[what], after[what]) for what in after if after[what] > before[what] + 10}
     assert not grown
     assert (after["waiting"], after["in flight"]) == (0, 0)

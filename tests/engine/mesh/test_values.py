@@ -1,4 +1,4 @@
-"""What NuroPb writes for dates is read, and what is right stays as it is."""
+"""Models read NuroPb's dates as well as ISO 8601."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
-from bff.mesh.values import Date, DateTime, Time
+from bff.codec import Date, DateTime, Time
 from pydantic import BaseModel
 
 VALUES = json.loads((Path(__file__).parent / "captures.json").read_text())["values"]
@@ -30,17 +30,17 @@ class Moments(BaseModel):
     on: Date
 
 
-def test_what_the_library_wrote_is_read_by_a_model() -> None:
+def test_values_of_the_library_are_read() -> None:
     read = Captured.model_validate(VALUES)
-    moment = datetime(2024, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
-    assert read.naive == moment
-    assert read.aware == moment
-    assert read.plus2 == moment.replace(tzinfo=timezone(timedelta(hours=2)))
+    expected = datetime(2024, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
+    assert read.naive == expected
+    assert read.aware == expected
+    assert read.plus2 == expected.replace(tzinfo=timezone(timedelta(hours=2)))
     assert (read.date, read.time) == (date(2024, 1, 2), time(3, 4, 5, 678))
     assert (read.dec, read.uuid.int) == (Decimal("1.50"), 7)
 
 
-def test_what_is_iso_8601_is_read_as_ever() -> None:
+def test_iso_8601_is_read() -> None:
     for text in ("2024-01-02T03:04:05Z", "2024-01-02T03:04:05+00:00", "2024-01-02T03:04:05"):
         read = Moments.model_validate({"at": text, "on": "2024-01-02"})
         assert read.at.replace(tzinfo=UTC) == datetime(2024, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""A conversation over a real socket: every frame is answered, requests run side by side."""
+"""Frames over a real WebSocket: every frame is answered, requests run concurrently."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from bff.auth.caller import Caller
 from bff.connections.close_codes import CloseCode
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
+from bff.telemetry.logs import JsonFormatter, TextFormatter
 from bff.testing import Browser, RunningBff, run, until
 from pydantic import BaseModel
 
@@ -38,7 +39,7 @@ async def now() -> float:
 
 @realtime.method("broken.bug")
 async def bug() -> None:
-    raise RuntimeError("s3cr3t of the inside")
+    raise RuntimeError("s3cr3t internal detail")
 
 
 @realtime.method("broken.result")
@@ -57,7 +58,7 @@ async def door() -> None: ...
 
 @pytest.fixture(params=[None, "websockets-sansio"], ids=["detached", "asgi"])
 async def bff(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[RunningBff]:
-    """Once on our own server, once as on any other."""
+    """Once on `bff serve`, once on another ASGI server."""
     async with run(create_app(settings, realtime), ws=request.param) as running:
         yield running
 
@@ -81,45 +82,45 @@ async def code_of(browser: Browser, frame: dict[str, Any]) -> str:
     return code
 
 
-async def test_a_slow_request_holds_up_no_other(browser: Browser) -> None:
-    """The ancestor handled the frames of a socket one by one."""
+async def test_a_slow_request_does_not_block_others(browser: Browser) -> None:
+    """`nuropb_gw` handled the frames of a connection one by one."""
     await browser.send(call("slow", "wait", "first", params={"seconds": 0.5}))
     await browser.send(call("slow", "now", "second"))
     answers = [await browser.receive(), await browser.receive()]
     assert [answer["payload"]["trace_id"] for answer in answers] == ["second", "first"]
 
 
-async def test_a_number_that_json_has_not_arrives_as_null(browser: Browser) -> None:
+async def test_nan_in_a_result_arrives_as_null(browser: Browser) -> None:
     answer = await browser.request("slow", "now")
     assert answer == {"trace_id": "slow.now", "result": None, "error": None}
 
 
-async def test_a_trace_id_is_made_up_when_there_is_none(browser: Browser) -> None:
+async def test_a_missing_trace_id_is_generated(browser: Browser) -> None:
     await browser.send({"type": "request", "payload": {"service": "slow", "method": "now"}})
     assert (await browser.receive())["payload"]["trace_id"]
 
 
-async def test_the_time_limit_of_the_caller_holds(browser: Browser) -> None:
+async def test_timeout_ms_limits_the_request(browser: Browser) -> None:
     answer = await browser.ask(call("slow", "wait", "t", params={"seconds": 30}, timeout_ms=50))
     assert (answer["error"]["code"], answer["error"]["outcome"]) == ("timeout", "unknown")
 
 
-async def test_cancel_ends_a_request_and_it_is_answered(browser: Browser) -> None:
+async def test_a_cancelled_request_is_answered(browser: Browser) -> None:
     await browser.send(call("slow", "wait", "t", params={"seconds": 30}))
     answer = await browser.ask({"type": "cancel", "payload": {"trace_id": "t"}})
     assert answer["error"]["code"] == "cancelled"
 
 
-async def test_cancel_of_what_is_not_in_flight(browser: Browser) -> None:
+async def test_cancel_of_an_unknown_request_is_not_found(browser: Browser) -> None:
     assert await code_of(browser, {"type": "cancel", "payload": {"trace_id": "x"}}) == "not_found"
 
 
-async def test_a_trace_id_in_flight_is_a_conflict(browser: Browser) -> None:
+async def test_a_second_request_with_the_same_trace_id_is_a_conflict(browser: Browser) -> None:
     await browser.send(call("slow", "wait", "t", params={"seconds": 30}))
     assert await code_of(browser, call("slow", "now", "t")) == "conflict"
 
 
-async def test_requests_in_flight_are_bounded(browser: Browser, settings: Settings) -> None:
+async def test_running_requests_are_limited(browser: Browser, settings: Settings) -> None:
     for number in range(settings.max_requests_per_connection):
         await browser.send(call("slow", "wait", f"{number}", params={"seconds": 30}))
     assert await code_of(browser, call("slow", "now", "more")) == "too_many_in_flight"
@@ -129,7 +130,7 @@ async def test_requests_in_flight_are_bounded(browser: Browser, settings: Settin
     ("method", "code"),
     [("bug", "internal"), ("result", "service_error"), ("large", "service_error")],
 )
-async def test_a_bug_is_answered_with_a_code_and_nothing_of_the_inside(
+async def test_a_bug_is_answered_without_internal_details(
     browser: Browser, method: str, code: str
 ) -> None:
     answer = await browser.request("broken", method)
@@ -138,26 +139,30 @@ async def test_a_bug_is_answered_with_a_code_and_nothing_of_the_inside(
     assert (await browser.request("slow", "now"))["error"] is None
 
 
-async def test_a_trace_id_forges_no_line_in_the_log(
+async def test_a_trace_id_is_logged_as_a_field_and_forges_no_line(
     browser: Browser, caplog: pytest.LogCaptureFixture
 ) -> None:
     await browser.ask(call("broken", "bug", "x\nCRITICAL forged"))
-    assert "request 'x\\nCRITICAL forged' of" in caplog.text
+    (record,) = [one for one in caplog.records if one.getMessage() == "request failed"]
+    assert vars(record)["trace_id"] == "x\nCRITICAL forged"
+    assert vars(record)["connection"] == browser.hello["session_id"]
+    for formatter in (JsonFormatter(), TextFormatter()):
+        assert "\nCRITICAL" not in formatter.format(record)
 
 
 @pytest.mark.parametrize("timeout_ms", [10**400, 2**70])
-async def test_a_time_without_end_is_the_longest_there_is(bff: RunningBff, timeout_ms: int) -> None:
+async def test_a_huge_timeout_is_cut_to_the_maximum(bff: RunningBff, timeout_ms: int) -> None:
     async with bff.http() as http:
         answer = await http.post(f"/rpc/slow/now?timeout_ms={timeout_ms}", json={})
     assert answer.status_code == 200
 
 
-async def test_what_is_not_offered_cannot_be_called(browser: Browser) -> None:
-    assert await code_of(browser, call("nobody", "said", "t")) == "not_found"
+async def test_methods_must_be_exposed_and_need_their_scopes(browser: Browser) -> None:
+    assert await code_of(browser, call("unknown", "method", "t")) == "not_found"
     assert await code_of(browser, call("closed", "door", "t")) == "forbidden"
 
 
-async def test_wrong_parameters_are_named(browser: Browser) -> None:
+async def test_invalid_parameters_are_named(browser: Browser) -> None:
     answer = await browser.request("slow", "wait", seconds="many")
     assert answer["error"]["code"] == "invalid_params"
     assert answer["error"]["description"].startswith("seconds:")
@@ -166,7 +171,7 @@ async def test_wrong_parameters_are_named(browser: Browser) -> None:
 async def test_a_command_is_accepted_or_refused(browser: Browser) -> None:
     frame = call("slow", "now", "t") | {"type": "command"}
     assert (await browser.ask(frame))["result"] == {"accepted": True}
-    frame = call("nobody", "now", "t") | {"type": "command"}
+    frame = call("unknown", "now", "t") | {"type": "command"}
     assert await code_of(browser, frame) == "not_found"
 
 
@@ -175,37 +180,41 @@ async def test_ping_is_answered(browser: Browser) -> None:
     assert (await browser.receive())["type"] == "pong"
 
 
-async def test_a_fresh_token_prolongs_the_socket(bff: RunningBff, browser: Browser) -> None:
+async def test_a_fresh_token_extends_the_connection(bff: RunningBff, browser: Browser) -> None:
     token = bff.token("alice", lifetime=3600)
     frame = {"type": "authenticate", "payload": {"token": token, "trace_id": "t"}}
     answer = await browser.ask(frame)
     assert answer["result"]["expires_at"] > time.time() + 3000
 
 
-async def test_anothers_token_does_not(bff: RunningBff, browser: Browser) -> None:
+async def test_invalid_tokens_and_those_of_other_users_are_refused(
+    bff: RunningBff, browser: Browser
+) -> None:
     for token, code in ((bff.token("bob"), "forbidden"), ("nonsense", "unauthenticated")):
         frame = {"type": "authenticate", "payload": {"token": token, "trace_id": "t"}}
         assert await code_of(browser, frame) == code
 
 
-async def test_rubbish_is_answered_and_then_ended(browser: Browser) -> None:
+async def test_bad_frames_are_answered_and_then_close_the_connection(browser: Browser) -> None:
     for _ in range(10):
-        await browser.send("rubbish")
+        await browser.send("not JSON")
         assert (await browser.receive())["type"] == "error"
     assert await browser.closed() == CloseCode.BAD_FRAME
 
 
-async def test_a_binary_frame_ends_the_socket(browser: Browser) -> None:
+async def test_a_binary_frame_closes_the_connection(browser: Browser) -> None:
     await browser.send(b"\x00")
     assert await browser.closed() == CloseCode.UNSUPPORTED_DATA
 
 
-async def test_a_frame_too_large_ends_the_socket(browser: Browser, settings: Settings) -> None:
+async def test_a_frame_that_is_too_large_closes_the_connection(
+    browser: Browser, settings: Settings
+) -> None:
     await browser.send("x" * (settings.max_frame_bytes + 1))
     assert await browser.closed() == 1009
 
 
-async def test_a_server_without_a_limit_of_its_own_changes_nothing(
+async def test_the_frame_size_is_limited_on_servers_that_do_not_limit_it(
     bff: RunningBff, settings: Settings
 ) -> None:
     transport = RecordingTransport()
@@ -213,7 +222,7 @@ async def test_a_server_without_a_limit_of_its_own_changes_nothing(
     handler = bff.engine.handlers.open(transport, caller)
     handler.receive("x" * (settings.max_frame_bytes + 1))
     assert transport.closed == (CloseCode.MESSAGE_TOO_BIG, "")
-    bff.engine.handlers.close(handler, 1006)
+    bff.engine.handlers.close(handler, CloseCode.ABNORMAL)
 
 
 class TestTheRateLimit:
@@ -221,7 +230,9 @@ class TestTheRateLimit:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"max_message_burst": 3, "max_messages_per_minute": 1})
 
-    async def test_it_is_told_and_then_enforced(self, browser: Browser) -> None:
+    async def test_frames_are_refused_and_then_the_connection_is_closed(
+        self, browser: Browser
+    ) -> None:
         for _ in range(3):
             assert (await browser.request("slow", "now"))["error"] is None
         assert await code_of(browser, call("slow", "now", "t")) == "rate_limited"
@@ -230,7 +241,7 @@ class TestTheRateLimit:
         assert await browser.closed() == CloseCode.TOO_MANY_REQUESTS
 
 
-async def test_frames_that_are_too_deep_count_like_others(browser: Browser) -> None:
+async def test_frames_that_are_too_deep_count_towards_the_rate_limit(browser: Browser) -> None:
     params: Any = []
     for _ in range(40):
         params = [params]
@@ -244,12 +255,12 @@ class TestAnExpiredToken:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"token_grace_seconds": 0.2})
 
-    async def test_it_closes_the_socket_after_the_grace(self, bff: RunningBff) -> None:
+    async def test_it_closes_the_connection_after_the_grace_time(self, bff: RunningBff) -> None:
         async with bff.browser(token=bff.token("alice", lifetime=3)) as browser:
             assert await browser.closed() == CloseCode.TOKEN_EXPIRED
 
 
-async def test_requests_of_a_socket_that_is_gone_are_ended(bff: RunningBff) -> None:
+async def test_requests_of_a_closed_connection_are_cancelled(bff: RunningBff) -> None:
     before = len(asyncio.all_tasks())
     async with bff.browser() as browser:
         await browser.send(call("slow", "wait", "t", params={"seconds": 1000}))

@@ -1,4 +1,4 @@
-"""What browsers may call on the mesh, on which terms, and what becomes of calls given up."""
+"""Exposed mesh methods: their options, limits per user, cancellation and late replies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from bff.auth.caller import Caller
 from bff.connections.messages import Call
 from bff.errors import Code, Problem
-from bff.mesh.client import MeshClient, connect
+from bff.mesh.client import MeshClient
+from bff.mesh.connect import connect_mesh
 from bff.mesh.memory import MemoryBroker
 from bff.mesh.messages import MeshRequest
 from bff.mesh.service import Service
@@ -32,30 +33,30 @@ class Amount(BaseModel):
 
 
 class Bank:
-    """A service that notes what it was called with, and can be held up."""
+    """A service that records its calls, and whose slow methods can be blocked."""
 
     def __init__(self) -> None:
         self.name = f"bank-{secrets.token_hex(4)}"
         self.service = service = Service(self.name, private_key=new_pem())
         self.calls: list[MeshRequest] = []
-        self.go_on = asyncio.Event()
+        self.unblock = asyncio.Event()
         for name in ("get_balance", "get_name", "put", "pay", "stopped"):
-            service.add(name, self._note)
+            service.add(name, self._record)
         service.add("slow", self._slow)
         service.add("slow_kept", self._slow)
         service.add("fail_kept", self._fail)
 
         @service.method("secret", encrypted=True)
         async def secret() -> str:
-            return "told"
+            return "a secret"
 
-    async def _note(self, request: MeshRequest) -> Any:
+    async def _record(self, request: MeshRequest) -> Any:
         self.calls.append(request)
         return request.params
 
     async def _slow(self, request: MeshRequest) -> Any:
         self.calls.append(request)
-        await self.go_on.wait()
+        await self.unblock.wait()
         return {"slept": request.params}
 
     async def _fail(self, request: MeshRequest) -> Any:
@@ -77,7 +78,7 @@ async def _limit(mesh: MeshClient) -> int:
 
 
 BANK = [""]
-"""The name of this test's bank: rules are declared before it is known elsewhere."""
+"""The name of this test's bank, for functions that are declared before it exists."""
 
 
 async def within_limit(
@@ -88,7 +89,7 @@ async def within_limit(
     return params.account == caller.user_id and params.amount <= limit
 
 
-async def says_nothing() -> Any:
+async def returns_none() -> Any:
     return None
 
 
@@ -99,19 +100,19 @@ async def bff(settings: Settings, bank: Bank) -> AsyncIterator[RunningBff]:
     realtime.expose(name, f"{name}-2", methods=["get_*"], scopes=["bank"])
     realtime.expose(name, methods=["get_name"], scopes=["other"])
     realtime.expose(name, methods=["pay"], params=Amount, check=within_limit)
-    realtime.expose(name, methods=["put"], check=says_nothing)
+    realtime.expose(name, methods=["put"], check=returns_none)
     realtime.expose(name, methods=["slow"], timeout=5, cancel_method="stopped")
     realtime.expose(name, methods=["*_kept"], keep_result=True, cancel_method="stopped")
     realtime.expose(name, methods=["secret"], encrypted=True)
     settings = settings.model_copy(update={"max_requests_per_user": 3})
     broker = MemoryBroker()
-    service = connect(settings.model_copy(update={"app_name": "x"}), broker=broker)
+    service = connect_mesh(settings.model_copy(update={"app_name": "x"}), broker=broker)
     service.add_service(bank.service)
     async with run(create_app(settings, realtime, broker=broker)) as running:
         await service.start()
         await until(lambda: service.status.connected and running.engine.mesh.status.connected)
         yield running
-        bank.go_on.set()
+        bank.unblock.set()
         await service.stop()
 
 
@@ -125,12 +126,10 @@ async def code_of(browser: Browser, bank: Bank, method: str, **params: Any) -> s
     return str(error and error["code"])
 
 
-# Policy
+# Options of `expose`
 
 
-async def test_a_pattern_exposes_what_it_matches_and_no_private_or_reserved_method(
-    bff: RunningBff, bank: Bank
-) -> None:
+async def test_a_pattern_exposes_matching_methods_only(bff: RunningBff, bank: Bank) -> None:
     async with bff.browser("alice", ["bank"]) as alice:
         assert (await alice.request(bank.name, "get_balance"))["error"] is None
         assert await code_of(alice, bank, "get_nothing") == "not_found"
@@ -140,14 +139,14 @@ async def test_a_pattern_exposes_what_it_matches_and_no_private_or_reserved_meth
         assert await code_of(bob, bank, "get_balance") == "forbidden"
 
 
-async def test_a_full_name_goes_before_a_pattern(bff: RunningBff, bank: Bank) -> None:
+async def test_an_exact_name_takes_precedence_over_a_pattern(bff: RunningBff, bank: Bank) -> None:
     async with bff.browser("alice", ["bank"]) as alice:
         assert await code_of(alice, bank, "get_name") == "forbidden"
     async with bff.browser("bob", ["other"]) as bob:
         assert (await bob.request(bank.name, "get_name"))["error"] is None
 
 
-def test_a_pattern_for_everything_has_no_private_and_no_reserved_methods() -> None:
+def test_a_pattern_never_matches_private_or_reserved_methods() -> None:
     realtime = RealtimeRouter()
     realtime.expose("a", methods=["*"])
     assert realtime.find("a", "anything") is not None
@@ -158,17 +157,17 @@ def test_a_pattern_for_everything_has_no_private_and_no_reserved_methods() -> No
 @pytest.mark.parametrize(
     ("service", "method"), [("a b", "m"), ("", "m"), ("a", "m[ab]"), ("a", "")]
 )
-def test_names_that_cannot_be_are_refused_when_they_are_declared(service: str, method: str) -> None:
-    with pytest.raises(ValueError, match="is no name"):
+def test_invalid_names_are_refused_at_declaration(service: str, method: str) -> None:
+    with pytest.raises(ValueError, match=r"is not a (service|method) name"):
         RealtimeRouter().expose(service, methods=[method])
 
 
-def test_a_check_that_asks_for_another_model_is_refused() -> None:
+def test_a_check_with_another_model_is_refused() -> None:
     with pytest.raises(TypeError, match="another model"):
         RealtimeRouter().expose("a", methods=["m"], params=BaseModel, check=within_limit)
 
 
-async def test_only_a_check_that_says_true_lets_a_call_pass(bff: RunningBff, bank: Bank) -> None:
+async def test_a_call_needs_a_check_that_returns_true(bff: RunningBff, bank: Bank) -> None:
     async with bff.browser("alice", []) as alice:
         pay = await alice.request(bank.name, "pay", account="alice", amount=5, more=1)
         assert pay["result"] == {"account": "alice", "amount": 5}
@@ -179,7 +178,7 @@ async def test_only_a_check_that_says_true_lets_a_call_pass(bff: RunningBff, ban
     assert len(bank.called("pay")) == 1
 
 
-async def test_parameters_are_checked_before_the_mesh(bff: RunningBff, bank: Bank) -> None:
+async def test_invalid_parameters_are_not_sent_to_the_mesh(bff: RunningBff, bank: Bank) -> None:
     async with bff.browser("alice", []) as alice:
         error = (await alice.request(bank.name, "pay", account="alice", amount=0))["error"]
     assert (error["code"], error["outcome"]) == ("invalid_params", "not_sent")
@@ -189,10 +188,10 @@ async def test_parameters_are_checked_before_the_mesh(bff: RunningBff, bank: Ban
 
 async def test_an_exposed_method_can_be_called_encrypted(bff: RunningBff, bank: Bank) -> None:
     async with bff.browser("alice", []) as alice:
-        assert (await alice.request(bank.name, "secret"))["result"] == "told"
+        assert (await alice.request(bank.name, "secret"))["result"] == "a secret"
 
 
-async def test_a_browser_can_shorten_the_time_of_a_method_and_not_lengthen_it(
+async def test_a_browser_can_shorten_a_timeout_but_not_extend_it(
     settings: Settings, bff: RunningBff, bank: Bank
 ) -> None:
     dispatcher = bff.engine.dispatcher
@@ -203,10 +202,10 @@ async def test_a_browser_can_shorten_the_time_of_a_method_and_not_lengthen_it(
         assert dispatcher._timeout(asked, target) == given
 
 
-# Fairness
+# Limits
 
 
-async def test_one_user_cannot_take_all_the_room(bff: RunningBff, bank: Bank) -> None:
+async def test_running_requests_are_limited_per_user(bff: RunningBff, bank: Bank) -> None:
     async with bff.browser("alice", ["bank"]) as one, bff.browser("alice", ["bank"]) as two:
         for number in range(3):
             await one.send(call(bank, "slow", f"slow-{number}"))
@@ -214,16 +213,16 @@ async def test_one_user_cannot_take_all_the_room(bff: RunningBff, bank: Bank) ->
         assert await code_of(two, bank, "get_balance") == "too_many_in_flight"
         async with bff.browser("bob", ["bank"]) as bob:
             assert await code_of(bob, bank, "get_balance") == "None"
-        bank.go_on.set()
+        bank.unblock.set()
         for _ in range(3):
             await one.receive()
         assert await code_of(two, bank, "get_balance") == "None"
 
 
-# Given up
+# Cancellation and late replies
 
 
-async def test_a_cancelled_call_ends_at_once_and_the_service_is_told_without_a_token(
+async def test_a_cancelled_call_ends_at_once_and_its_service_is_notified_without_a_token(
     bff: RunningBff, bank: Bank
 ) -> None:
     async with bff.browser("alice", []) as alice:
@@ -232,12 +231,14 @@ async def test_a_cancelled_call_ends_at_once_and_the_service_is_told_without_a_t
         answer = await alice.ask({"type": "cancel", "payload": {"trace_id": "s"}})
         assert answer["error"]["code"] == "cancelled"
         await until(lambda: bool(bank.called("stopped")))
-    (told,), (asked,) = bank.called("stopped"), bank.called("slow")
-    assert told.params == {"trace_id": asked.trace_id}
-    assert told.context == {"user_id": "alice", "trace_id": told.trace_id}
+    (notified,), (called,) = bank.called("stopped"), bank.called("slow")
+    assert notified.params == {"trace_id": called.trace_id}
+    assert notified.context == {"user_id": "alice", "trace_id": notified.trace_id}
 
 
-async def test_the_service_is_told_when_the_socket_has_closed(bff: RunningBff, bank: Bank) -> None:
+async def test_the_service_is_notified_when_the_connection_closes(
+    bff: RunningBff, bank: Bank
+) -> None:
     async with bff.browser("alice", []) as alice:
         await alice.send(call(bank, "slow", "s"))
         await until(lambda: bool(bank.called("slow")))
@@ -246,13 +247,13 @@ async def test_the_service_is_told_when_the_socket_has_closed(bff: RunningBff, b
 
 
 @pytest.mark.parametrize("method", ["slow_kept", "fail_kept"])
-async def test_a_kept_result_comes_as_an_event_when_the_time_was_up(
+async def test_a_late_reply_comes_as_an_event_after_the_timeout(
     bff: RunningBff, bank: Bank, method: str
 ) -> None:
     async with bff.browser("alice", []) as alice:
         answer = await alice.ask(call(bank, method, "k", params={"n": 1}, timeout_ms=50))
         assert (answer["error"]["code"], answer["error"]["outcome"]) == ("timeout", "unknown")
-        bank.go_on.set()
+        bank.unblock.set()
         kept = await alice.event("result")
     assert kept["id"].startswith("user/")
     event = kept["event"]
@@ -264,79 +265,84 @@ async def test_a_kept_result_comes_as_an_event_when_the_time_was_up(
     assert bank.called("stopped") == []
 
 
-async def test_a_kept_result_is_found_after_a_reconnect_on_another_instance(
+async def test_a_late_reply_comes_after_a_reconnect(
     bff: RunningBff, bank: Bank, settings: Settings
 ) -> None:
-    """The user's stream is Redis': that it is read again on any instance is catch-up's promise."""
+    """On any instance: the reply is in the user's stream in Redis."""
     async with bff.browser("alice", []) as alice:
         await alice.send(call(bank, "slow_kept", "k", params={"n": 1}))
         await until(lambda: bool(bank.called("slow_kept")))
     async with bff.browser("alice", []) as again:
-        bank.go_on.set()
+        bank.unblock.set()
         kept = (await again.event("result"))["event"]
     assert kept == {"trace_id": "k", "result": {"slept": {"n": 1}}, "error": None}
 
 
-async def test_a_kept_call_that_was_cancelled_is_wanted_by_nobody(
-    bff: RunningBff, bank: Bank
-) -> None:
+async def test_the_reply_to_a_cancelled_call_is_dropped(bff: RunningBff, bank: Bank) -> None:
     async with bff.browser("alice", []) as alice:
         await alice.send(call(bank, "slow_kept", "k"))
         await until(lambda: bool(bank.called("slow_kept")))
         await alice.ask({"type": "cancel", "payload": {"trace_id": "k"}})
         await until(lambda: bool(bank.called("stopped")))
-        bank.go_on.set()
+        bank.unblock.set()
         await bff.engine.messenger.to_user("alice", "fence", None)
         await alice.event("fence")
         assert alice.passed_over() == []
 
 
-async def test_a_kept_result_that_will_never_come_is_told_too(
+async def test_a_late_reply_that_never_comes_is_reported_as_an_error(
     settings: Settings, bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Problem | None] = []
+    reported: list[Problem | None] = []
     broker = MemoryBroker()
     broker.serve(bank.service)
     quick = settings.model_copy(update={"keep_result_seconds": 0.05, "amqp_url": "memory://"})
-    mesh = connect(quick, Metrics(), broker=broker)
+    mesh = connect_mesh(quick, Metrics(), broker=broker)
     await mesh.start()
 
-    async def give_up() -> None:
+    async def time_out() -> None:
         with pytest.raises(Problem):
             await mesh.request(
-                bank.name, "slow", {}, timeout=0.05, late=lambda _, problem: told.append(problem)
+                bank.name,
+                "slow",
+                {},
+                timeout=0.05,
+                late=lambda _, problem: reported.append(problem),
             )
 
-    await give_up()
-    await until(lambda: len(told) == 1)
-    await give_up()
+    await time_out()
+    await until(lambda: len(reported) == 1)
+    await time_out()
     broker.interrupt()
-    await until(lambda: len(told) == 2)
+    await until(lambda: len(reported) == 2)
     await mesh.stop()
-    assert [problem and problem.code for problem in told] == [Code.TIMEOUT, Code.MESH_UNAVAILABLE]
-    assert not mesh._pending_calls._kept
+    assert [problem and problem.code for problem in reported] == [
+        Code.TIMEOUT,
+        Code.MESH_UNAVAILABLE,
+    ]
+    assert not mesh._pending_calls._late_calls
 
 
-async def test_an_instance_that_ends_tells_of_results_that_will_not_come(
+async def test_a_stopping_instance_reports_late_replies_as_errors(
     bff: RunningBff, bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told: list[Any] = []
+    reported: list[Any] = []
 
     async def record(self: Any, user_id: str, topic: str, event: Any, **more: Any) -> None:
-        told.append((user_id, topic, event))
+        reported.append((user_id, topic, event))
 
     monkeypatch.setattr(type(bff.engine.messenger), "to_user", record)
     async with bff.browser("alice", []) as alice:
         await alice.send(call(bank, "slow_kept", "k"))
         await until(lambda: bool(bank.called("slow_kept")))
     bff.server.should_exit = True
-    await until(lambda: bool(told))
-    ((user_id, topic, event),) = told
+    await until(lambda: bool(reported))
+    ((user_id, topic, event),) = reported
     assert (user_id, topic, event["trace_id"]) == ("alice", "result", "k")
     assert (event["error"]["code"], event["error"]["outcome"]) == ("mesh_unavailable", "unknown")
 
 
-async def test_redis_that_is_away_delays_a_kept_result(
+async def test_a_late_reply_is_retried_while_redis_is_unavailable(
     bff: RunningBff, bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     messenger = bff.engine.messenger
@@ -352,5 +358,5 @@ async def test_redis_that_is_away_delays_a_kept_result(
     )
     async with bff.browser("alice", []) as alice:
         await alice.ask(call(bank, "slow_kept", "k", timeout_ms=50))
-        bank.go_on.set()
+        bank.unblock.set()
         assert (await alice.event("result"))["event"]["trace_id"] == "k"

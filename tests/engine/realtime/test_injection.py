@@ -1,4 +1,4 @@
-"""What may be asked for is there, whoever asks: methods, checks, topics, rules, served methods."""
+"""Every kind of handler gets the injectable types: methods, checks, policies, events, served."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.engine.echo import create_app
 realtime = RealtimeRouter()
 
 
-async def ask_for_all(
+async def takes_all(
     messenger: Messenger,
     mesh: MeshClient,
     presence: Presence,
@@ -30,18 +30,18 @@ async def ask_for_all(
     settings: Settings,
     metrics: Metrics,
 ) -> bool:
-    """Whether everything that was asked for is what it says."""
+    """Whether every argument has the type of its parameter."""
     given = (messenger, mesh, presence, database, settings, metrics)
     assert {type(one) for one in given} == INJECTABLE
     await database.ping()
     return await presence.of(["nobody"]) == {"nobody": []}
 
 
-realtime.method("all.ask")(ask_for_all)
-realtime.topic("all")(ask_for_all)
-realtime.mesh_method("ask")(ask_for_all)
-realtime.event("all.asked", name="asked")(ask_for_all)
-realtime.expose("echo", methods=["shout"], check=ask_for_all)
+realtime.method("all.ask")(takes_all)
+realtime.topic("all")(takes_all)
+realtime.mesh_method("ask")(takes_all)
+realtime.event("all.asked", name="asked")(takes_all)
+realtime.expose("echo", methods=["shout"], check=takes_all)
 
 
 @realtime.method("all.serve")
@@ -56,21 +56,21 @@ async def browser(settings: Settings) -> AsyncIterator[Browser]:
 
 
 @pytest.mark.parametrize("method", ["ask", "serve"])
-async def test_by_a_method(browser: Browser, method: str) -> None:
+async def test_in_a_method(browser: Browser, method: str) -> None:
     answer = await browser.request("all", method)
     assert (answer["result"], answer["error"]) == (True, None)
 
 
-async def test_by_the_check_of_an_exposed_method(browser: Browser) -> None:
+async def test_in_the_check_of_an_exposed_method(browser: Browser) -> None:
     assert (await browser.request("echo", "shout"))["error"] is None
 
 
-async def test_by_a_topic(browser: Browser) -> None:
+async def test_in_a_topic_policy(browser: Browser) -> None:
     frame = {"type": "subscribe", "payload": {"topics": [{"topic": "all"}], "trace_id": "s"}}
     assert (await browser.ask(frame))["error"] is None
 
 
-async def test_nothing_else_may_be_asked_for() -> None:
+async def test_other_types_are_refused() -> None:
     async def ask(request: MeshRequest) -> bool:
         return True
 

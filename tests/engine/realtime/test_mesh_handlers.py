@@ -1,4 +1,4 @@
-"""What an event rule does with an event that cannot be worked off."""
+"""Event handlers: which errors lead to a retry; a redelivered event sends nothing twice."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bff.cluster.messenger import Messenger
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.events import MeshEvent, RetryEvent
 from bff.realtime.injection import HandlerDependencies
-from bff.realtime.mesh_handlers import event_handler
+from bff.realtime.mesh_handlers import bind_event_handler
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from bff.testing import run
-from redis.exceptions import ConnectionError as RedisAway
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError
 
 from tests.engine.echo import create_app
@@ -25,27 +25,28 @@ EVENT = MeshEvent("a", {"user_id": "alice"}, {}, "t", "c", None, "c.digest")
 async def _handle(settings: Settings, error: Exception | None) -> None:
     realtime = RealtimeRouter()
 
-    @realtime.event("a", name="rule")
-    async def rule(event: MeshEvent, messenger: Messenger) -> None:
+    @realtime.event("a", name="handler")
+    async def handler(event: MeshEvent, messenger: Messenger) -> None:
         if error is not None:
             raise error
 
     dependencies = create_app(settings).state.bff.dispatcher._dependencies
     assert isinstance(dependencies, HandlerDependencies)
-    await event_handler(realtime.rules["rule"], dependencies).handler(EVENT)
+    bound = bind_event_handler(realtime.event_handlers["handler"], dependencies)
+    await bound.handler(EVENT)
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        RedisAway("gone"),
+        RedisConnectionError("gone"),
         OSError("gone"),
         TimeoutError(),
         Problem(Code.MESH_UNAVAILABLE),
     ],
     ids=repr,
 )
-async def test_an_event_waits_for_what_is_away(settings: Settings, error: Exception) -> None:
+async def test_an_unavailable_server_leads_to_a_retry(settings: Settings, error: Exception) -> None:
     with pytest.raises(RetryEvent):
         await _handle(settings, error)
 
@@ -60,32 +61,30 @@ async def test_an_event_waits_for_what_is_away(settings: Settings, error: Except
     ],
     ids=repr,
 )
-async def test_what_will_never_go_is_no_reason_to_wait(
-    settings: Settings, error: Exception
-) -> None:
+async def test_other_errors_lead_to_no_retry(settings: Settings, error: Exception) -> None:
     with pytest.raises(type(error)):
         await _handle(settings, error)
 
 
-async def test_an_event_that_is_delivered_again_changes_nothing(settings: Settings) -> None:
+async def test_a_redelivered_event_sends_nothing_twice(settings: Settings) -> None:
     realtime = RealtimeRouter()
     sent: list[Any] = []
 
-    @realtime.event("a", name="rule")
-    async def rule(event: MeshEvent, messenger: Messenger) -> None:
-        sent.append(await messenger.to_user("alice", "told", 0))
-        sent.append(await messenger.to_user("alice", "told", 1))
+    @realtime.event("a", name="handler")
+    async def handler(event: MeshEvent, messenger: Messenger) -> None:
+        sent.append(await messenger.to_user("alice", "news", 0))
+        sent.append(await messenger.to_user("alice", "news", 1))
 
     app = create_app(settings)
     async with run(app) as bff, bff.browser("alice") as alice:
-        handler = event_handler(
-            realtime.rules["rule"], app.state.bff.dispatcher._dependencies
-        ).handler
+        bound = bind_event_handler(
+            realtime.event_handlers["handler"], app.state.bff.dispatcher._dependencies
+        )
         for event in (EVENT, EVENT, replace(EVENT, id="c.other")):
-            await handler(event)
+            await bound.handler(event)
         await app.state.bff.messenger.to_user("alice", "fence", None)
         await alice.event("fence")
-        told = [frame["payload"] for frame in alice.passed_over()]
-    assert [event["event"] for event in told] == [0, 1, 0, 1]
+        events = [frame["payload"] for frame in alice.passed_over()]
+    assert [event["event"] for event in events] == [0, 1, 0, 1]
     assert [one.id for one in sent[:2]] == [one.id for one in sent[2:4]]
-    assert len({event["id"] for event in told}) == 4
+    assert len({event["id"] for event in events}) == 4

@@ -1,4 +1,4 @@
-"""What a feature may declare, and what it is told when it declares nonsense."""
+"""What a feature can declare, and the errors for invalid declarations."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from bff.cluster.messenger import Messenger
 from bff.errors import Code, Problem
 from bff.mesh.client import MeshClient
 from bff.mesh.events import MeshEvent
+from bff.realtime.declarations import Method
 from bff.realtime.exposure import Exposure
 from bff.realtime.handlers import validate
-from bff.realtime.router import Method, RealtimeRouter
+from bff.realtime.router import RealtimeRouter
 from fastapi import Depends
 from pydantic import BaseModel
 
@@ -42,19 +43,19 @@ def declared(realtime: RealtimeRouter, name: str) -> Method:
     return target
 
 
-async def test_parameters_are_found_by_type_not_by_name() -> None:
+async def test_parameters_are_injected_by_type_not_by_name() -> None:
     realtime = RealtimeRouter()
 
     @realtime.method("a.b")
-    async def method(who: Caller, what: Params) -> tuple[str, int]:
-        return who.user_id, what.n
+    async def method(first: Caller, second: Params) -> tuple[str, int]:
+        return first.user_id, second.n
 
     handler = declared(realtime, "a.b").handler
     params = validate(handler.params, {"n": 7})
     assert await handler({BaseModel: params, Caller: ALICE}) == ("alice", 7)
 
 
-async def test_dependencies_are_resolved_and_may_have_their_own() -> None:
+async def test_dependencies_can_have_dependencies() -> None:
     realtime = RealtimeRouter()
 
     @realtime.method("a.b")
@@ -64,13 +65,13 @@ async def test_dependencies_are_resolved_and_may_have_their_own() -> None:
     assert await declared(realtime, "a.b").handler({Caller: ALICE}) == "ALICEALICE"
 
 
-def test_wrong_parameters_become_a_problem() -> None:
+def test_invalid_parameters_raise_a_problem() -> None:
     with pytest.raises(Problem) as refusal:
         validate(Params, {"n": "x"})
     assert refusal.value.code is Code.INVALID_PARAMS
 
 
-def test_what_cannot_be_given_is_refused_when_it_is_declared() -> None:
+def test_a_parameter_that_cannot_be_injected_is_an_error_at_declaration() -> None:
     realtime = RealtimeRouter()
 
     async def unknown(x: int) -> None: ...
@@ -95,16 +96,16 @@ def test_what_cannot_be_given_is_refused_when_it_is_declared() -> None:
             realtime.method(f"a.{function.__name__}")(function)
 
 
-def test_a_rule_may_ask_for_the_event() -> None:
+def test_an_event_handler_can_take_the_event() -> None:
     realtime = RealtimeRouter()
 
     @realtime.event("orders.*.updated", name="order-updated")
     async def handle(event: MeshEvent, messenger: Messenger, mesh: MeshClient) -> None: ...
 
-    assert realtime.rules["order-updated"].topic == "orders.*.updated"
+    assert realtime.event_handlers["order-updated"].topic == "orders.*.updated"
 
 
-def test_nothing_is_offered_twice() -> None:
+def test_declaring_a_method_twice_is_an_error() -> None:
     one, two = RealtimeRouter(), RealtimeRouter()
     for realtime in (one, two):
         realtime.expose("orders", methods=["list"], scopes=["orders"])
@@ -112,7 +113,7 @@ def test_nothing_is_offered_twice() -> None:
         one.include(two)
 
 
-def test_names_with_dots_are_not_parted_anew() -> None:
+def test_names_with_dots_are_not_split_at_another_dot() -> None:
     """`shop` with `admin.refund` and `shop.admin` with `refund` are the same text."""
     realtime, other = RealtimeRouter(), RealtimeRouter()
     other.expose("shop", methods=["admin.refund"], scopes=["clerk"])
@@ -125,12 +126,12 @@ def test_names_with_dots_are_not_parted_anew() -> None:
     assert other.find("shop.admin", "refund") is None
 
 
-def test_only_what_was_named_is_exposed() -> None:
+def test_only_named_methods_are_exposed() -> None:
     realtime = RealtimeRouter()
     realtime.expose("orders", methods=["list"], scopes=["orders"])
     assert realtime.targets == {"orders.list": Exposure(frozenset({"orders"}))}
 
 
-def test_a_method_is_named_service_and_method() -> None:
+def test_a_method_name_consists_of_service_and_method() -> None:
     with pytest.raises(ValueError, match="<service>"):
         RealtimeRouter().method("watch")

@@ -1,4 +1,4 @@
-"""Topics and catching up as a browser meets them, on our own server and on any other."""
+"""Topics and catch-up, tested with a client, on `bff serve` and on another ASGI server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from bff.auth.caller import Caller
 from bff.cluster.messenger import Messenger
 from bff.connections.close_codes import CloseCode
 from bff.errors import Code, Problem
-from bff.realtime.router import RealtimeRouter, Topic
+from bff.realtime.declarations import Topic
+from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from bff.testing import Browser, RunningBff, run, until
 
@@ -33,7 +34,7 @@ async def may_see_orders(topic: Topic, caller: Caller) -> bool:
 
 @realtime.topic("broken")
 async def broken() -> bool:
-    raise RuntimeError("s3cr3t of the inside")
+    raise RuntimeError("s3cr3t internal detail")
 
 
 @realtime.topic("sloppy")
@@ -43,16 +44,16 @@ async def sloppy() -> str:
 
 @realtime.topic("gate.*")
 async def behind_the_gate() -> bool:
-    gate.asked += 1
+    gate.calls += 1
     await gate.opened.wait()
     return True
 
 
 class Gate:
-    """Holds up a rule until it is opened."""
+    """Blocks a topic policy until it is opened."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.calls = 0
         self.opened = asyncio.Event()
 
 
@@ -71,7 +72,7 @@ async def deprecated() -> bool:
 
 @pytest.fixture(params=[None, "websockets-sansio"], ids=["detached", "asgi"])
 async def bff(request: pytest.FixtureRequest, settings: Settings) -> AsyncIterator[RunningBff]:
-    """Once on our own server, once as on any other."""
+    """Once on `bff serve`, once on another ASGI server."""
     async with run(create_app(settings, realtime), ws=request.param) as running:
         yield running
 
@@ -88,7 +89,7 @@ def messenger(bff: RunningBff) -> Messenger:
     return sender
 
 
-async def test_a_topic_that_one_may_have_brings_its_messages(
+async def test_a_subscriber_gets_the_messages_of_a_topic(
     alice: Browser, messenger: Messenger
 ) -> None:
     answer = await alice.subscribe("prices.tea.green", "orders.alice")
@@ -116,7 +117,7 @@ async def test_a_topic_that_one_may_have_brings_its_messages(
         ("a,b", "invalid_params"),
     ],
 )
-async def test_nothing_is_had_that_no_rule_allows(
+async def test_a_topic_needs_a_policy_that_allows_it(
     alice: Browser, topic: str, code: str | None
 ) -> None:
     answer = await alice.subscribe(topic)
@@ -124,12 +125,14 @@ async def test_nothing_is_had_that_no_rule_allows(
     assert "s3cr3t" not in str(answer)
 
 
-async def test_a_scope_that_is_missing_forbids(bff: RunningBff) -> None:
+async def test_a_missing_scope_is_forbidden(bff: RunningBff) -> None:
     async with bff.browser("alice", []) as browser:
         assert (await browser.subscribe("prices.tea"))["error"]["code"] == "forbidden"
 
 
-async def test_one_refused_topic_refuses_them_all(alice: Browser, messenger: Messenger) -> None:
+async def test_one_forbidden_topic_fails_the_whole_subscribe(
+    alice: Browser, messenger: Messenger
+) -> None:
     answer = await alice.subscribe("prices.tea", "orders.bob")
     assert answer["error"]["code"] == "forbidden"
     await messenger.to_topic("prices.tea", 1)
@@ -137,7 +140,7 @@ async def test_one_refused_topic_refuses_them_all(alice: Browser, messenger: Mes
     assert (await alice.receive())["payload"]["topic"] == "marker"
 
 
-async def test_a_position_brings_what_was_missed_after_the_response(
+async def test_missed_messages_follow_the_subscribe_response(
     alice: Browser, messenger: Messenger
 ) -> None:
     ids = [await messenger.to_topic("prices", number) for number in range(4)]
@@ -154,7 +157,7 @@ async def test_a_position_in_another_stream_is_invalid(alice: Browser) -> None:
     assert answer["error"]["code"] == "invalid_params"
 
 
-async def test_unsubscribing_ends_it(alice: Browser, messenger: Messenger) -> None:
+async def test_no_messages_come_after_unsubscribe(alice: Browser, messenger: Messenger) -> None:
     await alice.subscribe("prices")
     frame = {"type": "unsubscribe", "payload": {"topics": ["prices"], "trace_id": "u"}}
     assert await alice.ask(frame) == {"trace_id": "u", "result": {}, "error": None}
@@ -167,13 +170,13 @@ def subscription(topic: str, trace_id: str) -> dict[str, Any]:
     return {"type": "subscribe", "payload": {"topics": [{"topic": topic}], "trace_id": trace_id}}
 
 
-@pytest.mark.parametrize("who", ["the client", "the server"])
-async def test_what_is_taken_back_while_the_rule_is_asked_is_not_had(
-    alice: Browser, messenger: Messenger, who: str
+@pytest.mark.parametrize("side", ["client", "server"])
+async def test_unsubscribing_while_the_policy_runs_cancels_the_subscribe(
+    alice: Browser, messenger: Messenger, side: str
 ) -> None:
     await alice.send(subscription("gate.x", "s"))
-    await until(lambda: gate.asked == 1)
-    if who == "the client":
+    await until(lambda: gate.calls == 1)
+    if side == "client":
         frame = {"type": "unsubscribe", "payload": {"topics": ["gate.x"], "trace_id": "u"}}
         await alice.ask(frame)
     else:
@@ -187,7 +190,7 @@ async def test_what_is_taken_back_while_the_rule_is_asked_is_not_had(
     assert not [one for one in alice.passed_over() if one["payload"].get("topic") == "gate.x"]
 
 
-async def test_a_token_with_fewer_scopes_takes_topics_away(
+async def test_a_token_with_fewer_scopes_unsubscribes_from_topics(
     bff: RunningBff, alice: Browser, messenger: Messenger
 ) -> None:
     await alice.subscribe("prices.tea", "orders.alice")
@@ -199,15 +202,17 @@ async def test_a_token_with_fewer_scopes_takes_topics_away(
     assert (await alice.receive())["payload"]["topic"] == "orders.alice"
 
 
-class TestRulesThatRun:
+class TestRunningPolicies:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"max_requests_per_user": 2})
 
-    async def test_count_as_requests_of_their_user(self, bff: RunningBff, alice: Browser) -> None:
+    async def test_they_count_as_requests_of_the_user(
+        self, bff: RunningBff, alice: Browser
+    ) -> None:
         for number in range(2):
             await alice.send(subscription(f"gate.{number}", f"{number}"))
-        await until(lambda: gate.asked == 2)
+        await until(lambda: gate.calls == 2)
         headers = {"Authorization": f"Bearer {bff.token('alice')}"}
         async with bff.event_stream(headers, topics="gate.3") as source:
             assert source.response.status_code == 429
@@ -216,17 +221,17 @@ class TestRulesThatRun:
             assert (await alice.answer(f"{number}"))["error"] is None
 
 
-async def test_two_rules_for_one_pattern_are_a_mistake() -> None:
+async def test_two_policies_for_one_pattern_are_an_error() -> None:
     other = RealtimeRouter()
     other.include(realtime)
     with pytest.raises(ValueError, match="twice"):
         other.include(realtime)
 
 
-# Catching up
+# Catch-up
 
 
-async def test_whoever_comes_back_gets_what_was_missed_after_the_hello(
+async def test_missed_messages_follow_the_hello_after_a_reconnect(
     bff: RunningBff, messenger: Messenger
 ) -> None:
     async with bff.browser("alice") as before:
@@ -244,7 +249,9 @@ async def test_whoever_comes_back_gets_what_was_missed_after_the_hello(
         assert (await alice.receive())["payload"]["event"] == "live"
 
 
-async def test_nobody_can_name_the_stream_of_another(bff: RunningBff, messenger: Messenger) -> None:
+async def test_a_position_in_the_stream_of_another_user_recovers_nothing(
+    bff: RunningBff, messenger: Messenger
+) -> None:
     sent = await messenger.to_user("alice", "secret", 1)
     epoch = str(sent.id).split("/")[1]
     async with bff.browser("mallory", query=f"?since=user/{epoch}/0") as mallory:
@@ -254,13 +261,15 @@ async def test_nobody_can_name_the_stream_of_another(bff: RunningBff, messenger:
 
 
 @pytest.mark.parametrize("since", ["nonsense", "user/abc/-1", "topic:x/abc/1", "user/a/1,user/a/2"])
-async def test_a_position_that_is_none_is_told(bff: RunningBff, since: str) -> None:
+async def test_a_malformed_position_closes_with_4501(bff: RunningBff, since: str) -> None:
     headers = {"Authorization": f"Bearer {bff.token('alice')}"}
     async with bff.handshake(f"?since={since}", headers) as browser:
         assert await browser.closed() == CloseCode.BAD_FRAME
 
 
-async def test_greetings_do_not_come_again_to_who_has_missed_nothing(bff: RunningBff) -> None:
+async def test_retained_broadcasts_are_not_repeated_when_nothing_was_missed(
+    bff: RunningBff,
+) -> None:
     body = {"audience": "all", "topic": "news", "event": {}, "expires_at": "2999-01-01T00:00:00Z"}
     async with bff.http("admin", ["admin"]) as http:
         assert (await http.post("/admin/broadcasts", json=body)).status_code == 201
@@ -274,7 +283,7 @@ async def test_greetings_do_not_come_again_to_who_has_missed_nothing(bff: Runnin
         assert (await second.receive())["payload"]["topic"] == "marker"
 
 
-async def test_a_message_too_large_for_any_socket_closes_none(
+async def test_a_message_that_is_too_large_closes_no_connection(
     alice: Browser, messenger: Messenger, settings: Settings
 ) -> None:
     with pytest.raises(Problem) as refused:

@@ -1,21 +1,21 @@
-"""What `REDIS_URL` may say."""
+"""The formats of `REDIS_URL`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pytest
-from bff.redis.client import connect
+from bff.redis.client import create_client
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.sentinel import SentinelManagedSSLConnection
 
 
-def test_addresses_of_sentinels_are_understood_in_full() -> None:
+def test_a_sentinel_url_may_contain_all_options() -> None:
     url = (
         "rediss+sentinel://bff:s%40fe@one:1,two/orders/3"
         "?sentinel_username=watch&sentinel_password=w%2Frd&ssl_ca_certs=/ca.pem&socket_timeout=2"
     )
-    redis = connect(url)
+    redis = create_client(url)
     assert isinstance(redis, Redis)
     pool: Any = redis.connection_pool
     options = pool.connection_kwargs
@@ -26,14 +26,14 @@ def test_addresses_of_sentinels_are_understood_in_full() -> None:
     for sentinel, address in zip(
         pool.sentinel_manager.sentinels, [("one", 1), ("two", 26379)], strict=True
     ):
-        theirs = sentinel.connection_pool.connection_kwargs
-        assert (theirs["host"], theirs["port"]) == address
-        assert (theirs["username"], theirs["password"]) == ("watch", "w/rd")
-        assert theirs["ssl_ca_certs"] == "/ca.pem"
+        options_ = sentinel.connection_pool.connection_kwargs
+        assert (options_["host"], options_["port"]) == address
+        assert (options_["username"], options_["password"]) == ("watch", "w/rd")
+        assert options_["ssl_ca_certs"] == "/ca.pem"
 
 
-async def test_addresses_of_clusters_may_name_several_nodes() -> None:
-    redis = connect("redis+cluster://:pw@one,two:7001,[::1]:7002/0?socket_timeout=2")
+async def test_a_cluster_url_may_name_several_nodes() -> None:
+    redis = create_client("redis+cluster://:pw@one,two:7001,[::1]:7002/0?socket_timeout=2")
     assert isinstance(redis, RedisCluster)
     assert {(node.host, node.port) for node in redis.startup_nodes} == {
         ("one", 6379),
@@ -56,6 +56,6 @@ async def test_addresses_of_clusters_may_name_several_nodes() -> None:
         "redis+cluster://host/1",
     ],
 )
-def test_addresses_that_make_no_sense_are_refused(url: str) -> None:
+def test_invalid_urls_are_refused(url: str) -> None:
     with pytest.raises(ValueError, match="REDIS_URL"):
-        connect(url)
+        create_client(url)

@@ -1,4 +1,4 @@
-"""The one connection to Redis: what it does when it breaks, stalls, or leads to the wrong one."""
+"""The multiplexed connection when it breaks, stalls, or reaches a replica."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from bff.redis import connection
-from bff.redis.client import connect
+from bff.redis.client import create_client
 from bff.redis.pipeline import AutoPipeline
 from bff.testing import until
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -18,18 +18,18 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 
 class Server:
-    """Speaks RESP as far as a handshake goes, and answers other commands as the test wishes."""
+    """A Redis server that accepts the handshake, and whose other replies come from the test."""
 
-    def __init__(self, answer: Callable[[bytes], bytes | None]) -> None:
-        self.answer = answer
-        """The answer to one command; None to hang up."""
+    def __init__(self, reply_to: Callable[[bytes], bytes | None]) -> None:
+        self.reply_to = reply_to
+        """The reply to a command; None closes the connection."""
         self.connections = 0
         self.commands: list[bytes] = []
         self.ends: list[type[Exception]] = []
-        """How clients have left."""
+        """How clients have closed their connections."""
         self.address = ""
 
-    async def speak(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
             while True:
@@ -38,17 +38,17 @@ class Server:
                     writer.write(b"+OK\r\n")
                     continue
                 self.commands.append(command)
-                answer = self.answer(command)
-                if answer is None:
+                reply = self.reply_to(command)
+                if reply is None:
                     break
-                writer.write(answer)
+                writer.write(reply)
         except (asyncio.IncompleteReadError, ConnectionError) as end:
             self.ends.append(type(end))
         writer.close()
 
     @staticmethod
     async def _read(reader: asyncio.StreamReader) -> bytes:
-        """A command's words, with spaces between."""
+        """The words of one command, joined by spaces."""
         words = []
         for _ in range(int((await reader.readuntil(b"\r\n"))[1:])):
             size = int((await reader.readuntil(b"\r\n"))[1:])
@@ -58,11 +58,12 @@ class Server:
 
 @asynccontextmanager
 async def served(
-    answer: Callable[[bytes], bytes | None],
+    reply_to: Callable[[bytes], bytes | None],
 ) -> AsyncIterator[tuple[Server, AutoPipeline]]:
-    server = Server(answer)
-    async with await asyncio.start_server(server.speak, "127.0.0.1", 0) as listener:
-        redis = connect(f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}/0")
+    """A server and a pipeline that is connected to it."""
+    server = Server(reply_to)
+    async with await asyncio.start_server(server.serve, "127.0.0.1", 0) as listening:
+        redis = create_client(f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0")
         pipeline = AutoPipeline(redis)
         yield server, pipeline
         await pipeline.close()
@@ -74,27 +75,29 @@ def echo(command: bytes) -> bytes:
     return b"$%d\r\n%s\r\n" % (len(word), word)
 
 
-async def test_many_share_one_connection_and_each_gets_its_own_answer() -> None:
+async def test_many_commands_share_one_connection_and_each_gets_its_reply() -> None:
     async with served(echo) as (server, pipeline):
-        answers = [pipeline.submit("ECHO", str(number)) for number in range(1000)]
-        assert [int(answer) for answer in await asyncio.gather(*answers)] == list(range(1000))
+        replies = [pipeline.submit("ECHO", str(number)) for number in range(1000)]
+        assert [int(reply) for reply in await asyncio.gather(*replies)] == list(range(1000))
         assert server.connections == 1
 
 
-async def test_what_is_refused_harms_no_other() -> None:
-    def answer(command: bytes) -> bytes:
+async def test_an_error_reply_does_not_affect_other_commands() -> None:
+    def reply_to(command: bytes) -> bytes:
         return b"-ERR no\r\n" if command.endswith(b"bad") else echo(command)
 
-    async with served(answer) as (_, pipeline):
+    async with served(reply_to) as (_, pipeline):
         good, bad, better = (pipeline.submit("ECHO", word) for word in ("good", "bad", "better"))
         assert (await good, await better) == (b"good", b"better")
         with pytest.raises(ResponseError):
             await bad
 
 
-async def test_what_was_under_way_when_it_broke_fails_and_is_not_sent_again() -> None:
-    async with served(lambda command: None if b"fatal" in command else echo(command)) as served_:
-        server, pipeline = served_
+async def test_commands_in_flight_fail_when_the_connection_breaks_and_are_not_sent_again() -> None:
+    async with served(lambda command: None if b"fatal" in command else echo(command)) as (
+        server,
+        pipeline,
+    ):
         assert await pipeline.submit("ECHO", "before") == b"before"
         broken = [pipeline.submit("ECHO", word) for word in ("fatal", "behind")]
         for one in await asyncio.gather(*broken, return_exceptions=True):
@@ -104,9 +107,11 @@ async def test_what_was_under_way_when_it_broke_fails_and_is_not_sent_again() ->
         assert [one for one in server.commands if b"fatal" in one] == [b"ECHO fatal"]
 
 
-async def test_one_that_broke_while_nobody_used_it_is_replaced_unnoticed() -> None:
-    async with served(lambda command: None if b"QUIT" in command else echo(command)) as served_:
-        server, pipeline = served_
+async def test_a_connection_that_broke_while_idle_is_replaced() -> None:
+    async with served(lambda command: None if b"QUIT" in command else echo(command)) as (
+        server,
+        pipeline,
+    ):
         with pytest.raises(RedisConnectionError):
             await pipeline.submit("QUIT")
         await until(lambda: pipeline._executor._connected is None)  # type: ignore[attr-defined]
@@ -114,23 +119,23 @@ async def test_one_that_broke_while_nobody_used_it_is_replaced_unnoticed() -> No
         assert server.connections == 2
 
 
-async def test_one_that_goes_silent_is_given_up_and_nobody_waits_twice(
+async def test_a_connection_without_replies_is_aborted_and_waiting_commands_fail_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection, "_SECONDS", 0.2)
-    is_silent = True
-    async with served(lambda command: b"" if is_silent else echo(command)) as (server, pipeline):
+    monkeypatch.setattr(connection, "_REPLY_SECONDS", 0.2)
+    is_stalled = True
+    async with served(lambda command: b"" if is_stalled else echo(command)) as (server, pipeline):
         for one in await asyncio.gather(
             *(pipeline.submit("ECHO", "x") for _ in range(3)), return_exceptions=True
         ):
             assert isinstance(one, RedisTimeoutError)
-        is_silent = False
+        is_stalled = False
         assert await pipeline.submit("ECHO", "again") == b"again"
         assert server.connections == 2
 
 
-async def test_a_slow_stream_of_answers_is_no_silence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_SECONDS", 1.0)
+async def test_slow_replies_keep_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_REPLY_SECONDS", 1.0)
     async with served(echo) as (server, pipeline):
         for _ in range(8):
             await pipeline.submit("ECHO", "x")
@@ -138,24 +143,24 @@ async def test_a_slow_stream_of_answers_is_no_silence(monkeypatch: pytest.Monkey
         assert server.connections == 1
 
 
-async def test_no_more_are_under_way_than_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_UNDER_WAY", 10)
+async def test_the_number_of_commands_in_flight_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_MAX_IN_FLIGHT", 10)
     async with served(echo) as (_, pipeline):
         await pipeline.submit("ECHO", "x")
-        answers = [pipeline.submit("ECHO", str(number)) for number in range(95)]
+        replies = [pipeline.submit("ECHO", str(number)) for number in range(95)]
         await asyncio.sleep(0)
-        carrier: Any = pipeline._executor
-        assert len(carrier._connected.under_way) == 10
-        assert [int(answer) for answer in await asyncio.gather(*answers)] == list(range(95))
+        executor: Any = pipeline._executor
+        assert len(executor._connected.in_flight) == 10
+        assert [int(reply) for reply in await asyncio.gather(*replies)] == list(range(95))
 
 
-async def test_a_master_that_has_become_a_replica_is_left() -> None:
+async def test_it_reconnects_when_the_master_has_become_a_replica() -> None:
     is_replica = True
 
-    def answer(command: bytes) -> bytes:
+    def reply_to(command: bytes) -> bytes:
         return b"-READONLY You can't write\r\n" if is_replica else echo(command)
 
-    async with served(answer) as (server, pipeline):
+    async with served(reply_to) as (server, pipeline):
         with pytest.raises(ReadOnlyError):
             await pipeline.submit("SET", "x")
         is_replica = False
@@ -163,8 +168,8 @@ async def test_a_master_that_has_become_a_replica_is_left() -> None:
         assert server.connections == 2
 
 
-async def test_where_nobody_listens_everybody_is_told_at_once() -> None:
-    redis = connect("redis://127.0.0.1:1/0")
+async def test_all_commands_fail_at_once_when_the_connection_is_refused() -> None:
+    redis = create_client("redis://127.0.0.1:1/0")
     pipeline = AutoPipeline(redis)
     for one in await asyncio.gather(
         *(pipeline.submit("PING") for _ in range(5)), return_exceptions=True
@@ -173,30 +178,30 @@ async def test_where_nobody_listens_everybody_is_told_at_once() -> None:
     await redis.aclose()
 
 
-async def test_who_gives_up_takes_nobodys_answer() -> None:
+async def test_a_cancelled_command_does_not_shift_the_replies() -> None:
     async with served(echo) as (_, pipeline):
         first, second = pipeline.submit("ECHO", "one"), pipeline.submit("ECHO", "two")
         first.cancel()
         assert await second == b"two"
 
 
-@pytest.fixture(params=["a line", "round trips"])
+@pytest.fixture(params=["multiplexed", "batches"])
 async def pipeline(request: pytest.FixtureRequest) -> AsyncIterator[AutoPipeline]:
-    """Over each kind of carrier, to something that knows ECHO."""
-    if request.param == "a line":
+    """A pipeline over each kind of executor, to a server that supports ECHO."""
+    if request.param == "multiplexed":
         async with served(echo) as (_, pipeline):
             yield pipeline
     else:
-        redis = connect("memory://")
+        redis = create_client("memory://")
         yield AutoPipeline(redis)
         await redis.aclose()
 
 
 @pytest.mark.parametrize("word", ["\ud800", None, True], ids=repr)
-async def test_a_command_that_cannot_be_written_shifts_nobodys_answer(
+async def test_a_command_that_cannot_be_encoded_does_not_shift_the_replies(
     pipeline: AutoPipeline, word: Any
 ) -> None:
-    """It is not sent, so no answer will ever be its own."""
+    """It is not sent, so there is no reply to it."""
     for _ in range(2):
         words = ("before", word, "behind")
         before, bad, behind = (pipeline.submit("ECHO", one) for one in words)
@@ -206,41 +211,41 @@ async def test_a_command_that_cannot_be_written_shifts_nobodys_answer(
             assert (await before, await behind) == (b"before", b"behind")
 
 
-async def test_who_gave_up_before_it_was_sent_has_nothing_done() -> None:
+async def test_a_command_that_is_cancelled_before_it_is_sent_is_not_executed() -> None:
     async with served(echo) as (server, pipeline):
-        given_up = pipeline.submit("ECHO", "given-up")
-        given_up.cancel()
+        cancelled = pipeline.submit("ECHO", "cancelled")
+        cancelled.cancel()
         assert await pipeline.submit("ECHO", "kept") == b"kept"
         assert server.commands == [b"ECHO kept"]
 
 
-async def test_what_is_given_up_is_cut_so_that_nothing_arrives_later(
+async def test_an_aborted_connection_is_reset_so_that_nothing_arrives_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An orderly end would go on delivering what the system still holds."""
-    monkeypatch.setattr(connection, "_SECONDS", 0.2)
+    """After an orderly close the kernel would still send what it has buffered."""
+    monkeypatch.setattr(connection, "_REPLY_SECONDS", 0.2)
     async with served(lambda command: b"") as (server, pipeline):
         with pytest.raises(RedisTimeoutError):
             await pipeline.submit("ECHO", "x")
         await until(lambda: server.ends == [ConnectionResetError])
 
 
-async def test_once_closed_it_stays_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_UNDER_WAY", 10)
+async def test_after_close_all_commands_fail(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_MAX_IN_FLIGHT", 10)
     async with served(echo) as (server, pipeline):
         await pipeline.submit("ECHO", "x")
-        answers = [pipeline.submit("ECHO", str(number)) for number in range(25)]
+        replies = [pipeline.submit("ECHO", str(number)) for number in range(25)]
         await asyncio.sleep(0)
         await pipeline.close()
-        answers.append(pipeline.submit("ECHO", "late"))
-        for one in await asyncio.gather(*answers, return_exceptions=True):
+        replies.append(pipeline.submit("ECHO", "late"))
+        for one in await asyncio.gather(*replies, return_exceptions=True):
             assert isinstance(one, RedisConnectionError)
         assert server.connections == 1
 
 
-async def test_after_a_failed_attempt_the_next_one_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_PAUSE", (0.3, 0.3))
-    redis: Any = connect("redis://127.0.0.1:1/0")
+async def test_it_waits_after_a_failed_connection_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_RETRY_SECONDS", (0.3, 0.3))
+    redis: Any = create_client("redis://127.0.0.1:1/0")
     attempts = 0
     make = redis.connection_pool.make_connection
 
@@ -252,13 +257,13 @@ async def test_after_a_failed_attempt_the_next_one_waits(monkeypatch: pytest.Mon
     monkeypatch.setattr(redis.connection_pool, "make_connection", counted)
     pipeline = AutoPipeline(redis)
 
-    async def ask() -> bool:
+    async def second_attempt() -> bool:
         with pytest.raises(RedisConnectionError):
             await pipeline.submit("PING")
         return attempts == 2
 
     for _ in range(20):
-        await ask()
+        await second_attempt()
     assert attempts == 1
-    await until(ask)
+    await until(second_attempt)
     await redis.aclose()

@@ -1,4 +1,4 @@
-"""Endpoints that keep their sockets: on our server they find what they find on uvicorn's own."""
+"""ASGI endpoints see the same on our WebSocket protocol as on uvicorn's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import websockets
+from bff.connections.close_codes import CloseCode
 from bff.settings import Settings
 from bff.testing import until
 from bff.testing.running import serve
@@ -22,7 +23,7 @@ LARGE = 1 << 20
 
 @dataclass
 class Endpoints:
-    """An application with one endpoint for each thing that one may do, and what they have seen."""
+    """An application with one endpoint per behaviour; `seen` records what they observe."""
 
     app: FastAPI = field(default_factory=FastAPI)
     address: str = ""
@@ -34,16 +35,16 @@ class Endpoints:
             self.close,
             self.refuse,
             self.deny,
-            self.raise_early,
-            self.fail,
-            self.leave,
+            self.raise_before_accept,
+            self.raise_after_accept,
+            self.return_after_accept,
             self.cancel,
-            self.break_out,
-            self.close_wrongly,
-            self.close_at_length,
-            self.share,
-            self.ponder,
-            self.pour,
+            self.inject_header,
+            self.close_with_invalid_code,
+            self.close_with_long_reason,
+            self.receive_twice,
+            self.receive_slowly,
+            self.send_endlessly,
         ):
             self.app.websocket(f"/{endpoint.__name__}")(endpoint)
 
@@ -72,46 +73,46 @@ class Endpoints:
         denial = Response("short and stout", status_code=418, headers={"x-why": "teapot"})
         await websocket.send_denial_response(denial)
 
-    async def raise_early(self, websocket: WebSocket) -> None:
+    async def raise_before_accept(self, websocket: WebSocket) -> None:
         raise RuntimeError("before it was accepted")
 
-    async def fail(self, websocket: WebSocket) -> None:
+    async def raise_after_accept(self, websocket: WebSocket) -> None:
         await websocket.accept()
         raise RuntimeError("after it was accepted")
 
-    async def leave(self, websocket: WebSocket) -> None:
+    async def return_after_accept(self, websocket: WebSocket) -> None:
         await websocket.accept()
 
     async def cancel(self, websocket: WebSocket) -> None:
         await websocket.accept()
         raise asyncio.CancelledError
 
-    async def break_out(self, websocket: WebSocket) -> None:
+    async def inject_header(self, websocket: WebSocket) -> None:
         await websocket.accept(headers=[(b"x", b"1\r\nset-cookie: evil=1")])
 
-    async def close_wrongly(self, websocket: WebSocket) -> None:
+    async def close_with_invalid_code(self, websocket: WebSocket) -> None:
         await websocket.accept()
         await websocket.close(1005)
 
-    async def close_at_length(self, websocket: WebSocket) -> None:
+    async def close_with_long_reason(self, websocket: WebSocket) -> None:
         await websocket.accept()
         await websocket.close(4000, "x" + "\N{SNOWMAN}" * 100)
 
-    async def share(self, websocket: WebSocket) -> None:
-        """Receive in two tasks at once."""
+    async def receive_twice(self, websocket: WebSocket) -> None:
+        """Receive in two tasks concurrently."""
         await websocket.accept()
         received = await asyncio.gather(websocket.receive(), websocket.receive())
         self.seen.extend(message["type"] for message in received)
 
-    async def ponder(self, websocket: WebSocket) -> None:
-        """Be slow to take the first message."""
+    async def receive_slowly(self, websocket: WebSocket) -> None:
+        """Wait 1.5 s between the first message and the second."""
         await websocket.accept()
         await websocket.receive()
         await asyncio.sleep(1.5)
         await websocket.receive()
         await websocket.close(4321)
 
-    async def pour(self, websocket: WebSocket) -> None:
+    async def send_endlessly(self, websocket: WebSocket) -> None:
         await websocket.accept()
         try:
             while True:
@@ -143,7 +144,7 @@ async def code_of(websocket: websockets.ClientConnection) -> int | None:
     return websocket.close_code
 
 
-async def test_messages_of_both_kinds_go_both_ways(endpoints: Endpoints) -> None:
+async def test_text_and_binary_messages_in_both_directions(endpoints: Endpoints) -> None:
     async with endpoints.connect("/echo", subprotocols=["one", "two"]) as websocket:
         assert websocket.subprotocol == "two"
         assert websocket.response is not None
@@ -156,18 +157,18 @@ async def test_messages_of_both_kinds_go_both_ways(endpoints: Endpoints) -> None
     await until(lambda: endpoints.seen == [4000])
 
 
-async def test_many_messages_at_once_come_back_in_order(endpoints: Endpoints) -> None:
+async def test_many_messages_are_echoed_in_order(endpoints: Endpoints) -> None:
     async with endpoints.connect("/echo", subprotocols=["two"]) as websocket:
         for number in range(500):
             await websocket.send(str(number))
         assert [await websocket.recv() for _ in range(500)] == [str(n) for n in range(500)]
 
 
-async def test_who_vanishes_is_seen_to_be_gone(endpoints: Endpoints) -> None:
+async def test_an_aborted_connection_raises_a_disconnect(endpoints: Endpoints) -> None:
     async with endpoints.connect("/echo", subprotocols=["two"]) as websocket:
         websocket.transport.abort()
         await until(lambda: len(endpoints.seen) == 1)
-    assert endpoints.seen[0] in (1005, 1006)
+    assert endpoints.seen[0] in (CloseCode.NO_STATUS, CloseCode.ABNORMAL)
 
 
 async def test_an_endpoint_closes_with_a_code(endpoints: Endpoints) -> None:
@@ -177,7 +178,7 @@ async def test_an_endpoint_closes_with_a_code(endpoints: Endpoints) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status"), [("/refuse", 403), ("/nowhere", 403), ("/raise_early", 500)]
+    ("path", "status"), [("/refuse", 403), ("/nowhere", 403), ("/raise_before_accept", 500)]
 )
 async def test_a_handshake_is_refused(endpoints: Endpoints, path: str, status: int) -> None:
     with pytest.raises(websockets.InvalidStatus) as refused:
@@ -185,36 +186,41 @@ async def test_a_handshake_is_refused(endpoints: Endpoints, path: str, status: i
     assert refused.value.response.status_code == status
 
 
-async def test_a_handshake_is_refused_in_the_endpoints_own_words(endpoints: Endpoints) -> None:
+async def test_a_handshake_is_refused_with_the_endpoints_response(endpoints: Endpoints) -> None:
     with pytest.raises(websockets.InvalidStatus) as refused:
         await endpoints.connect("/deny")
-    said = refused.value.response
-    assert (said.status_code, said.body) == (418, b"short and stout")
-    assert said.headers["x-why"] == "teapot"
+    response = refused.value.response
+    assert (response.status_code, response.body) == (418, b"short and stout")
+    assert response.headers["x-why"] == "teapot"
 
 
 @pytest.mark.parametrize(
     ("path", "code"),
-    [("/fail", 1011), ("/leave", 1000), ("/cancel", 1011), ("/close_wrongly", 1011)],
+    [
+        ("/raise_after_accept", 1011),
+        ("/return_after_accept", 1000),
+        ("/cancel", 1011),
+        ("/close_with_invalid_code", 1011),
+    ],
 )
-async def test_an_endpoint_that_ends_says_so(
+async def test_the_close_code_when_an_endpoint_ends(
     endpoints: Endpoints, ws: str | None, path: str, code: int
 ) -> None:
-    """uvicorn's own cuts the connection without a close frame."""
+    """uvicorn's protocol aborts the connection without a close frame."""
     async with endpoints.connect(path) as websocket:
-        assert await code_of(websocket) == (code if ws is None else 1006)
+        assert await code_of(websocket) == (code if ws is None else CloseCode.ABNORMAL)
 
 
-async def test_a_header_of_an_endpoint_stays_in_its_line(endpoints: Endpoints) -> None:
+async def test_an_endpoint_cannot_inject_a_header(endpoints: Endpoints) -> None:
     with pytest.raises(websockets.InvalidHandshake) as refused:
-        await endpoints.connect("/break_out")
+        await endpoints.connect("/inject_header")
     if isinstance(refused.value, websockets.InvalidStatus):
         assert refused.value.response.status_code == 500
         assert "set-cookie" not in refused.value.response.headers
 
 
 async def test_two_tasks_may_receive(endpoints: Endpoints) -> None:
-    async with endpoints.connect("/share") as websocket:
+    async with endpoints.connect("/receive_twice") as websocket:
         await websocket.send("one")
         websocket.transport.abort()
         await until(lambda: len(endpoints.seen) == 2)
@@ -229,7 +235,7 @@ async def test_the_first_of_two_close_frames_counts(endpoints: Endpoints) -> Non
 
 
 class TestOnOurs:
-    """Where uvicorn's own fails."""
+    """Cases in which uvicorn's protocol fails."""
 
     @pytest.fixture
     def ws(self) -> None:
@@ -241,43 +247,43 @@ class TestOnOurs:
             update={"ping_interval_seconds": 0.2, "ping_timeout_seconds": 0.2}
         )
 
-    async def test_a_reason_that_is_too_long_is_cut_between_characters(
+    async def test_a_long_reason_is_truncated_between_characters(
         self, endpoints: Endpoints
     ) -> None:
-        async with endpoints.connect("/close_at_length") as websocket:
+        async with endpoints.connect("/close_with_long_reason") as websocket:
             assert await code_of(websocket) == 4000
             assert websocket.close_reason == "x" + "\N{SNOWMAN}" * 40
 
-    async def test_a_peer_is_not_to_blame_for_an_endpoint_that_is_slow(
+    async def test_a_slow_endpoint_does_not_cause_a_ping_timeout(
         self, endpoints: Endpoints
     ) -> None:
-        """While a message waits to be taken, nobody reads the pongs behind it."""
-        async with endpoints.connect("/ponder") as websocket:
+        """While a message waits for the endpoint, the pongs behind it are not read."""
+        async with endpoints.connect("/receive_slowly") as websocket:
             for text in ("first", "second", "third"):
                 await websocket.send(text)
             assert await code_of(websocket) == 4321
 
 
-async def test_who_does_not_read_holds_the_endpoint_up(endpoints: Endpoints) -> None:
-    async with endpoints.connect("/pour", max_size=None, max_queue=1) as websocket:
+async def test_a_client_that_does_not_read_blocks_the_endpoint(endpoints: Endpoints) -> None:
+    async with endpoints.connect("/send_endlessly", max_size=None, max_queue=1) as websocket:
         websocket.transport.pause_reading()
         await until(lambda: len(endpoints.seen) > 0)
-        poured = -1
-        while poured != len(endpoints.seen):
-            poured = len(endpoints.seen)
+        sent = -1
+        while sent != len(endpoints.seen):
+            sent = len(endpoints.seen)
             await asyncio.sleep(0.3)
-        assert poured * LARGE < 64 * LARGE
+        assert sent * LARGE < 64 * LARGE
         websocket.transport.abort()
         await until(lambda: endpoints.seen[-1] == "gone")
 
 
-async def test_what_an_application_is_told_of_the_request_is_the_same(settings: Settings) -> None:
-    """On both servers, but for what ours offers."""
-    told: list[dict[str, Any]] = []
+async def test_the_scope_is_the_same(settings: Settings) -> None:
+    """On both protocol classes, except for our extension."""
+    scopes: list[dict[str, Any]] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "websocket":
-            told.append(dict(scope))
+            scopes.append(dict(scope))
             assert (await receive())["type"] == "websocket.connect"
             await send({"type": "websocket.accept"})
 
@@ -290,11 +296,11 @@ async def test_what_an_application_is_told_of_the_request_is_the_same(settings: 
                 subprotocols=[Subprotocol("a")],
             ):
                 pass
-        offered = told[-1].pop("extensions")
+        offered = scopes[-1].pop("extensions")
         assert (offered.pop("bff.detachable", None) is not None) is (ws is None)
         assert offered == {"websocket.http.response": {}}
         for name in ("client", "server"):
-            assert told[-1].pop(name)[0] == "127.0.0.1"
+            assert scopes[-1].pop(name)[0] == "127.0.0.1"
         own = (b"sec-websocket-key", b"host")
-        told[-1]["headers"] = [one for one in told[-1]["headers"] if one[0] not in own]
-    assert told[0] == told[1]
+        scopes[-1]["headers"] = [one for one in scopes[-1]["headers"] if one[0] not in own]
+    assert scopes[0] == scopes[1]

@@ -1,4 +1,4 @@
-"""The opening handshake: what is granted, what is refused and how, and what a head may weigh."""
+"""The opening handshake: accepted, rejected, and the limits of a request head."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GOOD = {
 
 
 async def answer(bff: RunningBff, request: bytes, until: bytes = b"\r\n\r\n") -> bytes:
-    """What the server says first, or all it says if it never says what is waited for."""
+    """The server's response up to `until`, or all of it if the server closes earlier."""
     host, port = bff.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(request)
@@ -41,17 +41,17 @@ def request(line: str = "GET /ws HTTP/1.1", **changes: str | None) -> bytes:
     return "\r\n".join([line, *lines, "", ""]).encode()
 
 
-async def test_the_answer_is_the_rfcs_example(bff: RunningBff) -> None:
+async def test_the_accept_key_is_that_of_the_rfcs_example(bff: RunningBff) -> None:
     """RFC 6455, section 1.3."""
-    said = await answer(bff, request())
-    assert said.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
-    assert b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in said
+    received = await answer(bff, request())
+    assert received.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
+    assert b"sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in received
 
 
-async def test_another_version_is_told_which_is_known(bff: RunningBff) -> None:
-    said = await answer(bff, request(Sec_WebSocket_Version="8"))
-    assert said.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
-    assert b"sec-websocket-version: 13\r\n" in said
+async def test_another_version_is_rejected_with_the_supported_one(bff: RunningBff) -> None:
+    received = await answer(bff, request(Sec_WebSocket_Version="8"))
+    assert received.startswith(b"HTTP/1.1 426 Upgrade Required\r\n")
+    assert b"sec-websocket-version: 13\r\n" in received
 
 
 @pytest.mark.parametrize(
@@ -68,19 +68,19 @@ async def test_another_version_is_told_which_is_known(bff: RunningBff) -> None:
         request(Transfer_Encoding="chunked"),
     ],
 )
-async def test_what_is_no_handshake(bff: RunningBff, bad: bytes) -> None:
-    said = await answer(bff, bad)
-    assert said.startswith(b"HTTP/1.1 400 Bad Request\r\n")
+async def test_an_invalid_handshake_is_rejected(bff: RunningBff, bad: bytes) -> None:
+    received = await answer(bff, bad)
+    assert received.startswith(b"HTTP/1.1 400 Bad Request\r\n")
 
 
 @pytest.mark.parametrize(
     "good", [request(Sec_WebSocket_Key=f"{KEY} ", Sec_WebSocket_Version="13\t")]
 )
-async def test_what_is_one_nevertheless(bff: RunningBff, good: bytes) -> None:
+async def test_whitespace_around_header_values_is_allowed(bff: RunningBff, good: bytes) -> None:
     assert (await answer(bff, good)).startswith(b"HTTP/1.1 101 ")
 
 
-async def test_each_answer_has_its_own_date(bff: RunningBff) -> None:
+async def test_each_response_has_its_own_date(bff: RunningBff) -> None:
     async def date() -> bytes:
         (line,) = (one for one in (await answer(bff, request())).split(b"\r\n") if b"date" in one)
         return line
@@ -93,7 +93,7 @@ async def test_each_answer_has_its_own_date(bff: RunningBff) -> None:
     await until(is_later)
 
 
-async def test_no_frames_come_into_an_answer_that_is_under_way(bff: RunningBff) -> None:
+async def test_an_upgrade_during_an_unfinished_response_is_aborted(bff: RunningBff) -> None:
     token = f"Authorization: Bearer {bff.token('alice')}\r\n\r\n"
     host, port = bff.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
@@ -107,7 +107,7 @@ async def test_no_frames_come_into_an_answer_that_is_under_way(bff: RunningBff) 
     writer.close()
 
 
-async def test_a_client_that_never_completes_a_head_is_let_go(
+async def test_a_client_that_never_completes_a_head_is_disconnected(
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http, "_HEAD_SECONDS", 0.2)
@@ -115,20 +115,20 @@ async def test_a_client_that_never_completes_a_head_is_let_go(
         assert await answer(bff, start) == b""
 
 
-async def test_a_long_header_is_taken(bff: RunningBff) -> None:
-    said = await answer(bff, request(Cookie="x" * 20_000))
-    assert said.startswith(b"HTTP/1.1 101 ")
+async def test_a_long_header_is_accepted(bff: RunningBff) -> None:
+    received = await answer(bff, request(Cookie="x" * 20_000))
+    assert received.startswith(b"HTTP/1.1 101 ")
 
 
 @pytest.mark.parametrize("start", [request()[:-2], b"GET /health/live HTTP/1.1\r\nHost: x\r\n"])
-async def test_a_head_without_end_is_cut_off(bff: RunningBff, start: bytes) -> None:
-    said = await answer(bff, start + b"X-Long: " + b"x" * 600_000)
-    assert said.startswith(b"HTTP/1.1 431 ") or said == b"", said[:50]
+async def test_an_endless_head_is_rejected(bff: RunningBff, start: bytes) -> None:
+    received = await answer(bff, start + b"X-Long: " + b"x" * 600_000)
+    assert received.startswith(b"HTTP/1.1 431 ") or received == b"", received[:50]
     assert (await answer(bff, request())).startswith(b"HTTP/1.1 101 ")
 
 
-async def test_trailers_without_end_are_cut_off(bff: RunningBff) -> None:
-    """A parser keeps them like headers, and after the answer nobody waits for them."""
+async def test_endless_trailers_are_rejected(bff: RunningBff) -> None:
+    """The parser buffers them like headers, even after the response is complete."""
     host, port = bff.address.split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -144,7 +144,7 @@ async def test_trailers_without_end_are_cut_off(bff: RunningBff) -> None:
     writer.close()
 
 
-async def test_a_body_before_the_next_head_does_not_count_as_head(bff: RunningBff) -> None:
+async def test_a_body_before_the_next_head_is_not_counted_as_head(bff: RunningBff) -> None:
     first = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n" + b"x" * 100_000
     second = b"GET /nowhere HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
     host, port = bff.address.split(":")
@@ -157,35 +157,35 @@ async def test_a_body_before_the_next_head_does_not_count_as_head(bff: RunningBf
     writer.close()
 
 
-async def test_a_large_body_does_not_count_as_head(bff: RunningBff) -> None:
+async def test_a_large_body_is_not_counted_as_head(bff: RunningBff) -> None:
     head = b"POST /auth/ticket HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"
     assert not (await answer(bff, head + b"x" * 100_000)).startswith(b"HTTP/1.1 431 ")
 
 
-def test_only_a_whole_key_is_one() -> None:
+def test_a_second_key_is_rejected() -> None:
     fields = [(b"sec-websocket-key", KEY.encode()), (b"sec-websocket-version", b"13")]
     assert accept_key("GET", "1.1", fields) == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     with pytest.raises(BadHandshakeError):
         accept_key("GET", "1.1", [*fields, fields[0]])
 
 
-def test_subprotocols_may_stand_in_several_headers() -> None:
+def test_subprotocols_of_several_headers_are_joined() -> None:
     name = b"sec-websocket-protocol"
     offered = [(name, b"bff.v1, other"), (b"x", b"no"), (name, b"last")]
     assert subprotocols(offered) == ["bff.v1", "other", "last"]
 
 
 @pytest.mark.parametrize("value", [b"1\r\nset-cookie: evil=1", b"1\nx: y", b"\0"])
-def test_a_header_stays_in_its_line(value: bytes) -> None:
+def test_a_header_with_a_line_break_raises(value: bytes) -> None:
     with pytest.raises(ValueError, match="line break"):
         accepted(b"key", [(b"x", value)])
     with pytest.raises(ValueError, match="line break"):
         response(418, [(b"x", value)])
 
 
-def test_a_refusal_says_how_long_it_is_and_that_it_is_the_end() -> None:
-    said = response(418, [(b"content-length", b"99"), (b"x", b"y")], b"teapot")
-    assert said == (
+def test_a_rejection_has_a_content_length_and_closes() -> None:
+    received = response(418, [(b"content-length", b"99"), (b"x", b"y")], b"teapot")
+    assert received == (
         b"HTTP/1.1 418 I'm a Teapot\r\nx: y\r\ncontent-length: 6\r\nconnection: close\r\n\r\nteapot"
     )
     assert response(599).startswith(b"HTTP/1.1 599 \r\n")

@@ -1,5 +1,5 @@
-"""The parser against that of `websockets`, which is the reference: both find the same in whatever
-comes, in whatever pieces."""
+"""The parser compared with that of `websockets`: both find the same messages and errors, however
+the input is split."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Sequence
 
 import pytest
-from bff.server.codes import INVALID_DATA, PROTOCOL_ERROR, TOO_BIG
+from bff.connections.close_codes import CloseCode
 from bff.server.parser import (
     BINARY,
     CLOSE,
@@ -20,9 +20,9 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import Protocol, Side
 
 MAX_SIZE = 1000
-NONSENSE = bytes(MAX_SIZE + 100)
-"""Is an error to both, and completes every frame before it: the reference looks at some bits when a
-frame is complete only."""
+INVALID = bytes(MAX_SIZE + 100)
+"""An error in both parsers. It is long enough to complete any frame before it: the reference checks
+some bits only when a frame is complete."""
 Found = list[tuple[int, bytes]]
 
 
@@ -38,7 +38,7 @@ def pieces(data: bytes, chance: random.Random) -> Iterable[bytes]:
 
 
 def ours(chunks: Iterable[bytes]) -> tuple[Found, int | None]:
-    """What is found, and the code of the error that ended it."""
+    """The frames found, and the code of the error that stopped the parser."""
     parser, found = Parser(MAX_SIZE), Found()
     try:
         for chunk in chunks:
@@ -53,7 +53,7 @@ def ours(chunks: Iterable[bytes]) -> tuple[Found, int | None]:
 
 
 def theirs(chunks: Iterable[bytes]) -> tuple[Found, int | None]:
-    """The same from `websockets`, with fragments joined."""
+    """The same with `websockets`, with fragments joined."""
     parser, found = Protocol(Side.SERVER, max_size=MAX_SIZE), Found()
     message, kind = b"", 0
     for chunk in chunks:
@@ -77,8 +77,8 @@ def theirs(chunks: Iterable[bytes]) -> tuple[Found, int | None]:
     return found, None
 
 
-def handler(chance: random.Random) -> bytes:
-    """Frames as a client may send them, now and then with something wrong."""
+def random_frames(chance: random.Random) -> bytes:
+    """Random client frames; one in twenty has a flipped header bit."""
     sent = bytearray()
     for _ in range(chance.randrange(1, 12)):
         opcode = chance.choice((0, 1, 1, 1, 2, 2, 8, 9, 10))
@@ -92,18 +92,18 @@ def handler(chance: random.Random) -> bytes:
         if chance.random() < 0.05:
             one[chance.randrange(2)] ^= 1 << chance.randrange(8)
         sent += one
-    return bytes(sent) + NONSENSE
+    return bytes(sent) + INVALID
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_it_finds_what_the_reference_finds(seed: int) -> None:
-    """Of several things that are wrong with a frame each may name another first. The reference is
-    stricter amid a message, where the RFC allows control frames (5.4): a close is an error to it,
-    and a ping counts as a part of the message's size."""
+def test_it_finds_the_same_as_the_reference(seed: int) -> None:
+    """If a frame has several errors, each parser may report another one. Between fragments, where
+    the RFC allows control frames (section 5.4), the reference is stricter: a close is an error, and
+    the payload of a ping counts towards the message's size."""
     chance = random.Random(seed)
-    wrong = {PROTOCOL_ERROR, TOO_BIG, INVALID_DATA}
+    wrong = {CloseCode.PROTOCOL_ERROR, CloseCode.MESSAGE_TOO_BIG, CloseCode.INVALID_DATA}
     for _ in range(100):
-        data = handler(chance)
+        data = random_frames(chance)
         chunks = list(pieces(data, chance))
         (found, code), (expected, expected_code) = ours(chunks), theirs(chunks)
         if len(found) > len(expected) and expected_code in wrong:
@@ -117,7 +117,7 @@ def test_it_finds_what_the_reference_finds(seed: int) -> None:
 
 @pytest.mark.parametrize("length", [0, 1, 125, 126, 127, 999, 1000])
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-def test_a_message_comes_out_as_it_went_in(opcode: int, length: int) -> None:
+def test_a_message_is_parsed_in_one_chunk_and_bytewise(opcode: int, length: int) -> None:
     payload = random.Random(length).randbytes(length)
     data = frame(opcode, payload)
     assert ours([data]) == ([(opcode, payload)], None)
@@ -127,37 +127,37 @@ def test_a_message_comes_out_as_it_went_in(opcode: int, length: int) -> None:
 @pytest.mark.parametrize(
     ("wrong", "code"),
     [
-        ([frame(TEXT, bytes(MAX_SIZE + 1))], TOO_BIG),
-        ([frame(TEXT, bytes(600), fin=False), frame(0, bytes(600))], TOO_BIG),
-        ([b"\x81\xff" + (1 << 62).to_bytes(8)], TOO_BIG),
-        ([b"\x81\x05hello"], PROTOCOL_ERROR),
-        ([b"\xc1\x80\0\0\0\0"], PROTOCOL_ERROR),
-        ([b"\x83\x80\0\0\0\0"], PROTOCOL_ERROR),
-        ([b"\x8b\x80\0\0\0\0"], PROTOCOL_ERROR),
-        ([b"\x09\x80\0\0\0\0"], PROTOCOL_ERROR),
-        ([b"\x89\xfe\0\x7e\0\0\0\0"], PROTOCOL_ERROR),
-        ([frame(0, b"x")], PROTOCOL_ERROR),
-        ([frame(TEXT, b"x", fin=False), frame(TEXT, b"y")], PROTOCOL_ERROR),
-        ([frame(CLOSE, b"\x03\xe8\xff")], INVALID_DATA),
+        ([frame(TEXT, bytes(MAX_SIZE + 1))], CloseCode.MESSAGE_TOO_BIG),
+        ([frame(TEXT, bytes(600), fin=False), frame(0, bytes(600))], CloseCode.MESSAGE_TOO_BIG),
+        ([b"\x81\xff" + (1 << 62).to_bytes(8)], CloseCode.MESSAGE_TOO_BIG),
+        ([b"\x81\x05hello"], CloseCode.PROTOCOL_ERROR),
+        ([b"\xc1\x80\0\0\0\0"], CloseCode.PROTOCOL_ERROR),
+        ([b"\x83\x80\0\0\0\0"], CloseCode.PROTOCOL_ERROR),
+        ([b"\x8b\x80\0\0\0\0"], CloseCode.PROTOCOL_ERROR),
+        ([b"\x09\x80\0\0\0\0"], CloseCode.PROTOCOL_ERROR),
+        ([b"\x89\xfe\0\x7e\0\0\0\0"], CloseCode.PROTOCOL_ERROR),
+        ([frame(0, b"x")], CloseCode.PROTOCOL_ERROR),
+        ([frame(TEXT, b"x", fin=False), frame(TEXT, b"y")], CloseCode.PROTOCOL_ERROR),
+        ([frame(CLOSE, b"\x03\xe8\xff")], CloseCode.INVALID_DATA),
     ],
 )
-def test_what_is_wrong_is_named(wrong: Sequence[bytes], code: int) -> None:
+def test_the_close_code_of_each_error(wrong: Sequence[bytes], code: int) -> None:
     assert ours(wrong) == ([], code)
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 2999, 5000, 65535])
-def test_codes_that_nobody_may_send(code: int) -> None:
+def test_close_codes_that_may_not_be_sent(code: int) -> None:
     with pytest.raises(BadFrameError):
         close_code(code.to_bytes(2))
 
 
-def test_a_close_without_a_code_and_one_that_is_cut_off() -> None:
-    assert close_code(b"") == 1005
+def test_a_close_frame_with_no_code_or_half_a_code() -> None:
+    assert close_code(b"") == CloseCode.NO_STATUS
     with pytest.raises(BadFrameError):
         close_code(b"\x03")
 
 
-def test_what_comes_before_the_error_is_found_first() -> None:
+def test_messages_before_an_error_are_found() -> None:
     parser, found = Parser(MAX_SIZE), Found()
     with pytest.raises(BadFrameError):
         found.extend(parser.feed(frame(TEXT, b"one") + b"\xff\xff"))

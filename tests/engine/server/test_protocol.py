@@ -1,4 +1,4 @@
-"""Our server: sockets that leave their ASGI task, and frames written as they are."""
+"""The WebSocket protocol class: detached sockets, batched writes, closing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from bff.settings import Settings
 from bff.testing import RunningBff, until
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-INSIDE = "18fdf324b11b"
+DIGEST = "18fdf324b11b"
 
 
 def connection_of(bff: RunningBff, user_id: str = "alice") -> Connection:
@@ -41,8 +41,8 @@ def protocol_of(connection: Connection) -> WebSocketProtocol:
 async def raw_handshake(
     bff: RunningBff, *, receive_buffer: int | None = None, early: bytes = b""
 ) -> socket.socket:
-    """A TCP socket that has asked for the upgrade, with `early` frames right behind, and reads
-    only when it is told to."""
+    """A TCP socket that has sent the upgrade request, followed by the `early` frames. It reads only
+    what the test reads."""
     host, port = bff.address.split(":")
     raw = socket.socket()
     raw.setblocking(False)
@@ -79,21 +79,21 @@ async def read_until(raw: socket.socket, mark: bytes) -> bytes:
 
 
 def masked(opcode: int, payload: bytes) -> bytes:
-    """A small client frame with a mask of zeros."""
+    """A client frame of at most 125 bytes, with a mask of zeros."""
     return struct.pack("!BB4s", 0x80 | opcode, 0x80 | len(payload), bytes(4)) + payload
 
 
-def test_the_inside_of_uvicorn_is_the_one_that_this_leans_on() -> None:
-    """When it fails: read uvicorn's changes, run this folder's tests, then write down the new
-    release in SUPPORTED and the new digest here."""
-    assert uvicorn.__version__.startswith(SUPPORTED), "another uvicorn: see the docstring"
+def test_uvicorns_http_protocol_is_the_one_that_was_checked() -> None:
+    """If it fails: read uvicorn's changes, run the tests of this folder, then add the release to
+    `SUPPORTED` and put the new digest here."""
+    assert uvicorn.__version__.startswith(SUPPORTED), "unchecked uvicorn: see the docstring"
     source = inspect.getsource(HttpToolsProtocol)
     digest = hashlib.sha256(source.encode()).hexdigest()
-    assert digest.startswith(INSIDE), f"uvicorn's inside has moved ({digest[:12]})"
+    assert digest.startswith(DIGEST), f"uvicorn's HttpToolsProtocol has changed ({digest[:12]})"
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
-def test_a_frame_is_made_once_and_as_the_rfc_has_it(size: int) -> None:
+def test_a_frame_is_encoded_once_as_in_the_rfc(size: int) -> None:
     frame = Frame(b"x" * size)
     assert frame.wire is frame.wire
     header = {0: 2, 125: 2, 126: 4, 65535: 4, 65536: 10}[size]
@@ -111,7 +111,7 @@ async def test_an_idle_socket_has_no_task(bff: RunningBff) -> None:
     assert not any("run_asgi" in repr(task) for task in after)
 
 
-async def test_what_gathers_in_one_turn_is_one_write_in_order(
+async def test_frames_of_one_turn_are_one_write_in_order(
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with bff.browser("alice") as alice:
@@ -137,7 +137,7 @@ async def test_what_gathers_in_one_turn_is_one_write_in_order(
     assert len(writes) == 1
 
 
-async def test_frames_that_came_with_the_handshake_are_not_lost(bff: RunningBff) -> None:
+async def test_frames_sent_with_the_handshake_are_not_lost(bff: RunningBff) -> None:
     early, later = (
         b'{"type":"ping","payload":{"trace_id":"%s"}}' % n for n in (b"early", b"later")
     )
@@ -157,7 +157,7 @@ async def test_frames_that_came_with_the_handshake_are_not_lost(bff: RunningBff)
     ],
     ids=["binary", "rubbish"],
 )
-async def test_nothing_that_follows_a_close_is_done(
+async def test_frames_after_a_close_are_ignored(
     bff: RunningBff, early: bytes, code: CloseCode
 ) -> None:
     ping = b'{"type":"ping","payload":{"trace_id":"late"}}'
@@ -169,7 +169,7 @@ async def test_nothing_that_follows_a_close_is_done(
     assert handled is None
 
 
-async def test_a_peer_that_ends_its_half_and_does_not_read_is_let_go(bff: RunningBff) -> None:
+async def test_a_client_that_half_closes_and_does_not_read_is_disconnected(bff: RunningBff) -> None:
     raw = await raw_handshake(bff, receive_buffer=4096)
     await until(lambda: bool(bff.engine.handlers._registry.by_user("alice")))
     connection = connection_of(bff)
@@ -182,7 +182,7 @@ async def test_a_peer_that_ends_its_half_and_does_not_read_is_let_go(bff: Runnin
     raw.close()
 
 
-async def test_text_that_is_no_utf8_followed_by_a_close_in_one_piece(bff: RunningBff) -> None:
+async def test_invalid_utf8_and_a_close_frame_in_one_segment(bff: RunningBff) -> None:
     raw = await raw_handshake(bff)
     await read_until(raw, b"hello")
     loop = asyncio.get_running_loop()
@@ -194,7 +194,7 @@ async def test_text_that_is_no_utf8_followed_by_a_close_in_one_piece(bff: Runnin
 
 
 @pytest.mark.parametrize("code", [CloseCode.DRAIN, CloseCode.REVOKED])
-async def test_a_peer_that_stopped_reading_cannot_hold_up_the_close(
+async def test_a_client_that_stopped_reading_does_not_delay_the_close(
     bff: RunningBff, code: CloseCode
 ) -> None:
     raw = await raw_handshake(bff, receive_buffer=4096)
@@ -210,7 +210,7 @@ async def test_a_peer_that_stopped_reading_cannot_hold_up_the_close(
     raw.close()
 
 
-async def test_a_slow_consumer_is_closed_and_its_neighbour_is_not(
+async def test_a_slow_consumer_is_closed_and_other_clients_are_not(
     bff: RunningBff, settings: Settings
 ) -> None:
     raw = await raw_handshake(bff, receive_buffer=4096)
@@ -234,7 +234,7 @@ class TestAUserWithTooManyConnections:
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(update={"max_connections_per_user": 1})
 
-    async def test_has_nothing_done_by_one_more(self, bff: RunningBff) -> None:
+    async def test_frames_of_a_refused_connection_are_ignored(self, bff: RunningBff) -> None:
         async with bff.browser("alice"):
             ping = b'{"type":"ping","payload":{"trace_id":"x"}}'
             raw = await raw_handshake(bff, early=masked(1, ping))
@@ -251,7 +251,7 @@ class TestWithoutPongs:
             update={"ping_interval_seconds": 0.2, "ping_timeout_seconds": 0.2}
         )
 
-    async def test_a_dead_peer_is_let_go(self, bff: RunningBff) -> None:
+    async def test_a_dead_client_is_disconnected(self, bff: RunningBff) -> None:
         raw = await raw_handshake(bff)
         data = await read_until(raw, struct.pack("!H", CloseCode.NO_PONG))
         assert struct.pack("!H", CloseCode.NO_PONG) in data
@@ -259,14 +259,14 @@ class TestWithoutPongs:
         raw.close()
 
 
-async def test_context_variables_of_the_handshake_are_seen_by_each_frame(bff: RunningBff) -> None:
+async def test_frames_are_handled_in_the_context_of_the_handshake(bff: RunningBff) -> None:
     async with bff.browser("alice"):
         protocol = protocol_of(connection_of(bff))
         assert protocol._context is not None
 
 
-async def test_a_large_broadcast_leaves_room_for_others(bff: RunningBff) -> None:
-    """Flushing goes on turn by turn: nobody waits for the last socket."""
+async def test_a_large_broadcast_yields_to_other_tasks(bff: RunningBff) -> None:
+    """Sockets are flushed in batches, one batch per turn of the loop."""
     turns = 0
     async with bff.browser("alice"):
         scheduler = protocol_of(connection_of(bff))._scheduler

@@ -1,6 +1,7 @@
-"""A client that stops reading costs at most its queue, is closed with 4002, and delays nobody.
+"""A client that stops reading uses at most `MAX_QUEUE_BYTES`, is closed with 4002, and does not
+delay others.
 
-On our own protocol and on uvicorn's, whose sockets stay in their ASGI task.
+Tested with our WebSocket protocol and with uvicorn's, whose sockets stay in their ASGI task.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ USER = "sam"
 KIB = 1024
 TEXT = "z" * 32 * KIB
 MESSAGE = len(TEXT) + KIB
-"""A message is not larger than this."""
+"""Upper bound of the size of an encoded message."""
 
 
 @pytest.fixture(params=[None, "websockets-sansio"], ids=["detached", "asgi"])
@@ -41,7 +42,7 @@ def connection_of(bff: RunningBff, user_id: str) -> Connection:
 
 @asynccontextmanager
 async def stalled(bff: RunningBff) -> AsyncIterator[Browser]:
-    """A socket of `USER` whose client does not read, until it is told to."""
+    """A socket of `USER` whose client does not read until the end of the block."""
     async with bff.browser(USER, max_queue=None) as browser:
         browser.websocket.transport.pause_reading()
         yield browser
@@ -49,7 +50,7 @@ async def stalled(bff: RunningBff) -> AsyncIterator[Browser]:
 
 
 async def send_until_closing(bff: RunningBff, settings: Settings, *others: str) -> int:
-    """Send until the socket of `USER` is being closed; how many it took."""
+    """Send until the socket of `USER` is being closed; return how many messages that took."""
     connection = connection_of(bff, USER)
     number = 0
     async with asyncio.timeout(60):
@@ -61,7 +62,7 @@ async def send_until_closing(bff: RunningBff, settings: Settings, *others: str) 
     return number
 
 
-async def test_its_neighbour_has_every_message_in_order(
+async def test_another_client_gets_every_message_in_order(
     bff: RunningBff, settings: Settings
 ) -> None:
     async with bff.browser("nora") as nora, stalled(bff):
@@ -81,30 +82,32 @@ async def test_its_neighbour_has_every_message_in_order(
     assert received == list(range(sent + 20))
 
 
-async def test_who_reads_again_at_once_is_told_why(bff: RunningBff, settings: Settings) -> None:
+async def test_a_client_that_reads_again_at_once_gets_the_close_code(
+    bff: RunningBff, settings: Settings
+) -> None:
     async with stalled(bff) as sam:
         await send_until_closing(bff, settings)
         sam.websocket.transport.resume_reading()
         assert await sam.closed() == CloseCode.SLOW_CONSUMER
 
 
-async def test_who_never_reads_again_is_forgotten_all_the_same(
+async def test_a_client_that_never_reads_again_is_removed(
     bff: RunningBff, settings: Settings
 ) -> None:
     async with stalled(bff):
         await send_until_closing(bff, settings)
 
-        async def is_forgotten() -> bool:
+        async def is_removed() -> bool:
             here = bff.engine.handlers._registry.by_user(USER)
             return not here and not await bff.engine.index.connections_of(USER)
 
-        await until(is_forgotten)
+        await until(is_removed)
     closed = {"code": str(int(CloseCode.SLOW_CONSUMER))}
     registry = bff.engine.metrics.registry
     assert registry.get_sample_value("bff_connections_closed_total", closed) == 1
 
 
-async def test_who_comes_back_gets_exactly_what_it_missed(
+async def test_a_client_that_reconnects_gets_exactly_the_missed_messages(
     bff: RunningBff, settings: Settings
 ) -> None:
     received: list[int] = []

@@ -1,4 +1,4 @@
-"""What leaves a socket, when, and in how many writes."""
+"""Which frames are written, when, and in how many writes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CLOSE = 0x88
 
 
 class FakeTransport:
-    """Keeps what is written; `held` is what it could not hand over yet."""
+    """Records writes; `held` is the size of its buffer."""
 
     def __init__(self) -> None:
         self.writes: list[bytes] = []
@@ -56,10 +56,10 @@ def transport() -> FakeTransport:
 
 
 def opened(scheduler: FlushScheduler, transport: FakeTransport) -> WebSocketProtocol:
-    """A socket past its handshake."""
+    """A socket whose handshake was accepted."""
     fake: Any = transport
     socket = WebSocketProtocol(scheduler, fake)
-    socket.open(b"101")
+    socket.accept(b"101")
     socket.flush()
     transport.writes.clear()
     return socket
@@ -74,7 +74,7 @@ def frame(text: str) -> Frame:
     return Frame(text.encode())
 
 
-async def test_a_lone_frame_leaves_as_it_is(
+async def test_a_single_frame_is_written_without_a_copy(
     socket: WebSocketProtocol, transport: FakeTransport
 ) -> None:
     one = frame("one")
@@ -85,7 +85,7 @@ async def test_a_lone_frame_leaves_as_it_is(
     assert written is one.wire
 
 
-async def test_what_comes_in_a_turn_leaves_in_one_write_in_order(
+async def test_frames_of_one_turn_are_written_at_once_in_order(
     socket: WebSocketProtocol, transport: FakeTransport
 ) -> None:
     frames = [frame(str(number)) for number in range(20)]
@@ -98,7 +98,9 @@ async def test_what_comes_in_a_turn_leaves_in_one_write_in_order(
     assert transport.writes[1:] == [frames[0].wire]
 
 
-async def test_what_comes_while_others_are_written_to_joins(scheduler: FlushScheduler) -> None:
+async def test_frames_that_arrive_before_the_flush_share_its_write(
+    scheduler: FlushScheduler,
+) -> None:
     transports = [FakeTransport() for _ in range(250)]
     all_sockets = [opened(scheduler, transport) for transport in transports]
     for text in ("first", "second"):
@@ -113,7 +115,7 @@ async def test_what_comes_while_others_are_written_to_joins(scheduler: FlushSche
     assert len(transports[-1].writes) == 1
 
 
-async def test_more_than_the_limit_is_not_taken_behind_what_waits(
+async def test_a_frame_beyond_the_limit_is_rejected_when_others_wait(
     socket: WebSocketProtocol, transport: FakeTransport
 ) -> None:
     transport.held = LIMIT - 10
@@ -125,14 +127,14 @@ async def test_more_than_the_limit_is_not_taken_behind_what_waits(
     assert socket.write(frame("1"), LIMIT)
 
 
-async def test_a_lone_frame_is_taken_whatever_its_size(
+async def test_a_single_frame_is_accepted_whatever_its_size(
     socket: WebSocketProtocol, transport: FakeTransport
 ) -> None:
     assert socket.write(frame("x" * 2 * LIMIT), LIMIT)
     assert not socket.write(frame("y"), LIMIT)
 
 
-async def test_what_waits_is_sent_before_a_close(
+async def test_waiting_frames_are_sent_before_a_close(
     socket: WebSocketProtocol, transport: FakeTransport
 ) -> None:
     socket.write(frame("last"), LIMIT)
@@ -142,7 +144,7 @@ async def test_what_waits_is_sent_before_a_close(
     assert written[len(frame("last").wire)] == CLOSE
 
 
-async def test_what_waits_for_a_slow_consumer_is_dropped(
+async def test_frames_waiting_for_a_slow_consumer_are_dropped(
     socket: WebSocketProtocol, transport: FakeTransport
 ) -> None:
     socket.pause_writing()
@@ -166,7 +168,7 @@ async def test_nothing_is_sent_after_a_close(
     assert len(transport.writes) == written
 
 
-async def test_who_waits_for_room_goes_on_when_there_is_some_or_the_peer_is_gone(
+async def test_drained_returns_when_the_transport_resumes_or_the_connection_is_lost(
     scheduler: FlushScheduler,
 ) -> None:
     for end in ("resume_writing", "connection_lost"):
@@ -183,16 +185,16 @@ async def test_who_waits_for_room_goes_on_when_there_is_some_or_the_peer_is_gone
             await waiting
 
 
-async def test_what_the_transport_holds_from_before_counts(
+async def test_data_buffered_before_the_upgrade_counts(
     scheduler: FlushScheduler, transport: FakeTransport
 ) -> None:
-    """It has said "pause" to the protocol that it had then, and says it once."""
+    """The transport called `pause_writing` on the HTTP protocol, and calls it only once."""
     transport.held = LIMIT
     socket = opened(scheduler, transport)
     assert not socket.write(frame("1"), LIMIT)
 
 
-async def test_of_the_pings_of_a_peer_that_does_not_read_the_last_is_answered(
+async def test_only_the_latest_ping_of_a_client_that_does_not_read_is_answered(
     socket: WebSocketProtocol, transport: FakeTransport
 ) -> None:
     def ping(payload: bytes) -> None:
@@ -213,22 +215,22 @@ async def test_of_the_pings_of_a_peer_that_does_not_read_the_last_is_answered(
     assert transport.writes[1:] == [b"\x8a\x01c"]
 
 
-async def test_the_accepted_handshake_and_the_first_message_share_a_write(
+async def test_the_handshake_response_and_the_first_message_share_a_write(
     scheduler: FlushScheduler, transport: FakeTransport
 ) -> None:
     fake: Any = transport
     socket = WebSocketProtocol(scheduler, fake)
-    socket.open(b"101")
+    socket.accept(b"101")
     await asyncio.sleep(0)
     assert socket.write(frame("hello"), LIMIT)
     await asyncio.sleep(0)
     assert transport.writes == [b"101" + frame("hello").wire]
 
 
-async def test_an_accepted_handshake_leaves_without_a_message_too(
+async def test_the_handshake_response_is_sent_even_without_a_message(
     scheduler: FlushScheduler, transport: FakeTransport
 ) -> None:
     fake: Any = transport
-    WebSocketProtocol(scheduler, fake).open(b"101")
+    WebSocketProtocol(scheduler, fake).accept(b"101")
     assert transport.writes == []
     await until(lambda: transport.writes == [b"101"])

@@ -1,1 +1,1 @@
-"""Stand-ins for the services behind the BFF, for `make dev`."""
+"""Stand-ins for mesh services, for `make dev`."""

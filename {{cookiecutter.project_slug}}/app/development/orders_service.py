@@ -1,7 +1,7 @@
 """A stand-in for the mesh service `orders`, which another team would write and run.
 
-With `AMQP_URL=memory://` it answers in the process of the BFF. `python -m
-app.development.orders_service` runs it on RabbitMQ.
+With `AMQP_URL=memory://` it runs inside the BFF's process. To run it on RabbitMQ:
+`python -m app.development.orders_service`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Order(BaseModel):
 
 
 def orders_service(publish: Publish) -> Service:
-    """Orders of each user, in memory: the oldest goes when there are too many."""
+    """Keeps the newest 1,000 orders of all users in memory."""
     service = Service("orders", version="1.0")
     orders: dict[str, Order] = {}
     placed = 0
@@ -39,10 +39,10 @@ def orders_service(publish: Publish) -> Service:
     def own(context: Context, order_id: str) -> Order:
         order = orders.get(order_id)
         if order is None or order.user_id != context.get("user_id"):
-            raise Problem(Code.INVALID_PARAMS, "There is no such order")
+            raise Problem(Code.INVALID_PARAMS, "No such order")
         return order
 
-    async def announced(order: Order) -> Order:
+    async def publish_update(order: Order) -> Order:
         await publish(f"orders.{order.order_id}.updated", order.model_dump())
         return order
 
@@ -62,7 +62,7 @@ def orders_service(publish: Publish) -> Service:
         orders[order.order_id] = order
         if len(orders) > MAX_ORDERS:
             del orders[next(iter(orders))]
-        return await announced(order)
+        return await publish_update(order)
 
     @service.method("get")
     async def get(context: Context, order_id: str) -> Order:
@@ -71,10 +71,10 @@ def orders_service(publish: Publish) -> Service:
 
     @service.method("update")
     async def update(context: Context, order_id: str, status: Status) -> Order:
-        """Give an order another status."""
+        """Change the status of an order."""
         order = own(context, order_id)
         order.status = status
-        return await announced(order)
+        return await publish_update(order)
 
     return service
 

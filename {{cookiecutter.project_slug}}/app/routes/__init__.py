@@ -1,4 +1,4 @@
-"""What the BFF offers, in two lists. A new feature is a new file here and a line in each list."""
+"""All routes of the BFF. For a new feature, add a file here and a line in each list."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ REALTIME = [
     services.realtime,
     orders.realtime,
 ]
-"""What browsers call over sockets, and what the mesh brings or calls."""
+"""Realtime routers: what browsers call and subscribe to, mesh events, methods for services."""

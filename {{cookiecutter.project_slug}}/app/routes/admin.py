@@ -1,4 +1,4 @@
-"""Broadcasts, for administrators. Below them the engine's own admin routes are included."""
+"""Broadcasts, for administrators. The engine's other admin routes are included at the end."""
 
 from __future__ import annotations
 
@@ -54,36 +54,36 @@ _STORED: dict[str, Any] = {
 
 
 class NewBroadcast(BaseModel):
-    """What to send, and to whom."""
+    """A message and its audience."""
 
     model_config = ConfigDict(extra="forbid", json_schema_extra={"examples": [_EXAMPLE]})
 
     audience: Audience
     user_ids: UserIds = []
-    """For the audience `users`."""
+    """Recipients, with audience `users`."""
     connection_id: ConnectionId | None = None
-    """For the audience `connection`."""
+    """Recipient, with audience `connection`."""
     topic: Topic
     event: dict[str, Any]
-    """What browsers get, with `broadcast_id` beside it."""
+    """The payload that browsers receive. The BFF adds `broadcast_id`."""
     expires_at: AwareDatetime | None = None
-    """Until then it also greets those of the audience who connect."""
+    """Retained until then: clients of the audience that connect later receive it too."""
 
     @model_validator(mode="after")
     def _matches_audience(self) -> Self:
         if bool(self.user_ids) != (self.audience is Audience.USERS):
-            raise ValueError("user_ids go with the audience users, and only with it")
+            raise ValueError("user_ids is required with audience users, and only there")
         if (self.connection_id is not None) != (self.audience is Audience.CONNECTION):
-            raise ValueError("connection_id goes with the audience connection, and only with it")
+            raise ValueError("connection_id is required with audience connection, and only there")
         return self
 
     def recipients(self) -> list[str]:
-        """The users, or the one connection."""
+        """The ids of the users, or of the connection."""
         return self.user_ids if self.connection_id is None else [self.connection_id]
 
 
 class StoredBroadcast(BaseModel):
-    """What was sent, and what became of it."""
+    """A broadcast that was sent."""
 
     model_config = ConfigDict(from_attributes=True, json_schema_extra={"examples": [_STORED]})
 
@@ -96,16 +96,16 @@ class StoredBroadcast(BaseModel):
     event: dict[str, Any]
     expires_at: datetime | None
     message_ids: list[str | None]
-    """Under which id it is stored, for all or for each recipient."""
+    """Ids of the stored message: one for all, or one per recipient."""
     addressed: int | None
-    """How many connections the index named; null when it is not known to be sent."""
+    """Number of connections it was sent to; null if the send did not complete."""
 
 
 @router.post("/broadcasts", status_code=status.HTTP_201_CREATED)
 async def create_broadcast(
     broadcast: NewBroadcast, caller: AdminDep, broadcasts: BroadcastsDep, response: Response
 ) -> StoredBroadcast:
-    """Store a message and send it to all, to users, or to one connection."""
+    """Store a message and send it to all users, to some users, or to one connection."""
     stored = await broadcasts.create(
         created_by=caller.user_id,
         audience=broadcast.audience,
@@ -125,7 +125,7 @@ async def read_broadcasts(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     before: Annotated[str | None, Query(max_length=36)] = None,
 ) -> list[StoredBroadcast]:
-    """Newest first. The next page is the one `before` the id of the last."""
+    """Newest first. For the next page, pass the id of the last one as `before`."""
     found = await broadcasts.list(limit, before)
     return [StoredBroadcast.model_validate(broadcast) for broadcast in found]
 

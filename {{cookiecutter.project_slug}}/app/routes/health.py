@@ -18,8 +18,8 @@ async def live(bff: BffDep, response: Response) -> Liveness:
     "/health/ready", summary="Should it get traffic?", responses={503: {"model": Readiness}}
 )
 async def ready(bff: BffDep, response: Response) -> Readiness:
-    """Add checks of your own to `own`: a name, and an async function without parameters that
-    returns why the check fails, or an empty text."""
+    """Add your own checks to `own`: name to an async function without parameters. It returns the
+    reason of the failure, or an empty string."""
     return await readiness(bff, response, own={})
 
 

@@ -1,4 +1,4 @@
-"""The example feature: copy this file, rename, and list yours in `routes/__init__.py`."""
+"""The example feature. For your own, copy this file and list it in `routes/__init__.py`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ShareOrder(BaseModel):
 
 class Shared(BaseModel):
     connections: int
-    """How many of the other user's sockets it was sent to."""
+    """Number of the other user's connections it was sent to."""
 
 
 # HTTP
@@ -46,20 +46,20 @@ async def place_order(order: PlaceOrder, caller: CallerDep, mesh: MeshDep) -> di
     return placed
 
 
-# Browser to mesh: these methods of the service `orders`, and no others
+# Browser to mesh: only these methods of the service `orders`
 
 
 realtime.expose("orders", methods=["list", "place", "get", "update"], scopes=["orders"])
 
 
-# Browser to BFF: answered here
+# Browser to BFF: handled in this file
 
 
 @realtime.method("orders.share", scopes=["orders"])
 async def share(
     params: ShareOrder, caller: Caller, messenger: Messenger, mesh: MeshClient
 ) -> Shared:
-    """Show one of the caller's orders to another user."""
+    """Send one of the caller's orders to another user."""
     order = await mesh.request("orders", "get", {"order_id": params.order_id})
     sent = await messenger.to_user(
         params.with_user, "order.shared", {"by": caller.username, "order": order}
@@ -67,7 +67,7 @@ async def share(
     return Shared(connections=sent.addressed)
 
 
-# Mesh to browsers: to the user, and to whoever follows a topic
+# Mesh events to browsers: to the order's user, and to subscribers of a topic
 
 
 @realtime.topic("orders.latest", scopes=["orders"])

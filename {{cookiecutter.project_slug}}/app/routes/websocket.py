@@ -1,4 +1,4 @@
-"""`/ws`: where browsers connect."""
+"""`/ws`: the WebSocket endpoint for browsers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,6 @@ router = APIRouter()
 
 @router.websocket("/ws")
 async def websocket(websocket: WebSocket, caller: CallerDep, bff: BffDep) -> None:
-    """A FastAPI route like any other: dependencies that you add run before the handshake is
-    accepted, and an `HTTPException` or a `Problem` refuses it."""
+    """An ordinary FastAPI route. Dependencies that you add run before the handshake is accepted;
+    an `HTTPException` or a `Problem` rejects it."""
     await serve_websocket(websocket, caller, bff)

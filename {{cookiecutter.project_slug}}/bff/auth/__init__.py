@@ -1,1 +1,1 @@
-"""Who is it: tokens, tickets, origins."""
+"""Authentication of browsers: tokens, tickets and origins."""

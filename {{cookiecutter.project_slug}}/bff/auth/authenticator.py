@@ -1,4 +1,4 @@
-"""Finds the credential of a request or a handshake, and whose it is."""
+"""Authenticates HTTP requests and WebSocket handshakes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class _Credential(NamedTuple):
 
 
 class Authenticator:
-    """The first credential found decides. A token in the URL is none: addresses are logged.
+    """Only the first credential found is checked. Tokens in URLs are ignored: URLs are logged.
 
-    A cookie is sent by the browser whoever's page asked for it, so it counts only together with
-    an origin of `ALLOWED_ORIGINS`.
+    Browsers send cookies with requests of every page. So a cookie is accepted only together with
+    an `Origin` header from `ALLOWED_ORIGINS`.
     """
 
     def __init__(self, settings: Settings, verifier: TokenVerifier, tickets: Tickets) -> None:
@@ -38,10 +38,10 @@ class Authenticator:
         self._tickets = tickets
 
     def check_origin(self, connection: HTTPConnection) -> None:
-        """Whether this origin may open a socket. To be asked before it is accepted.
+        """Check the origin of a handshake, before the socket is accepted.
 
         Raises:
-            Problem: `forbidden` for a foreign origin, or a cookie without any.
+            Problem: `forbidden` if the origin is not allowed, or missing where there is a cookie.
         """
         self._check_origin(connection, self._find(connection, with_ticket=True))
 
@@ -50,21 +50,21 @@ class Authenticator:
         self._origins.check(connection, required=by_cookie)
 
     async def authenticate_socket(self, connection: HTTPConnection) -> Caller:
-        """The caller of a handshake: by `?ticket=`, then header, then cookie.
+        """The caller of a handshake, by `?ticket=`, else by header, else by cookie.
 
         Raises:
-            Problem: `unauthenticated`, `forbidden` for the origin, or `service_unavailable`
-                when the identity provider's keys could never be fetched.
+            Problem: `unauthenticated`; `forbidden` because of the origin; `service_unavailable`
+                while the keys of the identity provider have never been fetched.
         """
         credential = self._find(connection, with_ticket=True)
         self._check_origin(connection, credential)
         return await self._authenticate(connection, credential)
 
     async def authenticate_stream(self, connection: HTTPConnection) -> Caller:
-        """The caller of an event stream: by header, then cookie.
+        """The caller of an event stream, by header, else by cookie.
 
-        Browsers name no origin when a page reads from its own. They say `same-origin` then, which
-        no page can make them say.
+        Browsers send no `Origin` with a GET to the page's own origin, but `Sec-Fetch-Site:
+        same-origin` (Fetch Metadata), which pages cannot set.
 
         Raises:
             Problem: as `authenticate_socket`.
@@ -76,7 +76,7 @@ class Authenticator:
         return await self._authenticate(connection, credential)
 
     async def authenticate(self, connection: HTTPConnection) -> Caller:
-        """The caller of an HTTP request: by header, then cookie.
+        """The caller of an HTTP request, by header, else by cookie.
 
         Raises:
             Problem: as `authenticate_socket`.
@@ -108,7 +108,7 @@ class Authenticator:
 
 
 def _without_prefix(value: str) -> str:
-    """The token alone: `Bearer x`, a bare `x`, and `Bearer :x`, `Bearer:x` of `nuropb_gw`."""
+    """The token from `Bearer x` or `x`, or from `Bearer :x` or `Bearer:x` as in `nuropb_gw`."""
     value = value.strip()
     prefix = _PREFIX.match(value)
     return value[prefix.end() :] if prefix else value

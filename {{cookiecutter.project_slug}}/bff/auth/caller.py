@@ -1,4 +1,4 @@
-"""Whoever is at the other end, as their token says."""
+"""The authenticated user of a request or a connection."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from bff.auth.claims import numeric_date
 from bff.errors import Code, Problem
 
 MAX_ID = 128
-"""Characters a user id may have: it becomes a part of Redis keys."""
+"""The maximum length of a user id, which becomes part of Redis keys."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A user with the scopes they were granted."""
+    """A user and their scopes, from a verified token."""
 
     user_id: str
     username: str
     scopes: frozenset[str]
     session_id: str
-    """The sign-in that the token belongs to (claim `sid`), or empty."""
+    """The sign-in that the token belongs to (claim `sid`), or an empty string."""
     expires_at: int
-    """Seconds since 1970: when the token expires."""
+    """When the token expires, in seconds since 1970."""
     token: str = field(repr=False)
 
     @classmethod
     def from_claims(cls, claims: Mapping[str, Any], token: str) -> Self:
-        """The caller that verified claims describe.
+        """The caller that the claims of a verified token describe.
 
         Raises:
-            Problem: `unauthenticated` when `sub` is no usable id or `exp` no time.
+            Problem: `unauthenticated` if `sub` is not a usable id or `exp` is not a time.
         """
         user_id = _text(claims.get("sub"))
         expires_at = numeric_date(claims.get("exp"))
@@ -49,10 +49,10 @@ class Caller:
         )
 
     def require(self, *scopes: str) -> None:
-        """Go on only with all of these scopes.
+        """Check that the caller has all of these scopes.
 
         Raises:
-            Problem: `forbidden`, naming what is missing.
+            Problem: `forbidden`, which names the missing scopes.
         """
         missing = sorted(set(scopes) - self.scopes)
         if missing:
@@ -60,7 +60,7 @@ class Caller:
 
 
 def _text(value: object) -> str | None:
-    """A claim that is short and safe to put into keys, logs and JSON; else None."""
+    """A claim that is short and safe to use in keys, logs and JSON, else None."""
     if not isinstance(value, str) or not 0 < len(value) <= MAX_ID:
         return None
     if value.isprintable():
@@ -71,7 +71,7 @@ def _text(value: object) -> str | None:
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
-    """`scope` as RFC 8693 has it; `scopes` and `scp` are what some providers write instead."""
+    """From `scope` (RFC 8693, section 4.2), or from `scopes` or `scp` of some providers."""
     for claim in ("scope", "scopes", "scp"):
         match claims.get(claim):
             case str() as joined:

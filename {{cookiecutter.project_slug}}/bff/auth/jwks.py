@@ -1,4 +1,4 @@
-"""The identity provider's public keys (RFC 7517): fetched, cached, replaced."""
+"""A cache of the identity provider's public keys (JWK set, RFC 7517)."""
 
 from __future__ import annotations
 
@@ -11,22 +11,23 @@ from typing import Generic, TypeVar
 import httpx
 
 from bff.errors import Code, Problem
+from bff.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _FETCH_SECONDS = 5
-_PATIENCE = 0.5
-"""Seconds that a token waits for newer keys while there are old ones."""
+_REFRESH_SECONDS = 0.5
+"""How long a token waits for a refresh while older keys are cached."""
 _MAX_BYTES = 1024 * 1024
 
 
 class Jwks(Generic[T]):
-    """The keys at an address, as `parse` understands them.
+    """The keys at a URL, as `parse` returns them.
 
-    A provider in trouble changes nothing: the keys it gave last stay good. However many ask at
-    once, one fetch is under way; a waiter who gives up does not end it.
+    If a fetch fails the last keys stay in use. Concurrent callers share one fetch, which continues
+    when a caller is cancelled.
     """
 
     def __init__(
@@ -41,8 +42,8 @@ class Jwks(Generic[T]):
     ) -> None:
         """Ages and intervals are in seconds.
 
-        `min_interval` stands between fetches, so that tokens with invented key ids cannot make
-        this a load on the provider; `retry_interval` after one that failed.
+        `min_interval` is the least time between fetches: tokens with made-up key ids cannot load
+        the provider. `retry_interval` is the least time after a fetch that failed.
         """
         self._url = url
         self._parse = parse
@@ -56,30 +57,30 @@ class Jwks(Generic[T]):
         self._fetching: asyncio.Task[None] | None = None
 
     async def current(self) -> T:
-        """The keys, fetched anew when they have come of age.
+        """The keys, at most `max_age` old if the provider answers.
 
         Raises:
-            Problem: `service_unavailable` when the provider never gave any.
+            Problem: `service_unavailable` while no fetch has ever succeeded.
         """
         if self._keys is None:
             await self._refresh()
         elif self._now() - self._fetched > self._max_age:
             with suppress(TimeoutError):
-                async with asyncio.timeout(_PATIENCE):
+                async with asyncio.timeout(_REFRESH_SECONDS):
                     await self._refresh()
         if self._keys is None:
             raise Problem(Code.SERVICE_UNAVAILABLE, "Signing in is not possible at the moment")
         return self._keys
 
     async def newer(self) -> T:
-        """The keys, fetched anew unless that was just done: somebody names a key not known."""
+        """The keys, fetched again unless that was done just now: a token names an unknown key."""
         await self._refresh()
         return await self.current()
 
     async def close(self) -> None:
-        """Give up a fetch under way, and the connections."""
+        """Cancel a running fetch and close the HTTP client."""
         if self._fetching is not None:
-            self._fetching.cancel()
+            await cancel_and_wait(self._fetching)
         await self._http.aclose()
 
     @staticmethod
@@ -102,7 +103,8 @@ class Jwks(Generic[T]):
             wait = self._min_interval
         except Exception as error:
             logger.warning(
-                "keys of the identity provider not fetched: %s: %s", type(error).__name__, error
+                "could not fetch keys of the identity provider",
+                extra={"error": f"{type(error).__name__}: {error}"},
             )
         finally:
             self._not_before = self._now() + wait

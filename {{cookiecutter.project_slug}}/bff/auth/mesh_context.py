@@ -1,4 +1,4 @@
-"""What the mesh is told about a caller."""
+"""The context of mesh calls: on whose behalf a call is made."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from bff.auth.caller import Caller
 from bff.settings import Settings
 
 AUDIENCE = "mesh"
-"""The `aud` of a mesh token: no browser can sign in with one."""
+"""The `aud` of a mesh token. It cannot be used to sign in to the BFF."""
 _HEADER = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=")
 
 
 def mesh_context(caller: Caller, settings: Settings, session_id: str = "") -> dict[str, Any]:
-    """The `context` of a mesh call: set here, never by a browser.
+    """The `context` of a mesh call. Browsers cannot set it.
 
-    The token in it is made for the call. The caller's own token never leaves the BFF: services
-    echo the context, and failed calls lie in dead letters with it.
+    Its token is issued for the call. The caller's own token never leaves the BFF, because services
+    echo the context in replies, and dead-letter queues keep it.
     """
     context = {
         "user_id": caller.user_id,
@@ -37,7 +37,7 @@ def mesh_context(caller: Caller, settings: Settings, session_id: str = "") -> di
 
 
 def _token(caller: Caller, settings: Settings, session_id: str, secret: bytes) -> str:
-    """A JWT (RFC 7519). By hand: python-jose takes ten times as long, and it is one a call."""
+    """A JWT (RFC 7519) for one call. python-jose would take ten times as long."""
     now = int(time.time())
     claims = {
         "iss": settings.app_name,

@@ -1,4 +1,4 @@
-"""Single-use tickets: how a browser proves itself where it can send no header."""
+"""Single-use tickets: browsers cannot send an `Authorization` header when they open a socket."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _MAX_TICKET = 128
 
 
 class Tickets:
-    """Tickets that any instance issues and any instance redeems.
+    """Issues and redeems tickets. Any instance can redeem what any other has issued.
 
-    Redis learns neither the ticket nor the token: the entry stands under a hash of the ticket and
-    is encrypted with a key that only the ticket gives.
+    Redis stores neither the ticket nor the token in plain text: the key of an entry contains a hash
+    of the ticket, and the entry is encrypted with a key that is derived from the ticket.
     """
 
     def __init__(self, pipeline: AutoPipeline, settings: Settings) -> None:
@@ -34,7 +34,7 @@ class Tickets:
         self._settings = settings
 
     async def issue(self, caller: Caller, origin: str | None) -> str:
-        """A ticket good for `TICKET_SECONDS`, once, and only for the origin that asked for it."""
+        """A ticket for one use within `TICKET_SECONDS`; with an `origin`, only from there."""
         ticket = secrets.token_urlsafe(32)
         entry = _cipher(ticket).encrypt(orjson.dumps([origin, _fields(caller)]))
         await self._pipeline.submit(
@@ -43,25 +43,26 @@ class Tickets:
         return ticket
 
     async def redeem(self, ticket: str, origin: str | None) -> Caller:
-        """The caller who asked for the ticket, which is used up by that.
+        """The caller that the ticket was issued to. The ticket cannot be used again.
 
         Raises:
-            Problem: `unauthenticated` when it is unknown, used, too old or another origin's.
+            Problem: `unauthenticated` if the ticket is unknown, used or expired, if it was issued
+                to another origin, or if the caller's token has expired.
         """
         if not ticket.isascii() or len(ticket) > _MAX_TICKET:
-            raise _refused("it is no ticket")
+            raise _refused("not a ticket")
         entry: bytes | None = await self._pipeline.submit("GETDEL", self._key(ticket))
         if entry is None:
-            raise _refused("it is unknown, used or too old")
+            raise _refused("unknown, used or expired")
         try:
-            asked_from, fields = orjson.loads(_cipher(ticket).decrypt(entry))
+            issued_to, fields = orjson.loads(_cipher(ticket).decrypt(entry))
         except (InvalidToken, ValueError):
-            raise _refused("its entry is not ours") from None
-        if asked_from is not None and asked_from != origin:
-            raise _refused("it was given to another origin")
+            raise _refused("entry cannot be decrypted") from None
+        if issued_to is not None and issued_to != origin:
+            raise _refused("issued to another origin")
         caller = Caller(**{**fields, "scopes": frozenset(fields["scopes"])})
         if caller.expires_at + self._settings.jwt_leeway_seconds < time.time():
-            raise _refused("the token behind it has expired")
+            raise _refused("token expired")
         return caller
 
     def _key(self, ticket: str) -> str:
@@ -85,6 +86,6 @@ def _fields(caller: Caller) -> dict[str, Any]:
     }
 
 
-def _refused(why: str) -> Problem:
-    logger.info("ticket refused: %s", why)
+def _refused(reason: str) -> Problem:
+    logger.info("ticket refused", extra={"reason": reason})
     return Problem(Code.UNAUTHENTICATED)

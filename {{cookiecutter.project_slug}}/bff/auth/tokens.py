@@ -1,4 +1,4 @@
-"""Tokens (RFC 7519), verified and issued. The only module that knows python-jose."""
+"""Verifies and issues tokens (JWT, RFC 7519). The only module that uses python-jose."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from bff.settings import Settings
 logger = logging.getLogger(__name__)
 
 MAX_TOKEN: Final = 16_384
-"""Characters of a token."""
+"""The maximum length of a token, in characters."""
 
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
 _HMAC = ("HS256", "HS384", "HS512")
 _RSA = ("RS256", "RS384", "RS512")
 _CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 _PUBLIC = ("kty", "n", "e", "crv", "x", "y")
-"""The members of a JWK that make up a public key; a private one has no business here."""
+"""The members of a JWK that make up a public key. All others are ignored."""
 _MIN_RSA_BYTES = 256
-"""RFC 7518, section 3.3."""
+"""2048 bits (RFC 7518, section 3.3)."""
 
 _Keys: TypeAlias = Mapping[tuple[str | None, str], tuple[Key, ...]]
-"""Keys by key id and algorithm; under no id, every key of the algorithm."""
+"""Keys by key id and algorithm. Under the id None: all keys of the algorithm."""
 
 
 class _Secret(HMACKey):
-    """A shared secret that is prepared once, not for every token."""
+    """A shared secret whose HMAC is initialised once, not for each token."""
 
     def __init__(self, secret: str, algorithm: str) -> None:
         super().__init__(secret, algorithm)
@@ -57,55 +57,46 @@ class _Secret(HMACKey):
 
 
 class TokenVerifier:
-    """Turns a token into a caller, or refuses it. It is made once: so are its keys."""
+    """Verifies tokens. Make one and keep it: it caches the keys."""
 
     def __init__(self, settings: Settings, http: httpx.AsyncClient | None = None) -> None:
         """
         Raises:
-            ValueError: `JWT_ALGORITHMS` names one that is not supported.
+            ValueError: `JWT_ALGORITHMS` contains an algorithm that is not supported.
         """
         self._settings = settings
         self._algorithms = frozenset(settings.jwt_algorithms)
         self._jwks: Jwks[_Keys] | None = None
         self._secret: _Keys = {}
-        known = _HMAC if settings.jwks_url is None else (*_RSA, *_CURVES.values())
-        unknown = sorted(self._algorithms - set(known))
+        supported = _HMAC if settings.jwks_url is None else (*_RSA, *_CURVES.values())
+        unknown = sorted(self._algorithms - set(supported))
         if unknown:
-            raise ValueError(f"JWT_ALGORITHMS: {unknown[0]} is none of {', '.join(known)}")
+            raise ValueError(f"JWT_ALGORITHMS: {unknown[0]} is not one of {', '.join(supported)}")
         if settings.jwks_url is not None:
             self._jwks = Jwks(settings.jwks_url, self._parse, http or httpx.AsyncClient())
         elif settings.jwt_secret is not None:
             secret = settings.jwt_secret.get_secret_value()
-            self._secret = {(None, name): (_Secret(secret, name),) for name in known}
-
-    async def prepare(self) -> None:
-        """Have the keys at hand before the first token comes.
-
-        Raises:
-            Problem: `service_unavailable` when the identity provider cannot be asked.
-        """
-        if self._jwks is not None:
-            await self._jwks.current()
+            self._secret = {(None, name): (_Secret(secret, name),) for name in supported}
 
     async def verify(self, token: str) -> Caller:
-        """The caller whose token it is.
+        """The caller that a token identifies.
 
         Raises:
-            Problem: `unauthenticated` when the token is not good; `service_unavailable` when
-                the identity provider's keys could never be fetched, so that nobody knows.
+            Problem: `unauthenticated` if the token is invalid; `service_unavailable` while the keys
+                of the identity provider have never been fetched.
         """
         if len(token) > MAX_TOKEN or not _COMPACT.fullmatch(token):
-            raise _refused("it is no token")
+            raise _refused("not a token")
         algorithm, key_id = _header(token.partition(".")[0])
         if algorithm not in self._algorithms:
-            raise _refused("its algorithm is not in JWT_ALGORITHMS")
+            raise _refused("algorithm is not in JWT_ALGORITHMS")
         keys = await self._find(algorithm, key_id)
         if not keys:
-            raise _refused("its key is not known")
+            raise _refused("unknown key")
         return Caller.from_claims(self._claims(token, keys), token)
 
     async def close(self) -> None:
-        """Release what it holds."""
+        """Cancel a running fetch of keys and close the HTTP client."""
         if self._jwks is not None:
             await self._jwks.close()
 
@@ -118,28 +109,28 @@ class TokenVerifier:
         return keys.get((key_id, algorithm), ())
 
     def _claims(self, token: str, keys: tuple[Key, ...]) -> dict[str, Any]:
-        """What a token claims, once its signature and its claims are found to be good."""
+        """The claims of a token, after its signature and its claims were verified."""
         signed, _, signature = token.rpartition(".")
         try:
             proof = base64url_decode(signature.encode())
-            is_genuine = any(key.verify(signed.encode(), proof) for key in keys)
+            is_signed = any(key.verify(signed.encode(), proof) for key in keys)
             claims = orjson.loads(base64url_decode(signed.partition(".")[2].encode()))
-        except Exception as error:  # whoever wrote it is not known yet
+        except Exception as error:  # untrusted input: anything can be wrong with it
             raise _refused(type(error).__name__) from None
-        if not is_genuine:
-            raise _refused("its signature is not that of its key")
+        if not is_signed:
+            raise _refused("wrong signature")
         if not isinstance(claims, dict):
-            raise _refused("it claims nothing")
-        fault = rejection_reason(claims, self._settings)
-        if fault is not None:
-            raise _refused(fault, "The token has expired" if fault == EXPIRED else None)
+            raise _refused("claims are not a JSON object")
+        reason = rejection_reason(claims, self._settings)
+        if reason is not None:
+            raise _refused(reason, "The token has expired" if reason == EXPIRED else None)
         return claims
 
     def _parse(self, document: bytes) -> _Keys:
         """The usable keys of a JWK set.
 
         Raises:
-            ValueError: there is none.
+            ValueError: it has no usable key.
         """
         keys: defaultdict[tuple[str | None, str], list[Key]] = defaultdict(list)
         for entry in orjson.loads(document)["keys"]:
@@ -150,28 +141,30 @@ class TokenVerifier:
                     for key_id in {None, entry.get("kid")}:
                         keys[key_id, algorithm].append(key)
         if not keys:
-            raise ValueError("no key there fits JWT_ALGORITHMS")
+            raise ValueError("no key for JWT_ALGORITHMS in the JWK set")
         return {name: tuple(found) for name, found in keys.items()}
 
 
 @lru_cache(maxsize=64)
 def _header(encoded: str) -> tuple[str, str | None]:
-    """The algorithm and the key id that a token claims to have, both still to be doubted; they are
-    the same for most."""
+    """Algorithm and key id from the header of a token, not verified yet.
+
+    Cached, because most tokens have the same header.
+    """
     try:
         header = orjson.loads(base64url_decode(encoded.encode()))
-    except Exception:  # whoever wrote the header is not known yet
-        raise _refused("its header is broken") from None
+    except Exception:  # untrusted input: anything can be wrong with it
+        raise _refused("malformed header") from None
     if not isinstance(header, dict):
-        raise _refused("its header is broken")
+        raise _refused("malformed header")
     algorithm, key_id = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str) or not isinstance(key_id, str | None) or "crit" in header:
-        raise _refused("its header is not one of ours")
+        raise _refused("unsupported header")
     return algorithm, key_id
 
 
 def _algorithms_of(entry: Any) -> tuple[str, ...]:
-    """What a public key of a JWK set may verify. Symmetric keys have no business there."""
+    """The algorithms that a public key of a JWK set may verify. None for symmetric keys."""
     if not isinstance(entry, dict) or not isinstance(entry.get("kid"), str | None):
         return ()
     operations = entry.get("key_ops", ["verify"])
@@ -194,13 +187,16 @@ def _construct(entry: dict[str, Any], algorithm: str) -> Key | None:
             raise ValueError("an RSA key of less than 2048 bits")
         return jwk.construct(public, algorithm)
     except (JOSEError, ValueError, TypeError, KeyError, AttributeError) as error:
-        logger.warning("a key of the identity provider is left out: %s", error)
+        logger.warning(
+            "key of the identity provider ignored",
+            extra={"error": f"{type(error).__name__}: {error}"},
+        )
         return None
 
 
-def _refused(why: str, description: str | None = None) -> Problem:
-    """`why` is for the operator's log and must hold nothing of the token."""
-    logger.info("token refused: %s", why)
+def _refused(reason: str, description: str | None = None) -> Problem:
+    """`reason` is logged: it must not contain any part of the token."""
+    logger.info("token refused", extra={"reason": reason})
     return Problem(Code.UNAUTHENTICATED, description)
 
 
@@ -213,13 +209,15 @@ def issue(
     username: str | None = None,
     session_id: str | None = None,
 ) -> str:
-    """A token for `user` that is good for `lifetime` seconds.
+    """A token for `user` that is valid for `lifetime` seconds.
 
     Raises:
-        ValueError: there is no `JWT_SECRET`, so tokens come from the identity provider.
+        ValueError: `JWT_SECRET` is not set.
     """
     if settings.jwt_secret is None:
-        raise ValueError("tokens are issued by the identity provider: JWT_SECRET is not set")
+        raise ValueError(
+            "cannot issue tokens: JWT_SECRET is not set, your identity provider issues them"
+        )
     now = int(time.time())
     claims: dict[str, Any] = {"sub": user, "iat": now, "exp": int(now + lifetime)}
     optional = {

@@ -1,1 +1,1 @@
-"""Admin broadcasts: stored, sent, greeting those who come later."""
+"""Admin broadcasts: stored in the database, sent, and retained for later connections."""

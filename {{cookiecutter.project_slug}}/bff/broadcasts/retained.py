@@ -1,4 +1,11 @@
-"""What is still of interest to somebody who connects now, without asking the database for each."""
+"""Retained broadcasts: sent to each client that connects before they expire.
+
+They differ from MQTT's retained messages. MQTT keeps the last message of each topic until another
+replaces it, and sends it at each subscription. Here every broadcast that has not expired is
+retained, whatever its topic: for all users or for some, at most `MAX_RETAINED` for each, and
+clients get them after the hello. The database stores them, and every instance keeps a copy in
+memory, so that a connect needs no query.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +21,30 @@ from bff.connections.positions import Position
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
 
-_SECONDS: Final = 10.0
-"""How long the database may take."""
-
+_LOAD_SECONDS: Final = 10.0
+"""The timeout of a query."""
 
 MAX_RETAINED = 100
-"""How many greetings a user gets, and how many for all are kept; of more, the newest."""
+"""The most that one user gets, and that are kept for all users: the newest ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetainedBroadcast:
-    """A broadcast that has not expired."""
+    """A broadcast with an expiry."""
 
     event: Event
     expires_at: datetime
     users: frozenset[str] | None
-    """None for everybody."""
+    """The recipients; None for all users."""
 
 
 class RetainedBroadcasts:
-    """This instance's copy of the greetings, loaded again when Redis names newer ones.
+    """This instance's copy of the retained broadcasts, and the version that it has.
 
-    Redis counts how often they were renewed, in the stream of all: with its epoch, so that a Redis
-    that has lost the count makes everybody load. It is counted after a broadcast is committed and
-    read before the database is, so a copy can be newer than what was named, never older.
+    Redis holds the current version: a counter beside the stream `all`, in the epoch of the stream,
+    so that all instances reload when Redis has lost its data. `invalidate` increments it after a
+    broadcast is committed, and the version is read before the database is queried. So a copy may
+    be newer than its version, but never older.
     """
 
     def __init__(
@@ -50,25 +57,25 @@ class RetainedBroadcasts:
         self._key = Keys(settings.prefix).all.meta
         self._load = load
         self._retained: Sequence[RetainedBroadcast] = ()
-        self._loaded: Position | None = None
-        """Which greetings these are, at least."""
+        self._version: Position | None = None
+        """The version of the copy, or an older one."""
         self._loading = asyncio.Lock()
 
-    async def renew(self) -> None:
-        """Make every instance load anew."""
+    async def invalidate(self) -> None:
+        """Make every instance reload its copy."""
         await self._pipeline.submit("HINCRBY", self._key, "greetings", 1)
 
-    async def of(self, user_id: str, current: Position) -> list[Event]:
-        """The user's greetings, oldest first; `current` names those that Redis knows of.
+    async def of(self, user_id: str, version: Position) -> list[Event]:
+        """The user's retained broadcasts, oldest first. `version` is the current one in Redis.
 
         Raises:
-            TimeoutError: the database did not answer in time.
-            Exception: what it raised instead.
+            TimeoutError: the database did not answer within 10 s.
+            Exception: what `load` raised.
         """
-        if not self._has(current):
-            async with asyncio.timeout(_SECONDS), self._loading:
-                if not self._has(current):
-                    self._retained, self._loaded = await self._load(), current
+        if not self._is_current(version):
+            async with asyncio.timeout(_LOAD_SECONDS), self._loading:
+                if not self._is_current(version):
+                    self._retained, self._version = await self._load(), version
         if not self._retained:
             return []
         now = datetime.now(UTC)
@@ -78,8 +85,6 @@ class RetainedBroadcasts:
             if retained.expires_at > now and (retained.users is None or user_id in retained.users)
         ][-MAX_RETAINED:]
 
-    def _has(self, current: Position) -> bool:
-        loaded = self._loaded
-        return (
-            loaded is not None and loaded.epoch == current.epoch and loaded.offset >= current.offset
-        )
+    def _is_current(self, version: Position) -> bool:
+        own = self._version
+        return own is not None and own.epoch == version.epoch and own.offset >= version.offset

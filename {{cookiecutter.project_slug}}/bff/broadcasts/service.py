@@ -1,4 +1,4 @@
-"""Stores a broadcast, sends it, and remembers what became of it."""
+"""Stores broadcasts in the database and sends them."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from bff.db.database import Database
 from bff.db.tables import Audience, Broadcast
 from bff.errors import Code, Outcome, Problem
 from bff.redis.client import UNAVAILABLE as REDIS_UNAVAILABLE
+from bff.redis.client import why
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
 
@@ -29,14 +30,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _ID = re.compile(r"[0-9a-f-]{36}")
-_END_OF_TIME = datetime(9999, 1, 1, tzinfo=UTC)
+_MAX_EXPIRY = datetime(9999, 1, 1, tzinfo=UTC)
 
 MAX_TARGETED = 1_000
-"""How many greetings for some users are kept; of more, the newest."""
+"""The most retained broadcasts for lists of users that are kept: the newest ones."""
 
 
 class BroadcastService:
-    """Whoever calls it has checked that the caller may."""
+    """Creates and reads broadcasts. Endpoints check the scope `admin` before they call it."""
 
     def __init__(
         self, database: Database, pipeline: AutoPipeline, messenger: Messenger, settings: Settings
@@ -56,20 +57,19 @@ class BroadcastService:
         event: dict[str, Any],
         expires_at: datetime | None = None,
     ) -> Broadcast:
-        """Store and send. Browsers get the event with its `broadcast_id` beside what it holds.
+        """Store a broadcast and send it. `broadcast_id` is added to the event.
 
-        `recipients` are the user ids, or the one connection id. With `expires_at` it also greets
-        those of the audience who connect until then.
+        `recipients` are user ids, or one connection id, as `audience` requires. With `expires_at`
+        the broadcast is retained: clients of the audience that connect until then get it too.
 
         Raises:
-            Problem: `invalid_params` when the parts do not go together, or the event is too large,
-                too deep, or not JSON; `service_unavailable` when Redis did not take it: it is
-                stored under the id that the description names, and nobody can tell whether it
-                was sent.
+            Problem: `invalid_params` when the arguments contradict each other, or the event is
+                too large, nested too deep, or not JSON; `service_unavailable` when Redis failed:
+                the broadcast is stored, with the id in the description, and may have been sent.
         """
         _check_audience(audience, recipients)
         _check_expiry(audience, expires_at)
-        event = self._as_sent(event)
+        event = self._checked_event(event)
         broadcast = Broadcast(
             created_by=created_by,
             audience=audience,
@@ -83,22 +83,27 @@ class BroadcastService:
             await session.commit()
         try:
             if expires_at is not None:
-                await self._retained.renew()
+                await self._retained.invalidate()
             sent = await self._send(broadcast)
         except REDIS_UNAVAILABLE as error:
-            logger.warning("broadcast %s not sent: %s: %s", broadcast.id, type(error), error)
+            logger.warning(
+                "broadcast stored but not sent: Redis unavailable",
+                extra={"broadcast": broadcast.id, "reason": why(error)},
+            )
             raise Problem(
                 Code.SERVICE_UNAVAILABLE,
-                f"Broadcast {broadcast.id} is stored, but Redis did not confirm that it was sent",
+                f"Broadcast {broadcast.id} is stored, but Redis did not confirm that it was sent: "
+                "check what clients got before you send it again",
                 outcome=Outcome.UNKNOWN,
             ) from error
         broadcast.message_ids = [one.id for one in sent]
         broadcast.addressed = sum(one.addressed for one in sent)
-        await self._note_sent(broadcast)
+        await self._store_result(broadcast)
         return broadcast
 
     async def get(self, broadcast_id: str) -> Broadcast:
-        """
+        """The broadcast with that id.
+
         Raises:
             Problem: `not_found`.
         """
@@ -110,24 +115,26 @@ class BroadcastService:
             raise Problem(Code.NOT_FOUND, "There is no such broadcast")
         return broadcast
 
-    async def retained_for(self, user_id: str, current: Position) -> list[Event]:
-        """What was broadcast to the user, or to all, and has not expired; oldest first.
+    async def retained_for(self, user_id: str, version: Position) -> list[Event]:
+        """The broadcasts to the user, or to all, that have not expired; oldest first.
 
-        `current` says which greetings Redis named (`Admission.greetings`).
+        `version` is the current version of the retained broadcasts, from `Subscriptions.join`.
 
         Raises:
-            Problem: `service_unavailable` when the database cannot be asked.
+            Problem: `service_unavailable` when the database is unavailable.
         """
         try:
-            return await self._retained.of(user_id, current)
+            return await self._retained.of(user_id, version)
         except DATABASE_UNAVAILABLE as error:
-            raise Problem(Code.SERVICE_UNAVAILABLE, "Greetings are not available") from error
+            raise Problem(
+                Code.SERVICE_UNAVAILABLE, "Retained broadcasts are not available"
+            ) from error
 
     async def list(self, limit: int = 50, before: str | None = None) -> list[Broadcast]:
-        """Up to `limit` broadcasts, newest first; with `before`, those older than that one.
+        """Up to `limit` broadcasts, newest first; with the id `before`, those older than that one.
 
         Raises:
-            Problem: `not_found` when there is no broadcast `before`.
+            Problem: `not_found` when there is no broadcast with the id `before`.
         """
         order = (col(Broadcast.created_at), col(Broadcast.id))
         query = select(Broadcast).order_by(*(column.desc() for column in order)).limit(limit)
@@ -137,15 +144,15 @@ class BroadcastService:
         async with self._database.session() as session:
             return list((await session.exec(query)).all())
 
-    def _as_sent(self, event: dict[str, Any]) -> dict[str, Any]:
-        """The event as browsers will read it."""
+    def _checked_event(self, event: dict[str, Any]) -> dict[str, Any]:
+        """The event as browsers get it: NaN has become null."""
         try:
             text = encode(event)
         except TypeError:
-            raise Problem(Code.INVALID_PARAMS, "event: holds what JSON cannot carry") from None
+            raise Problem(Code.INVALID_PARAMS, "event: must be JSON") from None
         if len(text) > self._settings.max_frame_bytes:
             limit = self._settings.max_frame_bytes
-            raise Problem(Code.INVALID_PARAMS, f"event: larger than {limit} bytes")
+            raise Problem(Code.INVALID_PARAMS, f"event: must not be larger than {limit} bytes")
         checked: dict[str, Any] = decode(text)
         check_depth(checked, self._settings.max_json_depth)
         return checked
@@ -165,14 +172,17 @@ class BroadcastService:
                     await self._messenger.to_connection(connection_id, event.topic, event.event)
                 ]
 
-    async def _note_sent(self, broadcast: Broadcast) -> None:
-        """Store what is known of the sending. Should that fail, it was sent all the same."""
+    async def _store_result(self, broadcast: Broadcast) -> None:
+        """Store the message ids and the count. The broadcast is sent even if this fails."""
         try:
             async with self._database.session() as session:
                 await session.merge(broadcast)
                 await session.commit()
         except DATABASE_UNAVAILABLE as error:
-            logger.error("broadcast %s is sent, but not noted: %s", broadcast.id, type(error))
+            logger.error(
+                "broadcast sent, but result not stored: database unavailable",
+                extra={"broadcast": broadcast.id, "error": type(error).__name__},
+            )
 
     async def _load_retained(self) -> Sequence[RetainedBroadcast]:
         newest_first = (
@@ -182,8 +192,8 @@ class BroadcastService:
         )
         broadcasts: list[Broadcast] = []
         async with self._database.session() as session:
-            for audience, most in ((Audience.ALL, MAX_RETAINED), (Audience.USERS, MAX_TARGETED)):
-                of_audience = newest_first.where(Broadcast.audience == audience).limit(most)
+            for audience, limit in ((Audience.ALL, MAX_RETAINED), (Audience.USERS, MAX_TARGETED)):
+                of_audience = newest_first.where(Broadcast.audience == audience).limit(limit)
                 broadcasts += (await session.exec(of_audience)).all()
         broadcasts.sort(key=lambda one: (one.created_at, one.id))
         return [
@@ -200,13 +210,13 @@ class BroadcastService:
 
 
 def _event(broadcast: Broadcast) -> Event:
-    """What browsers get: the same id in the message and in the greeting, to tell them apart."""
+    """`broadcast_id` lets clients recognise a retained broadcast that they got live already."""
     return Event(broadcast.topic, {**broadcast.event, "broadcast_id": broadcast.id})
 
 
 def _check_audience(audience: Audience, recipients: Sequence[str]) -> None:
     if audience is Audience.ALL and recipients:
-        raise Problem(Code.INVALID_PARAMS, "the audience all has no recipients")
+        raise Problem(Code.INVALID_PARAMS, "the audience all takes no recipients")
     if audience is Audience.USERS and not recipients:
         raise Problem(Code.INVALID_PARAMS, "the audience users needs user_ids")
     if audience is Audience.CONNECTION and len(recipients) != 1:
@@ -217,6 +227,6 @@ def _check_expiry(audience: Audience, expires_at: datetime | None) -> None:
     if expires_at is None:
         return
     if audience is Audience.CONNECTION:
-        raise Problem(Code.INVALID_PARAMS, "expires_at: a connection cannot come later")
-    if not datetime.now(UTC) < expires_at < _END_OF_TIME:
-        raise Problem(Code.INVALID_PARAMS, "expires_at must lie in the future")
+        raise Problem(Code.INVALID_PARAMS, "expires_at: only for the audiences all and users")
+    if not datetime.now(UTC) < expires_at < _MAX_EXPIRY:
+        raise Problem(Code.INVALID_PARAMS, "expires_at: must be in the future")

@@ -1,1 +1,1 @@
-"""The same connections seen across instances, on Redis."""
+"""Connections, messages and presence across all instances, on Redis."""

@@ -1,4 +1,8 @@
-"""What instances tell each other on their channels: lines, the last of which may be a text."""
+"""The messages between instances on pub/sub channels.
+
+An envelope consists of lines. The first line is its kind. A text, if there is one, comes last and
+may itself contain line breaks.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +10,36 @@ from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """The first line of an envelope. Unknown kinds are ignored: a newer instance may know more."""
+    """The first line of an envelope. An instance ignores the kinds that it does not know: during a
+    rolling update a newer instance may send them."""
 
     USER = "user"
-    """`user id`, `epoch`, `offset`, `text`: for all connections of a user."""
+    """`user id`, `epoch`, `offset`, `text`: an event for all connections of a user."""
     ALL = "all"
-    """`` (nothing), `epoch`, `offset`, `text`: for every connection."""
+    """empty line, `epoch`, `offset`, `text`: an event for every connection."""
     TOPIC = "topic"
-    """`topic`, `epoch`, `offset`, `text`: for its subscribers."""
+    """`topic`, `epoch`, `offset`, `text`: an event for the topic's subscribers."""
     CONNECTION = "connection"
-    """`connection id`, `text`: for one connection; it is not stored."""
+    """`connection id`, `text`: an event for one connection; it is not stored."""
     CLOSE_CONNECTION = "close_connection"
-    """`connection id`, `code`."""
+    """`connection id`, `code`: a control message."""
     CLOSE_USER = "close_user"
-    """`user id`, `code`."""
+    """`user id`, `code`: a control message."""
     SUBSCRIBE_USER = "subscribe_user"
-    """`user id`, `topic`."""
+    """`user id`, `topic`: a control message."""
     UNSUBSCRIBE_USER = "unsubscribe_user"
-    """`user id`, `topic`."""
+    """`user id`, `topic`: a control message."""
     CLOSE_ALL = "close_all"
-    """`code`."""
+    """`code`: a control message."""
     PROBE = "probe"
-    """Nothing: the relay's proof to itself that it hears."""
+    """No further lines: an instance sends it to itself to test its subscription."""
 
 
 def envelope(kind: Kind, *lines: str) -> str:
-    """One message between instances, as it goes over the channel."""
+    """An envelope with all its lines."""
     return "\n".join((kind, *lines))
 
 
-def head(kind: Kind, reader: str) -> str:
-    """A recoverable message's envelope up to the epoch; `send.lua` writes the rest."""
-    return envelope(kind, reader, "")
+def head(kind: Kind, target: str) -> str:
+    """The first lines of an event's envelope; `send.lua` adds epoch, offset and text."""
+    return envelope(kind, target, "")

@@ -1,31 +1,28 @@
-"""Which connections each user has, over all instances."""
+"""The connections of each user, on all instances."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Final
 
 import orjson
 
-from bff.cluster.keys import Keys
+from bff.cluster.context import ClusterContext
 from bff.cluster.lease import InstanceFacts, Lease
 from bff.cluster.presence_queue import PresenceQueue
+from bff.cluster.reaper import Reaper
 from bff.cluster.scripts import load
-from bff.cluster.streams import Page, page_arguments
+from bff.cluster.streams import Page, StreamReader, page_arguments
 from bff.connections.connection import Connection, instance_of
 from bff.connections.positions import Position
-from bff.connections.registry import ConnectionRegistry
-from bff.redis.client import UNAVAILABLE, RedisClient, why
-from bff.redis.pipeline import AutoPipeline
-from bff.settings import Settings
-from bff.telemetry.metrics import Metrics
+from bff.redis.client import UNAVAILABLE, why
 
 logger = logging.getLogger(__name__)
 
-_BATCH = 500
+_BATCH: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,121 +38,137 @@ class ConnectionFacts:
     session: str
 
 
-class Registration(NamedTuple):
-    """A connection on its way into the index."""
-
-    member: str
-    """As whose connection it was entered: `<instance>#<generation>`."""
-    held: asyncio.Future[Any]
-    entered: asyncio.Future[Any]
-    """A page of the user's stream, or nothing."""
-
-
 class ConnectionIndex:
-    """The index in Redis, and this instance's share of it.
+    """The index in Redis, and this instance's entries in it.
 
-    Entries live as long as their instance renews its lease: only an expired lease makes an
-    instance dead. An instance whose lease ran out while it was away takes a new generation and
-    writes all it holds anew; the reaper removes only what names the dead generation. Every step
-    can be repeated, by anyone, at any time.
+    An entry is valid as long as its instance renews its lease; an instance counts as dead only
+    when its lease has expired. An instance whose lease expired while it was stalled takes a lease
+    with a new generation and writes all its entries again; the reaper removes only the entries of
+    the dead generation. Every step is idempotent.
     """
 
     def __init__(
-        self,
-        instance_id: str,
-        redis: RedisClient,
-        pipeline: AutoPipeline,
-        registry: ConnectionRegistry,
-        presence: PresenceQueue,
-        missed: asyncio.Event,
-        settings: Settings,
-        metrics: Metrics,
+        self, context: ClusterContext, reader: StreamReader, presence: PresenceQueue
     ) -> None:
-        """`missed` is set when messages may have passed this instance by."""
-        self.instance_id = instance_id
-        self.lease = Lease(instance_id, pipeline, registry, settings)
-        self._redis = redis
-        self._pipeline = pipeline
-        self._registry = registry
+        self.instance_id = context.instance_id
+        self.lease = Lease(context)
+        self.reaper = Reaper(context, presence)
+        self._redis = context.redis
+        self._pipeline = context.pipeline
+        self._registry = context.registry
+        self._resync_needed = context.resync_needed
+        self._settings = context.settings
+        self._metrics = context.metrics
+        self._keys = context.keys
+        self._reader = reader
         self._presence = presence
-        self._missed = missed
-        self._settings = settings
-        self._metrics = metrics
-        self._keys = Keys(settings.prefix)
-        self.reason = "no lease yet"
-        """Why the lease could not be renewed when it was last due; empty when it could."""
-        self._leased = False
-        """Whether all that this instance holds was entered under its lease."""
+        self.lease_error = "no lease yet"
+        """Why the last renewal of the lease failed; empty when it succeeded."""
+        self._is_complete = False
+        """Whether all connections of this instance were entered under its current lease."""
         self._renewing = asyncio.Lock()
-        self._left: list[Connection] = []
-        """Connections that are gone but may still be in the index."""
-        self._leaving = asyncio.Event()
-        self._register = load(pipeline, "register")
-        self._reap = load(pipeline, "reap")
+        self._unregistered: list[Connection] = []
+        """Closed connections that may still have an entry."""
+        self._has_unregistered = asyncio.Event()
+        self._register = load(context.pipeline, "register")
 
     # Connections
 
-    def register(self, connection: Connection, since: Position | None = None) -> Registration:
-        """Enter a connection in this turn of the loop, and read what its user was sent since a
-        position; `registered` tells how it went."""
-        user = self._keys.user(connection.user_id)
-        return Registration(
-            self.lease.member,
-            self._pipeline.submit("SADD", self._held_users, connection.user_id),
-            self._register(
-                [user.meta, user.stream, self._keys.connections(connection.user_id)],
-                [
-                    *page_arguments(since, self._settings),
-                    connection.id,
-                    self._entry(connection),
-                    self._settings.max_connections_per_user,
-                ],
-            ),
-        )
+    async def register(
+        self, connection: Connection, since: Mapping[str, Position]
+    ) -> tuple[Page, Page, Position] | None:
+        """Add a connection, then read what the streams `user` and `all` contain after positions.
 
-    async def registered(self, connection: Connection, registration: Registration) -> Page | None:
-        """What the user was sent; None when the user has too many connections."""
-        await registration.held
-        answer = await registration.entered
-        if not answer:
+        All commands share one round trip, and Redis executes them in this order.
+
+        Returns:
+            A page of each stream and the version of the retained broadcasts; None when the user
+            has too many connections.
+
+        Raises:
+            RedisError, OSError, TimeoutError: Redis is unavailable.
+        """
+        member = self.lease.member
+        user = self._keys.user(connection.user_id)
+        user_added = self._pipeline.submit("SADD", self._users_key, connection.user_id)
+        registered = self._register(
+            [user.meta, user.stream, self._keys.connections(connection.user_id)],
+            [
+                *page_arguments(since.get("user"), self._settings),
+                connection.id,
+                self._entry(connection),
+                self._settings.max_connections_per_user,
+            ],
+        )
+        all_read = self._reader.request_all(since.get("all"), after=registered)
+        await user_added
+        user_page = await registered
+        if not user_page:
             return None
-        if self.lease.member != registration.member:
+        if self.lease.member != member:
             await self._write([connection])
-        await self._presence.come([connection.user_id])
-        return Page.of(answer)
+        await self._presence.on_connected([connection.user_id])
+        all_page, retained_version = Page.of_all(await all_read)
+        return Page.of(user_page), all_page, retained_version
 
     def unregister(self, connection: Connection) -> None:
-        """Remove a connection that has left the registry: soon, together with others."""
-        self._left.append(connection)
-        self._leaving.set()
+        """Remove a connection that has left the registry; soon, in a batch with others."""
+        self._unregistered.append(connection)
+        self._has_unregistered.set()
 
-    async def remove_left(self) -> None:
-        """Remove the connections that were unregistered."""
-        while self._left:
-            batch = self._left[:_BATCH]
-            users = self._held_users
+    async def remove_unregistered(self) -> None:
+        """Remove the entries of all unregistered connections."""
+        while self._unregistered:
+            batch = self._unregistered[:_BATCH]
+            users_key = self._users_key
             gone = {c.user_id for c in batch if not self._registry.by_user(c.user_id)}
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for connection in batch:
                     pipeline.hdel(self._keys.connections(connection.user_id), connection.id)
                 if gone:
-                    pipeline.srem(users, *gone)
+                    pipeline.srem(users_key, *gone)
                 await pipeline.execute()
-            await self._presence.leave(gone)
+            await self._presence.on_disconnected(gone)
+            # These have reconnected during this attempt, or during an earlier one that failed.
             back = {c.user_id for c in batch if self._registry.by_user(c.user_id)}
-            if back:  # since, or since an attempt that failed half-way
-                await self._redis.sadd(users, *back)
-            del self._left[: len(batch)]
-        self._leaving.clear()
+            if back:
+                await self._redis.sadd(users_key, *back)
+            del self._unregistered[: len(batch)]
+        self._has_unregistered.clear()
 
     async def connections_of(self, user_id: str) -> list[ConnectionFacts]:
-        """The user's connections, on whatever instance is not known to be dead."""
+        """The user's connections on all instances that are not known to be dead."""
         entries = await self._pipeline.read_hash(self._keys.connections(user_id))
         return [
             _connection_facts(field.decode(), value)
             for field, value in entries.items()
             if value.split(b" ", 1)[0].decode() not in self.lease.dead
         ]
+
+    async def restore(self, connections: Iterable[Connection]) -> None:
+        """Write the entries of open connections again, because Redis may have lost them."""
+        connections = [connection for connection in connections if connection.closing is None]
+        for start in range(0, len(connections), _BATCH):
+            batch = connections[start : start + _BATCH]
+            await self._write(batch)
+            await self._presence.on_connected({connection.user_id for connection in batch})
+            for connection in batch:
+                if self._registry.by_id(connection.id) is None:  # closed during the write
+                    self.unregister(connection)
+
+    async def _write(self, connections: Sequence[Connection]) -> None:
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for connection in connections:
+                pipeline.sadd(self._users_key, connection.user_id)
+            for connection in connections:
+                key = self._keys.connections(connection.user_id)
+                pipeline.hset(key, connection.id, self._entry(connection))
+            await pipeline.execute()
+
+    async def remove_dead_entries(self, user_id: str) -> None:
+        """Remove a user's entries of dead instances, which must not count towards the limit."""
+        await self.reaper.reap_expired(await self.renew())
+        await self.reaper.remove_dead_entries(user_id)
 
     # Instances
 
@@ -169,121 +182,72 @@ class ConnectionIndex:
         return any(facts.instance == instance_id for facts in self.lease.living)
 
     def count(self) -> int:
-        """Connections of all instances: our own now, the others' as they last reported."""
+        """Connections of all instances: of this one now, of the others as last reported."""
         others = (facts for facts in self.lease.living if facts.instance != self.instance_id)
         return len(self._registry) + sum(facts.connections for facts in others)
 
     async def run(self) -> None:
-        """Renew the lease, reap the dead and remove who left, for ever."""
+        """Renew the lease, reap dead instances and remove entries, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._renew_for_ever())
-            tasks.create_task(self._remove_for_ever())
+            tasks.create_task(self._renew_periodically())
+            tasks.create_task(self._remove_periodically())
 
-    async def _renew_for_ever(self) -> None:
+    async def _renew_periodically(self) -> None:
         while True:
             await asyncio.sleep(self._settings.lease_renewal_seconds)
-            was_away = bool(self.reason)
+            has_failed = bool(self.lease_error)
             try:
-                await self._reap_all(await self.renew())
-                if was_away:
-                    self._missed.set()
+                await self.reaper.reap_expired(await self.renew())
+                if has_failed:
+                    self._resync_needed.set()
             except UNAVAILABLE as error:
-                self.reason = why(error)
-                logger.warning("lease not renewed: %s", self.reason)
+                self.lease_error = why(error)
+                logger.warning("could not renew lease", extra={"reason": self.lease_error})
 
-    async def _remove_for_ever(self) -> None:
+    async def _remove_periodically(self) -> None:
         while True:
-            await self._leaving.wait()
+            await self._has_unregistered.wait()
             try:
-                await self.remove_left()
+                await self.remove_unregistered()
             except UNAVAILABLE as error:
-                logger.warning("entries stay for now: %s: %s", type(error).__name__, error)
+                logger.warning(
+                    "could not remove index entries, retrying",
+                    extra={"reason": why(error), "entries": len(self._unregistered)},
+                )
                 await asyncio.sleep(self._settings.lease_renewal_seconds)
 
     async def renew(self) -> tuple[str, ...]:
-        """Renew the lease, or take one as a new generation; returns the dead generations."""
+        """Renew the lease, or take one with a new generation and write all entries again.
+
+        Returns:
+            `<instance>#<generation>` of every expired lease.
+
+        Raises:
+            RedisError, OSError, TimeoutError: Redis is unavailable.
+        """
         async with self._renewing:
-            if self._leased and await self.lease.renew():
-                self.reason = ""
+            if self._is_complete and await self.lease.renew():
+                self.lease_error = ""
                 return self.lease.dead
-            if self._leased:
+            if self._is_complete:
                 self._metrics.lease_losses.inc()
-                logger.warning("lease of %s is lost: a new generation begins", self.lease.member)
-            self._leased = False
+                logger.warning(
+                    "lease lost, taking a new one", extra={"instance": self.lease.member}
+                )
+            self._is_complete = False
             await self.lease.take()
-            await self._rewrite()
-            self._missed.set()
-            self._leased = True
-            self.reason = ""
+            await self.restore(self._registry)
+            self._resync_needed.set()
+            self._is_complete = True
+            self.lease_error = ""
             return self.lease.dead
 
-    async def leave(self) -> None:
-        """Give everything back, at the end of the instance."""
-        await self._reap_member(self.lease.member)
-
-    async def _rewrite(self) -> None:
-        """Enter every connection under the new generation."""
-        await self.enter_again(self._registry)
-
-    async def enter_again(self, connections: Iterable[Connection]) -> None:
-        """Write entries that Redis may have lost; those that left meanwhile go again."""
-        connections = [connection for connection in connections if connection.closing is None]
-        for start in range(0, len(connections), _BATCH):
-            batch = connections[start : start + _BATCH]
-            await self._write(batch)
-            await self._presence.come({connection.user_id for connection in batch})
-            for connection in batch:
-                if self._registry.by_id(connection.id) is None:
-                    self.unregister(connection)
-
-    async def _write(self, connections: Sequence[Connection]) -> None:
-        async with self._redis.pipeline(transaction=False) as pipeline:
-            for connection in connections:
-                pipeline.sadd(self._held_users, connection.user_id)
-            for connection in connections:
-                key = self._keys.connections(connection.user_id)
-                pipeline.hset(key, connection.id, self._entry(connection))
-            await pipeline.execute()
-
-    # The dead
-
-    async def _reap_all(self, members: Iterable[str]) -> None:
-        for member in members:
-            logger.warning("reaping %s: its lease has expired", member)
-            await self._reap_member(member)
-
-    async def _reap_member(self, member: str) -> None:
-        users = self._keys.users_of(member)
-        batch: list[str] = []
-        async for user_id in self._redis.sscan_iter(users, count=_BATCH):
-            batch.append(user_id.decode())
-            if len(batch) == _BATCH:
-                await self._reap_users(batch, member)
-                batch.clear()
-        await self._reap_users(batch, member)
-        await self._redis.delete(users)
-        await self._redis.hdel(self._keys.lease_facts, member)
-        await self._redis.zrem(self._keys.leases, member)
-
-    async def _reap_users(self, users: list[str], member: str) -> None:
-        keys = [self._keys.connections(user_id) for user_id in users]
-        removed = await asyncio.gather(*(self._reap([key], [member]) for key in keys))
-        await self._presence.leave(users)
-        self._metrics.entries_reaped.inc(sum(removed))
-
-    async def forget_dead(self, user_id: str) -> None:
-        """Before a user is told "too many": entries of dead instances do not count."""
-        await self._reap_all(await self.renew())
-        key = self._keys.connections(user_id)
-        entries = await self._pipeline.read_hash(key)
-        for member in {value.split(b" ", 1)[0] for value in entries.values()}:
-            if await self._pipeline.submit("ZSCORE", self._keys.leases, member) is None:
-                await self._reap([key], [member])
-
-    # Values
+    async def release(self) -> None:
+        """Remove all entries of this instance and its lease, when it stops."""
+        await self.reaper.reap(self.lease.member)
 
     @property
-    def _held_users(self) -> str:
+    def _users_key(self) -> str:
         return self._keys.users_of(self.lease.member)
 
     def _entry(self, connection: Connection) -> bytes:

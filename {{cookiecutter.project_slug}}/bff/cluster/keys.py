@@ -1,4 +1,5 @@
-"""Every Redis key and channel. What one script touches shares a hash tag, so one slot."""
+"""The names of all Redis keys and channels. The keys of one script share a hash tag, and so a
+slot."""
 
 from __future__ import annotations
 
@@ -6,37 +7,39 @@ from typing import NamedTuple
 
 
 class StreamKeys(NamedTuple):
-    """A stream of recoverable messages. `name` is what browsers call it."""
+    """The keys of one stream of recoverable messages."""
 
     name: str
+    """The stream's name in the browser protocol."""
     meta: str
     stream: str
     tag: str
 
     def idempotency(self, key: str) -> str:
-        """Under which the outcome of a send is remembered."""
+        """hash: the result of the send with this idempotency key."""
         return f"{self.tag}:idem:{key}"
 
 
 class Keys:
-    """Names under one prefix, which carries the schema's version."""
+    """Keys and channels under one prefix, which contains the version of this schema."""
 
     def __init__(self, prefix: str) -> None:
         self.prefix = prefix
         self.leases = f"{prefix}:{{instances}}"
         """zset: `<instance>#<generation>` to the end of its lease, in ms of Redis' clock."""
         self.lease_facts = f"{prefix}:{{instances}}:facts"
-        """hash: the same member to JSON about the instance."""
+        """hash: `<instance>#<generation>` to JSON about the instance."""
         self.presence = f"{prefix}:{{presence}}"
-        """zset: user to when his presence is to be looked at, in ms of Redis' clock."""
-        self.to_instance = f"{prefix}:to:"
-        """Channel of one instance, without its id."""
-        self.to_all = f"{prefix}:all"
-        """Channel that every instance hears."""
+        """zset: user id to when the user's presence is to be checked, in ms of Redis' clock."""
+        self.instance_channel_prefix = f"{prefix}:to:"
+        """Prefix of the channel of one instance; the instance id follows."""
+        self.all_channel = f"{prefix}:all"
+        """The channel to which every instance subscribes."""
         self.all = self._stream("all", f"{prefix}:{{all}}")
 
     def users_of(self, member: str) -> str:
-        """set: whom a generation of an instance holds, for the reaper; lost with the lease only."""
+        """set: the users with a connection of `<instance>#<generation>`. The reaper reads it when
+        that lease has expired."""
         return f"{self.prefix}:{{instances}}:{member}:users"
 
     def connections(self, user_id: str) -> str:
@@ -51,8 +54,8 @@ class Keys:
         """The stream of one topic."""
         return self._stream(f"topic:{topic}", f"{self.prefix}:{{t:{topic}}}")
 
-    def to_topic(self, topic: str) -> str:
-        """Channel of a topic, which instances hear that hold a subscriber."""
+    def topic_channel(self, topic: str) -> str:
+        """The channel of a topic; the instances with a subscriber subscribe to it."""
         return f"{self.prefix}:topic:{topic}"
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The lease by which others know that this instance lives."""
+"""The lease that shows other instances that this one is alive."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from dataclasses import asdict, dataclass, fields
 
 import orjson
 
-from bff.cluster.keys import Keys
+from bff.cluster.context import ClusterContext
 from bff.cluster.scripts import load
-from bff.connections.registry import ConnectionRegistry
-from bff.redis.pipeline import AutoPipeline
-from bff.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,59 +19,54 @@ class InstanceFacts:
     instance: str
     host: str
     since: float
+    """Start of the instance, in seconds since 1970."""
     connections: int
     users: int
 
     @classmethod
     def of(cls, text: bytes) -> InstanceFacts:
-        """What an instance has reported, which may run another version of this."""
+        """Parse a report; other versions of the engine may add fields."""
         facts = orjson.loads(text)
         return cls(*(facts[field.name] for field in fields(cls)))
 
 
 class Lease:
-    """This instance's lease, by Redis' own clock, and what Redis then says of all others.
+    """This instance's lease, by Redis' clock, and the leases of all others as of the last renewal.
 
-    A lease that has run out cannot be renewed, nor one that was taken from another Redis process.
-    Its instance takes one of the next *generation*, and what carries the old generation's mark is
-    the dead's.
+    An expired lease cannot be renewed, nor can one that was taken from another Redis process. The
+    instance then takes a lease with the next *generation*. Entries in the index name the
+    generation, so those of an older generation belong to a dead one.
     """
 
-    def __init__(
-        self,
-        instance_id: str,
-        pipeline: AutoPipeline,
-        registry: ConnectionRegistry,
-        settings: Settings,
-    ) -> None:
-        self.instance_id = instance_id
+    def __init__(self, context: ClusterContext) -> None:
+        self.instance_id = context.instance_id
         self.generation = 0
         self.living: tuple[InstanceFacts, ...] = ()
         self.dead: tuple[str, ...] = ()
-        """Generations, of whatever instance, whose lease has run out and that nobody reaped."""
-        self._registry = registry
-        self._seconds = settings.lease_seconds
-        self._keys = Keys(settings.prefix)
+        """`<instance>#<generation>` of every expired lease that has not been reaped yet."""
+        self._registry = context.registry
+        self._seconds = context.settings.lease_seconds
+        self._keys = context.keys
         self._since = time.time()
-        self._script = load(pipeline, "lease")
+        self._script = load(context.pipeline, "lease")
         self._run_id = b""
-        """Of the Redis that the lease was taken from."""
+        """The `run_id` of the Redis process that granted the lease."""
 
     @property
     def member(self) -> str:
-        """This generation of this instance: its name among the leases, its mark in the index."""
+        """`<instance>#<generation>`: the name of the lease, and the first part of index entries."""
         return f"{self.instance_id}#{self.generation}"
 
     async def renew(self) -> bool:
-        """Hold the lease for another while; False when it has run out or Redis has lost it."""
-        return bool(self.generation) and await self._hold(take=False)
+        """Renew the lease; False when it has expired or Redis has lost it."""
+        return bool(self.generation) and await self._run_script(take=False)
 
     async def take(self) -> None:
-        """Begin the next generation."""
+        """Take a lease with the next generation."""
         self.generation += 1
-        await self._hold(take=True)
+        await self._run_script(take=True)
 
-    async def _hold(self, *, take: bool) -> bool:
+    async def _run_script(self, *, take: bool) -> bool:
         facts = InstanceFacts(
             instance=self.instance_id,
             host=socket.gethostname(),
@@ -90,9 +82,9 @@ class Lease:
             self._run_id,
         ]
         keys = [self._keys.leases, self._keys.lease_facts]
-        holds, living, dead, run_id = await self._script(keys, arguments)
-        if holds:
+        is_held, living, dead, run_id = await self._script(keys, arguments)
+        if is_held:
             self._run_id = run_id
             self.living = tuple(InstanceFacts.of(facts) for facts in living if facts)
             self.dead = tuple(member.decode() for member in dead)
-        return bool(holds)
+        return bool(is_held)

@@ -1,10 +1,11 @@
-"""This process as a member of the cluster: every part of the room made and joined."""
+"""This process as a member of the cluster: makes and connects all parts of this package."""
 
 from __future__ import annotations
 
 import asyncio
 import secrets
 
+from bff.cluster.context import ClusterContext
 from bff.cluster.index import ConnectionIndex
 from bff.cluster.keys import Keys
 from bff.cluster.messenger import Messenger
@@ -13,6 +14,7 @@ from bff.cluster.presence_queue import PresenceQueue
 from bff.cluster.pubsub_channels import PubSubChannels
 from bff.cluster.pubsub_listener import PubSubListener
 from bff.cluster.stream_hub import StreamHub
+from bff.cluster.stream_registry import StreamRegistry
 from bff.cluster.streams import StreamReader
 from bff.cluster.subscriptions import Subscriptions
 from bff.connections.registry import ConnectionRegistry
@@ -23,7 +25,11 @@ from bff.telemetry.metrics import Metrics
 
 
 class ClusterMember:
-    """What is sent comes from `messenger`, what is heard through `relay` and `feeds`."""
+    """One instance's part of the cluster.
+
+    `messenger` sends to all instances. `pubsub_listener` receives what they send, and `stream_hub`
+    delivers it to the connections in `registry`.
+    """
 
     def __init__(
         self,
@@ -33,33 +39,31 @@ class ClusterMember:
         *,
         presence_is_watched: bool = False,
     ) -> None:
+        """Without `presence_is_watched`, changes of presence are neither detected nor announced."""
         self.id = secrets.token_hex(6)
         self.registry = ConnectionRegistry()
         self.pipeline = AutoPipeline(redis)
-        missed = asyncio.Event()
-        presence_queue = PresenceQueue(self.pipeline, settings, watched=presence_is_watched)
-        self.index = ConnectionIndex(
-            self.id, redis, self.pipeline, self.registry, presence_queue, missed, settings, metrics
+        self.context = ClusterContext(
+            instance_id=self.id,
+            redis=redis,
+            pipeline=self.pipeline,
+            keys=Keys(settings.prefix),
+            registry=self.registry,
+            settings=settings,
+            metrics=metrics,
+            resync_needed=asyncio.Event(),
         )
-        self.messenger = Messenger(self.pipeline, self.index, settings, metrics)
-        self.presence = Presence(
-            self.pipeline, self.index, presence_queue, self.messenger, settings
-        )
-        keys = Keys(settings.prefix)
-        channels = PubSubChannels(keys.to_instance + self.id, keys.to_all)
-        reader = StreamReader(self.pipeline, settings)
-        self.hub = StreamHub(self.index, self.registry, channels, reader, missed, settings, metrics)
+        channels = PubSubChannels(self.context.own_channel, self.context.keys.all_channel)
+        reader = StreamReader(self.pipeline, self.context.keys, settings)
+        presence_queue = PresenceQueue(self.context, watched=presence_is_watched)
+        self.index = ConnectionIndex(self.context, reader, presence_queue)
+        self.messenger = Messenger(self.context, self.index)
+        self.presence = Presence(self.context, self.index, presence_queue, self.messenger)
+        self.streams = StreamRegistry(self.context)
+        self.stream_hub = StreamHub(self.context, self.streams, self.index, channels, reader)
         self.subscriptions = Subscriptions(
-            self.index, self.registry, self.hub, channels, reader, settings
+            self.context, self.streams, self.index, self.stream_hub, channels, reader
         )
-        self.listener = PubSubListener(
-            self.id,
-            redis,
-            self.registry,
-            channels,
-            self.hub,
-            self.subscriptions,
-            missed,
-            settings,
-            metrics,
+        self.pubsub_listener = PubSubListener(
+            self.context, self.streams, channels, self.stream_hub, self.subscriptions
         )

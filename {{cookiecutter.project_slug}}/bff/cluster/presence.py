@@ -1,4 +1,4 @@
-"""Who is online and where, and the word about it to whoever may watch."""
+"""Which users are online, and events about changes for those who may watch."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ from collections.abc import Iterable
 from typing import Final
 from urllib.parse import quote
 
+from bff.cluster.context import ClusterContext
 from bff.cluster.index import ConnectionFacts, ConnectionIndex
-from bff.cluster.keys import Keys
 from bff.cluster.messenger import Messenger
-from bff.cluster.presence_queue import Change, PresenceQueue
+from bff.cluster.presence_queue import Claim, PresenceQueue
 from bff.cluster.scripts import load
 from bff.connections.positions import TOPIC
-from bff.redis.client import UNAVAILABLE
-from bff.redis.pipeline import AutoPipeline
-from bff.settings import Settings
+from bff.redis.client import UNAVAILABLE, why
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +23,8 @@ TOPIC_PREFIX: Final = "presence."
 
 
 def presence_topic(user_id: str) -> str:
-    """The topic of a user's comings and goings: the id is quoted as in a URL's path; what is too
-    long for a topic then is its SHA-256 instead."""
+    """The topic of a user's presence events: `presence.` and the user id, percent-encoded as in
+    the path of a URL (RFC 3986); if that is too long, the id's SHA-256 in hexadecimal instead."""
     topic = TOPIC_PREFIX + quote(user_id, safe="@:+")
     if TOPIC.fullmatch(topic):
         return topic
@@ -34,71 +32,71 @@ def presence_topic(user_id: str) -> str:
 
 
 class Presence:
-    """Told by the index alone: no process has to live for somebody to be taken for offline.
+    """Presence is derived from the index, so it stays correct when an instance crashes.
 
-    A user is online while a living instance holds a connection of his. Going offline is told when
-    he was away for `PRESENCE_GRACE_SECONDS`, so that a reconnect is none; it needs no word from the
-    instance that held him.
+    A user is online while a living instance has a connection of that user. `user.offline` is sent
+    when the user had no connection for `PRESENCE_GRACE_SECONDS`, so a reconnect causes no event.
     """
 
     def __init__(
         self,
-        pipeline: AutoPipeline,
+        context: ClusterContext,
         index: ConnectionIndex,
         queue: PresenceQueue,
         messenger: Messenger,
-        settings: Settings,
     ) -> None:
-        self._pipeline = pipeline
+        self._pipeline = context.pipeline
+        self._keys = context.keys
         self._index = index
         self._queue = queue
         self._messenger = messenger
-        self._told = load(pipeline, "presence_announced")
-        self._look_every = settings.lease_renewal_seconds
-        self._position_seconds = settings.position_retention_seconds
-        self._keys = Keys(settings.prefix)
+        self._save_announced = load(context.pipeline, "presence_announced")
+        self._max_wait_seconds = context.settings.lease_renewal_seconds
+        self._retention_seconds = context.settings.position_retention_seconds
 
     async def of(self, user_ids: Iterable[str]) -> dict[str, list[ConnectionFacts]]:
-        """The connections of each user, on whatever instance; none for who is offline.
+        """The connections of each user on all instances; an empty list for an offline user.
 
         Raises:
-            RedisError, OSError, TimeoutError: Redis cannot be asked.
+            RedisError, OSError, TimeoutError: Redis is unavailable.
         """
         users = list(dict.fromkeys(user_ids))
         found = await asyncio.gather(*(self._index.connections_of(user_id) for user_id in users))
         return dict(zip(users, found, strict=True))
 
     async def run(self) -> None:
-        """Tell of changes, for ever. With nobody to watch there are none."""
+        """Announce changes until cancelled; none while nobody can watch."""
         while True:
-            wait = self._look_every
+            wait = self._max_wait_seconds
             if self._queue.watched:
                 try:
-                    wait = min(wait, await self.tell())
+                    wait = min(wait, await self.announce_due())
                 except UNAVAILABLE as error:
-                    logger.warning("presence waits, Redis: %s: %s", type(error).__name__, error)
-            await self._queue.called(within=wait)
+                    logger.warning(
+                        "could not announce presence, retrying", extra={"reason": why(error)}
+                    )
+            await self._queue.wait_for_connect(wait)
 
-    async def tell(self) -> float:
-        """Tell of all changes that are due; returns the seconds until the next is."""
+    async def announce_due(self) -> float:
+        """Announce all changes that are due; returns the seconds until the next one is."""
         while True:
-            wait, changes = await self._queue.take()
-            if not changes:
+            wait, claims = await self._queue.claim()
+            if not claims:
                 return wait
-            await asyncio.gather(*(self._tell_of(change) for change in changes))
+            await asyncio.gather(*(self._announce(claim) for claim in claims))
 
-    async def _tell_of(self, change: Change) -> None:
-        """Told by two instances it counts once; by one that ends in the middle, again elsewhere.
+    async def _announce(self, claim: Claim) -> None:
+        """Idempotent: the number of announced changes is the idempotency key of the next event.
 
-        The number of changes is the idempotency key, and its last bit is what watchers know.
+        An odd number means that the user was last announced as online.
         """
-        user_id = change.user_id
+        user_id = claim.user_id
         meta = self._keys.user(user_id).meta
         is_online = bool((await self.of([user_id]))[user_id])
-        told = int(await self._pipeline.submit("HGET", meta, "presence") or 0)
-        if is_online != bool(told % 2):
+        announced = int(await self._pipeline.submit("HGET", meta, "presence") or 0)
+        if is_online != bool(announced % 2):
             event = {"type": "user.online" if is_online else "user.offline", "user_id": user_id}
             topic = presence_topic(user_id)
-            await self._messenger.to_topic(topic, event, idempotency_key=str(told + 1))
-            await self._told([meta], [told + 1, self._position_seconds])
-        await self._queue.settle(change)
+            await self._messenger.to_topic(topic, event, idempotency_key=str(announced + 1))
+            await self._save_announced([meta], [announced + 1, self._retention_seconds])
+        await self._queue.release(claim)

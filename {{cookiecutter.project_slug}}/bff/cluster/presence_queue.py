@@ -1,72 +1,77 @@
-"""Users whose presence may have changed: a queue in Redis that all instances work off."""
+"""A queue in Redis of users whose presence may have changed; all instances process it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
-from bff.cluster.keys import Keys
+from bff.cluster.context import ClusterContext
 from bff.cluster.scripts import load
-from bff.redis.pipeline import AutoPipeline
-from bff.settings import Settings
 
-_MOST = 500
-_WORK_MS = 10_000
-"""After this somebody else looks at what was taken and not settled."""
+_MAX_CLAIMS: Final = 500
+_CLAIM_MS: Final = 10_000
+"""A user that is not released in this time can be claimed by another instance."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A user to be looked at."""
+class Claim:
+    """A user that this instance has claimed from the queue."""
 
     user_id: str
-    mark: bytes
+    score: bytes
+    """The user's score in the queue; another one means that the user was enqueued again."""
 
 
 class PresenceQueue:
-    """Nothing waits in it that another instance could not go on with.
+    """Users wait in the queue until an instance has checked them, even if the first one crashes.
 
-    While nobody may watch presence it takes nothing in.
+    While nobody can watch presence (`watched` is false), nothing is enqueued.
     """
 
-    def __init__(self, pipeline: AutoPipeline, settings: Settings, *, watched: bool) -> None:
+    def __init__(self, context: ClusterContext, *, watched: bool) -> None:
         self.watched = watched
-        self._key = Keys(settings.prefix).presence
-        self._grace_ms = int(settings.presence_grace_seconds * 1000)
-        self._expect = load(pipeline, "presence_enqueue")
-        self._take = load(pipeline, "presence_claim")
-        self._settle = load(pipeline, "presence_release")
-        self._came = asyncio.Event()
+        self._key = context.keys.presence
+        self._grace_ms = int(context.settings.presence_grace_seconds * 1000)
+        self._enqueue = load(context.pipeline, "presence_enqueue")
+        self._claim = load(context.pipeline, "presence_claim")
+        self._release = load(context.pipeline, "presence_release")
+        self._connected = asyncio.Event()
 
-    async def come(self, users: Collection[str]) -> None:
-        """Users have a connection more: they are looked at now."""
+    async def on_connected(self, users: Collection[str]) -> None:
+        """Users have one connection more; they are to be checked now."""
         if self.watched and users:
-            await self._expect([self._key], [0, *users])
-            self._came.set()
+            await self._enqueue([self._key], [0, *users])
+            self._connected.set()
 
-    async def leave(self, users: Collection[str]) -> None:
-        """Users have a connection less: they are looked at when they could be back."""
+    async def on_disconnected(self, users: Collection[str]) -> None:
+        """Users have one connection less; they are to be checked after the grace period."""
         if self.watched and users:
-            await self._expect([self._key], [self._grace_ms, *users])
+            await self._enqueue([self._key], [self._grace_ms, *users])
 
-    async def take(self) -> tuple[float, list[Change]]:
-        """Who is due, and the seconds until the next is."""
-        wait, *taken = await self._take([self._key], [_MOST, _WORK_MS])
-        changes = [
-            Change(user.decode(), mark) for user, mark in zip(taken[::2], taken[1::2], strict=True)
+    async def claim(self) -> tuple[float, list[Claim]]:
+        """Claim all users that are due.
+
+        Returns:
+            The seconds until the next user is due, and the claimed users.
+        """
+        wait_ms, *claimed = await self._claim([self._key], [_MAX_CLAIMS, _CLAIM_MS])
+        claims = [
+            Claim(user.decode(), score)
+            for user, score in zip(claimed[::2], claimed[1::2], strict=True)
         ]
-        return (wait / 1000 if wait >= 0 else float("inf")), changes
+        return (wait_ms / 1000 if wait_ms >= 0 else float("inf")), claims
 
-    async def settle(self, change: Change) -> None:
-        """Somebody has looked."""
-        await self._settle([self._key], [change.user_id, change.mark])
+    async def release(self, claim: Claim) -> None:
+        """Remove a user that was checked, unless it was enqueued again."""
+        await self._release([self._key], [claim.user_id, claim.score])
 
-    async def called(self, within: float) -> None:
-        """Wait until somebody comes, for so many seconds at the most."""
+    async def wait_for_connect(self, seconds: float) -> None:
+        """Wait until a user connects to this instance, but not longer than that."""
         try:
-            async with asyncio.timeout(within):
-                await self._came.wait()
+            async with asyncio.timeout(seconds):
+                await self._connected.wait()
         except TimeoutError:
             pass
-        self._came.clear()
+        self._connected.clear()

@@ -1,4 +1,4 @@
-"""The channels of Redis that this instance hears."""
+"""The pub/sub channels to which this instance is subscribed."""
 
 from __future__ import annotations
 
@@ -12,63 +12,63 @@ from bff.redis.client import UNAVAILABLE
 
 
 class PubSubChannels:
-    """What should be heard, carried over to each new subscription."""
+    """The channels that this instance needs; each new pub/sub connection subscribes to them."""
 
-    def __init__(self, *always: str) -> None:
-        self._always = frozenset(always)
-        self._wanted = {name: asyncio.Event() for name in always}
-        """Each with whether it is heard now."""
+    def __init__(self, *permanent: str) -> None:
+        self._permanent = frozenset(permanent)
+        self._subscribed = {name: asyncio.Event() for name in permanent}
+        """All needed channels. The event is set while Redis has confirmed the subscription."""
         self._unconfirmed: Counter[str] = Counter()
-        """What Redis was asked for a channel and has not answered yet, on this subscription."""
+        """How many requests per channel Redis has not confirmed yet, on this connection."""
         self._pubsub: Any = None
 
     async def open(self, pubsub: Any) -> None:
-        """Hear everything through a new subscription."""
+        """Subscribe to all channels on a new connection."""
         self._pubsub = pubsub
-        self._unconfirmed.update(self._wanted.keys())
-        await pubsub.subscribe(*self._wanted)
+        self._unconfirmed.update(self._subscribed.keys())
+        await pubsub.subscribe(*self._subscribed)
 
     def close(self) -> None:
-        """The subscription has ended: nothing is heard until the next one."""
+        """The connection is lost, and with it all subscriptions."""
         self._pubsub = None
         self._unconfirmed.clear()
-        for heard in self._wanted.values():
-            heard.clear()
+        for subscribed in self._subscribed.values():
+            subscribed.clear()
 
-    def confirmed(self, name: str) -> None:
-        """Redis has answered what it was asked for a channel.
+    def on_confirmed(self, name: str) -> None:
+        """Redis has confirmed a (un)subscribe request for a channel.
 
         Raises:
-            ConnectionError: it was not asked. The client library has lost the connection and has
-                subscribed anew by itself; what was published in between is missing.
+            ConnectionError: there was no such request. redis-py has lost the connection and has
+                subscribed again by itself; messages published in between are missing.
         """
         if not self._unconfirmed[name]:
             raise ConnectionError("Redis has ended the subscription")
         self._unconfirmed[name] -= 1
         if not self._unconfirmed[name]:
             del self._unconfirmed[name]
-            if name in self._wanted:
-                self._wanted[name].set()
+            if name in self._subscribed:
+                self._subscribed[name].set()
 
-    async def hear(self, name: str) -> None:
-        """Add a channel; returns when all that is published from now on is heard.
+    async def subscribe(self, name: str) -> None:
+        """Add a channel; returns when all messages published from now on are received.
 
-        While there is no subscription it waits, without a limit of its own.
+        While there is no connection it waits; callers set their own timeout.
         """
-        heard = self._wanted.get(name)
-        if heard is None:
-            heard = self._wanted[name] = asyncio.Event()
+        subscribed = self._subscribed.get(name)
+        if subscribed is None:
+            subscribed = self._subscribed[name] = asyncio.Event()
             if self._pubsub is not None:
                 self._unconfirmed[name] += 1
-                with suppress(*UNAVAILABLE):  # the relay meets the same error and listens anew
+                with suppress(*UNAVAILABLE):  # the listener gets the same error and reconnects
                     await self._pubsub.subscribe(name)
-        await heard.wait()
+        await subscribed.wait()
 
     async def unsubscribe_all_but(self, names: Collection[str]) -> None:
-        """Drop every other channel that was added."""
-        dropped = self._wanted.keys() - names - self._always
+        """Drop all channels except these and the permanent ones."""
+        dropped = self._subscribed.keys() - names - self._permanent
         for name in dropped:
-            del self._wanted[name]
+            del self._subscribed[name]
         if dropped and self._pubsub is not None:
             self._unconfirmed.update(dropped)
             with suppress(*UNAVAILABLE):

@@ -1,183 +1,177 @@
-"""Listens to Redis for what other instances send, and gives it to the sockets held here."""
+"""Receives from Redis what other instances send, and passes it to the connections here."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
-from typing import Any
+from typing import Any, Final
 
 from bff.backoff import backoff_delays
+from bff.cluster.context import ClusterContext
 from bff.cluster.envelopes import Kind, envelope
-from bff.cluster.keys import Keys
 from bff.cluster.pubsub_channels import PubSubChannels
 from bff.cluster.stream_hub import StreamHub
+from bff.cluster.stream_registry import StreamRegistry
 from bff.cluster.stream_tracker import StreamTracker
 from bff.cluster.subscriptions import Subscriptions
 from bff.connections.connection import Connection
 from bff.connections.frames import Frame
 from bff.connections.positions import Position
-from bff.connections.registry import ConnectionRegistry
-from bff.redis.client import UNAVAILABLE, RedisClient, new_pubsub, publish_to, why
-from bff.settings import Settings
-from bff.telemetry.metrics import Metrics
+from bff.redis.client import UNAVAILABLE, create_pubsub, publish_probe, why
+from bff.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
-_PROBE = envelope(Kind.PROBE).encode()
-_PROBES_UNHEARD = 3
-_LONGEST_PAUSE = 5.0
-_TELL_AGAIN = 1.0
-_LAST_LOOK = 0.05
-"""Seconds to read what has come while this process stood still, before it is called silence."""
-_TURN = 10_000
-"""After so many frames others get their turn, about 5 ms: a stream of messages may never be empty,
-and what comes to a socket within a turn leaves in one write."""
+_PROBE: Final = envelope(Kind.PROBE).encode()
+_MAX_MISSED_PROBES: Final = 3
+_RETRY_SECONDS: Final = (0.1, 5.0)
+"""First and longest delay before it connects again."""
+_MIN_READ_SECONDS: Final = 0.05
+"""Time to read what has arrived while this process was stalled, before it counts as silence."""
+_FRAMES_PER_TURN: Final = 10_000
+"""After so many frames (about 5 ms) other tasks run. Messages may arrive without a pause, and all
+frames that a socket gets within one turn are sent in one write."""
 
 
 class PubSubListener:
-    """One subscription per instance, which proves that it hears.
+    """The one pub/sub connection of an instance, with a health check.
 
-    A subscriber can go deaf without any error: a half-open TCP connection, an output limit. So
-    the relay keeps sending itself a probe through Redis; silence restarts the subscription, and
-    `hears` is false meanwhile.
+    A subscriber can stop receiving without any error: a half-open TCP connection, an output buffer
+    limit. Therefore the listener publishes a probe to its own channel at regular intervals. When
+    nothing is received for three intervals, it reconnects.
     """
 
     def __init__(
         self,
-        instance_id: str,
-        redis: RedisClient,
-        registry: ConnectionRegistry,
+        context: ClusterContext,
+        streams: StreamRegistry,
         channels: PubSubChannels,
-        trackers: StreamHub,
+        hub: StreamHub,
         subscriptions: Subscriptions,
-        missed: asyncio.Event,
-        settings: Settings,
-        metrics: Metrics,
     ) -> None:
-        self._own_channel = Keys(settings.prefix).to_instance + instance_id
-        self._redis = redis
-        self._registry = registry
+        self._redis = context.redis
+        self._own_channel = context.own_channel
+        self._registry = context.registry
+        self._metrics = context.metrics
+        self._resync_needed = context.resync_needed
+        self._probe_seconds = context.settings.pubsub_probe_seconds
+        self._stalled_after = self._probe_seconds * _MAX_MISSED_PROBES
+        self._streams = streams
         self._channels = channels
-        self._hub = trackers
+        self._hub = hub
         self._subscriptions = subscriptions
-        self._missed = missed
-        self._metrics = metrics
-        self._probe_seconds = settings.pubsub_probe_seconds
-        self._reason = "not listening yet"
-        self._heard_at = 0.0
-        self._listening = asyncio.Event()
+        self._error = "not subscribed yet"
+        self._received_at = 0.0
+        self._subscribed = asyncio.Event()
         self._written = 0
-        self._unsent = ""
-        """Why the last probe could not be sent; empty when it could."""
+        """Frames written to sockets since other tasks had their turn."""
+        self._probe_error = ""
+        """Why the last probe could not be published; empty when it was."""
 
     @property
-    def reason(self) -> str:
-        """Why the relay does not hear; empty when it does."""
-        if self._reason:
-            return self._reason
-        silence = asyncio.get_running_loop().time() - self._heard_at
-        return "" if silence < self._stalled_after else f"heard nothing for {silence:.0f} s"
+    def error(self) -> str:
+        """Why no messages are received at present; empty when they are."""
+        if self._error:
+            return self._error
+        silence = asyncio.get_running_loop().time() - self._received_at
+        return "" if silence < self._stalled_after else f"nothing received for {silence:.0f} s"
 
-    @property
-    def _stalled_after(self) -> float:
-        return self._probe_seconds * _PROBES_UNHEARD
-
-    async def listening(self) -> None:
-        """Wait until the subscription stands for the first time."""
-        await self._listening.wait()
+    async def wait_until_subscribed(self) -> None:
+        """Wait until the first probe has been received."""
+        await self._subscribed.wait()
 
     async def run(self) -> None:
-        """Listen for ever; after each failure anew, with back-off and jitter."""
-        waits = backoff_delays(0.1, _LONGEST_PAUSE)
+        """Receive messages until cancelled; reconnect after each error, with back-off."""
+        delays = backoff_delays(*_RETRY_SECONDS)
         while True:
             try:
-                await self._listen()
+                await self._connect_and_receive()
             except UNAVAILABLE as error:
-                if not self._reason:
-                    waits = backoff_delays(0.1, _LONGEST_PAUSE)
-                self._reason = why(error)
+                if not self._error:
+                    delays = backoff_delays(*_RETRY_SECONDS)
+                self._error = why(error)
                 self._metrics.pubsub_subscribed.set(0)
                 self._metrics.pubsub_restarts.inc()
-                logger.warning("relay is deaf, listening anew: %s", self._reason)
-            await asyncio.sleep(next(waits))
+                logger.warning("pub/sub stalled, resubscribing", extra={"reason": self._error})
+            await asyncio.sleep(next(delays))
 
-    async def _listen(self) -> None:
+    async def _connect_and_receive(self) -> None:
         async with asyncio.timeout(self._stalled_after):
-            pubsub = await new_pubsub(self._redis)
+            pubsub = await create_pubsub(self._redis)
         try:
             async with asyncio.timeout(self._stalled_after):
                 await self._channels.open(pubsub)
-            self._heard_at = asyncio.get_running_loop().time()
-            await _until_one_ends(self._hear_for_ever(pubsub), self._probe_for_ever(pubsub))
+            self._received_at = asyncio.get_running_loop().time()
+            await _run_until_first_ends(self._receive(pubsub), self._publish_probes(pubsub))
         finally:
             self._channels.close()
             await asyncio.shield(pubsub.aclose())
 
-    async def _hear_for_ever(self, pubsub: Any) -> None:
+    async def _receive(self, pubsub: Any) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            patience = self._heard_at + self._stalled_after - loop.time()
-            message = await pubsub.get_message(timeout=max(_LAST_LOOK, patience))
+            timeout = self._received_at + self._stalled_after - loop.time()
+            message = await pubsub.get_message(timeout=max(_MIN_READ_SECONDS, timeout))
             if message is not None:
-                self._heard_at = loop.time()
+                self._received_at = loop.time()
                 await self._on_message(message)
-            elif (silence := loop.time() - self._heard_at) >= self._stalled_after:
-                raise TimeoutError(f"heard nothing for {silence:.0f} s{self._unsent}")
+            elif (silence := loop.time() - self._received_at) >= self._stalled_after:
+                raise TimeoutError(f"nothing received for {silence:.0f} s{self._probe_error}")
 
-    async def _probe_for_ever(self, pubsub: Any) -> None:
-        """A probe that cannot be sent is one that is not heard: the silence decides."""
+    async def _publish_probes(self, pubsub: Any) -> None:
+        """An error is only noted: whether the probes arrive is decided by `_receive`."""
         while True:
             try:
                 async with asyncio.timeout(self._stalled_after):
-                    await publish_to(self._redis, pubsub, self._own_channel, _PROBE)
-                self._unsent = ""
+                    await publish_probe(self._redis, pubsub, self._own_channel, _PROBE)
+                self._probe_error = ""
             except UNAVAILABLE as error:
-                self._unsent = f", the last probe: {why(error)}"
+                self._probe_error = f", last probe: {why(error)}"
             await asyncio.sleep(self._probe_seconds)
 
     async def _on_message(self, message: dict[str, Any]) -> None:
         if message["type"] in ("subscribe", "unsubscribe"):
-            self._channels.confirmed(message["channel"].decode())
+            self._channels.on_confirmed(message["channel"].decode())
         if message["type"] != "message":
             return
         data: bytes = message["data"]
         if data == _PROBE:
-            self._hears()
+            self._on_probe()
             return
         try:
-            self._open(data)
+            self._dispatch(data)
         except Exception:
-            logger.exception("an envelope could not be dealt with")
-        if self._written >= _TURN:
+            logger.exception("could not process pub/sub message")
+        if self._written >= _FRAMES_PER_TURN:
             self._written = 0
             await asyncio.sleep(0)
 
-    def _hears(self) -> None:
-        if self._reason:
-            self._reason = ""
-            self._missed.set()
-            logger.info("relay hears")
+    def _on_probe(self) -> None:
+        if self._error:
+            self._error = ""
+            self._resync_needed.set()
+            logger.info("pub/sub subscribed")
         self._metrics.pubsub_subscribed.set(1)
-        self._listening.set()
+        self._subscribed.set()
 
-    def _open(self, data: bytes) -> None:
+    def _dispatch(self, data: bytes) -> None:
         kind, _, rest = data.partition(b"\n")
         match kind:
             case b"user":
                 user_id, _, rest = rest.partition(b"\n")
-                self._hear(self._hub.of_user(user_id.decode()), rest)
+                self._on_event(self._streams.of_user(user_id.decode()), rest)
             case b"topic":
                 topic, _, rest = rest.partition(b"\n")
-                self._hear(self._hub.of_topic(topic.decode()), rest)
+                self._on_event(self._streams.of_topic(topic.decode()), rest)
             case b"all":
-                self._hear(self._hub.of_all(), rest.partition(b"\n")[2])
+                self._on_event(self._streams.all, rest.partition(b"\n")[2])
             case b"connection":
                 connection_id, _, text = rest.partition(b"\n")
-                self._send(self._one(connection_id), text)
+                self._send(self._connection(connection_id), text)
             case b"close_connection":
                 connection_id, _, code = rest.partition(b"\n")
-                self._close(self._one(connection_id), code)
+                self._close(self._connection(connection_id), code)
             case b"close_user":
                 user_id, _, code = rest.partition(b"\n")
                 self._close(self._registry.by_user(user_id.decode()), code)
@@ -190,14 +184,14 @@ class PubSubListener:
             case b"close_all":
                 self._close(list(self._registry), rest)
 
-    def _one(self, connection_id: bytes) -> list[Connection]:
+    def _connection(self, connection_id: bytes) -> list[Connection]:
         connection = self._registry.by_id(connection_id.decode())
         return [] if connection is None else [connection]
 
-    def _hear(self, tracker: StreamTracker | None, rest: bytes) -> None:
+    def _on_event(self, tracker: StreamTracker | None, rest: bytes) -> None:
         if tracker is not None:
             epoch, offset, text = rest.split(b"\n", 2)
-            self._written += 1 + self._hub.hear(
+            self._written += 1 + self._hub.on_message(
                 tracker, Position(epoch.decode(), int(offset)), text
             )
 
@@ -210,19 +204,16 @@ class PubSubListener:
             connection.close(int(code))
 
 
-async def _until_one_ends(*works: Coroutine[Any, Any, None]) -> None:
-    """Run all until one ends, and raise what it raised.
+async def _run_until_first_ends(*coroutines: Coroutine[Any, Any, None]) -> None:
+    """Run coroutines until the first one ends; raise its exception.
 
-    Unlike a TaskGroup this tells the others to end as often as it takes: on Python 3.11
-    `asyncio.wait_for`, in whatever library, can lose a cancellation.
+    Not a TaskGroup, which cancels the others only once: `cancel_and_wait` says why that is not
+    enough.
     """
-    tasks = [asyncio.create_task(work) for work in works]
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
         ended, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in ended:
             task.result()
     finally:
-        while running := [task for task in tasks if not task.done()]:
-            for task in running:
-                task.cancel()
-            await asyncio.wait(running, timeout=_TELL_AGAIN)
+        await cancel_and_wait(*tasks)

@@ -1,4 +1,4 @@
-"""One stream as an instance hears it, and who does not hear it live yet."""
+"""How far one stream was delivered to the connections of this instance."""
 
 from __future__ import annotations
 
@@ -12,68 +12,75 @@ from bff.connections.positions import Position
 
 
 class CatchUp:
-    """A connection that is not in the live flow yet; what is live passes it by meanwhile."""
+    """A connection that still reads what it has missed; live messages are not sent to it yet."""
 
-    __slots__ = ("position",)
+    __slots__ = ("read_up_to",)
 
     def __init__(self) -> None:
-        self.position: Position | None = None
-        """How far it has read once it needs no more pages: what comes beyond is its own."""
+        self.read_up_to: Position | None = None
+        """Set when it needs no more pages: it becomes live with the first message after this
+        position."""
 
 
 class StreamTracker:
-    """One stream as this instance hears it."""
+    """The state of one stream on this instance."""
 
-    __slots__ = ("catching_up", "heard", "is_filling", "position", "reader", "stream")
+    __slots__ = ("catching_up", "is_syncing", "position", "stream", "target", "undelivered")
 
-    def __init__(self, stream: str, reader: str) -> None:
+    def __init__(self, stream: str, target: str) -> None:
         self.stream: Final = stream
-        """What browsers call it."""
-        self.reader: Final = reader
-        """The user or the topic; nothing for all."""
+        """The stream's name in the browser protocol."""
+        self.target: Final = target
+        """The user id or the topic; empty for the stream `all`."""
         self.position: Position | None = None
-        """Up to here its connections have everything; None until the first has read the tip, and
-        for good once the last has left: who comes then has another feed."""
-        self.heard: Position | None = None
-        """The latest message that could not be delivered: there was no position yet, or a hole."""
+        """Live connections have everything up to here. None until the first connection has read
+        the tip, and again after the last one has left; a later connection gets a new tracker."""
+        self.undelivered: Position | None = None
+        """The latest message that could not be delivered, because there was no position yet or
+        because messages before it are missing."""
         self.catching_up: dict[Connection, CatchUp] = {}
-        self.is_filling = False
+        """The connections that are not live yet."""
+        self.is_syncing = False
+        """Whether `StreamHub` is comparing the stream with Redis."""
 
     def is_live(self, connection: Connection) -> bool:
-        """Whether the message at the feed's position is this connection's to get now."""
-        progress = self.catching_up.get(connection)
-        if progress is None:
+        """Whether a connection gets the message at `position`. A connection that has caught up
+        becomes live here."""
+        catch_up = self.catching_up.get(connection)
+        if catch_up is None:
             return True
-        read, at = progress.position, self.position
+        read, at = catch_up.read_up_to, self.position
         if read is None or at is None or read.epoch != at.epoch or read.offset >= at.offset:
             return False
         del self.catching_up[connection]
         return True
 
-    def lose(self, tip: Position, connections: Sequence[Connection]) -> None:
-        """Go on behind a loss, and tell those whom it concerns.
+    def skip_lost(self, tip: Position, connections: Sequence[Connection]) -> None:
+        """Continue after messages that Redis has lost, and send `gap` to affected connections.
 
-        In a new epoch everything comes from its beginning on. In the same one, what comes after
-        the position of a connection that waits for the feed: it has just read that from the
-        stream, which therefore has the rest. Who has read further than the loss reaches needs no
-        word, and who still reads finds out by itself.
+        In a new epoch the stream continues at its beginning. In the same epoch it continues at
+        the earliest position after the loss that a caught-up connection has read to, else at the
+        tip: that connection has just read from Redis, so Redis has everything after it.
+
+        Connections that have read beyond the loss are not affected. Those that still read pages
+        detect the loss themselves.
         """
         known = self.position
         if known is None or known.epoch != tip.epoch:
             at = Position(tip.epoch, 0)
         else:
-            waiting = (
-                one.position for one in self.catching_up.values() if one.position is not None
+            caught_up = (
+                one.read_up_to for one in self.catching_up.values() if one.read_up_to is not None
             )
-            reached = (one.offset for one in waiting if one.epoch == tip.epoch)
-            beyond = (offset for offset in reached if offset > known.offset)
+            offsets = (one.offset for one in caught_up if one.epoch == tip.epoch)
+            beyond = (offset for offset in offsets if offset > known.offset)
             at = Position(tip.epoch, min(beyond, default=tip.offset))
         self.position = at
         frame = gap(self, at)
         for connection in connections:
-            progress = self.catching_up.get(connection)
-            if progress is not None:
-                read = progress.position
+            catch_up = self.catching_up.get(connection)
+            if catch_up is not None:
+                read = catch_up.read_up_to
                 if read is None or (read.epoch == at.epoch and read.offset >= at.offset):
                     continue
                 del self.catching_up[connection]
@@ -81,5 +88,5 @@ class StreamTracker:
 
 
 def gap(tracker: StreamTracker, at: Position) -> Frame:
-    """The word that something was lost, and where the stream goes on."""
+    """The frame that reports lost messages, and the position after which the stream continues."""
     return Frame(Gap({tracker.stream: at.id_in(tracker.stream)}).encode(), {tracker.stream: at})

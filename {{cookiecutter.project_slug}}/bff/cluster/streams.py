@@ -1,4 +1,4 @@
-"""Streams of recoverable messages as Redis holds them, read page by page."""
+"""Reads the streams of recoverable messages from Redis, page by page."""
 
 from __future__ import annotations
 
@@ -14,78 +14,73 @@ from bff.settings import Settings
 
 PAGE_MESSAGES = 100
 PAGE_BYTES = 256 * 1024
-"""A page is never larger than this and one message."""
+"""Maximum size of a page; one message alone may exceed it."""
 
 
 class Page(NamedTuple):
-    """What a stream holds after a position."""
+    """What a stream contains after a position."""
 
     tip: Position
-    """The newest message."""
+    """The position of the newest message."""
     complete: bool
-    """Whether all that followed the position is still there; else there are no messages."""
+    """Whether Redis still has everything after the position. If not, `messages` is empty."""
     messages: Sequence[tuple[int, bytes]] = ()
-    """Offset and finished text, without a hole from the position on."""
+    """Consecutive offsets with the encoded frames, from the position on; `tip` may be beyond."""
 
     def begins_at(self, after: Position | None) -> Position:
-        """What it goes on from: the position that was asked for, if all after it is there."""
+        """Where the reader continues: at the requested position, or at `tip` after a loss."""
         return after if after is not None and self.complete else self.tip
 
     @classmethod
-    def of(cls, answer: list[Any]) -> Page:
-        """What the Lua function `page` returned."""
-        epoch, tip, complete = answer[:3]
-        messages = zip(answer[3::2], answer[4::2], strict=True)
+    def of(cls, reply: list[Any]) -> Page:
+        """Parse the result of the Lua function `page`."""
+        epoch, tip, complete = reply[:3]
+        messages = zip(reply[3::2], reply[4::2], strict=True)
         return cls(
             Position(epoch.decode(), int(tip)),
             bool(complete),
-            [(int(offset), text) for offset, text in messages] if len(answer) > 3 else (),
+            [(int(offset), text) for offset, text in messages] if len(reply) > 3 else (),
         )
 
-
-class PageOfAll(NamedTuple):
-    """What the stream of all holds after a position, and what is told to those who come then."""
-
-    page: Page
-    retained: Position
-    """How often greetings were renewed, counted in each epoch."""
-
     @classmethod
-    def of(cls, answer: list[Any]) -> PageOfAll:
-        """What the script `read_all` returned."""
-        renewed, found = answer
-        page = Page.of(found)
-        return cls(page, Position(page.tip.epoch, int(renewed)))
+    def of_all(cls, reply: list[Any]) -> tuple[Page, Position]:
+        """Parse the result of the script `read_all`: a page of the stream `all`, and the version
+        of the retained broadcasts."""
+        renewed, found = reply
+        page = cls.of(found)
+        return page, Position(page.tip.epoch, int(renewed))
 
 
 def page_arguments(after: Position | None, settings: Settings) -> list[str | int]:
-    """What the Lua function `page` wants; without a position it reads only where the tip is."""
+    """The arguments of the Lua function `page`; without a position it returns only the tip."""
     epoch, offset = (after.epoch, after.offset) if after else ("", 0)
     return [settings.position_retention_seconds, epoch, offset, PAGE_MESSAGES, PAGE_BYTES]
 
 
 class StreamReader:
-    """Reads any stream. What is asked for in one turn of the loop shares a round trip."""
+    """Reads any stream. All reads of one event loop iteration share a round trip."""
 
-    def __init__(self, pipeline: AutoPipeline, settings: Settings) -> None:
+    def __init__(self, pipeline: AutoPipeline, keys: Keys, settings: Settings) -> None:
         self._settings = settings
-        self._all = Keys(settings.prefix).all
+        self._all = keys.all
         self._read = load(pipeline, "read")
         self._read_all = load(pipeline, "read_all")
 
     async def read(self, stream: StreamKeys, after: Position | None = None) -> Page:
-        """A page of what came after a position; only the tip without one.
+        """A page of what follows a position; without a position only the tip.
 
         Raises:
-            RedisError, OSError, TimeoutError: Redis cannot be asked.
+            RedisError, OSError, TimeoutError: Redis is unavailable.
         """
         arguments = page_arguments(after, self._settings)
         return Page.of(await self._read([stream.meta, stream.stream], arguments))
 
-    def ask_all(
+    def request_all(
         self, since: Position | None, *, after: asyncio.Future[Any] | None = None
     ) -> asyncio.Future[Any]:
-        """The stream of all, for `PageOfAll.of`: asked in this turn of the loop, and read when the
-        command `after` is done."""
+        """Request a page of the stream `all`; `Page.of_all` parses the result.
+
+        The command is submitted at once, and executed after the command whose reply is `after`.
+        """
         keys = [self._all.meta, self._all.stream]
         return self._read_all(keys, page_arguments(since, self._settings), after=after)

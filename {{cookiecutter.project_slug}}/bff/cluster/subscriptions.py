@@ -1,200 +1,166 @@
-"""Which streams each connection has: its user's, that of all, and topics."""
+"""Joins connections to streams: to their user's, to `all`, and to topics."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Final
 
+from bff.cluster.context import ClusterContext
 from bff.cluster.index import ConnectionIndex
-from bff.cluster.keys import Keys
+from bff.cluster.joined_streams import JoinedStream, JoinedStreams
 from bff.cluster.pubsub_channels import PubSubChannels
 from bff.cluster.stream_hub import StreamHub
-from bff.cluster.stream_tracker import CatchUp, StreamTracker
-from bff.cluster.streams import Page, PageOfAll, StreamReader
+from bff.cluster.stream_registry import StreamRegistry
+from bff.cluster.streams import Page, StreamReader
 from bff.connections.connection import Connection
 from bff.connections.messages import Event
 from bff.connections.positions import Position
-from bff.connections.registry import ConnectionRegistry
 from bff.errors import Code, Problem
 from bff.redis.client import UNAVAILABLE
-from bff.settings import Settings
+from bff.tasks import TaskSet
 
 logger = logging.getLogger(__name__)
 
-_SECONDS = 5.0
-"""How long Redis may take to confirm that a topic is heard."""
-
-
-class JoinedStream(NamedTuple):
-    """One stream that a connection has joined, and what it has missed of it."""
-
-    tracker: StreamTracker
-    progress: CatchUp
-    """What stands for the connection there until it is in the live flow."""
-    since: Position | None
-    """How far the client has read it, if it knows the stream."""
-    page: Page
-    """What came after that."""
-
-    @property
-    def begins_at(self) -> Position:
-        """Its next message is the first that the connection gets."""
-        return self.page.begins_at(self.since)
-
-
-class Admission(NamedTuple):
-    """A connection that is known everywhere."""
-
-    joined: Sequence[JoinedStream]
-    """The streams `user` and `all`."""
-    retained: Position
-    """Which greetings were current when it had joined them."""
-
-
-def positions(joined: Iterable[JoinedStream]) -> dict[str, str]:
-    """The id of the newest message of each stream."""
-    return {one.tracker.stream: one.page.tip.id_in(one.tracker.stream) for one in joined}
-
-
-def beginnings(joined: Iterable[JoinedStream]) -> dict[str, Position]:
-    """Where each stream goes on: what was missed comes first, if it comes."""
-    return {one.tracker.stream: one.begins_at for one in joined}
-
-
-def recovered(joined: Iterable[JoinedStream]) -> dict[str, bool]:
-    """Of the streams that a position was given for: whether all that followed it comes now."""
-    return {one.tracker.stream: one.page.complete for one in joined if one.since is not None}
+_SUBSCRIBE_SECONDS: Final = 5.0
+"""How long Redis may take to confirm a subscription and to read the topics' streams."""
 
 
 class Subscriptions:
-    """Whoever calls it has checked that the user may."""
+    """Does not authorise: the callers have checked that the user may have the topics."""
 
     def __init__(
         self,
+        context: ClusterContext,
+        streams: StreamRegistry,
         index: ConnectionIndex,
-        registry: ConnectionRegistry,
-        trackers: StreamHub,
+        hub: StreamHub,
         channels: PubSubChannels,
         reader: StreamReader,
-        settings: Settings,
     ) -> None:
+        self._keys = context.keys
+        self._registry = context.registry
+        self._max_topics = context.settings.max_topics_per_connection
+        self._streams = streams
         self._index = index
-        self._registry = registry
-        self._hub = trackers
+        self._hub = hub
         self._channels = channels
         self._reader = reader
-        self._most = settings.max_topics_per_connection
-        self._keys = Keys(settings.prefix)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = TaskSet("subscription")
         self._pending: dict[Connection, list[set[str]]] = {}
-        """Topics that connections ask for, while nobody knows yet whether they may."""
+        """The topics of each subscribe request that is being authorised."""
 
-    async def enter(self, connection: Connection, since: Mapping[str, Position]) -> Admission:
-        """Make a registered connection known everywhere, and join it to `user` and `all`.
+    async def join(
+        self, connection: Connection, since: Mapping[str, Position]
+    ) -> tuple[JoinedStreams, Position]:
+        """Join a registered connection to the streams `user` and `all`, and add it to the index.
 
-        In this order no message can fall between: it joins the streams here before any instance
-        can learn of it, and reads them after, and then which greetings there are. It gets nothing
-        of the streams until `catch_up`.
+        No message can be lost in between: the connection joins the streams on this instance
+        first, then it is added to the index, and the streams are read last. Until `catch_up` it
+        gets no messages of the streams.
+
+        Args:
+            since: how far the client has read, by the name of the stream.
+
+        Returns:
+            The streams, and the version of the retained broadcasts.
 
         Raises:
             Problem: `rate_limited`, the user has too many connections.
-            RedisError, OSError, TimeoutError: Redis cannot be asked.
+            RedisError, OSError, TimeoutError: Redis is unavailable.
         """
-        user, everybody = self._hub.join(connection)
-        as_user, as_one_of_all = (tracker.catching_up[connection] for tracker in (user, everybody))
-        of_user, of_all = await self._register(connection, since)
-        if of_user is None:
-            await self._index.forget_dead(connection.user_id)
-            of_user, of_all = await self._register(connection, since)
-        if of_user is None:
+        of_user, of_all = self._streams.join(connection)
+        user_catch_up = of_user.catching_up[connection]
+        all_catch_up = of_all.catching_up[connection]
+        registered = await self._index.register(connection, since)
+        if registered is None:
+            await self._index.remove_dead_entries(connection.user_id)
+            registered = await self._index.register(connection, since)
+        if registered is None:
             self._index.unregister(connection)
             raise Problem(Code.RATE_LIMITED, "Too many connections")
-        return Admission(
+        user_page, all_page, retained_version = registered
+        joined = JoinedStreams(
             (
-                JoinedStream(user, as_user, since.get("user"), of_user),
-                JoinedStream(everybody, as_one_of_all, since.get("all"), of_all.page),
-            ),
-            of_all.retained,
+                JoinedStream(of_user, user_catch_up, since.get("user"), user_page),
+                JoinedStream(of_all, all_catch_up, since.get("all"), all_page),
+            )
         )
-
-    async def _register(
-        self, connection: Connection, since: Mapping[str, Position]
-    ) -> tuple[Page | None, PageOfAll]:
-        registration = self._index.register(connection, since.get("user"))
-        of_all = self._reader.ask_all(since.get("all"), after=registration.entered)
-        of_user = await self._index.registered(connection, registration)
-        return of_user, PageOfAll.of(await of_all)
+        return joined, retained_version
 
     def leave(self, connection: Connection) -> None:
-        """Forget a connection, here and soon everywhere. Can be repeated."""
-        self._hub.leave(connection)
+        """Remove a connection: here now, from the index soon. Idempotent."""
+        self._streams.leave(connection)
         self._index.unregister(connection)
 
     async def catch_up(self, connection: Connection, joined: Iterable[JoinedStream]) -> None:
-        """Send what was missed, and let the connection into the live flow."""
+        """Send what the connection has missed, and let it become live."""
         for one in joined:
-            await self._hub.follow(connection, one.tracker, one.progress, one.begins_at, one.page)
+            await self._hub.catch_up(connection, one.tracker, one.catch_up, one.begins_at, one.page)
 
     async def subscribe(
         self, connection: Connection, topics: Mapping[str, Position | None]
-    ) -> Sequence[JoinedStream]:
-        """Let a connection have these topics, from the positions given or from now on.
+    ) -> JoinedStreams:
+        """Subscribe a connection to topics, from the given positions or from now on.
 
-        Their messages begin with the caller's next `await`: whatever is to stand before them must
-        be sent by then. A topic that the connection has already is begun anew.
+        Their messages are sent after the caller's next `await`: send before it what must come
+        first. If the connection is already subscribed to a topic, it starts again at the position.
 
         Raises:
-            Problem: `forbidden`, too many topics; `service_unavailable`, Redis is away. Then it
-                has none of them.
+            Problem: `forbidden`, too many topics; `service_unavailable`, Redis is unavailable.
+                The connection is then subscribed to none of them.
         """
-        if len(connection.topics | topics.keys()) > self._most:
-            raise Problem(Code.FORBIDDEN, f"No more than {self._most} topics for one connection")
-        trackers = [self._hub.join_topic(connection, topic) for topic in topics]
-        progresses = [tracker.catching_up[connection] for tracker in trackers]
+        if len(connection.topics | topics.keys()) > self._max_topics:
+            raise Problem(
+                Code.FORBIDDEN, f"No more than {self._max_topics} topics for one connection"
+            )
+        trackers = [self._streams.join_topic(connection, topic) for topic in topics]
+        catch_ups = [tracker.catching_up[connection] for tracker in trackers]
         try:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(_SUBSCRIBE_SECONDS):
                 pages = await self._read(topics)
         except BaseException as error:
-            for topic, tracker, progress in zip(topics, trackers, progresses, strict=True):
-                if tracker.catching_up.get(connection) is progress:  # nobody has begun it anew
-                    self._hub.leave_topic(connection, topic)
+            for topic, tracker, catch_up in zip(topics, trackers, catch_ups, strict=True):
+                if tracker.catching_up.get(connection) is catch_up:  # no newer subscription
+                    self._streams.leave_topic(connection, topic)
             if isinstance(error, UNAVAILABLE):
                 raise Problem(Code.SERVICE_UNAVAILABLE, "Try again") from error
             raise
-        joined = [
+        joined = JoinedStreams(
             JoinedStream(*one)
-            for one in zip(trackers, progresses, topics.values(), pages, strict=True)
-        ]
-        self._run(self.catch_up(connection, joined))
+            for one in zip(trackers, catch_ups, topics.values(), pages, strict=True)
+        )
+        self._tasks.start(self.catch_up(connection, joined))
         return joined
 
     async def _read(self, topics: Mapping[str, Position | None]) -> list[Page]:
-        """A page of each, read when all that is sent from then on is heard."""
-        await asyncio.gather(*(self._channels.hear(self._keys.to_topic(topic)) for topic in topics))
+        """Read a page of each topic, after this instance has subscribed to their channels."""
+        await asyncio.gather(
+            *(self._channels.subscribe(self._keys.topic_channel(topic)) for topic in topics)
+        )
         return await asyncio.gather(
             *(self._reader.read(self._keys.topic(topic), at) for topic, at in topics.items())
         )
 
     def unsubscribe(self, connection: Connection, topics: Iterable[str]) -> None:
-        """Take topics back; whoever has one not is none the worse for it."""
+        """Unsubscribe a connection from topics, also from pending requests. Idempotent."""
         topics = set(topics)
         for pending in self._pending.get(connection, ()):
             pending -= topics
         for topic in topics:
-            self._hub.leave_topic(connection, topic)
+            self._streams.leave_topic(connection, topic)
 
-    def take_back(self, connection: Connection, topics: Sequence[str]) -> None:
-        """Unsubscribe it unasked; it is told with `unsubscribed`."""
+    def revoke(self, connection: Connection, topics: Sequence[str]) -> None:
+        """Unsubscribe a connection without its request, and send it an event `unsubscribed`."""
         self.unsubscribe(connection, topics)
         connection.send(Event("unsubscribed", {"topics": list(topics)}))
 
     @contextmanager
     def authorising(self, connection: Connection, topics: Iterable[str]) -> Iterator[Set[str]]:
-        """While it is found out whether a connection may have topics: what is taken back meanwhile
-        leaves the set that this gives."""
+        """Use around the authorisation of a subscribe request. Topics that are unsubscribed
+        meanwhile are removed from the set that this yields."""
         pending = set(topics)
         requests = self._pending.setdefault(connection, [])
         requests.append(pending)
@@ -206,32 +172,32 @@ class Subscriptions:
                 del self._pending[connection]
 
     def subscribe_user(self, user_id: str, topic: str) -> None:
-        """Let all of a user's connections here have a topic; each is told with `subscribed`."""
+        """Subscribe the user's connections on this instance, and send each an event
+        `subscribed`."""
         for connection in self._registry.by_user(user_id):
-            self._run(self._subscribe_and_tell(connection, topic))
+            self._tasks.start(self._subscribe_and_notify(connection, topic))
 
     def unsubscribe_user(self, user_id: str, topic: str) -> None:
-        """Take it back; each is told with `unsubscribed`."""
+        """Unsubscribe the user's connections on this instance, and send each an event
+        `unsubscribed`."""
         for connection in self._registry.by_user(user_id):
-            self.take_back(connection, [topic])
+            self.revoke(connection, [topic])
 
-    async def _subscribe_and_tell(self, connection: Connection, topic: str) -> None:
+    async def _subscribe_and_notify(self, connection: Connection, topic: str) -> None:
         if connection.closing is not None:
             return
         try:
             joined = await self.subscribe(connection, {topic: None})
         except Problem as problem:
-            logger.warning("%s is not subscribed to a topic: %s", connection.id, problem)
+            logger.warning(
+                "could not subscribe connection to topic",
+                extra={
+                    "connection": connection.id,
+                    "user": connection.user_id,
+                    "topic": topic,
+                    "reason": str(problem),
+                },
+            )
         else:
-            event = Event("subscribed", {"positions": positions(joined)})
-            connection.send(event, beginnings(joined))
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            logger.error("a subscription failed", exc_info=error)
+            event = Event("subscribed", {"positions": joined.positions()})
+            connection.send(event, joined.start_positions())

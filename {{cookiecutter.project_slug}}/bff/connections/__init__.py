@@ -1,1 +1,1 @@
-"""This instance's sockets. Knows no Redis and no AMQP."""
+"""The connections of this instance, their frames and transports. Independent of Redis and AMQP."""

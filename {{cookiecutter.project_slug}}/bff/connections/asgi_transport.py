@@ -1,4 +1,8 @@
-"""Transports for any ASGI server."""
+"""Transports that send ASGI messages, and so work on any ASGI server.
+
+`WebSocketTransport` is for WebSockets on other servers than `bff serve`, whose own sockets are
+transports. `EventStreamTransport`, in another module, is for server-sent events on any server.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,11 @@ from bff.connections.messages import SUBPROTOCOL
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _CLOSE_SECONDS = 2.0
-"""How long a peer that has stopped reading may hold up the close."""
+"""How long `run` waits for the close when the peer has stopped reading."""
 
 
 class AsgiTransport(ABC):
-    """A queue of frames and the one writer, `run`, that takes them to the server."""
+    """A queue of frames, and `run`, the one task that sends them to the ASGI server."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -32,7 +36,7 @@ class AsgiTransport(ABC):
         self._empty.set()
         self._closing = asyncio.Event()
         self.close_with = (1000, "")
-        """Code and reason of the close."""
+        """The close code and reason."""
 
     @property
     def buffered(self) -> int:
@@ -62,7 +66,7 @@ class AsgiTransport(ABC):
         self._wake.set()
 
     async def run(self) -> None:
-        """Write until the connection is closed or the peer is gone."""
+        """Send frames until the connection is closed or the peer is gone."""
         writer = asyncio.create_task(self._write())
         closing = asyncio.create_task(self._closing.wait())
         try:
@@ -87,7 +91,7 @@ class AsgiTransport(ABC):
                 self._wake.clear()
                 await self._idle(self._wake)
         except (OSError, RuntimeError):
-            """The peer is gone: ASGI servers say so with an OSError, Starlette as RuntimeError."""
+            """The peer is gone: ASGI servers raise OSError, Starlette raises RuntimeError."""
 
     @abstractmethod
     async def _send_frame(self, frame: Frame) -> None: ...
@@ -96,12 +100,12 @@ class AsgiTransport(ABC):
     async def _send_close(self, code: int, reason: str) -> None: ...
 
     async def _idle(self, wake: asyncio.Event) -> None:
-        """Wait for something to write; may return before there is."""
+        """Wait until there is something to send. May return early."""
         await wake.wait()
 
 
 class WebSocketTransport(AsgiTransport):
-    """A socket that was accepted."""
+    """The transport of an accepted ASGI WebSocket."""
 
     async def _send_frame(self, frame: Frame) -> None:
         await self._send({"type": "websocket.send", "text": frame.text})
@@ -111,6 +115,6 @@ class WebSocketTransport(AsgiTransport):
 
 
 async def accept(websocket: WebSocket) -> None:
-    """Accept a handshake, with our subprotocol if the client offers it."""
+    """Accept a handshake, with the subprotocol `bff.v1` if the client offers it."""
     offered = websocket.scope.get("subprotocols", ())
     await websocket.accept(SUBPROTOCOL if SUBPROTOCOL in offered else None)

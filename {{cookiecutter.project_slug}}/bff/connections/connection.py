@@ -1,4 +1,4 @@
-"""One socket of one user."""
+"""One connection of one user: a WebSocket or an event stream."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bff.connections.transport import Transport
 
 
 def new_connection_id(instance_id: str) -> str:
-    """`<instance>.<random>`: whoever knows a connection's id knows which instance holds it."""
+    """`<instance>.<random>`: a connection id names the instance that holds the connection."""
     return f"{instance_id}.{secrets.token_urlsafe(12)}"
 
 
@@ -24,14 +24,14 @@ def instance_of(connection_id: str) -> str:
 
 
 class Connection:
-    """A socket with one way out: whoever sends, frames leave in the order of the calls.
+    """Sends frames to one client, in the order of the calls.
 
-    It starts held: frames wait until `open` has sent the hello, which is always the first.
+    Frames that are sent before `open` wait, so that the hello is always the first frame.
     """
 
     __slots__ = (
-        "_held",
         "_out",
+        "_waiting",
         "closing",
         "facts",
         "id",
@@ -55,39 +55,39 @@ class Connection:
         self.transport = transport
         self.max_queue_bytes = max_queue_bytes
         self.facts = facts or {}
-        """What administrators may see of it: since, address, device, session."""
+        """Shown to administrators: `since` (Unix time), `address`, `device`, `session`."""
         self.closing: int | None = None
-        """The code it is being closed with."""
+        """The close code, once the connection is closing."""
         self.topics: frozenset[str] = frozenset()
-        """What it is subscribed to; the registry keeps it."""
+        """The topics it is subscribed to. Set by the registry."""
         self._out: Transport | None = None
-        """The transport while the connection is open: after its hello, before its close."""
-        self._held: list[Frame] = []
+        """The transport while the connection is open: from the hello to the close."""
+        self._waiting: list[Frame] = []
 
     def open(self, hello: Message, positions: Mapping[str, Position] | None = None) -> None:
-        """Send the hello, then whatever arrived in the meantime.
+        """Send the hello, then the frames that waited for it.
 
-        `positions` is where the streams go on that the connection has: the next of each is sent.
+        `positions` are the positions at which the connection's streams begin.
         """
         if self.closing is not None:
             return
-        held, self._held = self._held, []
+        waiting, self._waiting = self._waiting, []
         self._out = self.transport
         self.send(hello, positions)
-        for frame in held:
+        for frame in waiting:
             self.send_frame(frame)
 
     def send(self, message: Message, positions: Mapping[str, Position] | None = None) -> None:
-        """Send a message to this socket alone, after which streams go on at `positions`."""
+        """Send a message to this connection only. `positions` are those after the message."""
         self.send_frame(Frame(message.encode(), positions or {}))
 
     def send_frame(self, frame: Frame) -> None:
-        """Send a finished frame; a socket too slow for what waits is closed with 4002."""
+        """Send a frame. When `max_queue_bytes` are buffered already, close with 4002 instead."""
         self.send_to_each((self,), frame)
 
     @staticmethod
     def send_to_each(connections: Iterable[Connection], frame: Frame) -> None:
-        """The same to many: one call, whatever their number."""
+        """`send_frame` for many connections, in one call."""
         for connection in connections:
             out = connection._out
             if out is None:
@@ -98,15 +98,15 @@ class Connection:
     def _hold(self, frame: Frame) -> None:
         if self.closing is not None:
             return
-        if sum(len(held.payload) for held in self._held) > self.max_queue_bytes:
+        if sum(len(waiting.payload) for waiting in self._waiting) > self.max_queue_bytes:
             self.close(CloseCode.SLOW_CONSUMER)
         else:
-            self._held.append(frame)
+            self._waiting.append(frame)
 
     def close(self, code: int, reason: str = "") -> None:
-        """Close the socket; only the first call counts."""
+        """Close the connection. Only the first call has an effect."""
         if self.closing is None:
             self.closing = code
             self._out = None
-            self._held = []
+            self._waiting = []
             self.transport.close(code, reason)

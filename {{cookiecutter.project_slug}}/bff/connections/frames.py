@@ -1,4 +1,4 @@
-"""JSON in and out: text of a message, made once and shared by every socket it goes to."""
+"""Encoding and decoding of frames: JSON text, and the WebSocket frame around it."""
 
 from __future__ import annotations
 
@@ -13,40 +13,40 @@ from bff.connections.positions import Position
 from bff.errors import Code, Problem
 
 _TEXT: Final = 1
-_NOWHERE: Final[Mapping[str, Position]] = MappingProxyType({})
+_NO_POSITIONS: Final[Mapping[str, Position]] = MappingProxyType({})
 
 
 class Frame:
-    """A finished text message, made once and shared by every socket it goes to."""
+    """An encoded message, made once and shared by every connection that it is sent to."""
 
     __slots__ = ("_text", "payload", "positions", "retry_ms", "wire")
 
     def __init__(
         self,
         payload: bytes,
-        positions: Mapping[str, Position] = _NOWHERE,
+        positions: Mapping[str, Position] = _NO_POSITIONS,
         retry_ms: int | None = None,
     ) -> None:
         self.payload: Final = payload
         """The message in UTF-8."""
         self.positions: Final = positions
-        """How far whoever has it has read, of each stream that it says something about."""
+        """The positions that a client has reached with this message, by stream."""
         self.retry_ms: Final = retry_ms
-        """How long to wait before coming back, if it says so."""
+        """For an event stream: the delay before the client reconnects."""
         self.wire: Final = header(_TEXT, len(payload)) + payload
-        """The WebSocket frame."""
+        """The complete WebSocket frame."""
         self._text: str | None = None
 
     @property
     def text(self) -> str:
-        """The same as `str`, decoded once however many sockets ask for it."""
+        """The message as `str`. Decoded once for all connections."""
         if self._text is None:
             self._text = self.payload.decode()
         return self._text
 
 
 def header(opcode: int, length: int) -> bytes:
-    """What stands before the payload of an unfragmented, unmasked frame (RFC 6455, section 5.2)."""
+    """The header of an unfragmented, unmasked frame (RFC 6455, section 5.2)."""
     first = 0x80 | opcode
     if length < 126:
         return struct.pack("!BB", first, length)
@@ -56,16 +56,16 @@ def header(opcode: int, length: int) -> bytes:
 
 
 def encode(value: Any) -> bytes:
-    """JSON of any value that JSON has; what it refuses (NaN) becomes null.
+    """Encode a value as JSON. NaN and infinity become null.
 
     Raises:
-        TypeError: the value holds something that is no JSON, or an integer beyond 64 bits.
+        TypeError: part of the value has no JSON type, or is an integer beyond 64 bits.
     """
     return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
 
 
 def decode(data: str | bytes) -> Any:
-    """What a client sent.
+    """Decode JSON text from a client.
 
     Raises:
         Problem: `invalid_params` when it is not JSON.
@@ -77,7 +77,7 @@ def decode(data: str | bytes) -> Any:
 
 
 def check_depth(value: Any, max_depth: int) -> None:
-    """Bound the nesting of decoded JSON.
+    """Limit the nesting of decoded JSON.
 
     Raises:
         Problem: `invalid_params` when it is deeper than `max_depth`.

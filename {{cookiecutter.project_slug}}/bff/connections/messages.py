@@ -1,4 +1,4 @@
-"""The browser protocol `bff.v1`: a model for every frame (`docs/protocol.md`)."""
+"""The frames of the browser protocol `bff.v1` (`docs/protocol.md`)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TraceId = Annotated[str, Field(min_length=1, max_length=128)]
 TopicName = Annotated[str, Field(pattern=rf"^{TOPIC.pattern}$")]
 
 
-# Frames that come in.
+# Frames from the browser
 
 
 class _Payload(BaseModel):
@@ -27,7 +27,7 @@ class _Payload(BaseModel):
 
 
 class Call(_Payload):
-    """What a browser asks of a service, or of a method answered here."""
+    """The payload of `request` and `command`: a call of a method."""
 
     service: Name
     method: Name
@@ -43,17 +43,17 @@ class Cancel(_Payload):
 class Subscription(_Payload):
     topic: TopicName
     since: str | None = None
-    """A position: the `id` of the last message seen."""
+    """The position to start from: the `id` of the last message seen."""
 
     @property
     def position(self) -> Position | None:
-        """Where to go on from."""
+        """The parsed `since`; None to start with the next message."""
         return Position.parse(self.since)[1] if self.since else None
 
     @model_validator(mode="after")
-    def _names_its_own_position(self) -> Self:
+    def _since_is_in_this_topic(self) -> Self:
         if self.since and Position.parse(self.since)[0] != f"topic:{self.topic}":
-            raise ValueError("since is a position in another stream")
+            raise ValueError("since is a position in another stream: send the topic's own")
         return self
 
 
@@ -72,7 +72,7 @@ class Authenticate(_Payload):
     trace_id: TraceId | None = None
 
 
-class Beat(_Payload):
+class Ping(_Payload):
     trace_id: TraceId | None = None
 
 
@@ -108,12 +108,12 @@ class AuthenticateFrame(_Payload):
 
 class PingFrame(_Payload):
     type: Literal["ping"]
-    payload: Beat = Beat()
+    payload: Ping = Ping()
 
 
 class PongFrame(_Payload):
     type: Literal["pong"]
-    payload: Beat = Beat()
+    payload: Ping = Ping()
 
 
 InboundFrame = Annotated[
@@ -131,10 +131,10 @@ _INBOUND: TypeAdapter[InboundFrame] = TypeAdapter(InboundFrame)
 
 
 def parse(value: Any) -> InboundFrame:
-    """The frame that decoded JSON stands for.
+    """Validate decoded JSON as a frame.
 
     Raises:
-        Problem: `invalid_params`, saying which field is wrong.
+        Problem: `invalid_params`; the description names the wrong field.
     """
     try:
         return _INBOUND.validate_python(value)
@@ -142,14 +142,14 @@ def parse(value: Any) -> InboundFrame:
         raise Problem(Code.INVALID_PARAMS, describe(error, skip=1)) from None
 
 
-# Frames that go out.
+# Frames to the browser
 
 
 class Message(Protocol):
-    """Anything that can be sent to one socket."""
+    """A message that can be sent to one connection."""
 
     def encode(self) -> bytes:
-        """Its JSON text, UTF-8."""
+        """The JSON text in UTF-8."""
 
 
 class _Outbound(ABC):
@@ -165,7 +165,7 @@ class _Outbound(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Event(_Outbound):
-    """Something that happened. One that is stored also carries its `id`: see `head`."""
+    """An event. When it is stored in a stream, Redis adds its `id`: see `head`."""
 
     type: ClassVar[str] = "event"
     topic: str
@@ -175,24 +175,25 @@ class Event(_Outbound):
         return {"topic": self.topic, "event": self.event}
 
     def head(self) -> bytes:
-        """The text up to the id, which Redis appends: `<stream>/<epoch>/<offset>"}}`."""
+        """The text up to the id. Redis appends `<stream>/<epoch>/<offset>"}}`."""
         return self.encode()[:-2] + b',"id":"'
 
 
 @dataclass(frozen=True, slots=True)
 class Hello(_Outbound):
-    """The first frame of every socket."""
+    """The first frame of every connection."""
 
     type: ClassVar[str] = "event"
     session_id: str
     user_id: str
     username: str
     expires_at: int
-    """Seconds since 1970: when the token expires."""
+    """When the token expires: Unix time in seconds."""
     ping_interval: float
     positions: dict[str, str]
-    """The current id of each stream, so that the first message can be missed by nobody."""
+    """The id of the newest message of each stream: the position to start from."""
     recovered: dict[str, bool] = field(default_factory=dict)
+    """By stream that `since` named: whether all missed messages follow."""
 
     def payload(self) -> dict[str, Any]:
         return {
@@ -211,7 +212,7 @@ class Hello(_Outbound):
 
 @dataclass(frozen=True, slots=True)
 class Response(_Outbound):
-    """The answer to a request, a command, a subscription or an authentication."""
+    """The answer to `request`, `command`, `subscribe`, `unsubscribe` and `authenticate`."""
 
     type: ClassVar[str] = "response"
     trace_id: str | None
@@ -224,9 +225,9 @@ class Response(_Outbound):
 
 @dataclass(frozen=True, slots=True)
 class ErrorMessage:
-    """The answer to a frame that is no request.
+    """The answer to an invalid frame, and to a `cancel` that matches no request.
 
-    `error` and `description` stand at the top as well, where `nuropb_gw` had them.
+    `error` and `description` are repeated at the top level, where `nuropb_gw` had them.
     """
 
     problem: Problem
@@ -255,7 +256,7 @@ class Pong(_Outbound):
 
 @dataclass(frozen=True, slots=True)
 class Gap(_Outbound):
-    """Something was lost for good: fetch afresh and go on from these positions."""
+    """Messages were lost: the client reloads its data and continues from these positions."""
 
     type: ClassVar[str] = "gap"
     streams: dict[str, str]
@@ -266,7 +267,7 @@ class Gap(_Outbound):
 
 @dataclass(frozen=True, slots=True)
 class Drain(_Outbound):
-    """The instance is about to close this socket with 4001."""
+    """The instance is about to close this connection with 4001."""
 
     type: ClassVar[str] = "drain"
     reconnect_after_ms: int
@@ -277,7 +278,7 @@ class Drain(_Outbound):
 
 @dataclass(frozen=True, slots=True)
 class Close(_Outbound):
-    """The last message of an event stream: what a socket says in its close frame."""
+    """The last event of an event stream; a WebSocket has a close frame instead."""
 
     type: ClassVar[str] = "close"
     code: int

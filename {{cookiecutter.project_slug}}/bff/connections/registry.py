@@ -1,4 +1,4 @@
-"""The sockets that this instance holds."""
+"""The registry of this instance's connections."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from bff.connections.connection import Connection
 
 
 class ConnectionRegistry:
-    """Connections by id, by user and by topic."""
+    """This instance's connections by id, by user and by topic."""
 
     def __init__(self) -> None:
         self._by_id: dict[str, Connection] = {}
         self._by_user: dict[str, dict[str, Connection]] = {}
         self._by_topic: dict[str, dict[str, Connection]] = {}
-        self._everybody: tuple[Connection, ...] | None = ()
-        """Made when it is asked for; None when somebody has come or gone since."""
+        self._all: tuple[Connection, ...] | None = ()
+        """A cache for `all`; None after a connection was added or removed."""
         self._empty = asyncio.Event()
         self._empty.set()
 
     def register(self, connection: Connection) -> None:
-        """Take a connection in."""
+        """Add a connection."""
         self._by_id[connection.id] = connection
-        self._everybody = None
+        self._all = None
         self._empty.clear()
         self._by_user.setdefault(connection.user_id, {})[connection.id] = connection
 
     def unregister(self, connection: Connection) -> bool:
-        """Let a connection go; True when its user has no other here. Can be repeated."""
+        """Remove a connection; True when its user has no other one here. Idempotent."""
         for topic in connection.topics:
             self.unsubscribe(connection, topic)
         self._by_id.pop(connection.id, None)
-        self._everybody = None
+        self._all = None
         if not self._by_id:
             self._empty.set()
         of_user = self._by_user.get(connection.user_id)
@@ -45,20 +45,20 @@ class ConnectionRegistry:
         return True
 
     def by_id(self, connection_id: str) -> Connection | None:
-        """The connection of that id, if it is here."""
+        """The connection with that id, if this instance holds it."""
         return self._by_id.get(connection_id)
 
     def by_user(self, user_id: str) -> Sequence[Connection]:
-        """The user's connections here; a copy, safe to keep while sockets come and go."""
+        """The user's connections here: a copy, so connections may open and close meanwhile."""
         return tuple(self._by_user.get(user_id, {}).values())
 
     def subscribe(self, connection: Connection, topic: str) -> None:
-        """Let a connection have a topic's messages. Can be repeated."""
+        """Subscribe a connection to a topic. Idempotent."""
         self._by_topic.setdefault(topic, {})[connection.id] = connection
         connection.topics |= {topic}
 
     def unsubscribe(self, connection: Connection, topic: str) -> None:
-        """Take it back. Can be repeated."""
+        """Unsubscribe a connection from a topic. Idempotent."""
         connection.topics -= {topic}
         subscribers = self._by_topic.get(topic, {})
         subscribers.pop(connection.id, None)
@@ -66,25 +66,25 @@ class ConnectionRegistry:
             self._by_topic.pop(topic, None)
 
     def by_topic(self, topic: str) -> Sequence[Connection]:
-        """The topic's subscribers here; a copy."""
+        """The connections here that are subscribed to the topic: a copy."""
         return tuple(self._by_topic.get(topic, {}).values())
 
     def users(self) -> Sequence[str]:
-        """Everyone who has a connection here."""
+        """The users with a connection here: a copy."""
         return tuple(self._by_user)
 
-    async def emptied(self) -> None:
+    async def wait_empty(self) -> None:
         """Wait until no connection is left."""
         await self._empty.wait()
 
-    def everybody(self) -> Sequence[Connection]:
-        """All connections; a copy."""
-        if self._everybody is None:
-            self._everybody = tuple(self._by_id.values())
-        return self._everybody
+    def all(self) -> Sequence[Connection]:
+        """All connections: a copy."""
+        if self._all is None:
+            self._all = tuple(self._by_id.values())
+        return self._all
 
     def __iter__(self) -> Iterator[Connection]:
-        return iter(self.everybody())
+        return iter(self.all())
 
     def __len__(self) -> int:
         return len(self._by_id)

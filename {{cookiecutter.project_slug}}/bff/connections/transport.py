@@ -1,4 +1,4 @@
-"""What a connection needs from whatever carries its frames."""
+"""The interface between a connection and the server that sends its frames."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from typing import Final, Protocol
 from bff.connections.frames import Frame
 
 EXTENSION: Final = "bff.detachable"
-"""Under this name of the ASGI scope's `extensions` our server offers a `Detachable`."""
+"""The key in the ASGI scope's `extensions` under which `bff serve` offers a `Detachable`."""
 ABORT: Final = "bff.abort"
-"""Under this name a function that cuts an HTTP connection, whatever still waits for its peer."""
+"""The key in `extensions` of a function that closes an HTTP connection and drops its buffer."""
 
 
 class Transport(Protocol):
-    """One socket's way out. What cannot leave at once is buffered, in order."""
+    """Sends the frames of one connection, in order, and buffers those that must wait."""
 
     @property
     def buffered(self) -> int:
-        """Bytes taken but not yet handed to the operating system."""
+        """Bytes that the operating system has not accepted yet."""
 
     def write(self, frame: Frame, limit: int) -> bool:
-        """Send a frame, unless others are buffered and it would make them more than `limit` bytes:
-        False. After `close` it does nothing.
+        """Send or buffer a frame. False, and nothing is sent, when the buffer is not empty and
+        would exceed `limit` bytes. After `close` it does nothing.
         """
 
     async def drained(self) -> None:
-        """Wait until the peer has room for more, or the socket is gone."""
+        """Wait until the buffer has room again, or the connection is closed."""
 
     def close(self, code: int, reason: str) -> None:
-        """Send what is buffered, then close. Only the first call counts.
+        """Send the buffered frames, then close. Only the first call has an effect.
 
-        What waits for a slow consumer is not sent.
+        With the code `SLOW_CONSUMER` the buffered frames are dropped.
         """
 
 
@@ -39,7 +39,8 @@ class Detachable(Transport, Protocol):
     """A transport that can outlive the ASGI call that accepted it."""
 
     def detach(self, receive: Callable[[str | bytes], None], closed: Callable[[int], None]) -> bool:
-        """Hand over each frame from now on, and in the end the close code, once.
+        """From now on call `receive` with each frame, and at the end `closed` with the close code.
 
-        Both run in a copy of the caller's context variables. False when the socket is gone.
+        Both run in a copy of the caller's context variables. False when the connection is closed
+        already.
         """

@@ -1,4 +1,4 @@
-"""The database: one engine, and sessions that give back what they borrowed."""
+"""The database: an async SQLAlchemy engine and its sessions."""
 
 from __future__ import annotations
 
@@ -20,49 +20,49 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from bff.settings import Settings
 
 _SECONDS: Final = 10
-"""The longest that a statement, a connection or a place in the pool is waited for."""
+"""The time limit for a statement, for connecting, and for getting a pooled connection."""
 
 VERSION_TABLE: Final = "bff_alembic_version"
-"""Where Alembic keeps the revision of the engine's tables; `alembic_version` is the app's."""
+"""The Alembic version table of the engine's tables. The app has its own, `alembic_version`."""
 
 UNAVAILABLE: Final = (OperationalError, InterfaceError, PoolTimeoutError, OSError, TimeoutError)
-"""What a database in trouble raises."""
+"""The errors of a database that is not available."""
 
-_TROUBLE: Final = ("08", "53", "57P")
-"""SQLSTATE: connection exception, insufficient resources, operator intervention."""
+_UNAVAILABLE_STATES: Final = ("08", "53", "57P")
+"""SQLSTATE prefixes: connection exception, insufficient resources, operator intervention."""
 
 
 class Database:
-    """Nothing is connected until the first session is used."""
+    """Connects when a session is first used."""
 
     def __init__(self, settings: Settings) -> None:
         self.engine = make_engine(settings.database_url)
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[AsyncSession]:
-        """A session of its own. What is not committed inside is rolled back."""
+        """A new session. What is not committed inside the block is rolled back."""
         async with AsyncSession(self.engine, expire_on_commit=False) as session:
             yield session
 
     async def ping(self, timeout: float = 3) -> None:
-        """Ask for a sign of life, for at most `timeout` seconds.
+        """Run `SELECT 1` within `timeout` seconds.
 
         Raises:
-            Exception: there was none; of `UNAVAILABLE` in most cases.
+            Exception: the database did not answer; in most cases one of `UNAVAILABLE`.
         """
         async with asyncio.timeout(timeout), self.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
 
     async def close(self) -> None:
-        """Close the pool."""
+        """Close all connections."""
         await self.engine.dispose()
 
 
 def make_engine(database_url: str, *, migrating: bool = False) -> AsyncEngine:
-    """An engine for SQLite or PostgreSQL, with a deadline for everything that waits.
+    """An engine for SQLite or PostgreSQL, with a time limit for every operation.
 
-    What is stored gets into no log and no error message. A migration gets connections of its own,
-    and statements may take as long as they take.
+    Parameters of statements appear neither in logs nor in error messages. With `migrating` there is
+    no pool, and statements have no time limit.
     """
     url = make_url(database_url)
     options: dict[str, Any] = {"json_serializer": _to_json, "hide_parameters": True}
@@ -78,21 +78,21 @@ def make_engine(database_url: str, *, migrating: bool = False) -> AsyncEngine:
         options["connect_args"]["command_timeout"] = _SECONDS
         options |= {"pool_timeout": _SECONDS, "pool_pre_ping": True}
     engine = create_async_engine(url, **options)
-    event.listen(engine.sync_engine, "handle_error", _tell_trouble, retval=True)
+    event.listen(engine.sync_engine, "handle_error", _to_operational_error, retval=True)
     return engine
 
 
-def _tell_trouble(context: ExceptionContext) -> OperationalError | None:
-    """Make an `OperationalError` of what PostgreSQL says while it starts, stops or is full, and of
-    asyncpg's confusion when a connection ends just as a statement begins.
+def _to_operational_error(context: ExceptionContext) -> OperationalError | None:
+    """Convert PostgreSQL's errors while it starts, stops or is full to `OperationalError`.
 
-    SQLAlchemy makes a bare `DBAPIError` of it, as of so much else.
+    SQLAlchemy raises a plain `DBAPIError` for them. asyncpg raises `InternalClientError` when a
+    connection ends just as a statement begins.
     """
     error = context.original_exception
     state = getattr(error, "sqlstate", None) or ""
     if type(error).__name__ == "InternalClientError":
         context.is_disconnect = True
-    elif not state.startswith(_TROUBLE):
+    elif not state.startswith(_UNAVAILABLE_STATES):
         return None
     return OperationalError(context.statement, None, error, hide_parameters=True)
 
@@ -102,10 +102,10 @@ def _to_json(value: Any) -> str:
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    """Readers and a writer side by side, writers in a queue, foreign keys checked.
+    """Readers do not block the writer (WAL), writers wait for each other, foreign keys hold.
 
-    The journal mode stays with the file. While several connections set it at the same time SQLite
-    refuses all but one, without waiting: the others have what they want.
+    The journal mode is stored in the file. If several connections set it at once SQLite refuses all
+    but one, whatever the timeout. The error is ignored, since one of them has set it.
     """
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout={_SECONDS * 1000}")

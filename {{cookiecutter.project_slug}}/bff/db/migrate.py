@@ -1,7 +1,7 @@
 """Two histories of one schema: the engine's tables (`bff_…`), and the app's.
 
-Each has its own folder of revisions and its own table of versions. Instances that start together
-migrate one after the other.
+Each has its own folder of revisions and its own version table. A lock lets instances that start
+together migrate one after the other.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from bff.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """A folder of revisions and the table that says which of them were applied."""
+    """A folder of Alembic revisions and its version table."""
 
     name: str
     folder: Path
     version_table: str
 
     def config(self, connection: Connection | None = None) -> Config:
-        """Alembic's configuration, without `alembic.ini`."""
+        """The configuration of Alembic, without `alembic.ini`."""
         config = Config()
         config.set_main_option("script_location", str(self.folder).replace("%", "%%"))
         config.set_main_option("path_separator", "os")
@@ -45,9 +45,9 @@ class History:
         return config
 
     def is_pending(self, connection: Connection) -> bool:
-        """Whether a revision of this code was not applied.
+        """Whether a revision of this code has not been applied.
 
-        A schema of a later version is no fault: during a rolling update old instances live on it.
+        A schema of a later version is not pending: during a rolling update old instances use it.
         """
         options = {"version_table": self.version_table}
         applied = set(MigrationContext.configure(connection, opts=options).get_current_heads())
@@ -58,29 +58,29 @@ class History:
 ENGINE: Final = History("the engine's", Path(__file__).with_name("migrations"), VERSION_TABLE)
 APP: Final = History("the app's", Path(__file__).parents[2] / "migrations", "alembic_version")
 HISTORIES: Final = (ENGINE, APP)
-"""In the order in which they are applied."""
+"""In the order of their application."""
 
 
 @cache
 def _revisions(history: History) -> tuple[frozenset[str], frozenset[str]]:
-    """The newest revisions of this code, and all that it knows."""
+    """The head revisions of this code, and all of its revisions."""
     directory = ScriptDirectory.from_config(history.config())
     known = frozenset(script.revision for script in directory.walk_revisions())
     return frozenset(directory.get_heads()), known
 
 
 _LOCK: Final = 4_221_907_530_816_204_311
-"""Any number, as long as nothing else in the database locks the same one."""
+"""The key of the advisory lock: any number that nothing else in the database uses."""
 _LOCK_SECONDS: Final = 120
-"""How long to wait for another instance that migrates."""
+"""How long to wait while another instance migrates."""
 
 
 async def upgrade(settings: Settings, histories: Sequence[History] = HISTORIES) -> None:
     """Bring both histories to their newest revision, the engine's first.
 
     Raises:
-        sqlalchemy.exc.SQLAlchemyError, OSError: the database is away, a revision failed, or
-            another instance has been migrating for too long.
+        sqlalchemy.exc.SQLAlchemyError, OSError: the database is not available, a revision failed,
+            or another instance has been migrating for more than two minutes.
     """
     async with _engine(settings) as engine, _locked(engine) as connection:
         for history in histories:
@@ -88,7 +88,7 @@ async def upgrade(settings: Settings, histories: Sequence[History] = HISTORIES) 
 
 
 async def pending(engine: AsyncEngine, histories: Sequence[History] = HISTORIES) -> str:
-    """Says of which histories revisions were not applied, or nothing."""
+    """Which histories have revisions that were not applied, as a sentence; empty if none has."""
     async with engine.connect() as connection:
         names = [
             history.name for history in histories if await connection.run_sync(history.is_pending)
@@ -99,10 +99,10 @@ async def pending(engine: AsyncEngine, histories: Sequence[History] = HISTORIES)
 def run_revisions(
     config: Config, metadata: MetaData, database_url: Callable[[], str] | None = None
 ) -> None:
-    """The work of an `env.py`: run what Alembic was asked for.
+    """Run Alembic's current command. Call it from `env.py`.
 
-    It runs on the connection that `bff migrate` gave, else on one of its own to `database_url`.
-    Autogenerate sees the tables of `metadata` and no others of the engine's.
+    `bff migrate` provides the connection. Under plain `alembic` one is opened to `database_url`.
+    Autogenerate ignores the engine's tables unless `metadata` is the engine's.
     """
     given: Connection | None = config.attributes.get("connection")
     version_table = config.attributes.get("version_table", "alembic_version")
@@ -149,7 +149,7 @@ def _run(connection: Connection, metadata: MetaData, version_table: str) -> None
 
 
 def _render(kind: str, item: Any, _context: Any) -> str | Literal[False]:
-    """Write our column types as plain ones: a revision must not depend on today's code."""
+    """Render the engine's column types as SQLAlchemy's: revisions must not depend on its code."""
     if kind == "type" and isinstance(item, UtcDateTime):
         return "sa.DateTime(timezone=True)"
     if kind == "type" and isinstance(item, AutoString):
@@ -159,6 +159,10 @@ def _render(kind: str, item: Any, _context: Any) -> str | Literal[False]:
 
 def _upgrade(connection: Connection, history: History) -> None:
     command.upgrade(history.config(connection), "heads")
+    if connection.dialect.name == "postgresql":
+        # Alembic reads its version table in a transaction. It must end here: the revisions of the
+        # next history would run inside it and never be committed.
+        connection.commit()
 
 
 @asynccontextmanager
@@ -172,7 +176,7 @@ async def _engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
 
 @asynccontextmanager
 async def _locked(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    """A connection for the only migration of this database."""
+    """A connection that holds the migration lock of the database."""
     if engine.dialect.name == "postgresql":
         async with engine.begin() as guard, engine.connect() as connection:
             await guard.execute(text(f"SET LOCAL lock_timeout = '{_LOCK_SECONDS}s'"))

@@ -1,4 +1,4 @@
-"""The engine's tables. A change here needs a revision in `bff/db/migrations`: a test tells."""
+"""The engine's tables. A test fails if a change has no revision in `bff/db/migrations`."""
 
 from __future__ import annotations
 
@@ -29,21 +29,20 @@ NAMING_CONVENTION: Final = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-"""Constraints with names, so that a migration can change them on every database."""
+"""Names of constraints. A migration can change only constraints that have a name."""
 
 
 _registry = registry(metadata=MetaData(naming_convention=NAMING_CONVENTION))
 
 
 class EngineTable(SQLModel, registry=_registry):
-    """The base of the engine's tables. They share nothing with the app's: neither the metadata,
-    nor the names of classes."""
+    """The base of the engine's tables, with metadata and a class registry apart from the app's."""
 
     metadata = _registry.metadata
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment: aware on both sides, UTC in between. SQLite has no time zones of its own."""
+    """A timezone-aware datetime, stored as UTC. SQLite has no type with a time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -51,10 +50,10 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
         """
         Raises:
-            ValueError: the time zone is missing.
+            ValueError: `value` has no time zone.
         """
         if value is not None and value.tzinfo is None:
-            raise ValueError("a moment needs a time zone")
+            raise ValueError("a datetime needs a time zone: pass datetime.now(UTC), for example")
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
@@ -70,7 +69,7 @@ def _new_id() -> str:
 
 
 class Audience(StrEnum):
-    """Whom a broadcast is for."""
+    """The recipients of a broadcast."""
 
     ALL = "all"
     USERS = "users"
@@ -86,7 +85,7 @@ _AUDIENCE = Enum(
 
 
 class Broadcast(EngineTable, table=True):
-    """What an administrator sent: who, when, to whom, what, and what became of it."""
+    """The record of a broadcast that an administrator sent."""
 
     __tablename__ = "bff_broadcast"
 
@@ -97,16 +96,16 @@ class Broadcast(EngineTable, table=True):
     created_by: str = Field(sa_column=Column(String(128), nullable=False))
     audience: Audience = Field(sa_column=Column(_AUDIENCE, nullable=False))
     recipients: list[str] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
-    """User ids, or one connection id; nobody's for all."""
+    """User ids, or one connection id. Empty for all."""
     topic: str = Field(sa_column=Column(String(255), nullable=False))
     event: dict[str, Any] = Field(sa_column=Column(JSON, nullable=False))
     expires_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime, nullable=True))
-    """Until when it greets those who connect later; None greets nobody."""
+    """Until when connections that open later receive it too; None: only those open now."""
     message_ids: list[str | None] = Field(
         default_factory=list, sa_column=Column(JSON, nullable=False)
     )
-    """Under which id it is stored in the stream of all, or of each recipient in their order."""
+    """Its message id in the stream of all, or in the stream of each recipient, in their order."""
     addressed: int | None = Field(default=None, sa_column=Column(Integer, nullable=True))
-    """How many connections the index named; None when it is not known to be sent."""
+    """How many connections were in the index; None if it is not known whether it was sent."""
 
     __table_args__ = (Index(None, "created_at", "id"), Index(None, "expires_at"))

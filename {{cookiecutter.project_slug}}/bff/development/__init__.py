@@ -1,1 +1,1 @@
-"""What is only there in development: the page and the example service."""
+"""The development page, which is mounted in development only."""

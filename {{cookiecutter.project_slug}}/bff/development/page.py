@@ -1,4 +1,4 @@
-"""The page at `/` on which a developer tries things out; only development mounts it."""
+"""The development page at `/`, its client script and tokens for it. Mounted in development only."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _INLINE = re.compile(r"<(script|style)\b[^>]*>(.*?)</\1>", re.DOTALL)
 _FRESH = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-class WantedToken(BaseModel):
+class TokenRequest(BaseModel):
     user: Annotated[str, Field(min_length=1, max_length=128)]
     scopes: Annotated[list[Annotated[str, Field(pattern=r"^\S{1,64}$")]], Field(max_length=16)] = []
 
@@ -32,7 +32,7 @@ class DevelopmentToken(BaseModel):
 
 
 def router(settings: Settings) -> APIRouter:
-    """The page, its script, and tokens for whoever asks."""
+    """Routes of the page, of its script, and of tokens for any user."""
     router = APIRouter(include_in_schema=False)
     html = _PAGE.read_text(encoding="utf-8")
     headers = _FRESH | {"Content-Security-Policy": _policy(html)}
@@ -46,10 +46,11 @@ def router(settings: Settings) -> APIRouter:
         return FileResponse(_CLIENT, media_type="text/javascript", headers=_FRESH)
 
     @router.post("/dev/token")
-    def token(wanted: WantedToken) -> DevelopmentToken:
-        """
+    def token(wanted: TokenRequest) -> DevelopmentToken:
+        """Issue a token.
+
         Raises:
-            Problem: `not_found` when only the identity provider can issue tokens.
+            Problem: `not_found` if `JWT_SECRET` is not set.
         """
         try:
             return DevelopmentToken(token=issue(settings, wanted.user, wanted.scopes))
@@ -60,7 +61,8 @@ def router(settings: Settings) -> APIRouter:
 
 
 def _policy(html: str) -> str:
-    """Allows the page's own style and script by their hashes (CSP Level 3, section 6.7.3.3)."""
+    """A policy that allows the inline style and script by their hashes (CSP Level 3, section
+    6.7.3.3)."""
     allowed: dict[str, list[str]] = {"script": ["'self'"], "style": []}
     for tag, text in _INLINE.findall(html):
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""What FastAPI sees of the engine: routers to include, and dependencies to ask for."""
+"""The engine's FastAPI routers and dependencies, for the app to include and use."""
 
 from bff.endpoints import admin, rpc, services, sse, tickets
 from bff.endpoints.dependencies import (

@@ -1,32 +1,24 @@
-"""For administrators, under `/admin` of the app: who is connected where, and closing sockets."""
+"""Admin endpoints, included under `/admin`: list and close a user's connections; statistics."""
 
 from __future__ import annotations
 
 import logging
 
 from fastapi import APIRouter, status
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from bff.cluster.index import ConnectionFacts
 from bff.cluster.lease import InstanceFacts
 from bff.endpoints.dependencies import AdminDep, IndexDep, MessengerDep
-from bff.endpoints.names import UserIdInPath
+from bff.endpoints.names import Addressed, UserIdInPath
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter()
 
 
-class Addressed(BaseModel):
-    """How many connections were told. Whether they still lived is not knowable."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"addressed": 3}]})
-
-    addressed: int
-
-
 class Stats(BaseModel):
-    """The living instances, and what they last reported."""
+    """The instances with a valid lease, and the numbers that each last reported."""
 
     connections: int
     instances: list[InstanceFacts]
@@ -34,7 +26,7 @@ class Stats(BaseModel):
 
 @router.get("/users/{user_id:path}/connections")
 async def read_connections(user_id: UserIdInPath, index: IndexDep) -> list[ConnectionFacts]:
-    """The user's connections, on whatever instance."""
+    """The user's connections, on all instances."""
     return await index.connections_of(user_id)
 
 
@@ -42,14 +34,17 @@ async def read_connections(user_id: UserIdInPath, index: IndexDep) -> list[Conne
 async def delete_connections(
     user_id: UserIdInPath, admin: AdminDep, messenger: MessengerDep
 ) -> Addressed:
-    """Close all sockets of a user, with 4504. It is done when they are closed, a moment later."""
+    """Close all connections of a user, with code 4504. They close shortly after the response."""
     addressed = await messenger.close_user(user_id)
-    logger.info("%s disconnects %s: %s addressed", admin.user_id, user_id, addressed)
+    logger.info(
+        "administrator closes connections of a user",
+        extra={"by": admin.user_id, "user": user_id, "connections": addressed},
+    )
     return Addressed(addressed=addressed)
 
 
 @router.get("/stats")
 async def read_stats(index: IndexDep) -> Stats:
-    """How many connections there are, and where."""
+    """The number of connections, in total and on each instance."""
     instances = await index.instances()
     return Stats(connections=sum(facts.connections for facts in instances), instances=instances)

@@ -1,4 +1,4 @@
-"""What an endpoint may ask for, by FastAPI's own dependencies."""
+"""FastAPI dependencies: the caller, the parts of the engine, and the app's own resources."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bff.errors import Code, Problem
 from bff.mesh.client import MeshClient
 from bff.problems import SocketRefused
 from bff.realtime.dispatcher import Dispatcher
-from bff.redis.client import UNAVAILABLE
+from bff.redis.client import UNAVAILABLE, why
 from bff.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 class Bearer(HTTPBearer):
-    """Only tells OpenAPI how to sign in: the endpoint asks the `Authenticator` itself."""
+    """Declares the bearer token in OpenAPI. The `Authenticator` checks it, not this class."""
 
     def __init__(self) -> None:
         super().__init__(scheme_name="token", bearerFormat="JWT", auto_error=False)
@@ -42,13 +42,13 @@ class Bearer(HTTPBearer):
 
 
 def bff_of(connection: HTTPConnection) -> Bff:
-    """The BFF that serves a request or a handshake."""
+    """The `Bff` of the app that serves a request or a handshake."""
     bff: Bff = connection.app.state.bff
     return bff
 
 
 async def current_bff(connection: HTTPConnection) -> Bff:
-    """As a dependency."""
+    """`bff_of` as a dependency."""
     return bff_of(connection)
 
 
@@ -59,14 +59,14 @@ class CurrentCaller(Bearer):
         """
         Raises:
             Problem: `unauthenticated`, `forbidden`, `service_unavailable`.
-            SocketRefused: the same for a handshake that is to be accepted and closed with a code,
-                because browsers do not show their pages the status of a refused one.
+            SocketRefused: the handshake is accepted, then closed with a code, because browsers
+                do not show the HTTP status of a refused handshake to the page.
         """
         bff = bff_of(connection)
         if connection.scope["type"] != "websocket":
             return await bff.authenticator.authenticate(connection)
         if bff.draining.begun:
-            raise Problem(Code.SERVICE_UNAVAILABLE, "This instance is going away")
+            raise Problem(Code.SERVICE_UNAVAILABLE, "This instance is shutting down: reconnect")
         try:
             return await bff.authenticator.authenticate_socket(connection)
         except Problem as problem:
@@ -76,7 +76,7 @@ class CurrentCaller(Bearer):
             code = CloseCode.NOT_AUTHENTICATED if signed_out else CloseCode.SERVER_ERROR
             raise SocketRefused(code, problem.description) from None
         except UNAVAILABLE as error:
-            logger.warning("connection refused: Redis is away: %s: %s", type(error).__name__, error)
+            logger.warning("connection refused: Redis unavailable", extra={"reason": why(error)})
             raise SocketRefused(CloseCode.SERVER_ERROR, "Try again") from None
 
 
@@ -85,7 +85,7 @@ CallerDep = Annotated[Caller, Security(CurrentCaller())]
 
 
 def requires(*scopes: str) -> Callable[[Caller], Awaitable[Caller]]:
-    """A dependency: the caller, who has all of these scopes.
+    """A dependency: the caller, if the token has all of these scopes.
 
     `dependencies=[Depends(requires("admin"))]`, or `Annotated[Caller, Depends(requires("admin"))]`.
     """
@@ -98,7 +98,7 @@ def requires(*scopes: str) -> Callable[[Caller], Awaitable[Caller]]:
 
 
 def provided(kind: type[T]) -> Callable[[HTTPConnection], Awaitable[T]]:
-    """A dependency: the app's own settings, or a resource of `Bff(provide=...)`, by its type.
+    """A dependency: the app's settings, or a resource of `Bff(provide=...)`, by its type.
 
     `BillingDep = Annotated[Billing, Depends(provided(Billing))]`.
     """
@@ -127,7 +127,7 @@ DatabaseDep = Annotated[Database, _part(lambda bff: bff.database)]
 DispatcherDep = Annotated[Dispatcher, _part(lambda bff: bff.dispatcher)]
 IndexDep = Annotated[ConnectionIndex, _part(lambda bff: bff.index)]
 MeshDep = Annotated[MeshClient, Depends(_mesh)]
-"""The mesh, called in the caller's name."""
+"""A mesh client whose calls carry the caller's context."""
 MessengerDep = Annotated[Messenger, _part(lambda bff: bff.messenger)]
 MetricsDep = Annotated[Metrics, _part(lambda bff: bff.metrics)]
 PresenceDep = Annotated[Presence, _part(lambda bff: bff.presence)]

@@ -1,4 +1,4 @@
-"""What `/health/live`, `/health/ready` and `/metrics` answer."""
+"""The responses of `/health/live`, `/health/ready` and `/metrics`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from bff.redis.client import UNAVAILABLE, why
 _CHECK_SECONDS = 2.0
 
 OwnCheck = Callable[[], Awaitable[str]]
-"""Returns why the check fails, or an empty text."""
+"""Returns the reason why the check fails, or an empty string."""
 
 
 class Check(BaseModel):
-    """One thing the BFF depends on."""
+    """The result of one check."""
 
     ok: bool
     reason: str = ""
-    """Why not, in words."""
+    """Why the check fails; empty when it does not."""
 
 
 class Readiness(BaseModel):
-    """Whether this instance should get traffic."""
+    """Whether a load balancer should send traffic to this instance."""
 
     ready: bool
     checks: dict[str, Check]
@@ -45,13 +45,13 @@ class Readiness(BaseModel):
 
 
 class Liveness(BaseModel):
-    """Whether this process still works."""
+    """Whether this process works; if not, restart it."""
 
     alive: bool
 
 
 async def liveness(bff: Bff, response: Response) -> Liveness:
-    """503 when a background task has died: restart the process."""
+    """Respond 503 when a background task has died."""
     alive = bff.background.alive
     if not alive:
         response.status_code = 503
@@ -61,9 +61,9 @@ async def liveness(bff: Bff, response: Response) -> Liveness:
 async def readiness(
     bff: Bff, response: Response, own: Mapping[str, OwnCheck] | None = None
 ) -> Readiness:
-    """Every dependency by name, with the reason when it fails; 503 when one does.
+    """Check Redis, the mesh, the database and this instance; respond 503 when a check fails.
 
-    `own` are your checks, each of which has 2 s.
+    `own` are your checks, by name. Each fails after 2 s.
     """
     mesh = bff.mesh.status
     reasons = {
@@ -73,7 +73,7 @@ async def readiness(
         "instance": "draining" if bff.draining.begun else "",
     }
     for name, check in (own or {}).items():
-        reasons[name] = await _within_time(check)
+        reasons[name] = await _with_timeout(check)
     checks = {name: Check(ok=not reason, reason=reason) for name, reason in reasons.items()}
     ready = Readiness(ready=all(check.ok for check in checks.values()), checks=checks)
     if not ready.ready:
@@ -82,8 +82,10 @@ async def readiness(
 
 
 def metrics(bff: Bff) -> Response:
-    """Prometheus' text format: the engine's metrics and those of your own that are in the default
-    registry; with several workers, of all of them."""
+    """The engine's metrics and those of the default registry, in Prometheus' text format.
+
+    With `PROMETHEUS_MULTIPROC_DIR`, the metrics of all workers.
+    """
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
@@ -99,17 +101,17 @@ async def _redis(bff: Bff) -> str:
             await bff.redis.ping()
     except UNAVAILABLE as error:
         return why(error)
-    if reason := bff.index.reason:
-        return f"the lease is not renewed: {reason}"
-    reason = bff.cluster.listener.reason
-    return reason and f"the relay does not hear: {reason}"
+    if reason := bff.index.lease_error:
+        return f"could not renew lease: {reason}"
+    reason = bff.cluster.pubsub_listener.error
+    return reason and f"pub/sub not subscribed: {reason}"
 
 
 async def _database(bff: Bff) -> str:
-    return await _within_time(lambda: migrate.pending(bff.database.engine))
+    return await _with_timeout(lambda: migrate.pending(bff.database.engine))
 
 
-async def _within_time(check: OwnCheck) -> str:
+async def _with_timeout(check: OwnCheck) -> str:
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
             return await check()

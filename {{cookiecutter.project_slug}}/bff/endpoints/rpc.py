@@ -1,4 +1,4 @@
-"""`/rpc/{service}/{method}`: over HTTP what a `request` frame is over a socket."""
+"""`POST /rpc/{service}/{method}`: the `request` frame of the WebSocket, over HTTP."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ async def call_method(
         dict[str, Any] | None,
         Body(description="The method's parameters", examples=[{"item": "tea", "quantity": 2}]),
     ] = None,
-    timeout_ms: Annotated[int | None, Query(gt=0, description="Milliseconds to wait")] = None,
+    timeout_ms: Annotated[int | None, Query(gt=0, description="Timeout in milliseconds")] = None,
 ) -> Any:
-    """Answered by the same methods, under the same rules, as a `request` frame."""
+    """Call a method as a `request` frame does: same methods, scopes, timeouts and error codes."""
     call = Call(service=service, method=method, params=params or {}, timeout_ms=timeout_ms)
-    return await dispatcher.request(caller, call)
+    return await dispatcher.call(caller, call)

@@ -1,4 +1,4 @@
-"""What other services of the mesh may ask of the BFF, under the name `APP_NAME`."""
+"""Mesh methods for other services, on the service `APP_NAME`: send events, close connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bff.cluster.index import ConnectionFacts
 from bff.cluster.messenger import Messenger
 from bff.cluster.presence import Presence
 from bff.connections.messages import TopicName
-from bff.endpoints.names import MAX_USERS, Topic, UserId
+from bff.endpoints.names import MAX_USERS, Addressed, Topic, UserId
 from bff.realtime.router import RealtimeRouter
 
 realtime = RealtimeRouter()
@@ -29,68 +29,63 @@ class SendToTopic(BaseModel):
     event: Any = None
 
 
-class Stored(BaseModel):
-    id: str
-    """Under which the message is stored."""
-
-
-class Broadcast(BaseModel):
+class SendToAll(BaseModel):
     topic: Topic
     event: Any = None
+
+
+class SendResult(Addressed):
+    ids: list[str]
+    """The ids of the stored messages: one for each user, in the order of `user_ids`, or one."""
+
+
+class SendToTopicResult(BaseModel):
+    id: str
+    """The id of the stored message."""
 
 
 class DisconnectUsers(BaseModel):
     user_ids: UserIds
 
 
-class AskPresence(BaseModel):
+class PresenceQuery(BaseModel):
     user_ids: UserIds
 
 
-class WhoIsOnline(BaseModel):
+class PresenceResult(BaseModel):
     users: dict[str, list[ConnectionFacts]]
-    """The connections of each user, on whatever instance; none for who is offline."""
-
-
-class Addressed(BaseModel):
-    addressed: int
-    """How many connections the index names."""
-
-
-class Sent(Addressed):
-    ids: list[str]
-    """Under which the messages are stored, in the order of the users, each of them once."""
+    """Each user's connections on all instances; empty when the user is offline."""
 
 
 @realtime.mesh_method("send_to_users")
-async def send_to_users(params: SendToUsers, messenger: Messenger) -> Sent:
-    """Send an event to all sockets of some users."""
+async def send_to_users(params: SendToUsers, messenger: Messenger) -> SendResult:
+    """Send an event to all connections of some users."""
     sent = await messenger.to_users(params.user_ids, params.topic, params.event)
-    return Sent(
+    return SendResult(
         ids=[one.id for one in sent if one.id], addressed=sum(one.addressed for one in sent)
     )
 
 
 @realtime.mesh_method("send_to_topic")
-async def send_to_topic(params: SendToTopic, messenger: Messenger) -> Stored:
-    """Send an event to everybody who has subscribed to a topic."""
-    return Stored(id=await messenger.to_topic(params.topic, params.event))
+async def send_to_topic(params: SendToTopic, messenger: Messenger) -> SendToTopicResult:
+    """Send an event to all subscribers of a topic."""
+    return SendToTopicResult(id=await messenger.to_topic(params.topic, params.event))
 
 
 @realtime.mesh_method("broadcast")
-async def broadcast(params: Broadcast, messenger: Messenger) -> Sent:
-    """Send an event to everybody who is connected. It is not kept in the database."""
+async def broadcast(params: SendToAll, messenger: Messenger) -> SendResult:
+    """Send an event to all connections. It is not stored in the database."""
     sent = await messenger.to_all(params.topic, params.event)
-    return Sent(ids=[sent.id] if sent.id else [], addressed=sent.addressed)
+    return SendResult(ids=[sent.id] if sent.id else [], addressed=sent.addressed)
 
 
 @realtime.mesh_method("disconnect_users")
 async def disconnect_users(params: DisconnectUsers, messenger: Messenger) -> Addressed:
-    """Close all sockets of some users with 4504: they are not to come back by themselves."""
+    """Close all connections of some users with code 4504: clients must not reconnect."""
     return Addressed(addressed=sum(await messenger.close_users(params.user_ids)))
 
 
 @realtime.mesh_method("presence")
-async def presence(params: AskPresence, presence: Presence) -> WhoIsOnline:
-    """Who is online, and where."""
-    return WhoIsOnline(users=await presence.of(params.user_ids))
+async def presence(params: PresenceQuery, presence: Presence) -> PresenceResult:
+    """Which of some users are online, and their connections."""
+    return PresenceResult(users=await presence.of(params.user_ids))

@@ -1,4 +1,4 @@
-"""`GET /events`: what a socket brings, as server-sent events, for proxies that break sockets."""
+"""`GET /events`: the events of `/ws` as server-sent events, for proxies that break WebSockets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from bff.auth.caller import Caller
 from bff.connections.close_codes import CloseCode
-from bff.connections.event_stream import CLOSED, EventStreamTransport, last_event
+from bff.connections.event_stream_transport import CLOSED, EventStreamTransport, last_event
 from bff.connections.positions import TOPIC, Position, parse_cursor
 from bff.connections.transport import ABORT
 from bff.endpoints.dependencies import Bearer, BffDep
@@ -31,22 +31,23 @@ id: user/9d0c4f1e66/42,all/9d0c4f1e67/7
 data: {"type":"event","payload":{"topic":"news","event":1,"id":"user/9d0c4f1e66/42"}}
 
 """
-_CUT_SECONDS: Final = 1.0
+_ABORT_SECONDS: Final = 1.0
+"""How long to wait for the disconnect after an abort."""
 _HEADERS: Final = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 _REFUSALS: Final = {
     CloseCode.CONNECTION_LIMIT: Code.RATE_LIMITED,
     CloseCode.TOKEN_EXPIRED: Code.UNAUTHENTICATED,
     CloseCode.REVOKED: Code.FORBIDDEN,
 }
-"""What a browser should not simply repeat has a status. The rest begins and ends a stream, because
-`EventSource` comes back by itself only after that."""
+"""Refusals with these close codes become an HTTP error, after which `EventSource` gives up. With
+other codes a stream is started and ended, after which `EventSource` reconnects."""
 
 
-class EventStream(Response):
-    """Lets the caller in while it is sent, and lives as long as the connection.
+class EventStreamResponse(Response):
+    """Opens a connection when the response starts, and holds it until it is closed.
 
     Raises:
-        Problem: while it is sent, before anything was: the caller is not let in.
+        Problem: the connection was refused, before anything was sent.
     """
 
     media_type = "text/event-stream"
@@ -81,32 +82,34 @@ class EventStream(Response):
             device=request.headers.get("user-agent", ""),
         )
         writing = asyncio.create_task(transport.run())
-        gone = asyncio.create_task(_disconnected(receive))
+        disconnect = asyncio.create_task(_disconnected(receive))
         try:
             await self._handlers.admit(handler, self._since, self._topics)
-            await asyncio.wait({writing, gone}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({writing, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._handlers.close(handler, 1006)
+            self._handlers.close(handler, CloseCode.ABNORMAL)
             writing.cancel()
             if transport.started and not transport.ended:
-                await _cut(scope, gone)
-            gone.cancel()
+                await _abort(scope, disconnect)
+            disconnect.cancel()
         code, reason = transport.close_with
         if not transport.started and code in _REFUSALS:
             raise Problem(_REFUSALS[CloseCode(code)], reason)
 
 
-def _ended(code: CloseCode, reason: str) -> Response:
-    """A stream that only says why it ends."""
-    return Response(last_event(code, reason), headers=_HEADERS, media_type=EventStream.media_type)
+def _closed_stream(code: CloseCode, reason: str) -> Response:
+    """A stream that consists of the `close` event."""
+    return Response(
+        last_event(code, reason), headers=_HEADERS, media_type=EventStreamResponse.media_type
+    )
 
 
-async def _cut(scope: Scope, gone: asyncio.Task[None]) -> None:
-    """Let nothing wait for a peer that does not read; only our own server can."""
+async def _abort(scope: Scope, disconnect: asyncio.Task[None]) -> None:
+    """Drop what is buffered for a peer that does not read. Works on `bff serve` only."""
     abort = scope.get("extensions", {}).get(ABORT)
     if abort is not None:
         abort()
-        await asyncio.wait({gone}, timeout=_CUT_SECONDS)
+        await asyncio.wait({disconnect}, timeout=_ABORT_SECONDS)
 
 
 async def _disconnected(receive: Receive) -> None:
@@ -116,10 +119,10 @@ async def _disconnected(receive: Receive) -> None:
 
 _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     200: {
-        "description": "Each event's data is a frame of `bff.v1`, the first one the hello",
-        "content": {EventStream.media_type: {"example": _EXAMPLE}},
+        "description": "The data of each event is a frame of `bff.v1`; the first one is the hello",
+        "content": {EventStreamResponse.media_type: {"example": _EXAMPLE}},
     },
-    204: {"description": "The stream was ended for good: `EventSource` does not come back"},
+    204: {"description": "The connection was closed for good: `EventSource` does not reconnect"},
     **responses(401, 403, 404, 422, 429, 503),
 }
 
@@ -128,7 +131,7 @@ _RESPONSES: Final[dict[int | str, dict[str, Any]]] = {
     "/events",
     summary="Live events, as server-sent events",
     status_code=200,
-    response_class=EventStream,
+    response_class=EventStreamResponse,
     responses=_RESPONSES,
     dependencies=[Security(Bearer())],
 )
@@ -136,59 +139,64 @@ async def events(
     request: Request,
     bff: BffDep,
     topics: Annotated[
-        str, Query(max_length=3000, description="Topics to have besides, separated by commas")
+        str, Query(max_length=3000, description="Topics to subscribe to, separated by commas")
     ] = "",
     since: Annotated[
-        str, Query(description="An event's `id`, for clients that cannot give `Last-Event-ID`")
+        str,
+        Query(
+            description="The `id` of the last event, for clients that cannot set `Last-Event-ID`"
+        ),
     ] = "",
     last_event_id: Annotated[
         str,
         Header(
             alias="Last-Event-ID",
-            description="The `id` of the last event: what followed comes first",
+            description="The `id` of the last event: missed events are sent first",
         ),
     ] = "",
 ) -> Response:
-    """The same events as at `/ws` (`docs/protocol.md`), for listening only.
+    """The events of `/ws`, from server to client only (`docs/protocol.md`).
 
-    A draining instance refuses with 503, which the proxy answers by asking another instance. What
-    would pass by itself begins a stream and ends it with the code 4006.
+    A draining instance responds 503, so that the proxy tries another instance. Other temporary
+    failures start a stream and end it with the code 4006, after which `EventSource` reconnects.
     """
     if CLOSED in (last_event_id, since):
         return Response(status_code=204)
     if bff.draining.begun:
-        raise Problem(Code.SERVICE_UNAVAILABLE, "This instance is going away")
-    authorising = _topics(topics, at_most=bff.settings.max_topics_per_connection)
+        raise Problem(Code.SERVICE_UNAVAILABLE, "This instance is shutting down: reconnect")
+    topic_list = _topics(topics, limit=bff.settings.max_topics_per_connection)
     positions = _positions(last_event_id.encode("latin-1"), since)
     try:
         caller = await bff.authenticator.authenticate_stream(request)
-        await bff.dispatcher.check_topics(caller, authorising)
+        await bff.dispatcher.check_topics(caller, topic_list)
     except Problem as problem:
         if problem.status < Code.SERVICE_UNAVAILABLE.status:
             raise
-        return _ended(CloseCode.SERVER_ERROR, problem.description)
-    return EventStream(
+        return _closed_stream(CloseCode.SERVER_ERROR, problem.description)
+    return EventStreamResponse(
         caller,
         bff.handlers,
         positions,
-        authorising,
+        topic_list,
         ping_interval=bff.settings.ping_interval_seconds,
     )
 
 
-def _topics(text: str, at_most: int) -> list[str]:
+def _topics(text: str, limit: int) -> list[str]:
     topics = list(dict.fromkeys(text.split(","))) if text else []
-    if len(topics) > at_most:
-        raise Problem(Code.FORBIDDEN, f"No more than {at_most} topics for one connection")
+    if len(topics) > limit:
+        raise Problem(Code.FORBIDDEN, f"A connection can have at most {limit} topics")
     for topic in topics:
         if not TOPIC.fullmatch(topic):
-            raise Problem(Code.INVALID_PARAMS, "topics: one of them cannot be a topic")
+            raise Problem(
+                Code.INVALID_PARAMS,
+                "topics: one is empty, too long, or contains spaces or control characters",
+            )
     return topics
 
 
 def _positions(last_event_id: bytes, since: str) -> dict[str, Position]:
-    """The header decides, being the newer one; browsers send it in UTF-8. Streams that the
-    connection will not have may be among them."""
+    """Prefer the header, which is newer than the URL. Browsers send it in UTF-8."""
     try:
         return parse_cursor(last_event_id.decode() or since)
     except ValueError as error:

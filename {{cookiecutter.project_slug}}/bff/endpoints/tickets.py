@@ -1,4 +1,4 @@
-"""Tickets: how a browser, which can give a WebSocket no header, signs in to one."""
+"""`POST /auth/ticket`: browsers cannot set headers of a WebSocket handshake, so tickets sign in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ router = APIRouter(prefix="/auth", tags=["auth"], responses=responses(401, 403, 
 
 
 class Ticket(BaseModel):
-    """Good once, for a short time, from the same origin: `/ws?ticket=…`."""
+    """Valid once, for a short time, from the same origin: `/ws?ticket=…`."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -24,14 +24,14 @@ class Ticket(BaseModel):
     )
 
     ticket: str
-    expires_in: int = Field(description="Seconds.")
+    expires_in: int = Field(description="Seconds until the ticket expires")
 
 
 @router.post("/ticket")
 async def create_ticket(
     request: Request, response: Response, caller: CallerDep, bff: BffDep
 ) -> Ticket:
-    """A single-use ticket for the next handshake."""
+    """Create a single-use ticket for a WebSocket handshake."""
     bff.authenticator.check_origin(request)
     response.headers["Cache-Control"] = "no-store"
     return Ticket(

@@ -1,4 +1,4 @@
-"""The `bff.v1` conversation of an accepted WebSocket (`docs/protocol.md`)."""
+"""Serves the protocol `bff.v1` on a WebSocket route (`docs/protocol.md`)."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _STREAMS: Final = frozenset(("user", "all"))
 
 
 async def serve(websocket: WebSocket, caller: Caller, bff: Bff) -> None:
-    """Accept a handshake and speak `bff.v1` with the browser.
+    """Accept a handshake and serve `bff.v1` on the connection.
 
-    `?since=` says how far the client has read its streams. On our own server this returns after
-    the hello: the socket leaves its ASGI task, and the server feeds the conversation. On any other
-    server it returns when the socket is closed.
+    `?since=` holds the client's positions in the streams `user` and `all`. On `bff serve` this
+    returns after the hello: the server then passes frames to the connection handler without an
+    ASGI task. On other ASGI servers it returns when the connection is closed.
 
     Raises:
         SocketRefused: `since` is malformed.
@@ -41,26 +41,26 @@ async def serve(websocket: WebSocket, caller: Caller, bff: Bff) -> None:
     handlers = bff.handlers
     detachable: Detachable | None = websocket.scope.get("extensions", {}).get(EXTENSION)
     if detachable is None:
-        await _hold(websocket, caller, handlers, since)
+        await _serve_asgi(websocket, caller, handlers, since)
         return
     handler = _open(websocket, detachable, caller, handlers)
     if detachable.detach(handler.receive, partial(handlers.close, handler)):
         await handlers.admit(handler, since)
     else:
-        handlers.close(handler, 1006)
+        handlers.close(handler, CloseCode.ABNORMAL)
 
 
 def _since(websocket: WebSocket) -> dict[str, Position]:
-    """The positions in the streams that every socket has.
+    """The positions of `?since=`.
 
     Raises:
-        ValueError: one is malformed, or of another stream.
+        ValueError: one is malformed, or in another stream than `user` and `all`.
     """
     if not websocket.scope["query_string"]:
         return {}
     since = parse_cursor(websocket.query_params.get("since", ""))
     if since.keys() - _STREAMS:
-        raise ValueError("only user and all have positions here; topics have theirs in subscribe")
+        raise ValueError("only for the streams user and all; send positions of topics in subscribe")
     return since
 
 
@@ -76,13 +76,13 @@ def _open(
     )
 
 
-async def _hold(
+async def _serve_asgi(
     websocket: WebSocket, caller: Caller, handlers: HandlerManager, since: Mapping[str, Position]
 ) -> None:
     transport = WebSocketTransport(websocket.send)
     writing = asyncio.create_task(transport.run())
     handler = _open(websocket, transport, caller, handlers)
-    code = 1006
+    code: int = CloseCode.ABNORMAL
     try:
         await handlers.admit(handler, since)
         code = await _read(websocket, handler, writing)
@@ -94,22 +94,22 @@ async def _hold(
 async def _read(
     websocket: WebSocket, handler: ConnectionHandler, writing: asyncio.Task[None]
 ) -> int:
-    """Feed the conversation; returns the code the socket ended with.
+    """Pass frames to the handler until the connection ends; returns the close code.
 
-    Once our own close is written, the peer has 2 s to answer it.
+    After our own close frame the peer has 2 s to answer it.
     """
-    reading = asyncio.create_task(_feed(websocket, handler))
+    reading = asyncio.create_task(_receive(websocket, handler))
     try:
         await asyncio.wait({reading, writing}, return_when=asyncio.FIRST_COMPLETED)
         async with asyncio.timeout(_CLOSE_SECONDS):
             return await reading
     except TimeoutError:
-        return 1006
+        return CloseCode.ABNORMAL
     finally:
         reading.cancel()
 
 
-async def _feed(websocket: WebSocket, handler: ConnectionHandler) -> int:
+async def _receive(websocket: WebSocket, handler: ConnectionHandler) -> int:
     while True:
         message = await websocket.receive()
         if message["type"] == "websocket.disconnect":

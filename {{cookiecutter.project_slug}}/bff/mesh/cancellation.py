@@ -1,4 +1,4 @@
-"""Whether a `CancelledError` is ours: a handler may pass on that of a task it waited for."""
+"""Tells the cancellation of the current task from a `CancelledError` of something it awaited."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import asyncio
 
 
 def is_cancelled() -> bool:
-    """Whether this task is to end."""
+    """Whether the current task has been cancelled."""
     task = asyncio.current_task()
     return task is None or task.cancelling() > 0
 
 
-def ends_if_cancelled() -> None:
-    """Heed a cancellation that something before has swallowed, and no other.
+def raise_if_cancelled() -> None:
+    """Raise a cancellation of this task that other code has swallowed.
 
     Raises:
-        CancelledError: this task is to end.
+        CancelledError: the current task has been cancelled.
     """
     if is_cancelled():
         raise asyncio.CancelledError

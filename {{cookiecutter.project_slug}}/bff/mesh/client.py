@@ -1,31 +1,27 @@
-"""Calls to the services of the mesh, each with one deadline, and the events that come from it."""
+"""The mesh client: calls services, publishes events, and runs event handlers and services."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import re
 import secrets
 import signal
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import cache
 from typing import Any, Self
 
-from bff.errors import Code, Outcome, Problem
+from bff.errors import Code, Problem
 from bff.mesh import describe, nuropb
 from bff.mesh.codec import Codec
-from bff.mesh.describe import Descriptions, ServiceDescription
+from bff.mesh.describe import DescriptionCache, ServiceDescription
 from bff.mesh.events import EventHandler
-from bff.mesh.memory import MemoryBroker, MemoryTransport
-from bff.mesh.messages import Kind, Message, Reply
-from bff.mesh.pending_calls import Late, PendingCalls
-from bff.mesh.rabbitmq.transport import AmqpTransport
+from bff.mesh.messages import Kind, Message
+from bff.mesh.pending_calls import PendingCalls
 from bff.mesh.receiver import MessageReceiver
-from bff.mesh.service import Publish, Service
-from bff.mesh.transport import ConnectionLost, MeshStatus, MeshTransport, Unroutable
+from bff.mesh.sender import MessageSender
+from bff.mesh.service import Service
+from bff.mesh.transport import MeshStatus, MeshTransport
 from bff.settings import MeshSettings
-from bff.telemetry import logs
 from bff.telemetry.metrics import Metrics
 
 MAX_TOPIC_BYTES = 255
@@ -33,11 +29,9 @@ MAX_TOPIC_BYTES = 255
 _SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,127}")
 
-logger = logging.getLogger(__name__)
-
 
 class MeshClient:
-    """The mesh as the rest of the app sees it."""
+    """One client of the mesh. Every call has a deadline."""
 
     def __init__(
         self,
@@ -51,87 +45,91 @@ class MeshClient:
         self._settings = settings
         self._metrics = metrics
         self._transport = transport
-        self._format = codec
+        self._codec = codec
         self._name = name
-        self._routes: dict[str, MeshClient] = {}
+        self._clients_by_service: dict[str, MeshClient] = {}
         self._event_handlers: list[EventHandler] = []
         self.services: list[Service] = []
-        """What is answered here."""
+        """The services that this client runs."""
         self._pending_calls = PendingCalls(settings, metrics)
-        self._counters = cache(metrics.mesh_calls.labels)
-        self._timers = cache(metrics.mesh_seconds.labels)
-        self._descriptions = Descriptions(self._ask, settings.description_cache_seconds)
+        self._descriptions = DescriptionCache(
+            self._request_description, settings.description_cache_seconds
+        )
+        self._sender = MessageSender(
+            transport, codec, self._pending_calls, self._descriptions, metrics
+        )
         self._context: dict[str, Any] = {}
 
     def with_context(self, context: dict[str, Any]) -> Self:
-        """The same client, whose calls carry this context: in whose name they are made."""
+        """The same client, whose calls carry this context: on whose behalf they are made."""
+        # Runs for each call of a browser: `copy.copy` would take three times as long.
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__, _context=context)
         return twin
 
     def route(self, services: Iterable[str], to: MeshClient) -> None:
-        """Have another client call these services: on another vhost, or in another format.
+        """Use another client for these services: for another vhost, or another message format.
 
-        It starts and stops with this one. Whoever calls need not know.
+        Callers see no difference. The other client starts and stops with this one.
         """
-        self._routes.update(dict.fromkeys(services, to))
+        self._clients_by_service.update(dict.fromkeys(services, to))
 
     def add_event_handler(self, event_handler: EventHandler) -> None:
-        """Take in an event rule, before `start`.
+        """Add an event handler, before `start`.
 
         Raises:
-            ValueError: another rule has that name.
+            ValueError: another event handler has that name.
         """
         if any(event_handler.name == other.name for other in self._event_handlers):
-            raise ValueError(f"two event rules are named {event_handler.name!r}")
+            raise ValueError(f"two event handlers are named {event_handler.name!r}")
         self._event_handlers.append(event_handler)
 
     def add_service(self, service: Service) -> None:
-        """Answer the calls of a service, from `start` on.
+        """Add a service that this client runs, before `start`.
 
         Raises:
-            ValueError: there is one of that name.
+            ValueError: another service has that name.
         """
         if any(service.name == other.name for other in self.services):
             raise ValueError(f"two services are named {service.name!r}")
         self.services.append(service)
 
     async def serve(self, service: Service) -> None:
-        """Be that service, until cancelled or told to end by SIGTERM: a program of its own."""
-        told_to_end = asyncio.Event()
+        """Run a service in a process of its own, until SIGTERM or cancellation."""
+        terminated = asyncio.Event()
         with suppress(NotImplementedError):
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_end.set)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
         self.add_service(service)
         await self.start()
         try:
-            await told_to_end.wait()
+            await terminated.wait()
         finally:
             await self.stop()
 
     async def start(self) -> None:
-        """Begin to connect. Works without a broker too: `status` tells when there is one."""
+        """Begin to connect. Does not wait for the broker: see `status`."""
         receiver = MessageReceiver(
-            self._pending_calls, self._format, self._metrics, self._note_status
+            self._pending_calls, self._codec, self._metrics, self._report_status
         )
         await self._transport.start(receiver, self._event_handlers, self.services)
-        for other in set(self._routes.values()):
+        for other in set(self._clients_by_service.values()):
             await other.start()
 
     async def stop(self) -> None:
-        """Disconnect; requests without an answer fail."""
-        for other in set(self._routes.values()):
+        """Disconnect. Requests that wait for a reply fail."""
+        for other in set(self._clients_by_service.values()):
             await other.stop()
         await self._transport.stop()
 
     @property
     def status(self) -> MeshStatus:
-        """Whether calls can be made now, those by way of other clients too."""
-        for other in self._routes.values():
+        """Whether calls can be made now, with this client and those it routes to."""
+        for other in self._clients_by_service.values():
             if not other.status.connected:
                 return MeshStatus(False, f"{other._name}: {other.status.reason}")
         return self._transport.status
 
-    def _note_status(self) -> None:
+    def _report_status(self) -> None:
         connected = self._transport.status.connected
         self._metrics.mesh_connected.labels(self._name).set(connected)
 
@@ -147,23 +145,24 @@ class MeshClient:
         encrypted: bool = False,
         late: Callable[[Any, Problem | None], None] | None = None,
     ) -> Any:
-        """Call a method and give back its result.
+        """Call a method and return its result.
 
-        `timeout` in seconds covers everything, waiting for a connection too; it is cut to
-        `max_request_timeout_seconds`. `encrypted` lets nobody but the service read the call, and
-        nobody but us the reply. When the wait ends, by its deadline or by cancellation, and the
-        reply may still come, `late` is called once: with the result, or with the problem.
+        `timeout`, in seconds, includes the time to connect; it is at most
+        `max_request_timeout_seconds`. With `encrypted` only the service can read the call, and
+        only this client the reply. If the deadline passes or the call is cancelled after it was
+        sent, `late` is called once: `late(result, None)` or `late(None, problem)`.
 
         Raises:
-            Problem: the service's error, or what kept the call from being answered.
+            Problem: the error of the service, or why there is no reply.
         """
-        via = self._via(service)
-        message = via._call(Kind.REQUEST, service, method, params, context, timeout, trace_id)
-        reply = via._pending_calls.expect(message)
+        client = self._client_for(service)
+        message = client._encode(Kind.REQUEST, service, method, params, context, timeout, trace_id)
+        reply = client._pending_calls.expect(message)
         try:
-            return await via._measured(message, reply, encrypted)
+            return await client._sender.call(message, reply, encrypted)
         finally:
-            via._pending_calls.end(message, late and via._late(message, late))
+            on_late = late and client._sender.on_late(message, late)
+            client._pending_calls.stop_waiting(message, on_late)
 
     async def command(
         self,
@@ -176,24 +175,24 @@ class MeshClient:
         trace_id: str | None = None,
         encrypted: bool = False,
     ) -> None:
-        """Call a method that answers nothing; returns when the broker has the command.
+        """Call a method without waiting for a result. Returns when the broker has the command.
 
-        A command that no service instance has begun within `timeout` seconds is dropped.
+        A command that no instance of the service has taken within `timeout` seconds is dropped.
 
         Raises:
             Problem: the command was not sent, or it is not known whether it was.
         """
-        via = self._via(service)
-        message = via._call(Kind.COMMAND, service, method, params, context, timeout, trace_id)
-        await via._measured(message, None, encrypted)
+        client = self._client_for(service)
+        message = client._encode(Kind.COMMAND, service, method, params, context, timeout, trace_id)
+        await client._sender.call(message, None, encrypted)
 
     async def describe(self, service: str) -> ServiceDescription:
-        """What a service says of itself, at most `description_cache_seconds` old.
+        """A service's description of itself, at most `description_cache_seconds` old.
 
         Raises:
-            Problem: it does not say.
+            Problem: the service did not answer.
         """
-        return await self._via(service)._descriptions.of(service)
+        return await self._client_for(service)._descriptions.get(service)
 
     async def publish(
         self,
@@ -204,26 +203,26 @@ class MeshClient:
         target: list[str] | None = None,
         trace_id: str | None = None,
     ) -> None:
-        """Publish an event; returns when the broker has it, whether or not anyone listens.
+        """Publish an event. Returns when the broker has it, with or without subscribers.
 
         Raises:
             Problem: the event was not sent, or it is not known whether it was.
         """
         if not 0 < len(topic.encode()) <= MAX_TOPIC_BYTES:
-            raise Problem(Code.INVALID_PARAMS, "Not a topic")
+            raise Problem(Code.INVALID_PARAMS, f"A topic has 1 to {MAX_TOPIC_BYTES} bytes")
         deadline = self._deadline(None)
         trace_id = trace_id or secrets.token_hex(16)
         try:
-            message = self._format.event(topic, event, context or {}, target, trace_id, deadline)
+            message = self._codec.event(topic, event, context or {}, target, trace_id, deadline)
         except TypeError as error:
             raise Problem(Code.INVALID_PARAMS, "The event is not JSON") from error
-        await self._exchange(message, None)
+        await self._sender.send(message, None)
 
-    def _via(self, service: str) -> MeshClient:
-        other = self._routes.get(service)
+    def _client_for(self, service: str) -> MeshClient:
+        other = self._clients_by_service.get(service)
         return self if other is None else other.with_context(self._context)
 
-    def _call(
+    def _encode(
         self,
         kind: Kind,
         service: str,
@@ -241,7 +240,7 @@ class MeshClient:
         trace_id = trace_id or secrets.token_hex(16)
         try:
             context = {**self._context, **(context or {}), "trace_id": trace_id}
-            message = self._format.call(kind, service, method, params, context, trace_id, deadline)
+            message = self._codec.call(kind, service, method, params, context, trace_id, deadline)
         except TypeError as error:
             raise Problem(Code.INVALID_PARAMS, "The parameters are not JSON") from error
         message.method = method
@@ -252,127 +251,5 @@ class MeshClient:
         limited = min(seconds, self._settings.max_request_timeout_seconds)
         return asyncio.get_running_loop().time() + limited
 
-    async def _measured(
-        self,
-        message: Message,
-        reply: asyncio.Future[Reply | None] | None,
-        encrypted: bool,
-    ) -> Any:
-        started = asyncio.get_running_loop().time()
-        outcome = "cancelled"
-        try:
-            if encrypted:
-                self._pending_calls.enter(message)
-                try:
-                    await self._seal(message)
-                finally:
-                    self._pending_calls.leave(message)
-            answer = await self._exchange(message, reply)
-            if answer is not None and answer.error is not None:
-                raise self._format.problem(answer.error, message)
-            outcome = "ok"
-            return answer and answer.result
-        except Problem as problem:
-            outcome = problem.code.value
-            raise
-        finally:
-            label = self._pending_calls.label(message.routing_key)
-            self._counters(label, outcome).inc()
-            if reply is not None:
-                self._timers(label).observe(asyncio.get_running_loop().time() - started)
-
-    async def _exchange(
-        self, message: Message, reply: asyncio.Future[Reply | None] | None
-    ) -> Reply | None:
-        """Send a message and, for a request, wait for its reply; all that fails is a `Problem`."""
-        if message.deadline <= asyncio.get_running_loop().time():
-            raise Problem(Code.TIMEOUT)
-        self._pending_calls.enter(message)
-        try:
-            async with asyncio.timeout_at(message.deadline):
-                await self._transport.publish(message)
-                if message.is_call:
-                    self._pending_calls.reached.add(message.routing_key)
-                if reply is None:
-                    return None
-                answer = await reply
-                self._pending_calls.end(message)
-        except TimeoutError:
-            if message.key is not None:
-                self._descriptions.forget(message.routing_key)
-            code = Code.TIMEOUT if message.sent else Code.MESH_UNAVAILABLE
-            raise Problem(code, outcome=_outcome(message)) from None
-        except Unroutable:
-            raise Problem(Code.SERVICE_UNAVAILABLE) from None
-        except ConnectionLost:
-            if reply is not None and reply.done() and (answer := reply.result()) is not None:
-                return answer
-            raise Problem(Code.MESH_UNAVAILABLE, outcome=_outcome(message)) from None
-        finally:
-            self._pending_calls.leave(message)
-        if answer is None:
-            raise Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN)
-        return answer
-
-    async def _seal(self, message: Message) -> None:
-        service = message.routing_key
-        try:
-            async with asyncio.timeout_at(message.deadline):
-                key = (await self.describe(service)).public_key
-        except TimeoutError:
-            raise Problem(Code.TIMEOUT) from None
-        except Problem as problem:
-            raise Problem(problem.code, problem.description) from problem
-        if key is None:
-            logger.warning("%s takes no encrypted calls (trace %s)", service, message.trace_id)
-            raise Problem(Code.SERVICE_ERROR)
-        message.seal_for(key)
-
-    async def _ask(self, service: str) -> Any:
+    async def _request_description(self, service: str) -> Any:
         return await self.request(service, describe.METHOD, {}, context={})
-
-    def _late(self, message: Message, late: Callable[[Any, Problem | None], None]) -> Late:
-        def tell(answer: Reply | Problem) -> None:
-            if isinstance(answer, Problem):
-                late(None, answer)
-            elif answer.error is not None:
-                late(None, self._format.problem(answer.error, message))
-            else:
-                late(answer.result, None)
-
-        return tell
-
-
-def _outcome(message: Message) -> Outcome:
-    return Outcome.UNKNOWN if message.sent else Outcome.NOT_SENT
-
-
-def connect(
-    settings: MeshSettings,
-    metrics: Metrics | None = None,
-    *,
-    broker: MemoryBroker | None = None,
-    codec: Codec = nuropb,
-    name: str = "mesh",
-) -> MeshClient:
-    """The client for `settings.amqp_url`; `broker` is the in-process mesh to share, if that.
-
-    A second one needs a `name` of its own, for health and metrics.
-    """
-    transport: MeshTransport
-    if settings.amqp_url == "memory://":
-        transport = MemoryTransport(settings.app_name, broker or MemoryBroker())
-    else:
-        transport = AmqpTransport(settings)
-    return MeshClient(settings, metrics or Metrics(), transport, codec=codec, name=name)
-
-
-async def run(make: Callable[[Publish], Service], settings: MeshSettings | None = None) -> None:
-    """Be a service of the mesh, as a program of its own, until cancelled or told to end by SIGTERM.
-
-    `make` makes the service; it takes the function that publishes events.
-    """
-    settings = settings or MeshSettings()
-    logs.configure(settings)
-    mesh = connect(settings)
-    await mesh.serve(make(mesh.publish))

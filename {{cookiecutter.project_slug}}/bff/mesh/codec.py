@@ -1,4 +1,4 @@
-"""What a message format has to offer: the face behind which NuroPb stands (`nuropb.py`)."""
+"""The interface of a message format. NuroPb's is the module `nuropb.py`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from bff.mesh.messages import Context, Delivery, Kind, Message, Reply
 
 
 class Codec(Protocol):
-    """Five functions; a module that has them will do.
+    """Five functions. A module that defines them is a codec too.
 
-    The transport adds `reply_to`, `correlation_id` and `expiration` as AMQP properties, and pairs
-    replies by their `correlation_id`.
+    The transport sets the AMQP properties `reply_to`, `correlation_id` and `expiration`, and
+    matches replies to requests by `correlation_id`.
     """
 
     def call(
@@ -26,7 +26,11 @@ class Codec(Protocol):
         trace_id: str,
         deadline: float,
     ) -> Message:
-        """A request or a command. Raises TypeError for what the format cannot hold."""
+        """Encode a request or a command; `deadline` is a time of the event loop's clock.
+
+        Raises:
+            TypeError: the format cannot represent the parameters or the context.
+        """
 
     def event(
         self,
@@ -37,14 +41,28 @@ class Codec(Protocol):
         trace_id: str,
         deadline: float,
     ) -> Message:
-        """An event. Raises TypeError for what the format cannot hold."""
+        """Encode an event.
+
+        Raises:
+            TypeError: the format cannot represent the payload or the context.
+        """
 
     def decode_reply(self, body: bytes) -> Reply:
-        """The reply to a request. Raises MalformedMessage."""
+        """Decode the reply to a request.
+
+        Raises:
+            MalformedMessage: the body is not a reply.
+        """
 
     def decode_event(self, delivery: Delivery) -> MeshEvent:
-        """An event. Raises MalformedMessage."""
+        """Decode an event.
+
+        Raises:
+            MalformedMessage: the body is not an event.
+        """
 
     def problem(self, error: dict[str, Any], call: Message) -> Problem:
-        """What the error of a reply means to the caller. What helps only operators goes to the
-        log."""
+        """Convert the error of a reply to the error that the caller gets.
+
+        Details that are for operators only belong in the log.
+        """

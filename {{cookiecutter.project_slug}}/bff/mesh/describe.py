@@ -1,4 +1,4 @@
-"""What a service says of itself: the answer to NuroPb's reserved method `nuropb_describe`."""
+"""Descriptions of services: the result of NuroPb's reserved method `nuropb_describe`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bff.mesh.encryption import PublicKey, Unreadable
+from bff.mesh.encryption import EncryptionError, PublicKey
 
 METHOD = "nuropb_describe"
 
@@ -20,14 +20,14 @@ class MethodDescription:
 
     description: str = ""
     encrypted: bool = False
-    """Whether the service asks for encrypted calls of it."""
+    """Whether the service wants calls of this method to be encrypted."""
     required: tuple[str, ...] = ()
-    """Parameters without a default."""
+    """Names of the parameters without a default."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceDescription:
-    """A service as it describes itself. Whatever it left out is empty."""
+    """A service as it describes itself. What the description lacks is empty here."""
 
     name: str
     version: str = ""
@@ -36,8 +36,8 @@ class ServiceDescription:
     public_key: PublicKey | None = None
 
 
-def read(name: str, answer: Any) -> ServiceDescription:
-    """The description that a service answered with, however incomplete."""
+def parse(name: str, answer: Any) -> ServiceDescription:
+    """Parse a description. Missing and malformed parts are ignored."""
     answer = answer if isinstance(answer, dict) else {}
     methods = answer.get("methods")
     return ServiceDescription(
@@ -45,15 +45,15 @@ def read(name: str, answer: Any) -> ServiceDescription:
         version=str(answer.get("service_version") or ""),
         description=str(answer.get("description") or ""),
         methods={
-            str(method): _read_method(facts)
+            str(method): _parse_method(facts)
             for method, facts in (methods.items() if isinstance(methods, dict) else ())
             if isinstance(facts, dict)
         },
-        public_key=_read_key(answer.get("public_key")),
+        public_key=_parse_key(answer.get("public_key")),
     )
 
 
-def _read_method(facts: dict[str, Any]) -> MethodDescription:
+def _parse_method(facts: dict[str, Any]) -> MethodDescription:
     parameters = facts.get("parameters")
     required = parameters.get("required") if isinstance(parameters, dict) else None
     return MethodDescription(
@@ -63,43 +63,43 @@ def _read_method(facts: dict[str, Any]) -> MethodDescription:
     )
 
 
-def _read_key(pem: Any) -> PublicKey | None:
+def _parse_key(pem: Any) -> PublicKey | None:
     try:
         return PublicKey(pem) if isinstance(pem, str) else None
-    except Unreadable:
+    except EncryptionError:
         return None
 
 
-class Descriptions:
-    """The descriptions of other services, each asked for once in `max_age` seconds."""
+class DescriptionCache:
+    """Caches the descriptions of other services, each for `max_age` seconds."""
 
-    def __init__(self, ask: Callable[[str], Awaitable[Any]], max_age: float) -> None:
-        self._ask = ask
+    def __init__(self, request: Callable[[str], Awaitable[Any]], max_age: float) -> None:
+        self._request = request
         self._max_age = max_age
         self._known: dict[str, tuple[float, ServiceDescription]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
 
-    async def of(self, service: str) -> ServiceDescription:
-        """A service's description; several who ask at once share the answer.
+    async def get(self, service: str) -> ServiceDescription:
+        """A service's description. Concurrent calls share one request.
 
         Raises:
-            Problem: it could not be asked.
+            Problem: the service did not answer.
         """
         if (known := self._fresh(service)) is not None:
             return known
         async with self._locks.setdefault(service, asyncio.Lock()):
             if (known := self._fresh(service)) is None:
-                known = read(service, await self._ask(service))
+                known = parse(service, await self._request(service))
                 self._known[service] = (time.monotonic() + self._max_age, known)
             return known
 
     def forget(self, service: str) -> None:
-        """Ask anew the next time: the service may have another key by now."""
+        """Request the description again next time: the service may have a new key."""
         self._known.pop(service, None)
 
     def _fresh(self, service: str) -> ServiceDescription | None:
-        good_until, known = self._known.get(service, (0.0, None))
-        return known if time.monotonic() < good_until else None
+        fresh_until, known = self._known.get(service, (0.0, None))
+        return known if time.monotonic() < fresh_until else None
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Payloads that only one service can read: NuroPb's Fernet key inside RSA-OAEP."""
+"""Encrypted payloads, as NuroPb has them: a Fernet key, itself encrypted with RSA-OAEP."""
 
 from __future__ import annotations
 
@@ -11,59 +11,62 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 _OAEP = padding.OAEP(mgf=padding.MGF1(hashes.SHA256()), algorithm=hashes.SHA256(), label=None)
-_LEAST_BITS = 1024
-"""Of a service's key: a shorter one has no room for what is sealed with it."""
+_MIN_RSA_BITS = 1024
+"""With a shorter RSA key, OAEP cannot encrypt a Fernet key."""
 
 
-class Unreadable(Exception):
-    """A body that is not what its key was to open."""
+class EncryptionError(Exception):
+    """A key cannot be used, or a body was not encrypted for the key."""
 
 
 def new_key() -> bytes:
-    """A key for one call and its reply."""
+    """A Fernet key for one call and its reply."""
     return Fernet.generate_key()
 
 
-def is_sealed(body: bytes) -> bool:
-    """Whether a body is no JSON object. The header is not asked: NuroPb marks plain events too."""
+def is_encrypted(body: bytes) -> bool:
+    """Whether a body is not JSON.
+
+    The header `encrypted` is not reliable: NuroPb sets it on plain events too.
+    """
     return not body.lstrip().startswith((b"{", b"["))
 
 
-def unseal(body: bytes, key: bytes) -> bytes:
-    """The text of a reply, by the key that was made for its call.
+def decrypt(body: bytes, key: bytes) -> bytes:
+    """The text of a body, by the Fernet key of its call.
 
-    Its first half holds the key for the service's own eyes, and is not read.
+    The first part of the body is the Fernet key, encrypted for the service. It is ignored here.
 
     Raises:
-        Unreadable: another key sealed it, or nobody did.
+        EncryptionError: the body was not encrypted with this key.
     """
     _, _, token = body.partition(b".")
     try:
         return Fernet(key).decrypt(base64.b64decode(token, validate=True))
     except (InvalidToken, binascii.Error, ValueError) as error:
-        raise Unreadable(type(error).__name__) from None
+        raise EncryptionError(type(error).__name__) from None
 
 
 class PublicKey:
-    """A service's key as its description has it, to seal what only the service may read."""
+    """The RSA public key of a service, from its description."""
 
     def __init__(self, pem: str) -> None:
         """
         Raises:
-            Unreadable: this is no RSA public key.
+            EncryptionError: `pem` is not an RSA public key of at least 1024 bits.
         """
         try:
             key = serialization.load_pem_public_key(pem.encode())
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise Unreadable(type(error).__name__) from None
+            raise EncryptionError(type(error).__name__) from None
         if not isinstance(key, rsa.RSAPublicKey):
-            raise Unreadable("not an RSA key")
-        if key.key_size < _LEAST_BITS:
-            raise Unreadable("the key is too small")
+            raise EncryptionError("not an RSA key")
+        if key.key_size < _MIN_RSA_BITS:
+            raise EncryptionError("the key is too small")
         self._key = key
 
-    def seal(self, text: bytes, key: bytes) -> bytes:
-        """The body on the wire: the key for the service, then the text."""
+    def encrypt(self, text: bytes, key: bytes) -> bytes:
+        """The body on the wire: the Fernet key for the service, a dot, the encrypted text."""
         return b".".join(
             (
                 base64.b64encode(self._key.encrypt(key, _OAEP)),
@@ -73,19 +76,19 @@ class PublicKey:
 
 
 class PrivateKey:
-    """A service's own key."""
+    """The RSA private key of a service."""
 
     def __init__(self, pem: str) -> None:
         """
         Raises:
-            Unreadable: this is no RSA private key without a password.
+            EncryptionError: `pem` is not an RSA private key, or it has a password.
         """
         try:
             key = serialization.load_pem_private_key(pem.encode(), password=None)
         except (ValueError, TypeError) as error:
-            raise Unreadable(type(error).__name__) from None
+            raise EncryptionError(type(error).__name__) from None
         if not isinstance(key, rsa.RSAPrivateKey):
-            raise Unreadable("not an RSA key")
+            raise EncryptionError("not an RSA key")
         self._key = key
         self.public_pem = (
             key.public_key()
@@ -96,19 +99,19 @@ class PrivateKey:
         )
         self._public = PublicKey(self.public_pem)
 
-    def open(self, body: bytes) -> tuple[bytes, bytes]:
-        """The text of a call, and the key with which its reply is to be sealed.
+    def decrypt(self, body: bytes) -> tuple[bytes, bytes]:
+        """The text of a call, and the Fernet key with which to encrypt the reply.
 
         Raises:
-            Unreadable: it was not sealed for this key.
+            EncryptionError: the body was not encrypted for this key.
         """
-        sealed, _, _ = body.partition(b".")
+        encrypted_key, _, _ = body.partition(b".")
         try:
-            key = self._key.decrypt(base64.b64decode(sealed, validate=True), _OAEP)
+            key = self._key.decrypt(base64.b64decode(encrypted_key, validate=True), _OAEP)
         except (binascii.Error, ValueError) as error:
-            raise Unreadable(type(error).__name__) from None
-        return unseal(body, key), key
+            raise EncryptionError(type(error).__name__) from None
+        return decrypt(body, key), key
 
-    def seal(self, text: bytes, key: bytes) -> bytes:
-        """The body of a reply. NuroPb puts the key in for itself; its caller looks at the rest."""
-        return self._public.seal(text, key)
+    def encrypt(self, text: bytes, key: bytes) -> bytes:
+        """The body of a reply. As in NuroPb it begins with the key, which the caller ignores."""
+        return self._public.encrypt(text, key)

@@ -1,4 +1,4 @@
-"""Events of the mesh, and the rules that say what is done with them."""
+"""Events of the mesh, and the handlers that receive them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-_RULE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+_HANDLER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 class RetryEvent(Exception):
-    """Raised by a handler that cannot work now: the same event is tried again, in its place."""
+    """Raised by an event handler that cannot handle an event now.
+
+    The same event is handed to it again, before any later event.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,33 +26,40 @@ class MeshEvent:
     context: dict[str, Any]
     trace_id: str | None
     correlation_id: str
-    """Shared by all events that a service sends for one request."""
+    """The same for all events that a service publishes during one request."""
     target: list[Any] | None
     id: str = ""
-    """The event's own, the same at each redelivery: correlation id and a digest of the body."""
+    """Unique, and the same at each redelivery: correlation id and digest of the body."""
 
 
 @dataclass
 class EventHandler:
-    """What to do with the events of a topic: one after the other, in the order they came."""
+    """Handles the events of a topic pattern, one at a time, in the order of arrival."""
 
     name: str
-    """Names the rule's durable queue. Another topic pattern needs another name."""
+    """Part of the name of the handler's durable queue. Choose another name when you change the
+    topic pattern."""
     topic: str
-    """A pattern: `*` stands for one word, `#` for any number of words."""
+    """A pattern: `*` matches one word, `#` any number of words."""
     handler: Callable[[MeshEvent], Awaitable[None]]
-    """Returns when the event is taken. Raises `RetryEvent` to be called again with it; after
-    any other error the event goes to the dead letters."""
+    """Returns when the event has been handled. Raises `RetryEvent` to get the event again. After
+    any other error the event moves to the dead-letter queue."""
 
     def __post_init__(self) -> None:
-        if not _RULE_NAME.fullmatch(self.name):
-            raise ValueError(f"{self.name!r} names no rule: letters, digits, dots and dashes do")
+        if not _HANDLER_NAME.fullmatch(self.name):
+            raise ValueError(
+                f"event handler {self.name!r}: a name has 1 to 100 letters, digits, dots, dashes "
+                "and underscores, and begins with a letter or digit"
+            )
         if not 0 < len(self.topic.encode()) <= 255:
-            raise ValueError(f"rule {self.name!r}: a topic has 1 to 255 bytes")
+            raise ValueError(f"event handler {self.name!r}: a topic has 1 to 255 bytes")
 
 
 def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether a topic fits a pattern, by the rules of AMQP's topic exchange."""
+    """Whether a topic matches a pattern, by the rules of AMQP's topic exchange.
+
+    Both are given as their words, without the dots.
+    """
     if not pattern:
         return not words
     if pattern[0] == "#":

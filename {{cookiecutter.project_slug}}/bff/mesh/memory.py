@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 from bff.mesh.events import EventHandler, topic_matches
 from bff.mesh.messages import Delivery, Kind, MalformedMessage, Message
 from bff.mesh.service import Service
 from bff.mesh.transport import ConnectionLost, MeshStatus, Receiver, Unroutable
+from bff.tasks import TaskSet
 
 MAX_EVENTS = 10_000
+"""Events in the queue of an event handler. Beyond it the oldest moves to the dead letters."""
 MAX_DEAD_LETTERS = 1_000
 MAX_CALLS = 10_000
-"""Calls that wait for a service or are in work; more are unroutable."""
+"""Calls that wait for a service or are being carried out. Further calls are unroutable."""
 CONCURRENT_CALLS = 64
-"""Calls that a service works on at once."""
+"""Calls that a service carries out at once."""
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ _Answer = Callable[[Delivery], Awaitable[Message | None]]
 
 
 @dataclass
-class _Service:
-    """A service's queue; its instances take turns."""
+class _ServiceQueue:
+    """The queue of a service. Its instances take turns."""
 
     instances: deque[_Answer] = field(default_factory=deque)
     slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(CONCURRENT_CALLS))
@@ -38,7 +39,7 @@ class _Service:
 
 @dataclass
 class _EventQueue:
-    """A rule's durable queue: it stays when nobody consumes it."""
+    """The durable queue of an event handler. It remains when it has no consumer."""
 
     pattern: list[str]
     events: deque[Delivery] = field(default_factory=deque)
@@ -48,61 +49,61 @@ class _EventQueue:
 
 
 class MemoryBroker:
-    """What RabbitMQ is to the mesh. Transports that share one are instances of one deployment."""
+    """Replaces RabbitMQ. Transports that share a broker act as instances of one deployment."""
 
     def __init__(self) -> None:
         self.dead_letters: deque[Delivery] = deque(maxlen=MAX_DEAD_LETTERS)
         self.queues: dict[str, _EventQueue] = {}
         self.up = asyncio.Event()
         self.up.set()
-        self._services: dict[str, _Service] = {}
+        self._services: dict[str, _ServiceQueue] = {}
         self._transports: dict[str, MemoryTransport] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._calls = TaskSet("in-process mesh call")
 
     def serve(self, service: Service, answer: _Answer | None = None) -> _Answer:
-        """Let an instance of an in-process service join the mesh."""
+        """Add an instance of a service."""
         answer = answer or service.answer
-        self._services.setdefault(service.name, _Service()).instances.append(answer)
+        self._services.setdefault(service.name, _ServiceQueue()).instances.append(answer)
         return answer
 
-    def leave(self, service: Service, answer: _Answer) -> None:
-        """Let that instance go; without one the service is not there."""
+    def stop_serving(self, service: Service, answer: _Answer) -> None:
+        """Remove an instance of a service. Calls of a service without instances are unroutable."""
         instances = self._services[service.name].instances
         instances.remove(answer)
         if not instances:
             del self._services[service.name]
 
     def interrupt(self) -> None:
-        """Be away, as a broker that was stopped, until `resume`."""
+        """Simulate a broker that is down, until `resume`."""
         self.up.clear()
         for transport in tuple(self._transports.values()):
             transport.on_interrupted()
 
     def resume(self) -> None:
-        """Be back."""
+        """Simulate a broker that is up again."""
         self.up.set()
         for transport in tuple(self._transports.values()):
             transport.on_resumed()
 
     def attach(self, transport: MemoryTransport) -> None:
-        """Take a transport in."""
+        """Connect a transport."""
         self._transports[transport.reply_to] = transport
 
     async def detach(self, transport: MemoryTransport) -> None:
-        """Let a transport go; with the last one, all calls in work end."""
+        """Disconnect a transport. With the last one all calls are cancelled."""
         self._transports.pop(transport.reply_to, None)
         if not self._transports:
-            await _end(self._tasks)
+            await self._calls.stop()
 
     def queue(self, name: str, pattern: str) -> _EventQueue:
-        """Declare a rule's queue."""
+        """Declare the queue of an event handler."""
         return self.queues.setdefault(name, _EventQueue(pattern.split(".")))
 
     def route(self, message: Message, reply_to: str) -> None:
-        """Hand a message on.
+        """Deliver a message.
 
         Raises:
-            Unroutable: a call to a service that is not there or takes no more.
+            Unroutable: the called service has no instance, or too many calls are in flight.
         """
         delivery = Delivery(
             message.routing_key,
@@ -118,15 +119,15 @@ class MemoryBroker:
         self.deliver(message.routing_key, delivery, message.deadline)
 
     def deliver(self, service: str, delivery: Delivery, deadline: float) -> None:
-        """Have a service answer a call.
+        """Deliver a call to a service.
 
         Raises:
-            Unroutable: it is not there or takes no more.
+            Unroutable: the service has no instance, or too many calls are in flight.
         """
-        called = self._services.get(service)
-        if called is None or len(self._tasks) >= MAX_CALLS:
+        queue = self._services.get(service)
+        if queue is None or len(self._calls) >= MAX_CALLS:
             raise Unroutable(service)
-        self._spawn(self._serve(called, delivery, deadline))
+        self._calls.start(self._carry_out(queue, delivery, deadline))
 
     def _fan_out(self, delivery: Delivery) -> None:
         words = delivery.routing_key.split(".")
@@ -137,34 +138,27 @@ class MemoryBroker:
                 queue.events.append(delivery)
                 queue.arrived.set()
 
-    async def _serve(self, called: _Service, delivery: Delivery, deadline: float) -> None:
-        async with called.slots:
-            if asyncio.get_running_loop().time() >= deadline or not called.instances:
+    async def _carry_out(self, queue: _ServiceQueue, delivery: Delivery, deadline: float) -> None:
+        async with queue.slots:
+            if asyncio.get_running_loop().time() >= deadline or not queue.instances:
                 return
-            called.instances.rotate()
+            queue.instances.rotate()
             try:
-                reply = await called.instances[0](delivery)
+                reply = await queue.instances[0](delivery)
             except MalformedMessage as error:
-                logger.warning("a call to the dead letters: %s", error)
+                logger.warning(
+                    "malformed call moved to the dead letters",
+                    extra={"service": delivery.routing_key, "error": str(error)},
+                )
                 self.dead_letters.append(delivery)
                 return
         caller = self._transports.get(delivery.reply_to)
         if reply is not None and caller is not None:
             caller.on_reply(reply.correlation_id, reply.body)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            logger.error("An in-process call failed", exc_info=task.exception())
-
 
 class MemoryTransport:
-    """One instance's way to a `MemoryBroker`."""
+    """Connects one instance to a `MemoryBroker`."""
 
     def __init__(self, app_name: str, broker: MemoryBroker) -> None:
         self.broker = broker
@@ -173,7 +167,7 @@ class MemoryTransport:
         self._receiver: Receiver | None = None
         self._event_handlers: Sequence[EventHandler] = ()
         self._serving: list[tuple[Service, _Answer]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._consumers = TaskSet("in-process event consumer")
 
     @property
     def status(self) -> MeshStatus:
@@ -189,7 +183,7 @@ class MemoryTransport:
         event_handlers: Sequence[EventHandler],
         services: Sequence[Service],
     ) -> None:
-        """Join the broker."""
+        """Connect to the broker."""
         self._receiver, self._event_handlers = receiver, event_handlers
         self.broker.attach(self)
         for service in services:
@@ -198,12 +192,12 @@ class MemoryTransport:
         self.on_resumed()
 
     async def stop(self) -> None:
-        """Leave the broker."""
+        """Disconnect from the broker."""
         if self._receiver is None:
             return
-        await _end(self._tasks)
+        await self._consumers.stop()
         for service, answer in self._serving:
-            self.broker.leave(service, answer)
+            self.broker.stop_serving(service, answer)
         self._serving.clear()
         await self.broker.detach(self)
         receiver, self._receiver = self._receiver, None
@@ -211,11 +205,11 @@ class MemoryTransport:
         receiver.on_status()
 
     async def publish(self, message: Message) -> None:
-        """Hand a message to the broker.
+        """Hand a message to the broker. Waits while the broker is interrupted.
 
         Raises:
-            Unroutable: a call to a service that is not there.
-            ConnectionLost: not started.
+            Unroutable: the called service has no instance, or too many calls are in flight.
+            ConnectionLost: the transport is not started.
         """
         if self._receiver is None:
             raise ConnectionLost("not started")
@@ -224,30 +218,27 @@ class MemoryTransport:
         message.sent = True
 
     def on_reply(self, correlation_id: str, body: bytes) -> None:
-        """Pass a reply on, if there is a connection."""
+        """Hand on a reply, unless the broker is interrupted."""
         if self._receiver is not None and self.broker.up.is_set():
             self._receiver.on_reply(correlation_id, body)
 
     def on_interrupted(self) -> None:
-        """Lose the replies; events in work come again."""
-        for task in self._tasks:
+        """Lose the replies. Events that are being handled will be delivered again."""
+        for task in self._consumers:
             task.cancel()
         if self._receiver is not None:
             self._receiver.on_replies_lost()
             self._receiver.on_status()
 
     def on_resumed(self) -> None:
-        """Consume again."""
+        """Consume events again."""
         if self._receiver is None:
             return
         for event_handler in self._event_handlers:
             queue = self.broker.queue(
                 f"{self._app_name}.events.{event_handler.name}.v1", event_handler.topic
             )
-            consuming = self._consume(queue, event_handler, self._receiver)
-            task = asyncio.get_running_loop().create_task(consuming)
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._consumers.start(self._consume(queue, event_handler, self._receiver))
         self._receiver.on_status()
 
     async def _consume(
@@ -259,16 +250,8 @@ class MemoryTransport:
                     queue.arrived.clear()
                     await queue.arrived.wait()
                 delivery = queue.events[0]
-                taken = await receiver.on_event(event_handler, delivery)
-                if not taken:
+                handled = await receiver.on_event(event_handler, delivery)
+                if not handled:
                     self.broker.dead_letters.append(delivery)
                 if queue.events and queue.events[0] is delivery:
                     queue.events.popleft()
-
-
-async def _end(tasks: set[asyncio.Task[None]]) -> None:
-    """Cancel tasks and wait until they have ended."""
-    ending = tuple(tasks)
-    for task in ending:
-        task.cancel()
-    await asyncio.gather(*ending, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""Messages of the mesh as transports and client see them, whatever they look like inside."""
+"""Messages of the mesh as transports and client see them, independent of the message format."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from bff.mesh import encryption
 from bff.mesh.encryption import PublicKey
 
 Context: TypeAlias = dict[str, Any]
-"""In whose name a call is made: set by its caller, whom the mesh trusts."""
+"""On whose behalf a call is made. Set by the calling service, which the mesh trusts."""
 
 
 class MalformedMessage(Exception):
-    """What arrived is no message that can be understood."""
+    """A received message cannot be decoded."""
 
 
 class Kind(StrEnum):
-    """What a message is for."""
+    """The type of a message."""
 
     REQUEST = "request"
     COMMAND = "command"
@@ -27,57 +27,57 @@ class Kind(StrEnum):
     RESPONSE = "response"
 
 
-class _Seals(Protocol):
-    def seal(self, text: bytes, key: bytes) -> bytes: ...
+class _EncryptionKey(Protocol):
+    def encrypt(self, text: bytes, key: bytes) -> bytes: ...
 
 
 @dataclass(slots=True)
 class Message:
-    """One message to send. The transport adds the reply queue of its present connection."""
+    """One message to send. The transport adds the name of its current reply queue."""
 
     kind: Kind
     routing_key: str
-    """A service's name, an event's topic, or the queue of whoever waits for a reply."""
+    """The name of a service, the topic of an event, or the reply queue of a caller."""
     body: bytes
     correlation_id: str
     trace_id: str
     deadline: float
-    """When its sender gives up, by the event loop's clock."""
+    """When the sender stops waiting, by the event loop's clock."""
     headers: dict[str, Any] = field(default_factory=dict)
     method: str = ""
-    """What of the service is called, for the log."""
+    """The method that a call is for; for the log."""
     sent: bool = False
-    """Set by the transport as soon as the broker may have it."""
-    key: bytes | None = None
-    """Opens the reply of a call that was sealed."""
+    """Set by the transport as soon as the broker may have received the message."""
+    reply_key: bytes | None = None
+    """The Fernet key of an encrypted call and of its reply."""
 
     @property
     def is_call(self) -> bool:
-        """Whether it must find a service."""
+        """Whether this is a request or a command, which must reach a service."""
         return self.kind is Kind.REQUEST or self.kind is Kind.COMMAND
 
     @property
     def expiration(self) -> str | None:
-        """What is left of the sender's time, in ms; only calls expire."""
+        """The AMQP expiration: milliseconds until the deadline. Only calls expire."""
         if not self.is_call:
             return None
         left = self.deadline - asyncio.get_running_loop().time()
         return str(max(1, int(left * 1000)))
 
-    def seal(self, sealing: _Seals, key: bytes) -> None:
-        """Make the body readable for one service alone, or for who made its call."""
-        self.body = sealing.seal(self.body, key)
+    def encrypt(self, recipient: _EncryptionKey, key: bytes) -> None:
+        """Encrypt the body with a Fernet key, and that key for the recipient."""
+        self.body = recipient.encrypt(self.body, key)
         self.headers = {**self.headers, "encrypted": "yes"}
-        self.key = key
+        self.reply_key = key
 
-    def seal_for(self, service: PublicKey) -> None:
-        """Make a call that only that service can read."""
-        self.seal(service, encryption.new_key())
+    def encrypt_for(self, service: PublicKey) -> None:
+        """Encrypt a call with a new Fernet key, so that only this service can read it."""
+        self.encrypt(service, encryption.new_key())
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message that arrived; the ids are those of its properties and headers."""
+    """One received message, with the ids of its AMQP properties and headers."""
 
     routing_key: str
     body: bytes
@@ -89,19 +89,19 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class MeshRequest:
-    """A request or command as its caller sent it."""
+    """A request or a command as its caller sent it."""
 
     method: str
     params: dict[str, Any]
     context: Context
     trace_id: str | None
     correlation_id: str
-    """The same when the broker delivers it again."""
+    """The same when the broker delivers the call again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The answer to a request; the request's context, which it echoes, is left out."""
+    """The reply to a request, without the context that NuroPb echoes."""
 
     result: Any = None
     error: dict[str, Any] | None = None

@@ -1,4 +1,4 @@
-"""NuroPb's wire format, protocol 0.1.1: messages out, messages in, error classes to codes."""
+"""NuroPb's message format, protocol 0.1.1: encodes, decodes, and maps its errors to codes."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from bff.mesh.events import MeshEvent
 from bff.mesh.messages import Delivery, Kind, MalformedMessage, MeshRequest, Message, Reply
 
 PROTOCOL = "0.1.1"
-"""A service that meets another number leaves the mesh for good."""
+"""A NuroPb service that receives another number shuts down."""
 VERSION = "0.1.8"
 CONTENT_TYPE = "application/json"
 REPLY_SECONDS = 5
-"""What the broker may take to accept a reply."""
+"""The time limit for publishing a reply."""
 MAX_DESCRIPTION = 1000
-"""Characters of a service's own words that are passed on or logged."""
+"""Characters of a service's error description that are passed on or logged."""
 
 logger = logging.getLogger(__name__)
 
 
 def headers(kind: Kind, trace_id: str | None) -> dict[str, Any]:
-    """All five, as strings: a service that misses one may leave the mesh for good."""
+    """All five are strings. A NuroPb service that misses one may shut down."""
     return {
         "nuropb_protocol": PROTOCOL,
         "nuropb_version": VERSION,
@@ -47,10 +47,10 @@ def call(
     trace_id: str,
     deadline: float,
 ) -> Message:
-    """A request or a command.
+    """Encode a request or a command.
 
     Raises:
-        TypeError: the parameters or the context hold something that JSON has not.
+        TypeError: the parameters or the context are not JSON.
     """
     correlation_id = secrets.token_hex(16)
     body = {
@@ -73,10 +73,10 @@ def event(
     trace_id: str,
     deadline: float,
 ) -> Message:
-    """An event.
+    """Encode an event.
 
     Raises:
-        TypeError: the payload or the context holds something that JSON has not.
+        TypeError: the payload or the context is not JSON.
     """
     correlation_id = secrets.token_hex(16)
     body = {
@@ -92,10 +92,12 @@ def event(
 
 
 def response(request: Delivery, result: Any, error: dict[str, Any] | None) -> Message:
-    """The reply to a request. `context` must be there for NuroPb callers, but need not be echoed.
+    """Encode the reply to a request.
+
+    NuroPb callers require the field `context`, but not that it echoes the request's.
 
     Raises:
-        TypeError: the result holds something that JSON has not.
+        TypeError: the result is not JSON.
     """
     body = {
         "tag": Kind.RESPONSE.value,
@@ -132,29 +134,29 @@ def _message(
 
 
 def decode_request(body: bytes, delivery: Delivery) -> MeshRequest:
-    """The request or command that a service is to carry out. Without parameters it has none.
+    """Decode a request or a command. Missing parameters are an empty object.
 
     Raises:
-        MalformedMessage: it is neither.
+        MalformedMessage: the body is neither.
     """
     fields = _decode(body)
     if delivery.kind not in (Kind.REQUEST, Kind.COMMAND):
-        raise MalformedMessage(f"a {delivery.kind or 'message without a type'} is no call")
+        raise MalformedMessage(f"not a request or command: {delivery.kind or 'no nuropb_type'}")
     method, params, context = fields.get("method"), fields.get("params"), fields.get("context")
     if not isinstance(method, str):
         raise MalformedMessage("a call without a method")
     if not (isinstance(params, dict | None) and isinstance(context, dict | None)):
-        raise MalformedMessage("params or context is no object")
+        raise MalformedMessage("params or context is not an object")
     return MeshRequest(
         method, params or {}, context or {}, delivery.trace_id, delivery.correlation_id
     )
 
 
 def decode_reply(body: bytes) -> Reply:
-    """A reply; whatever is missing is null.
+    """Decode a reply. Missing fields are null.
 
     Raises:
-        MalformedMessage: it is none.
+        MalformedMessage: the body is not a JSON object.
     """
     fields = _decode(body)
     error = fields.get("error")
@@ -164,16 +166,16 @@ def decode_reply(body: bytes) -> Reply:
 
 
 def decode_event(delivery: Delivery) -> MeshEvent:
-    """An event; only `event` must be there.
+    """Decode an event. Only the field `event` is required.
 
     Raises:
-        MalformedMessage: it is none.
+        MalformedMessage: the body is not an event.
     """
     fields = _decode(delivery.body)
     if "event" not in fields:
         raise MalformedMessage("an event without `event`")
     context, target = fields.get("context"), fields.get("target")
-    origin = delivery.correlation_id or secrets.token_hex(16)
+    prefix = delivery.correlation_id or secrets.token_hex(16)
     digest = blake2b(delivery.body, digest_size=8).hexdigest()
     return MeshEvent(
         topic=delivery.routing_key,
@@ -182,7 +184,7 @@ def decode_event(delivery: Delivery) -> MeshEvent:
         trace_id=delivery.trace_id,
         correlation_id=delivery.correlation_id,
         target=target if isinstance(target, list) else None,
-        id=f"{origin}.{digest}",
+        id=f"{prefix}.{digest}",
     )
 
 
@@ -197,7 +199,7 @@ def _decode(body: bytes) -> dict[str, Any]:
 
 
 def _decode_python_json(body: bytes) -> Any:
-    """What Python's json writes and JSON has not: NaN and the infinities become null."""
+    """Python's `json` writes NaN and the infinities, which are not JSON. They become null."""
     try:
         fields = json.loads(body, parse_constant=lambda _: None)
         orjson.dumps(fields)
@@ -206,16 +208,16 @@ def _decode_python_json(body: bytes) -> Any:
     return fields
 
 
-_DELIBERATE = {
+_PUBLIC_ERRORS = {
     "NuropbAuthenticationError": Code.UNAUTHENTICATED,
     "NuropbAuthorizationError": Code.FORBIDDEN,
     "NuropbValidationError": Code.INVALID_PARAMS,
     "NuropbDeprecatedError": Code.DEPRECATED,
 }
-"""Raised only by a service's own code, so that their descriptions are meant for the caller."""
+"""Raised only by the code of a service: their descriptions are meant for the caller."""
 
 _CODES = {code.value: code for code in Code}
-_OTHERS = {
+_OTHER_ERRORS = {
     "NuropbNotDeliveredError": (Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT),
     "NuropbCallAgainReject": (Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT),
     "NuropbTimeoutError": (Code.TIMEOUT, Outcome.UNKNOWN),
@@ -223,10 +225,11 @@ _OTHERS = {
 
 
 def problem(error: dict[str, Any], call: Message) -> Problem:
-    """What the `error` of a reply means to a caller; descriptions that leak go to the log.
+    """Convert the `error` of a reply. Descriptions that may hold internals go to the log only.
 
-    Our own services give a code as well: then all of it is meant for the caller. That a service
-    has not begun is never believed: it may say so of a call of its own.
+    A `Service` of this engine sends a `code` too: then everything is meant for the caller. Its
+    `outcome` can be `unknown` or `done`, never `not_sent`: it may come from a call that the service
+    itself made, after it had begun its work.
     """
     name = str(error.get("error"))
     description = str(error.get("description") or "")[:MAX_DESCRIPTION]
@@ -234,11 +237,19 @@ def problem(error: dict[str, Any], call: Message) -> Problem:
         unknown = error.get("outcome") == Outcome.UNKNOWN
         outcome = Outcome.UNKNOWN if unknown else Outcome.DONE
         return Problem(code, description or None, outcome=outcome)
-    if name in _DELIBERATE:
-        return Problem(_DELIBERATE[name], description or None, outcome=Outcome.DONE)
+    if name in _PUBLIC_ERRORS:
+        return Problem(_PUBLIC_ERRORS[name], description or None, outcome=Outcome.DONE)
     if name == "NuropbHandlingError" and description.startswith("Unknown method"):
         return Problem(Code.NOT_FOUND, description, outcome=Outcome.DONE)
-    code, outcome = _OTHERS.get(name, (Code.SERVICE_ERROR, Outcome.DONE))
-    where = f"{call.routing_key}.{call.method}"
-    logger.warning("%s answered %s: %s (trace %s)", where, name, description, call.trace_id)
+    code, outcome = _OTHER_ERRORS.get(name, (Code.SERVICE_ERROR, Outcome.DONE))
+    logger.warning(
+        "service returned an error",
+        extra={
+            "service": call.routing_key,
+            "method": call.method,
+            "error": name,
+            "description": description,
+            "trace_id": call.trace_id,
+        },
+    )
     return Problem(code, outcome=outcome)

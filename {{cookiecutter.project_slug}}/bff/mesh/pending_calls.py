@@ -1,4 +1,4 @@
-"""Calls that wait for their reply, within bounds, and those that do so no more."""
+"""Calls that wait for a reply, and calls whose reply may still arrive late."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from bff.settings import MeshSettings
 from bff.telemetry.metrics import Metrics
 
 UNKNOWN_SERVICE = "unknown"
-"""The label of services that were never reached: no caller can make up labels."""
-MAX_ENDED = 10_000
-"""So many ended calls are remembered, to tell whose a late reply is."""
+"""The metrics' label of services that were never reached, so that callers cannot add labels."""
+MAX_ENDED_CALLS = 10_000
+"""How many ended calls are remembered, to count their late replies by service."""
 
-Late = Callable[[Reply | Problem], None]
-"""Is given the reply that came after its caller had gone, or why none will come."""
+OnLate = Callable[[Reply | Problem], None]
+"""Receives the reply that came after the caller stopped waiting, or why none will come."""
 
 
 @dataclass(slots=True)
-class _Kept:
-    """A call whose reply is still wanted."""
+class _LateCall:
+    """A call whose caller stopped waiting, but still wants the reply."""
 
     message: Message
-    late: Late
+    on_late: OnLate
     timer: asyncio.TimerHandle
 
 
 class PendingCalls:
-    """Pairs replies with calls by correlation id."""
+    """Matches replies to calls by correlation id, and limits the calls in flight."""
 
     def __init__(self, settings: MeshSettings, metrics: Metrics) -> None:
         self._settings = settings
@@ -41,15 +41,15 @@ class PendingCalls:
         self._total = 0
         self._ended: OrderedDict[str, str] = OrderedDict()
         """Services by correlation id."""
-        self._kept: dict[str, _Kept] = {}
-        self.reached: set[str] = set()
-        """Services that have taken a call."""
+        self._late_calls: dict[str, _LateCall] = {}
+        self.known_services: set[str] = set()
+        """Services that have accepted a call."""
 
-    def enter(self, message: Message) -> None:
-        """Count a message in; every `enter` has its `leave`.
+    def acquire(self, message: Message) -> None:
+        """Count a message as in flight, until `release`.
 
         Raises:
-            Problem: `too_many_in_flight`, of this instance or for this service.
+            Problem: `too_many_in_flight`, on this instance or to this service.
         """
         service = message.routing_key if message.is_call else ""
         if self._total >= self._settings.max_pending_requests:
@@ -59,8 +59,8 @@ class PendingCalls:
         self._total += 1
         self._in_flight[service] += 1
 
-    def leave(self, message: Message) -> None:
-        """Count it out."""
+    def release(self, message: Message) -> None:
+        """No longer count a message as in flight."""
         service = message.routing_key if message.is_call else ""
         self._total -= 1
         self._in_flight[service] -= 1
@@ -68,77 +68,80 @@ class PendingCalls:
             del self._in_flight[service]
 
     def expect(self, message: Message) -> asyncio.Future[Reply | None]:
-        """What will be the reply to a request; None when the reply queue is lost."""
+        """The future reply to a request. Its result is None when the reply queue is lost."""
         reply: asyncio.Future[Reply | None] = asyncio.get_running_loop().create_future()
         self._replies[message.correlation_id] = (message, reply)
         return reply
 
-    def end(self, message: Message, late: Late | None = None) -> None:
-        """Nobody waits any more; `late` is told of the reply, if it may still come. To be called
-        again for the same message is nothing."""
+    def stop_waiting(self, message: Message, on_late: OnLate | None = None) -> None:
+        """Wait no longer for the reply to a request. Idempotent.
+
+        `on_late` is called once if the reply may still come: with the reply, or with a `Problem`
+        when the reply queue is lost or `KEEP_RESULT_SECONDS` have passed.
+        """
         correlation_id = message.correlation_id
         _, reply = self._replies.pop(correlation_id, (None, None))
         if reply is None:
             return
         self._ended[correlation_id] = message.routing_key
-        if len(self._ended) > MAX_ENDED:
+        if len(self._ended) > MAX_ENDED_CALLS:
             self._ended.popitem(last=False)
-        if late is None or not message.sent:
+        if on_late is None or not message.sent:
             return
         if reply.done() and not reply.cancelled():
-            late(reply.result() or _lost())
-        elif len(self._kept) >= self._settings.max_pending_requests:
-            late(_overdue())
+            on_late(reply.result() or _lost())
+        elif len(self._late_calls) >= self._settings.max_pending_requests:
+            on_late(_timed_out())
         else:
             message.body = b""
             wait = self._settings.keep_result_seconds
             loop = asyncio.get_running_loop()
-            timer = loop.call_later(wait, self._tell, correlation_id, _overdue())
-            self._kept[correlation_id] = _Kept(message, late, timer)
+            timer = loop.call_later(wait, self._end_late_call, correlation_id, _timed_out())
+            self._late_calls[correlation_id] = _LateCall(message, on_late, timer)
 
     def label(self, service: str) -> str:
-        """The service's name as a metric's label."""
-        return service if service in self.reached else UNKNOWN_SERVICE
+        """The service's name as a label of metrics."""
+        return service if service in self.known_services else UNKNOWN_SERVICE
 
     def find(self, correlation_id: str) -> Message | None:
-        """The request that a reply is for, as long as somebody wants to know the answer.
+        """The request that a reply is for, if the reply is still wanted.
 
-        The first reply wins: NuroPb sends two after an exception.
+        The first reply counts: NuroPb sends two after an exception.
         """
         message, reply = self._replies.get(correlation_id, (None, None))
         if message is not None and reply is not None and not reply.done():
             return message
         service = message.routing_key if message else self._ended.get(correlation_id, "")
         self._metrics.mesh_late_replies.labels(self.label(service)).inc()
-        kept = self._kept.get(correlation_id)
-        return kept.message if kept else None
+        late_call = self._late_calls.get(correlation_id)
+        return late_call.message if late_call else None
 
-    def answer(self, correlation_id: str, answer: Reply) -> None:
-        """Give a reply to who waits, or to who was to be told later."""
+    def resolve(self, correlation_id: str, answer: Reply) -> None:
+        """Hand a reply to the caller that waits for it, or to `on_late`."""
         _, reply = self._replies.get(correlation_id, (None, None))
         if reply is not None:
             reply.set_result(answer)
         else:
-            self._tell(correlation_id, answer)
+            self._end_late_call(correlation_id, answer)
 
-    def lose_all(self) -> None:
-        """The reply queue is gone: what may have been sent is answered by nobody."""
+    def fail_all(self) -> None:
+        """The reply queue is lost: no call that may have been sent will get a reply."""
         for message, reply in self._replies.values():
             if message.sent and not reply.done():
                 reply.set_result(None)
-        for correlation_id in tuple(self._kept):
-            self._tell(correlation_id, _lost())
+        for correlation_id in tuple(self._late_calls):
+            self._end_late_call(correlation_id, _lost())
 
-    def _tell(self, correlation_id: str, answer: Reply | Problem) -> None:
-        kept = self._kept.pop(correlation_id, None)
-        if kept is not None:
-            kept.timer.cancel()
-            kept.late(answer)
+    def _end_late_call(self, correlation_id: str, answer: Reply | Problem) -> None:
+        late_call = self._late_calls.pop(correlation_id, None)
+        if late_call is not None:
+            late_call.timer.cancel()
+            late_call.on_late(answer)
 
 
 def _lost() -> Problem:
     return Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN)
 
 
-def _overdue() -> Problem:
+def _timed_out() -> Problem:
     return Problem(Code.TIMEOUT, outcome=Outcome.UNKNOWN)

@@ -1,4 +1,4 @@
-"""What the mesh brings to a client: replies, calls of its services, events of its rules."""
+"""Handles what a transport receives: replies, events, and calls of this process's services."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from bff.backoff import backoff_delays
 from bff.mesh import encryption
-from bff.mesh.cancellation import ends_if_cancelled
+from bff.mesh.cancellation import raise_if_cancelled
 from bff.mesh.codec import Codec
-from bff.mesh.encryption import Unreadable
+from bff.mesh.encryption import EncryptionError
 from bff.mesh.events import EventHandler, RetryEvent
 from bff.mesh.messages import Delivery, MalformedMessage, Message, Reply
 from bff.mesh.pending_calls import PendingCalls
@@ -18,25 +18,25 @@ from bff.mesh.service import Service
 from bff.telemetry.metrics import Metrics
 
 HANDLER_SECONDS = 60
-"""A handler that takes longer is taken for stuck, and its event for a dead letter."""
+"""The time limit of an event handler. After it the event is a dead letter."""
 
 logger = logging.getLogger(__name__)
 
 
 class MessageReceiver:
-    """The receiver of a transport."""
+    """The `Receiver` of one client."""
 
     def __init__(
         self,
         pending_calls: PendingCalls,
         codec: Codec,
         metrics: Metrics,
-        changed: Callable[[], None],
+        on_status: Callable[[], None],
     ) -> None:
         self._pending_calls = pending_calls
-        self._format = codec
+        self._codec = codec
         self._metrics = metrics
-        self._changed = changed
+        self._on_status = on_status
 
     def on_reply(self, correlation_id: str, body: bytes) -> None:
         """Hand a reply to its request."""
@@ -44,20 +44,27 @@ class MessageReceiver:
         if message is None:
             return
         try:
-            if message.key is not None and encryption.is_sealed(body):
-                body = encryption.unseal(body, message.key)
-            answer = self._format.decode_reply(body)
-        except (MalformedMessage, Unreadable) as error:
-            logger.warning("%s: bad reply: %s", message.routing_key, error)
+            if message.reply_key is not None and encryption.is_encrypted(body):
+                body = encryption.decrypt(body, message.reply_key)
+            answer = self._codec.decode_reply(body)
+        except (MalformedMessage, EncryptionError) as error:
+            logger.warning(
+                "malformed reply",
+                extra={
+                    "service": message.routing_key,
+                    "trace_id": message.trace_id,
+                    "error": str(error),
+                },
+            )
             answer = Reply(error={"error": "NuropbMessageError", "description": ""})
-        self._pending_calls.answer(correlation_id, answer)
+        self._pending_calls.resolve(correlation_id, answer)
 
     def on_replies_lost(self) -> None:
-        """Fail every request that may have been sent; the others still wait for a connection."""
-        self._pending_calls.lose_all()
+        """Fail every request that may have been sent. The others still wait for a connection."""
+        self._pending_calls.fail_all()
 
     async def on_call(self, service: Service, delivery: Delivery) -> Message | None:
-        """Have a service of ours answer, and count it."""
+        """Let the service answer, and count the call."""
         outcome = "malformed"
         try:
             reply = await service.answer(delivery)
@@ -67,29 +74,37 @@ class MessageReceiver:
             self._metrics.mesh_served.labels(service.name, outcome).inc()
 
     def on_status(self) -> None:
-        """Pass it on."""
-        self._changed()
+        """Report the new status."""
+        self._on_status()
 
     async def on_event(self, event_handler: EventHandler, delivery: Delivery) -> bool:
-        """Give an event to its rule until it is taken; False when it is a dead letter."""
+        """Run the event handler until it succeeds, or until it fails other than by `RetryEvent`."""
         results = self._metrics.mesh_events
         try:
-            event = self._format.decode_event(delivery)
+            event = self._codec.decode_event(delivery)
             for pause in backoff_delays(0.1, 5):
                 try:
                     async with asyncio.timeout(HANDLER_SECONDS):
                         await event_handler.handler(event)
                 except RetryEvent as reason:
                     results.labels(event_handler.name, "retried").inc()
-                    logger.warning("Rule %s waits %.1f s: %s", event_handler.name, pause, reason)
+                    logger.warning(
+                        "event handler retries",
+                        extra={
+                            "handler": event_handler.name,
+                            "reason": str(reason),
+                            "seconds": round(pause, 1),
+                        },
+                    )
                     await asyncio.sleep(pause)
                 else:
                     break
         except (Exception, asyncio.CancelledError):
-            ends_if_cancelled()
+            raise_if_cancelled()
             results.labels(event_handler.name, "dead_lettered").inc()
             logger.exception(
-                "Rule %s: event %s to the dead letters", event_handler.name, delivery.routing_key
+                "event handler failed, event moved to the dead letters",
+                extra={"handler": event_handler.name, "topic": delivery.routing_key},
             )
             return False
         results.labels(event_handler.name, "handled").inc()

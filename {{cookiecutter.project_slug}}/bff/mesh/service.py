@@ -1,4 +1,4 @@
-"""A service of the mesh in Python: methods in, one NuroPb reply out for each request."""
+"""A service of the mesh, written in Python. It speaks NuroPb."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bff.errors import Code, Problem, describe
 from bff.mesh import nuropb
 from bff.mesh.describe import METHOD as DESCRIBE
 from bff.mesh.describe import parameters_of
-from bff.mesh.encryption import PrivateKey, Unreadable, is_sealed
+from bff.mesh.encryption import EncryptionError, PrivateKey, is_encrypted
 from bff.mesh.messages import Context, Delivery, Kind, MalformedMessage, MeshRequest, Message
 
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
@@ -22,10 +22,11 @@ logger = logging.getLogger(__name__)
 
 
 Answer = Callable[[MeshRequest], Awaitable[Any]]
+"""Carries out a request or command and returns its result."""
 
 
 class Publish(Protocol):
-    """`MeshClient.publish`, or another function that publishes an event."""
+    """A function that publishes an event, such as `MeshClient.publish`."""
 
     def __call__(self, topic: str, event: Any, /) -> Awaitable[None]: ...
 
@@ -39,17 +40,17 @@ class _Method:
 
 
 class Service:
-    """A name on the mesh and its methods; `MeshClient.serve` has it take part.
+    """A service name and its methods. `MeshClient.serve` runs it.
 
-    Instances under one name share the work. A call whose instance dies at work is delivered
-    again: a method that must not act twice looks at the correlation id.
+    Instances with the same name share the calls. A call whose instance crashes is delivered again,
+    with the same correlation id: a method that must not act twice checks it.
     """
 
     def __init__(self, name: str, *, version: str = "", private_key: str = "") -> None:
-        """`private_key` is an RSA key in PEM, for methods that are to be called encrypted.
+        """`private_key` is an RSA key in PEM. Methods with `encrypted=True` need one.
 
         Raises:
-            Unreadable: it is none.
+            EncryptionError: `private_key` is not an RSA private key, or it has a password.
         """
         self.name = name
         self._version = version
@@ -57,11 +58,12 @@ class Service:
         self._methods: dict[str, _Method] = {}
 
     def method(self, name: str, *, encrypted: bool = False) -> Callable[[Function], Function]:
-        """Answer calls of `name` with an async function.
+        """Decorate an async function that carries out calls of `name`.
 
-        Parameters are checked against its annotations, by Pydantic. One that is called `context`
-        is given who calls. It may raise `Problem`; of any other error the caller learns nothing.
-        With `encrypted` only encrypted calls are answered.
+        Pydantic validates the parameters against the annotations. A parameter named `context`
+        receives the context of the call. A `Problem` that the function raises reaches the caller;
+        any other error is logged, and the caller gets "Internal error". With `encrypted` only
+        encrypted calls are accepted.
         """
 
         def declare(function: Function) -> Function:
@@ -78,10 +80,12 @@ class Service:
         *,
         encrypted: bool = False,
     ) -> None:
-        """Answer calls of `name` with whatever takes a request; `function` describes it.
+        """Add a method that receives the whole request.
+
+        `function` provides the docstring and the parameters of the method's description.
 
         Raises:
-            ValueError: the name is taken or private, or there is no key for encrypted calls.
+            ValueError: the name is taken or reserved, or `encrypted` is set without a private key.
         """
         if name in self._methods or name.startswith(("_", "nuropb_")):
             raise ValueError(f"service {self.name}: {name!r} is taken or reserved")
@@ -95,46 +99,53 @@ class Service:
         )
 
     async def answer(self, delivery: Delivery) -> Message | None:
-        """Carry out a call; the reply to a request, None for a command.
+        """Carry out a call. Returns the reply to a request, None for a command.
 
         Raises:
-            MalformedMessage: it is neither, or not for us to read. Nothing was begun.
+            MalformedMessage: the message is not a call, or cannot be decrypted. Nothing was done.
         """
         body, key = delivery.body, None
-        if is_sealed(body):
-            body, key = self._open(body)
+        if is_encrypted(body):
+            body, key = self._decrypt(body)
         request = nuropb.decode_request(body, delivery)
         wants_reply = delivery.kind == Kind.REQUEST
         if wants_reply and not delivery.reply_to:
             raise MalformedMessage("a request without reply_to")
         try:
-            result, error = await self._result(request, sealed=key is not None), None
+            result, error = await self._result(request, encrypted=key is not None), None
         except Problem as problem:
             result, error = None, problem.as_error()
         except ValidationError as invalid:
             result, error = None, Problem(Code.INVALID_PARAMS, describe(invalid)).as_error()
         except Exception:
-            logger.exception("%s.%s (trace %s)", self.name, request.method, request.trace_id)
+            logger.exception(
+                "service method failed",
+                extra={
+                    "service": self.name,
+                    "method": request.method,
+                    "trace_id": request.trace_id,
+                },
+            )
             result, error = None, {"error": "NuropbException", "description": "Internal error"}
         if not wants_reply:
             return None
         return self._reply(delivery, result, error, key)
 
-    def _open(self, body: bytes) -> tuple[bytes, bytes]:
+    def _decrypt(self, body: bytes) -> tuple[bytes, bytes]:
         if self._key is None:
-            raise MalformedMessage("not JSON, and there is no key to open it with")
+            raise MalformedMessage("not JSON, and the service has no private key to decrypt it")
         try:
-            return self._key.open(body)
-        except Unreadable as error:
-            raise MalformedMessage(f"not JSON, nor sealed for us: {error}") from None
+            return self._key.decrypt(body)
+        except EncryptionError as error:
+            raise MalformedMessage(f"neither JSON nor encrypted for this key: {error}") from None
 
-    async def _result(self, request: MeshRequest, *, sealed: bool) -> Any:
+    async def _result(self, request: MeshRequest, *, encrypted: bool) -> Any:
         if request.method == DESCRIBE:
             return self._description()
         method = self._methods.get(request.method)
         if method is None:
             raise Problem(Code.NOT_FOUND, f"Unknown method {request.method[:128]}")
-        if method.encrypted and not sealed:
+        if method.encrypted and not encrypted:
             raise Problem(Code.INVALID_PARAMS, f"{request.method} must be called encrypted")
         result = await method.answer(request)
         return result.model_dump(mode="json") if isinstance(result, BaseModel) else result
@@ -145,11 +156,11 @@ class Service:
         try:
             reply = nuropb.response(delivery, result, error)
         except TypeError:
-            logger.exception("service %s: a result is no JSON", self.name)
-            error = {"error": "NuropbException", "description": "The result is no JSON"}
+            logger.exception("result of a service method is not JSON", extra={"service": self.name})
+            error = {"error": "NuropbException", "description": "The result is not JSON"}
             reply = nuropb.response(delivery, None, error)
         if key is not None and self._key is not None:
-            reply.seal(self._key, key)
+            reply.encrypt(self._key, key)
         return reply
 
     def _description(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What carries the messages of the mesh."""
+"""The interface of a transport, which carries the messages of the mesh."""
 
 from __future__ import annotations
 
@@ -12,50 +12,51 @@ from bff.mesh.service import Service
 
 
 class Unroutable(Exception):
-    """No queue took the message: there is no such service, or it takes no more."""
+    """No queue accepted the message: the service does not exist, or its queue is full."""
 
 
 class ConnectionLost(Exception):
-    """The broker cannot be reached, or went away before it confirmed."""
+    """The broker cannot be reached, or the connection ended before the confirm."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeshStatus:
-    """Whether calls can be made; if not, why, in words for the operator."""
+    """Whether calls can be made."""
 
     connected: bool
     reason: str
+    """Why not, for operators; empty when connected."""
 
 
 class Receiver(Protocol):
-    """What a transport calls."""
+    """The callbacks of a transport."""
 
     def on_reply(self, correlation_id: str, body: bytes) -> None:
-        """A reply arrived."""
+        """A reply has arrived."""
 
     def on_replies_lost(self) -> None:
-        """The reply queue is gone: nothing sent before will be answered."""
+        """The reply queue no longer exists: requests sent before will get no reply."""
 
     def on_status(self) -> None:
-        """`status` changed."""
+        """`MeshTransport.status` has changed."""
 
     async def on_event(self, event_handler: EventHandler, delivery: Delivery) -> bool:
-        """An event arrived; True when it was taken, False when it belongs to the dead letters.
+        """An event has arrived. True: it was handled. False: it is a dead letter.
 
-        Takes as long as the rule needs. A transport that is stopped or loses the event's queue
-        cancels it, and the event comes again.
+        Takes as long as the event handler does. A transport that is stopped or loses the event's
+        queue cancels this coroutine, and the event is delivered again.
         """
 
     async def on_call(self, service: Service, delivery: Delivery) -> Message | None:
-        """A call of a service of ours arrived; the reply to send, if there is one.
+        """A call of a service of this process has arrived. Returns the reply, None for a command.
 
         Raises:
-            MalformedMessage: it belongs to the dead letters.
+            MalformedMessage: the message is a dead letter.
         """
 
 
 class MeshTransport(Protocol):
-    """A way to the mesh."""
+    """A connection to a broker, or an in-process one."""
 
     async def start(
         self,
@@ -63,21 +64,21 @@ class MeshTransport(Protocol):
         event_handlers: Sequence[EventHandler],
         services: Sequence[Service],
     ) -> None:
-        """Begin to connect; does not wait for the broker."""
+        """Begin to connect. Does not wait for the broker."""
 
     async def stop(self) -> None:
-        """Disconnect. Events and calls in work will come again."""
+        """Disconnect. Events and calls that are being handled will be delivered again."""
 
     async def publish(self, message: Message) -> None:
-        """Hand a message to the broker; returns when the broker has confirmed it.
+        """Publish a message and wait for the broker's confirm.
 
-        While there is no connection it waits, without a limit of its own: the caller has one.
+        Waits while there is no connection. It has no timeout; the caller has one.
 
         Raises:
-            Unroutable: no queue took it. Never for events and replies.
-            ConnectionLost: the connection broke. With `message.sent` the broker may have it.
+            Unroutable: no queue accepted the call. Never for events and replies.
+            ConnectionLost: the connection broke. If `message.sent`, the broker may have it.
         """
 
     @property
     def status(self) -> MeshStatus:
-        """Whether messages can be sent and answered now."""
+        """Whether messages can be sent and received now."""

@@ -1,4 +1,4 @@
-"""AMQP 0-9-1 frames as bytes: the few that calls are made of."""
+"""Encodes and decodes the few AMQP 0-9-1 frames that mesh calls consist of."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 METHOD, HEADER, BODY = 1, 2, 3
-"""Types of frames (section 4.2.3 of the specification)."""
+"""Frame types (AMQP 0-9-1, section 4.2.3)."""
 FRAME: Final = struct.Struct("!BHI")
-"""Type, channel, size of the payload; after the payload comes one byte, `END`."""
+"""Type, channel and size of the payload. After the payload follows one byte, `END`."""
 END: Final = b"\xce"
 OVERHEAD: Final = FRAME.size + len(END)
 HEARTBEAT: Final = FRAME.pack(8, 0, 0) + END
@@ -18,7 +18,7 @@ DELIVER: Final = b"\x00\x3c\x00\x3c"
 RETURN: Final = b"\x00\x3c\x00\x32"
 ACK: Final = b"\x00\x3c\x00\x50"
 NACK: Final = b"\x00\x3c\x00\x78"
-"""How the payloads of these methods of the class `basic` begin."""
+"""The first bytes of the payloads of `basic.deliver`, `.return`, `.ack` and `.nack`."""
 
 _BASIC: Final = 60
 _PUBLISH: Final = b"\x00\x3c\x00\x28\x00\x00"
@@ -34,7 +34,7 @@ _CORRELATION_ID: Final = 1 << 10
 _REPLY_TO: Final = 1 << 9
 _EXPIRATION: Final = 1 << 8
 _MESSAGE_ID: Final = 1 << 7
-"""Which properties follow, in this order (section 4.2.6.1)."""
+"""Flags of the properties that follow, in this order (section 4.2.6.1)."""
 
 
 def publish(
@@ -47,10 +47,10 @@ def publish(
     properties: bytes,
     body: bytes,
 ) -> bytes:
-    """All frames of one `basic.publish`.
+    """All frames of one `basic.publish`. With a `frame_max` of 0 frames have no size limit.
 
     Raises:
-        ValueError: a name is longer than 255 bytes.
+        ValueError: `exchange` or `routing_key` is longer than 255 bytes.
     """
     method = b"".join((_PUBLISH, _short(exchange), _short(routing_key), bytes((mandatory,))))
     header = _CONTENT.pack(_BASIC, 0, len(body), 0)[:-2] + properties
@@ -72,10 +72,10 @@ def properties(
     expiration: str | None,
     message_id: str,
 ) -> bytes:
-    """The properties of a message, empty ones left out.
+    """The encoded properties of a message. Without a `reply_to` or an `expiration` it has none.
 
     Raises:
-        ValueError: one is longer than 255 bytes.
+        ValueError: a property is longer than 255 bytes.
     """
     flags = _CONTENT_TYPE | _HEADERS | _CORRELATION_ID | _MESSAGE_ID
     parts = [b"", _short(content_type), _table(headers), _short(correlation_id)]
@@ -90,8 +90,8 @@ def properties(
     return b"".join(parts)
 
 
-def content(payload: bytes) -> tuple[int, str]:
-    """Of a header: the size of the body that follows, and the correlation id or nothing."""
+def read_header(payload: bytes) -> tuple[int, str]:
+    """Decode a content header: the size of the body, and the correlation id or an empty string."""
     _, _, size, flags = _CONTENT.unpack_from(payload)
     if not flags & _CORRELATION_ID:
         return size, ""
@@ -106,23 +106,23 @@ def content(payload: bytes) -> tuple[int, str]:
 
 
 def bare_header(channel: int, frame: bytes) -> bytes:
-    """The header without its properties."""
+    """A content header frame without its properties."""
     _, _, size, _ = _CONTENT.unpack_from(frame, FRAME.size)
     return FRAME.pack(HEADER, channel, _CONTENT.size) + _CONTENT.pack(_BASIC, 0, size, 0) + END
 
 
-def confirmed(payload: bytes) -> tuple[int, bool]:
-    """Of an `ACK` or `NACK`: the delivery tag, and whether all before it are meant too."""
+def read_confirm(payload: bytes) -> tuple[int, bool]:
+    """Decode an `ACK` or `NACK`: the delivery tag, and whether it includes all earlier ones."""
     tag, bits = _CONFIRM.unpack_from(payload)
     return tag, bool(bits & 1)
 
 
-def _parts(body: bytes, most: int) -> Iterator[bytes]:
-    if 0 < len(body) <= most:
+def _parts(body: bytes, max_size: int) -> Iterator[bytes]:
+    if 0 < len(body) <= max_size:
         yield body
         return
-    for start in range(0, len(body), most):
-        yield body[start : start + most]
+    for start in range(0, len(body), max_size):
+        yield body[start : start + max_size]
 
 
 def _short(text: str) -> bytes:

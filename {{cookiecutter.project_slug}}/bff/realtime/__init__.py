@@ -1,1 +1,1 @@
-"""A socket's conversation: what a browser may ask, and who answers."""
+"""The application protocol: what browsers and services may call, and the handlers that answer."""

@@ -1,4 +1,4 @@
-"""Brings a browser's call to whoever answers it, over sockets and HTTP alike."""
+"""Routes a browser's call to the method or mesh service that answers it, for WebSocket and HTTP."""
 
 from __future__ import annotations
 
@@ -16,85 +16,73 @@ from bff.connections.connection import Connection
 from bff.connections.messages import Call
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
+from bff.realtime.declarations import Method, Topic, TopicPolicy
 from bff.realtime.exposure import Exposure
 from bff.realtime.handlers import validate
 from bff.realtime.injection import HandlerDependencies
 from bff.realtime.limits import InFlight
 from bff.realtime.mesh_proxy import MeshProxy
-from bff.realtime.router import Method, RealtimeRouter, Topic, TopicPolicy
-from bff.redis.client import UNAVAILABLE
+from bff.realtime.router import RealtimeRouter
+from bff.redis.client import UNAVAILABLE, why
 
 logger = logging.getLogger(__name__)
 
 
 class Dispatcher:
-    """Finds the target of a call, checks that the caller may call it, and calls it.
+    """Finds the target of a call, checks the caller's scopes, and calls the target.
 
-    The browser is not trusted: what reaches the mesh is a service and a method that were exposed
-    by name, and a `context` made here.
+    Browsers are not trusted: they reach only services and methods that are exposed by name, and
+    the `context` that services get is made here.
     """
 
     def __init__(self, router: RealtimeRouter, dependencies: HandlerDependencies) -> None:
         self._router = router
-        self._forwarder = MeshProxy(dependencies)
-        self._in_flight = InFlight(dependencies.settings.max_requests_per_user)
-        self._topics = list(router.topics.values())
+        self._topic_policies = list(router.topic_policies.values())
         self._dependencies = dependencies
         self._mesh = dependencies.mesh
+        self._mesh_proxy = MeshProxy(dependencies)
         self._settings = dependencies.settings
+        self._in_flight = InFlight(dependencies.settings.max_requests_per_user)
 
-    async def request(
-        self, caller: Caller, call: Call, connection: Connection | None = None
+    async def call(
+        self,
+        caller: Caller,
+        call: Call,
+        connection: Connection | None = None,
+        *,
+        command: bool = False,
     ) -> Any:
-        """The result of a call, as JSON has it.
+        """Run a request, or a command, and return its result in JSON types.
+
+        A command to a mesh service returns None as soon as RabbitMQ has confirmed it. A method
+        that is answered here runs to its end in both cases.
 
         Raises:
             Problem: with the code and the outcome that the browser gets.
         """
         target = self._target(caller, call)
         timeout = self._timeout(call, target)
-        mesh = self._mesh_of(caller, connection)
+        mesh = self._mesh_for(caller, connection)
         self._in_flight.enter(caller.user_id)
         try:
             if isinstance(target, Method):
-                return await self._answer(target, caller, call, mesh, timeout)
-            return await self._forwarder.request(target, caller, call, mesh, timeout, connection)
-        finally:
-            self._in_flight.leave(caller.user_id)
-
-    async def command(
-        self, caller: Caller, call: Call, connection: Connection | None = None
-    ) -> None:
-        """Hand over a call whose result nobody waits for; returns when it was accepted.
-
-        Raises:
-            Problem: it was refused.
-        """
-        target = self._target(caller, call)
-        timeout = self._timeout(call, target)
-        mesh = self._mesh_of(caller, connection)
-        self._in_flight.enter(caller.user_id)
-        try:
-            if isinstance(target, Method):
-                await self._answer(target, caller, call, mesh, timeout)
-            else:
-                await self._forwarder.command(target, caller, call, mesh, timeout)
+                return await self._run_method(target, caller, call, mesh, timeout)
+            return await self._mesh_proxy.call(
+                target, caller, call, mesh, timeout, connection, command=command
+            )
         finally:
             self._in_flight.leave(caller.user_id)
 
     async def stop(self) -> None:
-        """Finish what is left of calls that were given up."""
-        await self._forwarder.stop()
-
-    def _mesh_of(self, caller: Caller, connection: Connection | None) -> MeshClient:
-        session_id = connection.id if connection is not None else ""
-        return self._mesh.with_context(mesh_context(caller, self._settings, session_id))
+        """Wait for the work that ended calls have left. Stop the mesh first."""
+        await self._mesh_proxy.stop()
 
     async def check_topics(self, caller: Caller, topics: Iterable[str]) -> None:
-        """Go on only if the caller may subscribe to all of these.
+        """Return if the caller may subscribe to all of these topics.
 
         Raises:
-            Problem: `not_found`, nobody offers such a topic; `forbidden`; or what the rule raised.
+            Problem: `not_found` when no policy matches a topic; `forbidden`; or what the policy
+                raised.
         """
         self._in_flight.enter(caller.user_id)
         try:
@@ -103,47 +91,51 @@ class Dispatcher:
         finally:
             self._in_flight.leave(caller.user_id)
 
-    async def _check_topic(self, caller: Caller, topic: str) -> None:
-        policy = self._policy(topic)
-        if policy is None:
-            raise Problem(Code.NOT_FOUND, f"No topic {topic} is offered")
-        caller.require(*policy.scopes)
-        mesh = self._mesh_of(caller, None)
-        async with self._bounded(f"topic {topic}", self._settings.request_timeout_seconds):
-            may = await policy.handler(
-                self._dependencies.arguments(
-                    {Topic: Topic(topic), Caller: caller, MeshClient: mesh}
-                )
-            )
-        if may is not True:
-            raise Problem(Code.FORBIDDEN, f"Topic {topic} is not for you")
-
     def out_of_scope(self, caller: Caller, topics: Iterable[str]) -> list[str]:
-        """Of these topics those for which the caller has not the scopes, whatever rules say."""
+        """Those of the topics for which the caller lacks a scope. Runs no policy function."""
         policies = ((topic, self._policy(topic)) for topic in topics)
         return [
             topic for topic, policy in policies if policy and not policy.scopes <= caller.scopes
         ]
 
+    async def _check_topic(self, caller: Caller, topic: str) -> None:
+        policy = self._policy(topic)
+        if policy is None:
+            raise Problem(Code.NOT_FOUND, f"There is no topic {topic}")
+        caller.require(*policy.scopes)
+        mesh = self._mesh_for(caller, None)
+        async with self._bounded(f"topic {topic}", self._settings.request_timeout_seconds):
+            allowed = await policy.handler(
+                self._dependencies.arguments(
+                    {Topic: Topic(topic), Caller: caller, MeshClient: mesh}
+                )
+            )
+        if allowed is not True:
+            raise Problem(Code.FORBIDDEN, f"You may not subscribe to topic {topic}")
+
     def _policy(self, topic: str) -> TopicPolicy | None:
-        return next((policy for policy in self._topics if policy.matches(topic)), None)
+        return next((policy for policy in self._topic_policies if policy.matches(topic)), None)
 
     def _target(self, caller: Caller, call: Call) -> Exposure | Method:
         target = self._router.find(call.service, call.method)
         if target is None:
-            raise Problem(Code.NOT_FOUND, f"{call.service}.{call.method} is not offered")
+            raise Problem(Code.NOT_FOUND, f"{call.service}.{call.method} is not exposed")
         caller.require(*target.scopes)
         return target
 
     def _timeout(self, call: Call, target: Exposure | Method) -> float:
-        """The browser's time if it names one, within what the method and the settings allow."""
+        """Seconds: the browser's `timeout_ms`, limited by the method's timeout and the settings."""
         limit = self._settings.max_request_timeout_seconds
-        usual = self._settings.request_timeout_seconds
+        default = self._settings.request_timeout_seconds
         if isinstance(target, Exposure) and target.timeout is not None:
-            usual = limit = min(target.timeout, limit)
-        return usual if call.timeout_ms is None else min(call.timeout_ms, limit * 1000) / 1000
+            default = limit = min(target.timeout, limit)
+        return default if call.timeout_ms is None else min(call.timeout_ms, limit * 1000) / 1000
 
-    async def _answer(
+    def _mesh_for(self, caller: Caller, connection: Connection | None) -> MeshClient:
+        session_id = connection.id if connection is not None else ""
+        return self._mesh.with_context(mesh_context(caller, self._settings, session_id))
+
+    async def _run_method(
         self, method: Method, caller: Caller, call: Call, mesh: MeshClient, timeout: float
     ) -> Any:
         params = validate(method.handler.params, call.params)
@@ -154,13 +146,16 @@ class Dispatcher:
         return result.model_dump(mode="json") if isinstance(result, BaseModel) else result
 
     @asynccontextmanager
-    async def _bounded(self, what: str, timeout: float) -> AsyncIterator[None]:
-        """A handler's time, and a `Problem` for what it met of Redis or the network."""
+    async def _bounded(self, handler: str, timeout: float) -> AsyncIterator[None]:
+        """Limit a handler's time, and turn errors of Redis and the network into a `Problem`."""
         try:
             async with asyncio.timeout(timeout) as deadline:
                 yield
         except UNAVAILABLE as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 raise Problem(Code.TIMEOUT, outcome=Outcome.UNKNOWN) from error
-            logger.warning("%s: %s: %s", what, type(error).__name__, error)
+            logger.warning(
+                "handler failed: service unavailable",
+                extra={"handler": handler, "reason": why(error)},
+            )
             raise Problem(Code.SERVICE_UNAVAILABLE, outcome=Outcome.UNKNOWN) from error

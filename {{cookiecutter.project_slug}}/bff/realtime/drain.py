@@ -1,4 +1,4 @@
-"""Leaving without taking anybody by surprise."""
+"""Moves the connections of a stopping instance to other instances, a few at a time."""
 
 from __future__ import annotations
 
@@ -14,57 +14,59 @@ from bff.realtime.handler_manager import HandlerManager
 
 logger = logging.getLogger(__name__)
 
-_NOTICE = 3.0
-"""Seconds in which only `/health/ready` says it, so that a proxy sends nobody back here."""
-_WARNING = 1.0
-"""Seconds between a socket's `drain` and its close: what it sent before it knew is answered."""
-_LONGEST_PAUSE = 0.5
-"""Seconds between two turns: few sockets need not take all of the drain time."""
-_REQUESTS = 5.0
-"""Seconds that requests still have when the drain time is over."""
-_FORGOTTEN = 0.25
-"""Seconds after a close in which the index forgets the socket: before, a user with as many as are
-allowed would be refused."""
+_UNREADY_SECONDS = 3.0
+"""Only `/health/ready` fails for so long, so that load balancers take the instance out."""
+_WARNING_SECONDS = 1.0
+"""The time between `drain` and the close. Requests that crossed the `drain` frame are answered."""
+_MAX_INTERVAL_SECONDS = 0.5
+"""The longest time between two `drain` frames. Few connections end before the drain time."""
+_REQUEST_GRACE_SECONDS = 5.0
+"""How long running requests may take after the drain time."""
+_INDEX_SECONDS = 0.25
+"""The time in which the index removes a closed connection. A user at `MAX_CONNECTIONS_PER_USER`
+who reconnects earlier would be refused."""
 _RECONNECTS_PER_SECOND = 200
-"""What the other instances can take besides their work: about a tenth of what one of them did
-alone in the benchmark."""
+"""The reconnects that other instances can take beside their load: about a tenth of what one
+instance did alone in the benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """How the drain time is spent."""
+class DrainSchedule:
+    """How the drain time is divided."""
 
-    notice: float
-    """Seconds before the first socket is told."""
-    turns: float
-    """Seconds over which sockets are told, evenly, one after the other."""
-    warning: float
-    """Seconds from a socket's `drain` to its close."""
-    requests: float
-    """Seconds that requests have beyond the drain time."""
+    unready_seconds: float
+    """Before the first `drain` frame, while only the readiness check fails."""
+    spread_seconds: float
+    """Over which `drain` frames are sent, one by one, evenly."""
+    warning_seconds: float
+    """From a connection's `drain` frame to its close."""
+    request_grace_seconds: float
+    """For running requests, after the drain time."""
 
     @classmethod
-    def of(cls, seconds: float) -> Plan:
-        """A drain time too short for all of it is shared out; of none, nothing is left."""
-        notice = min(_NOTICE, seconds / 10)
-        warning = min(_WARNING, seconds / 10)
-        return cls(notice, seconds - notice - warning, warning, min(_REQUESTS, seconds))
+    def of(cls, seconds: float) -> DrainSchedule:
+        """Divide the drain time. A short drain time shortens every part."""
+        unready = min(_UNREADY_SECONDS, seconds / 10)
+        warning = min(_WARNING_SECONDS, seconds / 10)
+        grace = min(_REQUEST_GRACE_SECONDS, seconds)
+        return cls(unready, seconds - unready - warning, warning, grace)
 
-    def reconnect_after(self, sockets: int) -> float:
-        """Seconds that one of so many sockets waits after its close, at random.
+    def reconnect_delay(self, connections: int) -> float:
+        """Seconds that a client waits after its close, when so many connections are drained.
 
-        Turns spread the sockets already. What the drain time is too short for, pauses must spread.
+        The `drain` frames are spread already. A random delay spreads only those reconnects that
+        the drain time is too short for.
         """
-        spread = max(0.0, sockets / _RECONNECTS_PER_SECOND - self.turns)
-        return _FORGOTTEN + random.uniform(0, spread)  # noqa: S311
+        more = max(0.0, connections / _RECONNECTS_PER_SECOND - self.spread_seconds)
+        return _INDEX_SECONDS + random.uniform(0, more)  # noqa: S311
 
 
 class Draining:
-    """Once begun, the instance is not ready any more and lets no socket in.
+    """Drains this instance. Once begun, it is not ready and accepts no connections.
 
-    Sockets are then sent elsewhere one by one, evenly over the drain time, because those who leave
-    together come back together. Each is warned by `drain`, has the requests answered that it sent
-    until then, and is closed with 4001.
+    Clients that are closed together reconnect together. So connections are drained one by one
+    over the drain time: each gets a `drain` frame, the answers to its requests, and the close
+    code 4001.
     """
 
     def __init__(
@@ -74,49 +76,55 @@ class Draining:
         self._handlers = handlers
         self._registry = registry
         self._seconds = seconds
-        self._plan = Plan.of(seconds)
+        self._schedule = DrainSchedule.of(seconds)
 
     async def drain(self) -> None:
-        """Send every socket elsewhere.
+        """Drain every connection; returns as soon as none is left.
 
-        Returns as soon as none is left. Whoever is left a little after the drain time is closed
-        without further ado, and so is everybody when this is cancelled.
+        Connections that are still open after the drain time and the request grace are closed,
+        and so are all when this is cancelled.
         """
         self.begun = True
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        logger.info("draining %d sockets within %g s", len(self._registry), self._seconds)
+        logger.info(
+            "draining", extra={"connections": len(self._registry), "seconds": self._seconds}
+        )
         try:
             async with (
-                asyncio.timeout_at(begun + self._seconds + self._plan.requests),
+                asyncio.timeout_at(begun + self._seconds + self._schedule.request_grace_seconds),
                 asyncio.TaskGroup() as tasks,
             ):
-                turns = tasks.create_task(self._take_turns(begun))
-                await self._registry.emptied()
-                turns.cancel()
+                spread = tasks.create_task(self._drain_one_by_one(begun))
+                await self._registry.wait_empty()
+                spread.cancel()
         except TimeoutError:
             if self._seconds:
-                logger.warning("%d sockets were still busy", len(self._registry))
+                logger.warning(
+                    "drain time is over, closing busy connections",
+                    extra={"connections": len(self._registry)},
+                )
         finally:
             for connection in self._registry:
                 connection.close(CloseCode.DRAIN, "drain")
-        logger.info("drained in %.1f s", loop.time() - begun)
+        logger.info("drained", extra={"seconds": round(loop.time() - begun, 1)})
 
-    async def _take_turns(self, begun: float) -> None:
-        """Give every socket its turn; those that were just being let in come last."""
+    async def _drain_one_by_one(self, begun: float) -> None:
+        """Repeats until none is left: connections that are being admitted come in a later pass."""
         loop = asyncio.get_running_loop()
-        await asyncio.sleep(self._plan.notice)
-        ends = begun + self._plan.notice + self._plan.turns
-        sockets = len(self._registry)
-        async with asyncio.TaskGroup() as leaving:
-            while waiting := [each for each in self._handlers if not each.warned]:
+        schedule = self._schedule
+        await asyncio.sleep(schedule.unready_seconds)
+        ends = begun + schedule.unready_seconds + schedule.spread_seconds
+        connections = len(self._registry)
+        async with asyncio.TaskGroup() as closing:
+            while remaining := [each for each in self._handlers if not each.drain_sent]:
                 starts = loop.time()
-                pause = min(_LONGEST_PAUSE, max(0.0, ends - starts) / len(waiting))
-                for number, handler in enumerate(waiting):
-                    await asyncio.sleep(starts + number * pause - loop.time())
-                    handler.warn(round(self._plan.reconnect_after(sockets) * 1000))
-                    leaving.create_task(self._finish(handler))
+                interval = min(_MAX_INTERVAL_SECONDS, max(0.0, ends - starts) / len(remaining))
+                for number, handler in enumerate(remaining):
+                    await asyncio.sleep(starts + number * interval - loop.time())
+                    handler.send_drain(round(schedule.reconnect_delay(connections) * 1000))
+                    closing.create_task(self._finish(handler))
 
     async def _finish(self, handler: ConnectionHandler) -> None:
-        await asyncio.sleep(self._plan.warning)
+        await asyncio.sleep(self._schedule.warning_seconds)
         await handler.finish()

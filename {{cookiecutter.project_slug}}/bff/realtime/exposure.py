@@ -1,4 +1,4 @@
-"""Which methods of mesh services browsers may call, and on what terms."""
+"""Which methods of mesh services browsers may call, and with which options."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import BaseModel
 
 from bff.realtime.handlers import Handler
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
-_PATTERN = re.compile(r"[A-Za-z0-9_.*-]{1,128}")
+_SERVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_METHOD = re.compile(r"[A-Za-z0-9_.*-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """The terms on which browsers may call a method of a mesh service."""
+    """The options of `RealtimeRouter.expose` for a method of a mesh service."""
 
     scopes: frozenset[str]
     check: Handler | None = None
@@ -29,17 +29,23 @@ class Exposure:
 def check_names(service: str, method: str) -> None:
     """
     Raises:
-        ValueError: no service or method can be called that.
+        ValueError: `service` is not a valid name, or `method` not a valid name or pattern.
     """
-    if not _NAME.fullmatch(service):
-        raise ValueError(f"{service!r} is no name of a service")
-    if not _PATTERN.fullmatch(method):
-        raise ValueError(f"{method!r} is no name of a method, nor a pattern")
+    if not _SERVICE.fullmatch(service):
+        raise ValueError(
+            f"{service!r} is not a service name: use letters, digits, '_', '.' and '-', "
+            "and begin with a letter or a digit"
+        )
+    if not _METHOD.fullmatch(method):
+        raise ValueError(
+            f"{method!r} is not a method name: use letters, digits, '_', '.' and '-', "
+            "and '*' for a pattern"
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """Methods of one service by a pattern: `*` stands for any characters."""
+    """The methods of one service whose names match a pattern. `*` matches any characters."""
 
     service: str
     methods: re.Pattern[str]
@@ -47,11 +53,11 @@ class Pattern:
 
     @classmethod
     def of(cls, service: str, pattern: str, exposure: Exposure) -> Pattern:
-        """The pattern as it is written in `expose`."""
+        """Compile a pattern as it is written in `expose`."""
         return cls(service, re.compile(re.escape(pattern).replace(r"\*", ".*")), exposure)
 
     def matches(self, service: str, method: str) -> bool:
-        """Whether it exposes that method. Private and reserved ones must be named in full."""
+        """Whether the method is exposed. Names that begin with `_` or `nuropb_` never match."""
         return (
             service == self.service
             and not method.startswith(("_", "nuropb_"))

@@ -1,67 +1,52 @@
-"""A socket's life, from being let in to being gone."""
+"""Opens, admits and closes the connections of this instance."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 
 from bff.auth.caller import Caller
-from bff.broadcasts.service import BroadcastService
-from bff.cluster.subscriptions import JoinedStream, Subscriptions, beginnings, positions, recovered
+from bff.cluster.joined_streams import JoinedStreams
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import Connection, new_connection_id
 from bff.connections.messages import Event, Hello
 from bff.connections.positions import Position
-from bff.connections.registry import ConnectionRegistry
 from bff.connections.transport import Transport
 from bff.errors import Code, Problem
-from bff.realtime.connection_handler import ConnectionHandler, Verify
-from bff.realtime.dispatcher import Dispatcher
-from bff.redis.client import UNAVAILABLE
-from bff.settings import Settings
-from bff.telemetry.metrics import Metrics
+from bff.realtime.connection_handler import ConnectionHandler
+from bff.realtime.handler_context import HandlerContext
+from bff.redis.client import UNAVAILABLE, why
 
 logger = logging.getLogger(__name__)
 
 
 class HandlerManager:
-    """Opens and closes conversations; the registry and the index know of those that are open."""
+    """Holds one `ConnectionHandler` for each open connection of this instance."""
 
-    def __init__(
-        self,
-        instance_id: str,
-        registry: ConnectionRegistry,
-        subscriptions: Subscriptions,
-        dispatcher: Dispatcher,
-        broadcasts: BroadcastService,
-        verify: Verify,
-        settings: Settings,
-        metrics: Metrics,
-    ) -> None:
-        self._instance_id = instance_id
-        self._registry = registry
-        self._subscriptions = subscriptions
-        self._dispatcher = dispatcher
-        self._broadcasts = broadcasts
-        self._verify = verify
-        self._settings = settings
-        self._metrics = metrics
-        self._open: set[ConnectionHandler] = set()
+    def __init__(self, context: HandlerContext) -> None:
+        self._context = context
+        self._registry = context.registry
+        self._subscriptions = context.subscriptions
+        self._metrics = context.metrics
+        self._handlers: set[ConnectionHandler] = set()
 
     def __iter__(self) -> Iterator[ConnectionHandler]:
-        """The open conversations; a copy, safe to keep while sockets come and go."""
-        return iter(tuple(self._open))
+        """The handlers of open connections: a copy, so connections may open and close meanwhile."""
+        return iter(tuple(self._handlers))
 
     def open(
         self, transport: Transport, caller: Caller, *, address: str = "", device: str = ""
     ) -> ConnectionHandler:
-        """A conversation on an accepted socket, known on this instance; what it says is held."""
+        """Register an accepted connection on this instance. Its frames wait until `admit`.
+
+        `address` and `device` (the `User-Agent`) are shown to administrators.
+        """
         connection = Connection(
-            new_connection_id(self._instance_id),
+            new_connection_id(self._context.instance_id),
             caller.user_id,
             transport,
-            max_queue_bytes=self._settings.max_queue_bytes,
+            max_queue_bytes=self._context.settings.max_queue_bytes,
             facts={
                 "since": time.time(),
                 "address": address,
@@ -72,16 +57,8 @@ class HandlerManager:
         self._registry.register(connection)
         self._metrics.connections.inc()
         self._metrics.connections_opened.inc()
-        handler = ConnectionHandler(
-            connection,
-            caller,
-            self._dispatcher,
-            self._subscriptions,
-            self._verify,
-            self._settings,
-            self._metrics,
-        )
-        self._open.add(handler)
+        handler = ConnectionHandler(connection, caller, self._context)
+        self._handlers.add(handler)
         return handler
 
     async def admit(
@@ -90,51 +67,52 @@ class HandlerManager:
         since: Mapping[str, Position],
         topics: Collection[str] = (),
     ) -> None:
-        """Make it known everywhere, say hello, and bring it up to the live flow.
+        """Register the connection in the index, send the hello, and start the live streams.
 
-        `since` is where the client has read to, in the streams `user`, `all` and those of the
-        `topics` that it has from the beginning; whoever calls has checked that it may. Greetings
-        are read when every later broadcast finds the connection already; who has missed nothing of
-        `user` and `all` knows them. A connection that cannot be admitted is closed with the code
-        that says why, before anything was sent.
+        `since` holds the client's positions in the streams `user`, `all` and those of `topics`,
+        to which the connection is subscribed from the start; the caller has checked that it may.
+        A connection that cannot be admitted is closed before anything was sent; the code says why.
         """
         connection, caller = handler.connection, handler.caller
         try:
-            entered = await self._subscriptions.enter(connection, since)
-            joined = entered.joined
-            has_missed = not since or list(recovered(joined).values()) != [True, True]
-            retained = await self._retained(caller, entered.retained) if has_missed else []
+            joined, version = await self._subscriptions.join(connection, since)
+            # A client that has missed nothing of `user` and `all` has the retained broadcasts.
+            # They are read after `join`, so a later broadcast reaches the connection live.
+            retained = [] if joined.are_resumed else await self._retained(caller, version)
             more = await self._subscribe(connection, since, topics) if topics else ()
         except Problem as problem:
             too_many = problem.code is Code.RATE_LIMITED
             code = CloseCode.CONNECTION_LIMIT if too_many else CloseCode.SERVER_ERROR
             connection.close(code, problem.description)
         except UNAVAILABLE as error:
-            logger.warning("socket refused, Redis: %s: %s", type(error).__name__, error)
+            logger.warning(
+                "connection refused: Redis unavailable",
+                extra={"connection": connection.id, "reason": why(error)},
+            )
             connection.close(CloseCode.SERVER_ERROR, "try again")
         else:
-            all_joined = (*joined, *more)
-            connection.open(self._hello(connection, caller, all_joined), beginnings(all_joined))
+            streams = JoinedStreams((*joined, *more))
+            connection.open(self._hello(connection, caller, streams), streams.start_positions())
             for broadcast in retained:
                 connection.send(broadcast)
             if connection.closing is None:
                 handler.start_receiving()
             await self._subscriptions.catch_up(connection, joined)
-        if self._registry.by_id(connection.id) is None:
+        if self._registry.by_id(connection.id) is None:  # it was closed meanwhile
             self._subscriptions.leave(connection)
 
     def close(self, handler: ConnectionHandler, code: int) -> None:
-        """Forget a socket that is gone. `code` is what its peer closed it with."""
+        """Unregister a connection that has ended. `code` is the peer's close code."""
         connection = handler.connection
         code = connection.closing or code
         connection.close(code)
-        handler.closed()
-        self._open.discard(handler)
+        handler.stop()
+        self._handlers.discard(handler)
         self._subscriptions.leave(connection)
         self._metrics.connections.dec()
         self._metrics.connections_closed.labels(code).inc()
         logger.info(
-            "socket closed",
+            "connection closed",
             extra={
                 "connection": connection.id,
                 "user": connection.user_id,
@@ -145,30 +123,30 @@ class HandlerManager:
 
     async def _subscribe(
         self, connection: Connection, since: Mapping[str, Position], topics: Collection[str]
-    ) -> Sequence[JoinedStream]:
+    ) -> JoinedStreams:
         requests = {topic: since.get(f"topic:{topic}") for topic in topics}
         return await self._subscriptions.subscribe(connection, requests)
 
-    def _hello(
-        self, connection: Connection, caller: Caller, joined: Sequence[JoinedStream]
-    ) -> Hello:
-        what_is_recovered = recovered(joined)
-        for is_recovered in what_is_recovered.values():
+    def _hello(self, connection: Connection, caller: Caller, streams: JoinedStreams) -> Hello:
+        recovered = streams.recovered()
+        for is_recovered in recovered.values():
             self._metrics.recoveries.labels("recovered" if is_recovered else "lost").inc()
         return Hello(
             session_id=connection.id,
             user_id=caller.user_id,
             username=caller.username,
             expires_at=caller.expires_at,
-            ping_interval=self._settings.ping_interval_seconds,
-            positions=positions(joined),
-            recovered=what_is_recovered,
+            ping_interval=self._context.settings.ping_interval_seconds,
+            positions=streams.positions(),
+            recovered=recovered,
         )
 
-    async def _retained(self, caller: Caller, current: Position) -> list[Event]:
+    async def _retained(self, caller: Caller, version: Position) -> list[Event]:
         try:
-            return await self._broadcasts.retained_for(caller.user_id, current)
+            return await self._context.broadcasts.retained_for(caller.user_id, version)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}"
-            logger.warning("no greetings for %s: %s", caller.user_id, reason)
+            logger.warning(
+                "could not load retained broadcasts",
+                extra={"user": caller.user_id, "reason": why(error)},
+            )
             return []

@@ -1,4 +1,4 @@
-"""What a handler may ask for, decided once, when it is declared."""
+"""Dependency injection for handlers: parameters are resolved by type, when one is declared."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from pydantic_settings import BaseSettings
 from bff.errors import Code, Problem, describe
 
 Arguments = Mapping[type, Any]
-"""What is at hand during a call, by type."""
+"""The values that a call can inject, by type."""
 _Source = Callable[[Arguments], Awaitable[Any]]
 
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A function and where each of its parameters comes from."""
+    """A coroutine function, and the source of each of its parameters."""
 
     function: Callable[..., Awaitable[Any]]
     params: type[BaseModel] | None
     sources: dict[str, _Source]
     resources: frozenset[type]
-    """Types that the engine does not know: the app must provide them (`Bff(provide=...)`)."""
+    """Types that the app must provide with `Bff(provide=...)`."""
 
     async def __call__(self, arguments: Arguments) -> Any:
         return await self.function(
@@ -35,16 +35,16 @@ class Handler:
 
 
 def handler(
-    function: Callable[..., Awaitable[Any]], offered: frozenset[type], *, params: bool
+    function: Callable[..., Awaitable[Any]], injectable: frozenset[type], *, params: bool
 ) -> Handler:
-    """Bind a coroutine function.
+    """Find the source of each parameter of a coroutine function, by its annotation.
 
-    Its parameters are recognised by type: those in `offered`; one Pydantic model, if `params`;
-    other classes, which the app provides; and `Annotated[T, Depends(f)]`, where `f` may ask for
-    the same except the model.
+    A parameter may have a type in `injectable`; if `params` is true, one may be a Pydantic model,
+    which gets the parameters of the call; any other class must be provided by the app; and
+    `Annotated[T, Depends(f)]` gets the result of `f`, which may take the same except the model.
 
     Raises:
-        TypeError: it is no coroutine function, or a parameter's annotation is no class.
+        TypeError: it is not a coroutine function, or a parameter cannot be resolved.
     """
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"{_name(function)} must be an `async def` function")
@@ -52,39 +52,41 @@ def handler(
     sources: dict[str, _Source] = {}
     resources: set[type] = set()
     for name, hint in _hints(function).items():
-        if params and hint not in offered and _is_model(hint):
+        if params and hint not in injectable and _is_model(hint):
             if model is not None:
-                raise TypeError(f"{_name(function)} asks for two parameter models")
+                raise TypeError(
+                    f"{_name(function)} has two Pydantic models: only one can get the parameters"
+                )
             model = hint
             sources[name] = _by_type(BaseModel)
         else:
-            sources[name] = _source(function, name, hint, offered, resources)
+            sources[name] = _source(function, name, hint, injectable, resources)
     return Handler(function, model, sources, frozenset(resources))
 
 
-def check_resources(handler: Handler, offered: Collection[type]) -> None:
+def check_resources(handler: Handler, injectable: Collection[type]) -> None:
     """
     Raises:
-        TypeError: the handler asks for a type that is not offered.
+        TypeError: a parameter has a type that is not injectable.
     """
-    for missing in handler.resources - set(offered):
+    for missing in handler.resources - set(injectable):
         raise TypeError(
-            f"{_name(handler.function)} asks for {missing.__name__}, which is neither "
-            f"{_choices(offered)} nor named in Bff(provide=...)"
+            f"{_name(handler.function)} has a parameter of type {missing.__name__}: provide it "
+            f"with Bff(provide=...), or use one of {_choices(injectable)}"
         )
 
 
 def _is_model(hint: Any) -> bool:
-    """Settings are Pydantic models too, but never the parameters of a call."""
+    """Settings are Pydantic models too, but not the parameters of a call."""
     is_class = isinstance(hint, type)
     return is_class and issubclass(hint, BaseModel) and not issubclass(hint, BaseSettings)
 
 
 def validate(model: type[BaseModel] | None, params: dict[str, Any]) -> BaseModel | None:
-    """The caller's parameters as the handler's model.
+    """Validate the parameters of a call; None when the handler has no model.
 
     Raises:
-        Problem: `invalid_params`, saying which one is wrong.
+        Problem: `invalid_params`; the description names the wrong field.
     """
     if model is None:
         return None
@@ -98,34 +100,34 @@ def _source(
     function: Callable[..., Any],
     name: str,
     hint: Any,
-    offered: frozenset[type],
+    injectable: frozenset[type],
     resources: set[type],
 ) -> _Source:
-    if hint in offered:
+    if hint in injectable:
         return _by_type(hint)
     if get_origin(hint) is Annotated:
         for mark in get_args(hint)[1:]:
             if isinstance(mark, Depends) and mark.dependency is not None:
-                return _depends(mark.dependency, offered, resources)
+                return _depends(mark.dependency, injectable, resources)
     if _may_be_provided(hint):
         resources.add(hint)
         return _by_type(hint)
     raise TypeError(
         f"{_name(function)}: parameter {name!r} must be annotated with one of "
-        f"{_choices(offered)}, with a type of your own that is named in Bff(provide=...), "
+        f"{_choices(injectable)}, with a type of your own that Bff(provide=...) names, "
         "or be Annotated[..., Depends(...)]"
     )
 
 
 def _may_be_provided(hint: Any) -> bool:
-    """A class of the app: the engine's own are offered, or are not to be had here."""
+    """A class of the app. Classes of the engine are injectable here, or not available."""
     if not isinstance(hint, type) or _is_model(hint):
         return False
     return hint.__module__.split(".")[0] not in ("builtins", "bff")
 
 
-def _choices(offered: Collection[type]) -> str:
-    return ", ".join(sorted(kind.__name__ for kind in offered))
+def _choices(injectable: Collection[type]) -> str:
+    return ", ".join(sorted(kind.__name__ for kind in injectable))
 
 
 def _by_type(kind: type) -> _Source:
@@ -136,12 +138,12 @@ def _by_type(kind: type) -> _Source:
 
 
 def _depends(
-    dependency: Callable[..., Any], offered: frozenset[type], resources: set[type]
+    dependency: Callable[..., Any], injectable: frozenset[type], resources: set[type]
 ) -> _Source:
     if inspect.isgeneratorfunction(dependency) or inspect.isasyncgenfunction(dependency):
-        raise TypeError(f"{_name(dependency)}: dependencies of handlers cannot `yield`")
+        raise TypeError(f"{_name(dependency)}: a dependency of a handler cannot use `yield`")
     sources = {
-        name: _source(dependency, name, hint, offered, resources)
+        name: _source(dependency, name, hint, injectable, resources)
         for name, hint in _hints(dependency).items()
     }
 

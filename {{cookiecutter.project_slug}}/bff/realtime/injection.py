@@ -1,4 +1,4 @@
-"""What every handler may ask for by type."""
+"""The parts of the engine that every handler can take as a parameter."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ INJECTABLE = frozenset({Messenger, MeshClient, Presence, Database, Settings, Met
 
 @dataclass(frozen=True, slots=True)
 class HandlerDependencies:
-    """The parts of the app that handlers use."""
+    """The objects that handlers get for the types in `INJECTABLE`."""
 
     messenger: Messenger
     mesh: MeshClient
@@ -28,15 +28,15 @@ class HandlerDependencies:
     settings: Settings
     metrics: Metrics
     provided: Mapping[type[Any], Any]
-    """The app's own resources, there once it has started."""
+    """The resources of `Bff(provide=...)`; filled when the app starts."""
 
     @property
     def types(self) -> frozenset[type]:
-        """What is there without being provided; the app's own class of settings too."""
+        """The types that handlers can take without `provide`, with the app's `Settings` class."""
         return INJECTABLE | {type(self.settings)}
 
     def arguments(self, call: dict[type, Any]) -> Arguments:
-        """By type. What the call brings itself comes before what is the same for all."""
+        """All values for one call, by type. Those in `call` override the shared ones."""
         return {
             Messenger: self.messenger,
             MeshClient: self.mesh,

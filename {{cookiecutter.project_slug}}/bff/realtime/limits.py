@@ -1,4 +1,4 @@
-"""How much one socket or one user may ask for."""
+"""Limits on frames per connection and on requests per user."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ from bff.errors import Code, Problem
 
 
 class TokenBucket:
-    """`burst` at once, then `per_minute`, evenly."""
+    """Allows `burst` frames at once, and `per_minute` on average."""
 
-    __slots__ = ("_at", "_burst", "_left", "_per_second")
+    __slots__ = ("_burst", "_per_second", "_tokens", "_updated_at")
 
     def __init__(self, per_minute: float, burst: float) -> None:
         self._per_second = per_minute / 60
         self._burst = burst
-        self._left = burst
-        self._at = time.monotonic()
+        self._tokens = burst
+        self._updated_at = time.monotonic()
 
     def take(self) -> bool:
-        """Whether one more is allowed now."""
+        """Take one token; False when the bucket is empty."""
         now = time.monotonic()
-        self._left = min(self._burst, self._left + (now - self._at) * self._per_second)
-        self._at = now
-        if self._left < 1:
+        refill = (now - self._updated_at) * self._per_second
+        self._tokens = min(self._burst, self._tokens + refill)
+        self._updated_at = now
+        if self._tokens < 1:
             return False
-        self._left -= 1
+        self._tokens -= 1
         return True
 
 
 class InFlight:
-    """How many requests of each user run on this instance."""
+    """Counts the requests of each user that run on this instance."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._running: defaultdict[str, int] = defaultdict(int)
 
     def enter(self, user_id: str) -> None:
-        """Count one in; every `enter` has its `leave`.
+        """Count a request that starts. Call `leave` when it ends.
 
         Raises:
             Problem: `too_many_in_flight`.
@@ -48,7 +49,7 @@ class InFlight:
         self._running[user_id] += 1
 
     def leave(self, user_id: str) -> None:
-        """Count it out."""
+        """Count a request that has ended."""
         self._running[user_id] -= 1
         if not self._running[user_id]:
             del self._running[user_id]

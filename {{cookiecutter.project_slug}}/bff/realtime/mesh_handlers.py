@@ -1,4 +1,4 @@
-"""What the mesh asks of the BFF: event rules, and the methods that other services call."""
+"""Registers a router's event handlers and served methods with the mesh."""
 
 from __future__ import annotations
 
@@ -13,63 +13,66 @@ from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler, MeshEvent, RetryEvent
 from bff.mesh.messages import MeshRequest
 from bff.mesh.service import Answer, Service
+from bff.realtime.declarations import DeclaredEventHandler, ServedMethod
 from bff.realtime.handlers import validate
 from bff.realtime.injection import HandlerDependencies
-from bff.realtime.router import HandledEvent, RealtimeRouter, ServedMethod
-from bff.redis.client import UNAVAILABLE
+from bff.realtime.router import RealtimeRouter
+from bff.redis.client import UNAVAILABLE, why
 
 
 def join_mesh(router: RealtimeRouter, dependencies: HandlerDependencies) -> None:
-    """Tell the mesh what a router declares: its rules, and the service `APP_NAME` if it serves."""
-    for rule in router.rules.values():
-        dependencies.mesh.add_event_handler(event_handler(rule, dependencies))
-    if router.served:
+    """Register the event handlers, and the service `APP_NAME` if the router serves methods."""
+    for declared in router.event_handlers.values():
+        dependencies.mesh.add_event_handler(bind_event_handler(declared, dependencies))
+    if router.served_methods:
         key = dependencies.settings.mesh_private_key_file
         service = Service(
             dependencies.settings.app_name, private_key=key.read_text() if key else ""
         )
-        for method, served in router.served.items():
-            answer, function = _answer(served, dependencies), served.handler.function
-            service.add(method, answer, function, encrypted=served.encrypted)
+        for name, method in router.served_methods.items():
+            answer, function = _bind_method(method, dependencies), method.handler.function
+            service.add(name, answer, function, encrypted=method.encrypted)
         dependencies.mesh.add_service(service)
 
 
-def event_handler(rule: HandledEvent, dependencies: HandlerDependencies) -> EventHandler:
-    """An event rule as the mesh wants it.
+def bind_event_handler(
+    declared: DeclaredEventHandler, dependencies: HandlerDependencies
+) -> EventHandler:
+    """The event handler for the mesh client, with its dependencies.
 
-    An event that cannot be worked off now, because Redis or something else is away or a call says
-    `retryable`, waits in its place.
+    It raises `RetryEvent` when Redis or the network fails, or when a mesh call fails with a
+    `retryable` problem. Its messenger is idempotent: a redelivered event sends nothing twice.
     """
 
     async def handle(event: MeshEvent) -> None:
-        once = dependencies.messenger.idempotent(f"{event.id}/{rule.name}")
+        messenger = dependencies.messenger.idempotent(f"{event.id}/{declared.name}")
         try:
-            await rule.handler(dependencies.arguments({MeshEvent: event, Messenger: once}))
+            await declared.handler(dependencies.arguments({MeshEvent: event, Messenger: messenger}))
         except DataError:
-            raise  # what Redis cannot hold it will not hold later
+            raise  # Redis cannot store this value: a retry would fail too
         except UNAVAILABLE as error:
-            raise RetryEvent(f"{type(error).__name__}: {error}") from error
+            raise RetryEvent(why(error)) from error
         except Problem as problem:
             if problem.retryable:
                 raise RetryEvent(str(problem)) from problem
             raise
 
-    return EventHandler(name=rule.name, topic=rule.topic, handler=handle)
+    return EventHandler(name=declared.name, topic=declared.topic, handler=handle)
 
 
-def _answer(served: ServedMethod, dependencies: HandlerDependencies) -> Answer:
-    """A call that RabbitMQ delivers again sends nothing twice."""
+def _bind_method(method: ServedMethod, dependencies: HandlerDependencies) -> Answer:
+    """The messenger is idempotent: a redelivered call sends nothing twice."""
 
     async def answer(request: MeshRequest) -> Any:
-        params = validate(served.handler.params, request.params)
-        once = dependencies.messenger.idempotent(f"{request.correlation_id}/{request.method}")
+        params = validate(method.handler.params, request.params)
+        messenger = dependencies.messenger.idempotent(f"{request.correlation_id}/{request.method}")
         try:
-            return await served.handler(
+            return await method.handler(
                 dependencies.arguments(
                     {
                         BaseModel: params,
                         MeshRequest: request,
-                        Messenger: once,
+                        Messenger: messenger,
                         MeshClient: dependencies.mesh.with_context(request.context),
                     }
                 )

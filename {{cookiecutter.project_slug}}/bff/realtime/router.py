@@ -1,4 +1,4 @@
-"""What one feature offers: methods and topics to sockets, methods and rules to the mesh."""
+"""`RealtimeRouter`: the methods, topics and event handlers that a feature declares."""
 
 from __future__ import annotations
 
@@ -11,80 +11,44 @@ from pydantic import BaseModel
 
 from bff.auth.caller import Caller
 from bff.connections.messages import Call
-from bff.mesh.events import MeshEvent, topic_matches
+from bff.mesh.events import MeshEvent
 from bff.mesh.messages import MeshRequest
+from bff.realtime.declarations import (
+    DeclaredEventHandler,
+    Method,
+    ServedMethod,
+    Topic,
+    TopicPolicy,
+)
 from bff.realtime.exposure import Exposure, Pattern, check_names
-from bff.realtime.handlers import Handler, check_resources, handler
+from bff.realtime.handlers import check_resources, handler
 from bff.realtime.injection import INJECTABLE
 
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
 
 
-class Topic(str):
-    """The topic that a browser wants to subscribe to."""
-
-    __slots__ = ()
-
-
-_METHOD_MAY_ASK = INJECTABLE | {Caller}
-_SERVED_MAY_ASK = INJECTABLE | {MeshRequest}
-_TOPIC_MAY_ASK = INJECTABLE | {Topic, Caller}
-_EVENT_MAY_ASK = INJECTABLE | {MeshEvent}
-
-
-@dataclass(frozen=True, slots=True)
-class Method:
-    """A method answered here."""
-
-    scopes: frozenset[str]
-    handler: Handler
-
-
-@dataclass(frozen=True, slots=True)
-class ServedMethod:
-    """A method that other services of the mesh may call here."""
-
-    handler: Handler
-    encrypted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class TopicPolicy:
-    """Who may subscribe to the topics of a pattern."""
-
-    pattern: str
-    scopes: frozenset[str]
-    handler: Handler
-
-    def matches(self, topic: str) -> bool:
-        """Whether it decides about this topic."""
-        return topic_matches(self.pattern.split("."), topic.split("."))
-
-
-@dataclass(frozen=True, slots=True)
-class HandledEvent:
-    """What happens at a mesh event."""
-
-    name: str
-    topic: str
-    handler: Handler
+_METHOD_INJECTABLE = INJECTABLE | {Caller}
+_SERVED_METHOD_INJECTABLE = INJECTABLE | {MeshRequest}
+_TOPIC_INJECTABLE = INJECTABLE | {Topic, Caller}
+_EVENT_INJECTABLE = INJECTABLE | {MeshEvent}
 
 
 @dataclass(slots=True)
 class RealtimeRouter:
-    """Collects what a feature offers. Nothing is offered that is not named: deny by default."""
+    """Collects what a feature declares. Browsers reach nothing that is not declared."""
 
     targets: dict[str, Exposure | Method] = field(default_factory=dict)
-    """By `<service>.<method>`, as browsers call it."""
+    """By `<service>.<method>`, as browsers call it. Without patterns."""
     exposed: set[tuple[str, str]] = field(default_factory=set)
-    """Service and method of what goes to the mesh: both may hold dots."""
+    """The pairs of service and method behind the exposures in `targets`: both may hold dots."""
     patterns: dict[str, Pattern] = field(default_factory=dict)
-    """By `<service>.<pattern>`, in the order of their declaration."""
-    served: dict[str, ServedMethod] = field(default_factory=dict)
-    """By method, as services call it on the service `APP_NAME`."""
-    rules: dict[str, HandledEvent] = field(default_factory=dict)
-    topics: dict[str, TopicPolicy] = field(default_factory=dict)
-    """By pattern. The first that matches decides."""
+    """By `<service>.<pattern>`, in the order of declaration."""
+    served_methods: dict[str, ServedMethod] = field(default_factory=dict)
+    """By name, as services call it on the service `APP_NAME`."""
+    event_handlers: dict[str, DeclaredEventHandler] = field(default_factory=dict)
+    """By name."""
+    topic_policies: dict[str, TopicPolicy] = field(default_factory=dict)
+    """By pattern, in the order of declaration. The first that matches a topic applies."""
 
     def expose(
         self,
@@ -100,28 +64,28 @@ class RealtimeRouter:
     ) -> None:
         """Let browsers whose token has all of `scopes` call these methods of mesh services.
 
-        In a method's name `*` stands for any characters: `get_*`. A full name goes before
-        patterns, and of these the first that was declared counts.
+        In a method's name `*` matches any characters: `get_*`. An exact name takes precedence
+        over patterns; of several patterns that match, the first declared applies.
 
-        * `check` is asked for each call, and only True lets it pass. It may ask for what a method
-          may ask for, and for the `Call`.
-        * `params` is the model of the parameters. What it does not know is left out.
-        * `timeout` in seconds replaces `REQUEST_TIMEOUT_SECONDS`; a browser cannot extend it.
+        * `check` runs before each call, which is forbidden unless `check` returns True. It takes
+          the same parameters as a method, and the `Call`.
+        * `params` is the model of the parameters. Fields that it does not have are dropped.
+        * `timeout`, in seconds, replaces `REQUEST_TIMEOUT_SECONDS`; browsers cannot extend it.
         * `encrypted`: only the service can read the call.
-        * `cancel_method` of the service is told the `trace_id` of a call that was cancelled or
-          whose socket has closed: if it can be reached, and without a token.
-        * `keep_result`: an answer that comes when nobody waits any more goes to the user as an
-          event `result`, with the request's `trace_id`.
+        * `cancel_method` of the service is called with the `trace_id` of a call that was
+          cancelled, or whose connection closed: at most once, and without a token.
+        * `keep_result`: a reply that comes after the timeout, or after the connection closed, is
+          sent to the user as an event `result` with the request's `trace_id`.
 
         Raises:
-            ValueError: a name that cannot be, or that is offered already.
-            TypeError: `check` asks for what it cannot have.
+            ValueError: a name is not valid, or was declared before.
+            TypeError: `check` has a parameter that cannot be resolved.
         """
         checking = None
         if check is not None:
-            checking = handler(check, _METHOD_MAY_ASK | {Call}, params=params is not None)
+            checking = handler(check, _METHOD_INJECTABLE | {Call}, params=params is not None)
             if checking.params not in (None, params):
-                raise TypeError(f"the check asks for another model than {params}")
+                raise TypeError(f"the check takes another model than {params}")
         exposure = Exposure(
             frozenset(scopes), checking, params, timeout, encrypted, cancel_method, keep_result
         )
@@ -130,14 +94,14 @@ class RealtimeRouter:
             if "*" in method:
                 self._add_pattern(f"{service}.{method}", Pattern.of(service, method, exposure))
             else:
-                self._offer(f"{service}.{method}", exposure)
+                self._add_target(f"{service}.{method}", exposure)
                 self.exposed.add((service, method))
 
     def find(self, service: str, method: str) -> Exposure | Method | None:
-        """What a browser reaches under that name, if anything."""
+        """The method or exposure that a browser reaches under that name; None if there is none."""
         target = self.targets.get(f"{service}.{method}")
         if isinstance(target, Exposure) and (service, method) not in self.exposed:
-            target = None  # the same text, parted at another dot
+            target = None  # the same text, split at another dot
         if target is None:
             for pattern in self.patterns.values():
                 if pattern.matches(service, method):
@@ -147,15 +111,19 @@ class RealtimeRouter:
     def method(self, name: str, *, scopes: Collection[str] = ()) -> Callable[[Function], Function]:
         """Answer `<service>.<method>` here, for browsers whose token has all of `scopes`.
 
-        The function may ask by type for a Pydantic model (the parameters), `Caller`, what is in
-        `INJECTABLE` and `Annotated[..., Depends(...)]`.
+        The function may take, by type: a Pydantic model (the parameters of the call), `Caller`,
+        the types in `INJECTABLE` and `Annotated[..., Depends(...)]`.
+
+        Raises:
+            ValueError: the name is not `<service>.<method>`, or was declared before.
+            TypeError: a parameter cannot be resolved.
         """
         if "." not in name:
-            raise ValueError(f"{name!r}: a method is named <service>.<method>")
+            raise ValueError(f"{name!r} is not <service>.<method>")
 
         def declare(function: Function) -> Function:
-            bound = handler(function, _METHOD_MAY_ASK, params=True)
-            self._offer(name, Method(frozenset(scopes), bound))
+            bound = handler(function, _METHOD_INJECTABLE, params=True)
+            self._add_target(name, Method(frozenset(scopes), bound))
             return function
 
         return declare
@@ -163,14 +131,19 @@ class RealtimeRouter:
     def mesh_method(self, name: str, *, encrypted: bool = False) -> Callable[[Function], Function]:
         """Answer this method for other services, which call it on the service `APP_NAME`.
 
-        The mesh is trusted: there are no scopes. With `encrypted` plain calls are refused, and
-        `MESH_PRIVATE_KEY_FILE` is needed. The function may ask for a Pydantic model (the
-        parameters), `MeshRequest`, what is in `INJECTABLE` and `Annotated[..., Depends(...)]`.
+        The mesh is trusted: there are no scopes. With `encrypted`, calls that are not encrypted
+        are refused, and `MESH_PRIVATE_KEY_FILE` is required. The function may take, by type: a
+        Pydantic model (the parameters of the call), `MeshRequest`, the types in `INJECTABLE` and
+        `Annotated[..., Depends(...)]`.
+
+        Raises:
+            ValueError: the name was declared before.
+            TypeError: a parameter cannot be resolved.
         """
 
         def declare(function: Function) -> Function:
-            bound = handler(function, _SERVED_MAY_ASK, params=True)
-            self._add_served(name, ServedMethod(bound, encrypted))
+            bound = handler(function, _SERVED_METHOD_INJECTABLE, params=True)
+            self._add_served_method(name, ServedMethod(bound, encrypted))
             return function
 
         return declare
@@ -178,94 +151,102 @@ class RealtimeRouter:
     def topic(
         self, pattern: str, *, scopes: Collection[str] = ()
     ) -> Callable[[Function], Function]:
-        """Let browsers subscribe to topics of this pattern, if the token has all of `scopes` and
-        the function returns True: `*` is one word between dots, `#` any number of them.
+        """Declare who may subscribe to the topics of a pattern.
 
-        The function may ask for `Topic`, `Caller`, what is in `INJECTABLE` and
-        `Annotated[..., Depends(...)]`.
+        A browser may if its token has all of `scopes` and the function returns True. In the
+        pattern `*` matches one word between dots, `#` any number of words. The function may take,
+        by type: `Topic`, `Caller`, the types in `INJECTABLE` and `Annotated[..., Depends(...)]`.
+
+        Raises:
+            ValueError: the pattern was declared before.
+            TypeError: a parameter cannot be resolved.
         """
 
         def declare(function: Function) -> Function:
-            bound = handler(function, _TOPIC_MAY_ASK, params=False)
-            self._decide(TopicPolicy(pattern, frozenset(scopes), bound))
+            bound = handler(function, _TOPIC_INJECTABLE, params=False)
+            self._add_topic_policy(TopicPolicy(pattern, frozenset(scopes), bound))
             return function
 
         return declare
 
     def event(self, topic: str, *, name: str) -> Callable[[Function], Function]:
-        """Handle mesh events whose topic matches: `*` is one word, `#` any number of them.
+        """Handle mesh events whose topic matches: `*` matches one word, `#` any number of words.
 
-        Each handler has a durable queue named after it, `<APP_NAME>.events.<name>.v1`, so `name`
-        must stay as it is from release to release. The function may ask for `MeshEvent`, what is
-        in `INJECTABLE` and `Annotated[..., Depends(...)]`.
+        Each handler has a durable queue, `<APP_NAME>.events.<name>.v1`: keep `name` the same from
+        release to release. The function may take, by type: `MeshEvent`, the types in `INJECTABLE`
+        and `Annotated[..., Depends(...)]`.
+
+        Raises:
+            ValueError: the name was declared before.
+            TypeError: a parameter cannot be resolved.
         """
 
         def declare(function: Function) -> Function:
-            bound = handler(function, _EVENT_MAY_ASK, params=False)
-            self._add_rule(HandledEvent(name, topic, bound))
+            bound = handler(function, _EVENT_INJECTABLE, params=False)
+            self._add_event_handler(DeclaredEventHandler(name, topic, bound))
             return function
 
         return declare
 
-    def check_injection(self, offered: Collection[type]) -> None:
+    def check_injection(self, injectable: Collection[type]) -> None:
         """
         Raises:
-            TypeError: a handler asks for a type that is not among these.
+            TypeError: a handler has a parameter of a type that is not among these.
         """
         exposures = [pattern.exposure for pattern in self.patterns.values()]
         for target in (*self.targets.values(), *exposures):
             check = target.check if isinstance(target, Exposure) else target.handler
             if check is not None:
-                check_resources(check, offered)
-        handlers = [served.handler for served in self.served.values()]
-        handlers += [topic.handler for topic in self.topics.values()]
-        handlers += [rule.handler for rule in self.rules.values()]
+                check_resources(check, injectable)
+        handlers = [method.handler for method in self.served_methods.values()]
+        handlers += [policy.handler for policy in self.topic_policies.values()]
+        handlers += [declared.handler for declared in self.event_handlers.values()]
         for bound in handlers:
-            check_resources(bound, offered)
+            check_resources(bound, injectable)
 
-    def offers(self, topic: str) -> bool:
-        """Whether a rule decides about a topic."""
-        return any(rule.matches(topic) for rule in self.topics.values())
+    def has_topic(self, topic: str) -> bool:
+        """Whether a policy matches the topic."""
+        return any(policy.matches(topic) for policy in self.topic_policies.values())
 
     def include(self, other: RealtimeRouter) -> None:
-        """Take in what another router offers.
+        """Add everything that another router declares.
 
         Raises:
-            ValueError: both offer the same method or topics, or have a rule of the same name.
+            ValueError: both declare the same method, topic pattern or event handler name.
         """
         for name, target in other.targets.items():
-            self._offer(name, target)
+            self._add_target(name, target)
         self.exposed |= other.exposed
         for name, pattern in other.patterns.items():
             self._add_pattern(name, pattern)
-        for name, served in other.served.items():
-            self._add_served(name, served)
-        for topic_rule in other.topics.values():
-            self._decide(topic_rule)
-        for rule in other.rules.values():
-            self._add_rule(rule)
+        for name, method in other.served_methods.items():
+            self._add_served_method(name, method)
+        for policy in other.topic_policies.values():
+            self._add_topic_policy(policy)
+        for declared in other.event_handlers.values():
+            self._add_event_handler(declared)
 
-    def _offer(self, name: str, target: Exposure | Method) -> None:
+    def _add_target(self, name: str, target: Exposure | Method) -> None:
         if name in self.targets:
-            raise ValueError(f"{name!r} is offered twice")
+            raise ValueError(f"method {name!r} is declared twice")
         self.targets[name] = target
 
     def _add_pattern(self, name: str, pattern: Pattern) -> None:
         if name in self.patterns:
-            raise ValueError(f"{name!r} is offered twice")
+            raise ValueError(f"pattern {name!r} is exposed twice")
         self.patterns[name] = pattern
 
-    def _add_served(self, name: str, served: ServedMethod) -> None:
-        if name in self.served:
-            raise ValueError(f"{name!r} is served twice")
-        self.served[name] = served
+    def _add_served_method(self, name: str, method: ServedMethod) -> None:
+        if name in self.served_methods:
+            raise ValueError(f"mesh method {name!r} is declared twice")
+        self.served_methods[name] = method
 
-    def _add_rule(self, rule: HandledEvent) -> None:
-        if rule.name in self.rules:
-            raise ValueError(f"two event rules are called {rule.name!r}")
-        self.rules[rule.name] = rule
+    def _add_event_handler(self, declared: DeclaredEventHandler) -> None:
+        if declared.name in self.event_handlers:
+            raise ValueError(f"two event handlers are named {declared.name!r}: rename one")
+        self.event_handlers[declared.name] = declared
 
-    def _decide(self, rule: TopicPolicy) -> None:
-        if rule.pattern in self.topics:
-            raise ValueError(f"topics {rule.pattern!r} are decided about twice")
-        self.topics[rule.pattern] = rule
+    def _add_topic_policy(self, policy: TopicPolicy) -> None:
+        if policy.pattern in self.topic_policies:
+            raise ValueError(f"topic pattern {policy.pattern!r} is declared twice")
+        self.topic_policies[policy.pattern] = policy

@@ -1,1 +1,1 @@
-"""Redis: one client, its connections, and commands that share round trips."""
+"""Access to Redis: one client for each kind of server, and commands that share round trips."""

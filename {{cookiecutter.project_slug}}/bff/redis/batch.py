@@ -1,4 +1,4 @@
-"""A carrier by redis-py's own pipelines: for a cluster, with one for each node, and in memory."""
+"""Commands through redis-py's pipelines: for Redis Cluster and for the in-memory Redis."""
 
 from __future__ import annotations
 
@@ -14,114 +14,118 @@ from redis.exceptions import RedisClusterException
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from bff.redis.client import UNAVAILABLE, RedisClient
-from bff.redis.executor import PendingCommand, Settle, fail_all, packed
+from bff.redis.executor import OnReply, PendingCommand, encode, fail_all
 
 _UNREACHABLE: Final = (RedisConnectionError, RedisTimeoutError, OSError, TimeoutError)
-_PIPELINE: Final = 500
-_UNDER_WAY: Final = 16
-"""Round trips at the same time: more would make nothing faster, and need as many connections."""
-_LOOK_SECONDS: Final = 1.0
+_MAX_BATCH: Final = 500
+_MAX_IN_FLIGHT: Final = 16
+"""Round trips at the same time. More are not faster and need as many connections."""
+_MIN_REFRESH_SECONDS: Final = 1.0
 
 
 class BatchExecutor:
-    """No burst needs more connections than there may be round trips: what comes meanwhile leaves
-    with the next."""
+    """Sends the waiting commands in batches, one pipeline for each cluster node.
 
-    def __init__(self, redis: RedisClient, settle: Settle) -> None:
+    While the maximum number of round trips is in flight, commands wait and form the next batch,
+    so that a burst needs no more connections.
+    """
+
+    def __init__(self, redis: RedisClient, on_reply: OnReply) -> None:
         self._redis = redis
-        self._settle = settle
+        self._on_reply = on_reply
         self._waiting: deque[PendingCommand] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._answered = 0
-        """Round trips so far that came back."""
-        self._looked_at = 0.0
-        """When a cluster was last asked who holds what."""
+        self._round_trips: set[asyncio.Task[None]] = set()
+        self._replied = 0
+        """How many round trips have succeeded."""
+        self._refreshed_at = 0.0
+        """When the slot map of the cluster was last read, in seconds of the event loop's clock."""
 
-    def send(self, sent: PendingCommand) -> None:
-        if packed(sent) is None:
+    def send(self, command: PendingCommand) -> None:
+        if encode(command) is None:
             return
         if not self._waiting:
-            asyncio.get_running_loop().call_soon(self._send)
-        self._waiting.append(sent)
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._waiting.append(command)
 
     async def close(self) -> None:
-        for task in tuple(self._tasks):
+        for task in tuple(self._round_trips):
             task.cancel()
 
-    def _send(self) -> None:
-        while self._waiting and len(self._tasks) < _UNDER_WAY:
-            size = min(len(self._waiting), _PIPELINE)
+    def _flush(self) -> None:
+        while self._waiting and len(self._round_trips) < _MAX_IN_FLIGHT:
+            size = min(len(self._waiting), _MAX_BATCH)
             batch = [self._waiting.popleft() for _ in range(size)]
             task = asyncio.create_task(self._execute(batch))
-            self._tasks.add(task)
-            task.add_done_callback(self._sent)
+            self._round_trips.add(task)
+            task.add_done_callback(self._on_round_trip)
 
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._send()
+    def _on_round_trip(self, task: asyncio.Task[None]) -> None:
+        self._round_trips.discard(task)
+        self._flush()
 
     async def _execute(self, batch: list[PendingCommand]) -> None:
-        answered = self._answered
+        replied = self._replied
         try:
             if isinstance(self._redis, RedisCluster):
-                await self._by_node(self._redis, batch)
+                await self._execute_by_node(self._redis, batch)
             else:
-                await self._round_trip(batch)
+                await self._execute_pipeline(batch)
         except Exception as error:
             fail_all(batch, error)
-            if isinstance(error, _UNREACHABLE) and answered == self._answered:
-                # Nothing has come back since: whoever waits behind would only wait as long.
+            if isinstance(error, _UNREACHABLE) and replied == self._replied:
+                # No other round trip has succeeded meanwhile: waiting commands would time out too.
                 fail_all(self._waiting, error)
                 self._waiting.clear()
         except asyncio.CancelledError:
             fail_all(batch, RedisConnectionError("closed"))
             raise
 
-    async def _by_node(self, cluster: RedisCluster, batch: list[PendingCommand]) -> None:
+    async def _execute_by_node(self, cluster: RedisCluster, batch: list[PendingCommand]) -> None:
         await cluster.initialize()
         parts: dict[ClusterNode, list[PendingCommand]] = {}
-        for one in batch:
-            node = cluster.get_node_from_key(_key(one))
+        for command in batch:
+            node = cluster.get_node_from_key(_key(command))
             assert node is not None  # noqa: S101
-            parts.setdefault(node, []).append(one)
+            parts.setdefault(node, []).append(command)
         errors = await asyncio.gather(
-            *(self._at_node(cluster, node, part) for node, part in parts.items())
+            *(self._execute_on_node(cluster, node, part) for node, part in parts.items())
         )
         for error in filter(None, errors):
             raise error
 
-    async def _at_node(
+    async def _execute_on_node(
         self, cluster: RedisCluster, node: ClusterNode, batch: list[PendingCommand]
     ) -> Exception | None:
-        """One node's part; returns why it failed, which harms no other's."""
+        """Execute one node's part of a batch; an error is returned, so that other parts go on."""
         try:
-            await self._round_trip(batch)
+            await self._execute_pipeline(batch)
         except Exception as error:
             fail_all(batch, error)
             await node.disconnect_free_connections()
-            await self._look_anew(cluster, node)
+            await self._refresh_slots(cluster, node)
             return error
         return None
 
-    async def _look_anew(self, cluster: RedisCluster, failed: ClusterNode) -> None:
-        """Ask who holds what: the library does it after a command that failed, not a pipeline."""
+    async def _refresh_slots(self, cluster: RedisCluster, failed: ClusterNode) -> None:
+        """Read the slot map again. redis-py does this after a failed command, but not after a
+        failed pipeline."""
         now = asyncio.get_running_loop().time()
-        if now - self._looked_at > _LOOK_SECONDS:
-            self._looked_at = now
+        if now - self._refreshed_at > _MIN_REFRESH_SECONDS:
+            self._refreshed_at = now
             with suppress(*UNAVAILABLE, RedisClusterException):
                 await cluster.nodes_manager.initialize(last_failed_node_name=failed.name)
 
-    async def _round_trip(self, batch: list[PendingCommand]) -> None:
+    async def _execute_pipeline(self, batch: list[PendingCommand]) -> None:
         redis: Any = self._redis
         async with redis.pipeline(transaction=False) as pipeline:
-            for one in batch:
-                pipeline.execute_command(*one.command)
-            results = await pipeline.execute(raise_on_error=False)
-        self._answered += 1
-        for one, result in zip(batch, results, strict=True):
-            self._settle(one, result)
+            for command in batch:
+                pipeline.execute_command(*command.args)
+            replies = await pipeline.execute(raise_on_error=False)
+        self._replied += 1
+        for command, reply in zip(batch, replies, strict=True):
+            self._on_reply(command, reply)
 
 
-def _key(sent: PendingCommand) -> str:
-    command = sent.command
-    return str(command[3] if command[0] in ("EVALSHA", "EVAL") else command[1])
+def _key(command: PendingCommand) -> str:
+    args = command.args
+    return str(args[3] if args[0] in ("EVALSHA", "EVAL") else args[1])

@@ -1,4 +1,4 @@
-"""One client for every kind of Redis."""
+"""Clients for a single Redis, Sentinel, Redis Cluster and an in-memory Redis."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 RedisClient = Redis | RedisCluster
 
 UNAVAILABLE: Final = (RedisError, OSError, TimeoutError)
-"""What a Redis in trouble raises."""
+"""What commands raise while Redis is unavailable."""
 
 _TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 5, "socket_connect_timeout": 5}
 _SENTINEL_TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 1, "socket_connect_timeout": 1}
 
 
-class _Cancellable(AbstractConnection):
-    """A connection on which a send can be cancelled, and that says so when it is lost.
+class _CancellableConnection(AbstractConnection):
+    """A connection whose sends can be cancelled, and that reports its loss as `ConnectionError`.
 
-    redis-py sends within `asyncio.wait_for`, which makes a task of each, and on Python 3.11 loses
-    the caller's cancellation if it comes as the send is done. On a write to a transport that is
-    closed already uvloop raises RuntimeError, which redis-py passes on.
+    redis-py sends inside `asyncio.wait_for`, which starts a task for each send and, on Python
+    3.11, loses a cancellation that arrives just as the send completes. On a write to a closed
+    transport uvloop raises RuntimeError, which redis-py does not translate.
     """
 
     async def send_packed_command(
@@ -56,35 +56,35 @@ class _Cancellable(AbstractConnection):
             raise
 
 
-class _Connection(_Cancellable, Connection):
+class _Connection(_CancellableConnection, Connection):
     pass
 
 
-class _SSLConnection(_Cancellable, SSLConnection):
+class _SSLConnection(_CancellableConnection, SSLConnection):
     pass
 
 
-class _SentinelConnection(_Cancellable, SentinelManagedConnection):
+class _SentinelConnection(_CancellableConnection, SentinelManagedConnection):
     pass
 
 
-class _SentinelSSLConnection(_Cancellable, SentinelManagedSSLConnection):
+class _SentinelSSLConnection(_CancellableConnection, SentinelManagedSSLConnection):
     pass
 
 
-def _plain(options: Mapping[str, Any]) -> type[Connection]:
+def _connection_class(options: Mapping[str, Any]) -> type[Connection]:
     return _SSLConnection if options.get("ssl") else _Connection
 
 
 class _Cluster(RedisCluster):
-    """A cluster that cannot be reached raises what a server that cannot be reached raises."""
+    """Raises `ConnectionError`, as a single server does, when no node can be reached."""
 
     def __init__(self, nodes: Iterable[tuple[str, int]], **options: Any) -> None:
         super().__init__(startup_nodes=[ClusterNode(*node) for node in nodes], **options)
-        kind = _plain(options)
-        self.connection_kwargs["connection_class"] = kind
+        connection_class = _connection_class(options)
+        self.connection_kwargs["connection_class"] = connection_class
         for node in self.startup_nodes:
-            node.connection_class = kind
+            node.connection_class = connection_class
 
     async def initialize(self, *args: Any, **options: Any) -> Self:
         try:
@@ -94,17 +94,17 @@ class _Cluster(RedisCluster):
         return self
 
 
-def connect(url: str, max_connections: int = 50) -> RedisClient:
-    """A client for `redis://`, `rediss://`, `redis+sentinel://`, `redis+cluster://`, `memory://`;
-    also `rediss+sentinel://` and `rediss+cluster://`. docs/deploy.md has their parts.
+def create_client(url: str, max_connections: int = 50) -> RedisClient:
+    """A client for `redis://`, `rediss://`, `redis+sentinel://`, `rediss+sentinel://`,
+    `redis+cluster://`, `rediss+cluster://` or `memory://`; docs/deploy.md describes the formats.
 
-    Nothing is connected yet. Commands wait up to 5 s for a connection of the pool and up to 5 s
-    for an answer. Nothing is sent twice: a Redis that was only slow would do it twice, and nobody
-    could tell a message that is stored twice from two. A connection that broke while it was idle
-    is replaced before it is used.
+    It connects on the first command. Commands wait up to 5 s for a connection of the pool and up
+    to 5 s for a reply. No command is retried: a slow Redis would execute it twice, and a message
+    that is stored twice cannot be told from two messages. An idle connection that was lost is
+    replaced before it is used.
 
     Raises:
-        ValueError: the address is of no known kind, or incomplete.
+        ValueError: the URL is incomplete, or its scheme is not supported.
     """
     kind = url.partition("://")[0]
     common: dict[str, Any] = {"protocol": 2, "retry": Retry(NoBackoff(), 0)}
@@ -115,29 +115,32 @@ def connect(url: str, max_connections: int = 50) -> RedisClient:
             return FakeAsyncRedis(server=FakeServer())
         case "redis" | "rediss":
             if (database := urlsplit(url).path.strip("/")) and not database.isdecimal():
-                raise ValueError("REDIS_URL: after the host comes the number of a database")
+                raise ValueError("REDIS_URL: use redis://host:port/<number of the database>")
             pool = BlockingConnectionPool.from_url(
                 url, max_connections=max_connections, timeout=5, **common, **_TIMEOUTS
             )
             pool.connection_class = _SSLConnection if kind == "rediss" else _Connection
             return Redis(connection_pool=pool)
         case "redis+sentinel" | "rediss+sentinel":
-            return _master(url, max_connections, common)
+            return _sentinel_client(url, max_connections, common)
         case "redis+cluster" | "rediss+cluster":
             nodes, path, options = _parts(url, 6379)
             if path not in ([], ["0"]):
-                raise ValueError("REDIS_URL: a cluster has no database but 0")
+                raise ValueError("REDIS_URL: a cluster has only database 0; leave the path out")
             more = {"max_connections": max_connections, **common, **_TIMEOUTS, **options}
             return _Cluster(nodes, **more)
-    raise ValueError(f"REDIS_URL: {kind}:// is no known kind of Redis")
+    raise ValueError(
+        f"REDIS_URL: {kind}:// is not supported; use redis://, redis+sentinel:// or redis+cluster://"
+        ", with TLS rediss://, rediss+sentinel:// or rediss+cluster://, or memory://"
+    )
 
 
-def _master(url: str, max_connections: int, common: dict[str, Any]) -> Redis:
-    """Whatever server the sentinels call the master, asked for at each new connection."""
+def _sentinel_client(url: str, max_connections: int, common: dict[str, Any]) -> Redis:
+    """A client that asks the sentinels for the current master at each new connection."""
     sentinels, path, options = _parts(url, 26379)
     name, database = (*path, *("mymaster", "0")[len(path) :])[:2]
     if len(path) > 2 or not database.isdecimal():
-        raise ValueError("REDIS_URL: after the sentinels comes /name or /name/database")
+        raise ValueError("REDIS_URL: use redis+sentinel://host,host/<master name>/<database>")
     to_sentinels = {
         "username": options.pop("sentinel_username", None),
         "password": options.pop("sentinel_password", None),
@@ -157,12 +160,12 @@ def _master(url: str, max_connections: int, common: dict[str, Any]) -> Redis:
 
 
 def _parts(url: str, port: int) -> tuple[list[tuple[str, int]], list[str], dict[str, Any]]:
-    """Hosts with ports, the parts of the path, and everything else as options of a connection."""
+    """Hosts with ports, the segments of the path, and the other parts as connection options."""
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     nodes = [urlsplit(f"//{host}") for host in hosts.split(",")]
     if not all(node.hostname for node in nodes):
-        raise ValueError("REDIS_URL: a host is missing")
+        raise ValueError("REDIS_URL: a host name is missing")
     options = dict(parse_url(f"redis://{login}@host?{parts.query}"))
     del options["host"]
     if parts.scheme.startswith("rediss"):
@@ -175,25 +178,26 @@ def _parts(url: str, port: int) -> tuple[list[tuple[str, int]], list[str], dict[
 
 
 def why(error: BaseException) -> str:
-    """An error in words, for operators; a time that ran out has none of its own."""
+    """An error's type and text, for log lines; a timeout has no text of its own."""
     return f"{type(error).__name__}: {str(error) or 'no answer'}"
 
 
-async def new_pubsub(redis: RedisClient) -> Any:
-    """A subscription; of a cluster's nodes any one, so that another attempt may meet a better."""
+async def create_pubsub(redis: RedisClient) -> Any:
+    """A redis-py `PubSub`. In a cluster it uses a random node, so that a retry may reach a
+    healthy one."""
     if isinstance(redis, RedisCluster):
         await redis.initialize()
         return redis.pubsub(node=random.choice(redis.get_primaries()))  # noqa: S311
     return redis.pubsub()
 
 
-async def publish_to(redis: RedisClient, pubsub: Any, channel: str, text: bytes) -> None:
-    """Publish so that a subscription proves all it can: in a cluster at another node than it
-    listens to, since a node that the others do not reach would still hear itself."""
-    more: dict[str, Any] = {}
+async def publish_probe(redis: RedisClient, pubsub: Any, channel: str, text: bytes) -> None:
+    """Publish a message that proves that `pubsub` works. In a cluster it is published at another
+    node than the one of `pubsub`: a node that is cut off still delivers its own messages."""
+    options: dict[str, Any] = {}
     if isinstance(redis, RedisCluster):
         await redis.initialize()
         nodes = redis.get_primaries()
         others = [node for node in nodes if node != pubsub.node]
-        more["target_nodes"] = random.choice(others or nodes)  # noqa: S311
-    await redis.execute_command("PUBLISH", channel, text, **more)
+        options["target_nodes"] = random.choice(others or nodes)  # noqa: S311
+    await redis.execute_command("PUBLISH", channel, text, **options)

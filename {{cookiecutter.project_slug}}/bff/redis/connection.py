@@ -1,4 +1,4 @@
-"""One connection to Redis for everybody, as long as it holds."""
+"""One multiplexed connection to a Redis server, used by all commands."""
 
 from __future__ import annotations
 
@@ -18,42 +18,45 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import InvalidResponse, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from bff.redis.executor import PendingCommand, Settle, fail_all, packed
+from bff.redis.executor import OnReply, PendingCommand, encode, fail_all
 
-_SECONDS: Final = 5.0
-"""That Redis may take for an answer."""
-_UNDER_WAY: Final = 8_000
-"""Commands that may wait for an answer at a time; others wait to be sent."""
-_PAUSE: Final = (0.05, 0.15)
-"""Seconds, between which, until the next attempt after one that failed."""
+_REPLY_SECONDS: Final = 5.0
+"""How long Redis may send no reply while commands are in flight."""
+_MAX_IN_FLIGHT: Final = 8_000
+"""Commands that may await their reply at the same time; others wait to be sent."""
+_RETRY_SECONDS: Final = (0.05, 0.15)
+"""Minimum and maximum delay after a failed connection attempt."""
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
 class MultiplexedConnection:
-    """A carrier for one Redis: no connection is looked for, no task made, no timer set for a
-    command. Whoever finds the line broken connects it anew."""
+    """A `CommandExecutor` for one Redis server.
 
-    def __init__(self, redis: Redis, settle: Settle) -> None:
+    A command needs no connection from a pool, no task and no timer. After a lost connection it
+    reconnects lazily, on the next command.
+    """
+
+    def __init__(self, redis: Redis, on_reply: OnReply) -> None:
         self._pool = redis.connection_pool
-        self._settle = settle
+        self._on_reply = on_reply
         self._waiting: deque[PendingCommand] = deque()
-        """Not sent yet: a flush is on its way, or the line is being connected or is full."""
+        """Not sent yet: a flush is scheduled, or the connection is being opened or is full."""
         self._connected: _Connected | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._refusal: Exception | None = None
-        """Why nothing can be sent for the moment; once it is closed, for good."""
+        """Commands fail with this: for a moment after a failed attempt, always after `close`."""
 
-    def send(self, sent: PendingCommand) -> None:
+    def send(self, command: PendingCommand) -> None:
         if not self._waiting:
-            sent.answer.get_loop().call_soon(self._flush)
-        self._waiting.append(sent)
+            command.reply.get_loop().call_soon(self._flush)
+        self._waiting.append(command)
 
     async def close(self) -> None:
         self._refusal = RedisConnectionError("closed")
         if self._connecting is not None:
             self._connecting.cancel()
         if self._connected is not None:
-            self._connected.end(self._refusal)
+            self._connected.abort(self._refusal)
 
     def _flush(self) -> None:
         waiting, connected = self._waiting, self._connected
@@ -62,14 +65,14 @@ class MultiplexedConnection:
         if self._refusal is not None:
             self._fail_waiting(self._refusal)
         elif connected is not None:
-            room = _UNDER_WAY - len(connected.under_way)
+            room = _MAX_IN_FLIGHT - len(connected.in_flight)
             commands = [waiting.popleft() for _ in range(min(room, len(waiting)))]
-            connected.send([one for one in commands if not one.answer.cancelled()])
+            connected.send([command for command in commands if not command.reply.cancelled()])
         elif self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
 
     async def _connect(self) -> None:
-        """redis-py's part: addresses, TLS, passwords, and which of several is the master."""
+        """Connect with redis-py, which knows addresses, TLS, passwords and Sentinel."""
         try:
             connection: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]
             await connection.connect()
@@ -79,27 +82,29 @@ class MultiplexedConnection:
                 self._fail_waiting(RedisConnectionError("closed"))
                 raise
             self._fail_waiting(error)
-            self._refuse(error)
+            self._refuse_for_a_moment(error)
         else:
             self._connecting = None
-            self._connected = _Connected(connection._writer, self._settle, self._flush, self._lose)
+            self._connected = _Connected(
+                connection._writer, self._on_reply, self._flush, self._on_lost
+            )
             connection._reader = connection._writer = None
             self._flush()
 
-    def _lose(self, error: Exception) -> None:
+    def _on_lost(self, error: Exception) -> None:
         self._connected = None
         if isinstance(error, RedisTimeoutError):
-            # Whoever waits behind would only wait as long.
+            # Waiting commands would time out too.
             self._fail_waiting(error)
         self._flush()
 
-    def _refuse(self, error: Exception) -> None:
-        """Try no connection for a moment, however many ask."""
+    def _refuse_for_a_moment(self, error: Exception) -> None:
+        """Make no new connection attempt for a moment, however many commands are sent."""
         self._refusal = error
-        pause = random.uniform(*_PAUSE)  # noqa: S311
-        asyncio.get_running_loop().call_later(pause, self._try_again, error)
+        delay = random.uniform(*_RETRY_SECONDS)  # noqa: S311
+        asyncio.get_running_loop().call_later(delay, self._allow_retry, error)
 
-    def _try_again(self, error: Exception) -> None:
+    def _allow_retry(self, error: Exception) -> None:
         if self._refusal is error:
             self._refusal = None
 
@@ -109,79 +114,79 @@ class MultiplexedConnection:
 
 
 class _Connected(asyncio.Protocol):
-    """The line while it holds. Answers come in the order of the commands."""
+    """An open connection. Redis replies in the order of the commands."""
 
     def __init__(
         self,
         writer: asyncio.StreamWriter,
-        settle: Settle,
-        has_room: Callable[[], None],
-        lost: Callable[[Exception], None],
+        on_reply: OnReply,
+        on_room: Callable[[], None],
+        on_lost: Callable[[Exception], None],
     ) -> None:
-        self.under_way: Final[deque[PendingCommand]] = deque()
+        self.in_flight: Final[deque[PendingCommand]] = deque()
         self._writer = writer
-        """Kept because it would close the transport on its own end."""
+        """Kept, because a StreamWriter closes its transport when it is garbage collected."""
         self._transport = writer.transport
-        self._settle = settle
-        self._has_room = has_room
-        self._lost = lost
+        self._on_reply = on_reply
+        self._on_room = on_room
+        self._on_lost = on_lost
         self._error: Exception = RedisConnectionError("the connection was lost")
-        self._answers = hiredis.Reader(
+        self._replies = hiredis.Reader(
             protocolError=InvalidResponse, replyError=cast("Any", DefaultParser.parse_error)
         )
-        self._heard_at = 0.0
-        """When the last answer came, or the first command was sent after it."""
+        self._active_at = 0.0
+        """When the last reply came, or the first command was sent after it."""
         self._loop = asyncio.get_running_loop()
-        self._watch: asyncio.TimerHandle | None = None
+        self._watchdog: asyncio.TimerHandle | None = None
         self._transport.set_protocol(self)
 
     def send(self, commands: list[PendingCommand]) -> None:
-        if not self.under_way:
-            self._heard_at = self._loop.time()
-        wires = []
-        for one in commands:
-            if (wire := packed(one)) is not None:
-                wires.append(wire)
-                self.under_way.append(one)
-        self._transport.write(b"".join(wires))
-        if self._watch is None:
-            self._watch = self._loop.call_later(_SECONDS, self._look)
+        if not self.in_flight:
+            self._active_at = self._loop.time()
+        encoded_commands = []
+        for command in commands:
+            if (encoded := encode(command)) is not None:
+                encoded_commands.append(encoded)
+                self.in_flight.append(command)
+        self._transport.write(b"".join(encoded_commands))
+        if self._watchdog is None:
+            self._watchdog = self._loop.call_later(_REPLY_SECONDS, self._check)
 
-    def end(self, error: Exception) -> None:
-        """Cut the line. What the system still holds of it is not sent either: Redis would do it
-        after what the next line brings."""
+    def abort(self, error: Exception) -> None:
+        """Reset the connection. The kernel drops what it has not sent yet: otherwise Redis could
+        execute it after the commands of the next connection."""
         self._error = error
         raw = self._transport.get_extra_info("socket")
-        with suppress(OSError):  # it is closed already
+        with suppress(OSError):  # already closed
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
         self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        self._heard_at = self._loop.time()
-        answers, under_way, settle = self._answers, self.under_way, self._settle
-        answers.feed(data)
-        was_full = len(under_way) >= _UNDER_WAY
-        while under_way and (answer := answers.gets()) is not False:
-            settle(under_way.popleft(), answer)
-            if answer.__class__ is ReadOnlyError:
-                self.end(RedisConnectionError("the master has become a replica"))
+        self._active_at = self._loop.time()
+        replies, in_flight, on_reply = self._replies, self.in_flight, self._on_reply
+        replies.feed(data)
+        was_full = len(in_flight) >= _MAX_IN_FLIGHT
+        while in_flight and (reply := replies.gets()) is not False:
+            on_reply(in_flight.popleft(), reply)
+            if reply.__class__ is ReadOnlyError:
+                self.abort(RedisConnectionError("the master has become a replica"))
         if was_full:
-            self._has_room()
+            self._on_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-        fail_all(self.under_way, self._error)
-        self.under_way.clear()
-        self._lost(self._error)
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+        fail_all(self.in_flight, self._error)
+        self.in_flight.clear()
+        self._on_lost(self._error)
 
-    def _look(self) -> None:
-        """Whether Redis still answers."""
-        self._watch = None
-        if not self.under_way:
+    def _check(self) -> None:
+        """Abort the connection when Redis has stopped replying."""
+        self._watchdog = None
+        if not self.in_flight:
             return
-        silence = self._loop.time() - self._heard_at
-        if silence >= _SECONDS:
-            self.end(RedisTimeoutError(f"no answer for {silence:.0f} s"))
+        silence = self._loop.time() - self._active_at
+        if silence >= _REPLY_SECONDS:
+            self.abort(RedisTimeoutError(f"no reply for {silence:.0f} s"))
         else:
-            self._watch = self._loop.call_later(_SECONDS - silence, self._look)
+            self._watchdog = self._loop.call_later(_REPLY_SECONDS - silence, self._check)

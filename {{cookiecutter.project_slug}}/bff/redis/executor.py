@@ -1,4 +1,4 @@
-"""What brings commands to Redis and answers back, for whoever collects them."""
+"""The interface between `AutoPipeline` and the two ways of sending commands to Redis."""
 
 from __future__ import annotations
 
@@ -12,46 +12,49 @@ from redis.typing import EncodableT
 
 
 class PendingCommand(NamedTuple):
-    """A command that somebody waits for."""
+    """A command whose reply is awaited."""
 
-    command: tuple[EncodableT, ...]
-    answer: asyncio.Future[Any]
+    args: tuple[EncodableT, ...]
+    reply: asyncio.Future[Any]
 
     def fail(self, error: Exception) -> None:
-        """Tell whoever still waits; one that nobody awaits any more is no news."""
-        if not self.answer.done():
-            self.answer.set_exception(error)
-            self.answer.exception()
+        """Set an error as the reply, unless the caller has cancelled the future."""
+        if not self.reply.done():
+            self.reply.set_exception(error)
+            self.reply.exception()  # no "exception was never retrieved" when it is not awaited
 
 
-Settle = Callable[[PendingCommand, Any], None]
-"""Is given each answer as Redis gives it, be it an error."""
+OnReply = Callable[[PendingCommand, Any], None]
+"""Is called with each command and its reply; an error reply is an exception object."""
 
 
-def packed(sent: PendingCommand) -> bytes | None:
-    """A command as it goes over the wire. One that cannot, because of a lone surrogate or of a
-    value that is neither text nor number, is None, and fails."""
+def encode(command: PendingCommand) -> bytes | None:
+    """A command in the Redis protocol. A command that cannot be encoded (a lone surrogate, an
+    argument that is neither text nor a number) fails, and the result is None."""
     try:
-        wire: bytes = hiredis.pack_command(sent.command)  # type: ignore[arg-type]
+        encoded: bytes = hiredis.pack_command(command.args)  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
-        sent.fail(DataError(f"no command for Redis: {error}"))
+        command.fail(DataError(f"cannot encode the Redis command: {error}"))
         return None
-    return wire
+    return encoded
 
 
 class CommandExecutor(Protocol):
-    """Commands of one turn of the event loop leave together, once: what is lost on the way is not
-    sent again, since Redis may have done it."""
+    """Sends the commands of one event loop iteration together.
 
-    def send(self, sent: PendingCommand) -> None:
-        """Bring a command to Redis. When Redis cannot be asked, the answer is `RedisError`,
-        `OSError` or `TimeoutError`: what Redis has done then, nobody knows."""
+    Each command is sent once. It is not sent again after a lost connection, because Redis may
+    have executed it.
+    """
+
+    def send(self, command: PendingCommand) -> None:
+        """Send a command to Redis. When Redis is unavailable, its reply is a `RedisError`,
+        `OSError` or `TimeoutError`; Redis may have executed the command nevertheless."""
 
     async def close(self) -> None:
-        """Let go of connections; who still waits fails."""
+        """Close the connections; pending commands fail."""
 
 
 def fail_all(commands: Iterable[PendingCommand], error: Exception) -> None:
-    """Tell everybody who still waits."""
-    for one in commands:
-        one.fail(error)
+    """Set an error as the reply of each command."""
+    for command in commands:
+        command.fail(error)

@@ -1,4 +1,4 @@
-"""Many commands in one round trip, whoever sends them; and the scripts that run in Redis."""
+"""Automatic pipelining of commands, and Lua scripts."""
 
 from __future__ import annotations
 
@@ -18,72 +18,77 @@ from bff.redis.executor import CommandExecutor, PendingCommand
 
 
 class AutoPipeline:
-    """Sends the commands of one turn of the event loop together.
+    """Sends all commands of one event loop iteration in one round trip.
 
-    A thousand tasks that each send one command then cost what one pipeline costs.
+    A thousand tasks that send one command each then cost as much as one pipeline.
     """
 
     def __init__(self, redis: RedisClient) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_ordered = False
-        """Whether Redis does commands in the order in which they are submitted, whatever keys."""
+        """Whether Redis executes all commands in the order of `submit`, whatever their keys."""
         self._executor: CommandExecutor
         if type(redis) is Redis:
-            self._executor, self._is_ordered = MultiplexedConnection(redis, self._settle), True
+            self._executor, self._is_ordered = MultiplexedConnection(redis, self._on_reply), True
         else:
-            self._executor = BatchExecutor(redis, self._settle)
+            self._executor = BatchExecutor(redis, self._on_reply)
         self._scripts: dict[str, str] = {}
 
     def script(self, text: str) -> str:
-        """Take in a Lua script; returns the digest that `EVALSHA` wants."""
+        """Register a Lua script; returns its SHA-1 digest for `EVALSHA`."""
         digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
         self._scripts[digest] = text
         return digest
 
     def submit(
-        self, *command: EncodableT, after: asyncio.Future[Any] | None = None
+        self, *args: EncodableT, after: asyncio.Future[Any] | None = None
     ) -> asyncio.Future[Any]:
-        """Send a command with the others of this turn; the future holds its answer.
+        """Send a command together with the others of this event loop iteration.
 
-        A key, or a channel, is the first argument, or stands where `EVALSHA` has it. It is done
-        `after` one that was submitted before: on one server it is anyway, in a cluster it waits.
+        The first argument after the command's name must be its key or channel (`EVALSHA` has its
+        own order). `after` is the reply of a command that was submitted before: this command is
+        executed later than that one. A single server guarantees this anyway; in a cluster the
+        command is sent when that reply has arrived.
+
+        Returns:
+            A future for the reply. It raises `RedisError`, `OSError` or `TimeoutError`.
         """
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Any] = loop.create_future()
-        sent = PendingCommand(command, answer)
+        reply: asyncio.Future[Any] = loop.create_future()
+        command = PendingCommand(args, reply)
         if after is None or self._is_ordered:
-            self._executor.send(sent)
+            self._executor.send(command)
         else:
-            after.add_done_callback(lambda _: self._executor.send(sent))
-        return answer
+            after.add_done_callback(lambda _: self._executor.send(command))
+        return reply
 
     async def read_hash(self, key: str) -> dict[bytes, bytes]:
-        """A whole hash."""
-        answer: dict[bytes, bytes] | list[bytes] = await self.submit("HGETALL", key)
-        if isinstance(answer, dict):
-            return answer
-        return dict(zip(answer[::2], answer[1::2], strict=True))
+        """All fields of a hash."""
+        reply: dict[bytes, bytes] | list[bytes] = await self.submit("HGETALL", key)
+        if isinstance(reply, dict):
+            return reply
+        return dict(zip(reply[::2], reply[1::2], strict=True))
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close the connections; pending commands fail."""
         await self._executor.close()
 
-    def _settle(self, sent: PendingCommand, result: Any) -> None:
-        if isinstance(result, NoScriptError):
-            digest = str(sent.command[1])
+    def _on_reply(self, command: PendingCommand, reply: Any) -> None:
+        if isinstance(reply, NoScriptError):
+            digest = str(command.args[1])
             self._executor.send(
-                PendingCommand(("EVAL", self._scripts[digest], *sent.command[2:]), sent.answer)
+                PendingCommand(("EVAL", self._scripts[digest], *command.args[2:]), command.reply)
             )
-        elif isinstance(result, Exception):
-            sent.fail(result)
-        elif not sent.answer.done():
-            sent.answer.set_result(result)
+        elif isinstance(reply, Exception):
+            command.fail(reply)
+        elif not command.reply.done():
+            command.reply.set_result(reply)
 
 
 class Script:
-    """A Lua script. All keys of one call must lie in one slot."""
+    """A Lua script. All keys of one call must be in the same hash slot."""
 
     def __init__(self, pipeline: AutoPipeline, text: str) -> None:
         self._pipeline = pipeline
@@ -96,5 +101,5 @@ class Script:
         *,
         after: asyncio.Future[Any] | None = None,
     ) -> asyncio.Future[Any]:
-        """Run it; what else is sent in this turn shares the round trip."""
+        """Run the script; `after` as in `AutoPipeline.submit`."""
         return self._pipeline.submit("EVALSHA", self._digest, len(keys), *keys, *args, after=after)

@@ -1,1 +1,1 @@
-"""uvicorn as the BFF needs it."""
+"""uvicorn with HTTP and WebSocket protocol classes of the BFF."""

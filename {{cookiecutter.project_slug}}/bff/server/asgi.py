@@ -1,4 +1,4 @@
-"""What an ASGI application sees of a socket, until it is closed or detached."""
+"""The ASGI side of a WebSocket, until the socket is closed or detached."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from typing import Any
 
 from uvicorn.protocols.utils import ClientDisconnected
 
+from bff.connections.close_codes import CloseCode, is_sendable
 from bff.connections.transport import EXTENSION
 from bff.server import handshake
-from bff.server.codes import INTERNAL_ERROR, NORMAL, may_be_sent
 from bff.server.flush_scheduler import FlushScheduler
 from bff.server.protocol import WebSocketProtocol
 
-_REFUSED = 403
-_NO_ANSWER = 500
-_SHUT_DOWN = 503
+_REJECTED = 403
+_NOT_ANSWERED = 500
+_SHUTTING_DOWN = 503
 
 
 class AsgiSocket:
     """The application's side of one socket (ASGI 3, WebSocket 2.4, with denial responses).
 
-    Everything that only the handshake needs hangs on it, so that it goes with its task.
+    It holds everything that only the handshake needs, so that its ASGI task frees it.
     """
 
     def __init__(
@@ -32,21 +32,22 @@ class AsgiSocket:
         key: bytes,
         headers: handshake.Headers,
     ) -> None:
-        """`key` is that of `handshake.accept_key`; `headers` go into every response."""
+        """`key` is the result of `handshake.accept_key`; `headers` are added to every response."""
         self._scheduler = scheduler
         self._socket = socket
         self._scope = scope
         self._key = key
         self._headers = headers
         self._is_answered = False
-        """Whether the handshake was accepted or refused."""
-        self._refusal: tuple[int, handshake.Headers] | None = None
+        """Whether the handshake was accepted or rejected."""
+        self._denial: tuple[int, handshake.Headers] | None = None
+        """Status and headers of a denial response whose body is not complete yet."""
         self._body = b""
         self._events: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         self._events.put_nowait({"type": "websocket.connect"})
 
     def start(self, app: Any) -> None:
-        """Run the application, in a task that the server waits for when it shuts down."""
+        """Run the application in a task, which the server awaits when it shuts down."""
         extensions = {"websocket.http.response": {}, EXTENSION: self._socket}
         self._scope["extensions"] = extensions
         self._socket.endpoint = self
@@ -58,43 +59,43 @@ class AsgiSocket:
         try:
             await app(self._scope, self._receive, self._send)
             if not self._is_answered and not self._socket.is_closing:
-                self._scheduler.logger.error("the application did not answer a handshake")
+                self._scheduler.logger.error("handshake not answered by the application")
         except ClientDisconnected:
             pass
         except asyncio.CancelledError:
-            self._socket.close(INTERNAL_ERROR)
+            self._socket.close(CloseCode.INTERNAL_ERROR)
             raise
         except Exception:
             self._scheduler.logger.exception("Exception in ASGI application\n")
-            self._socket.close(INTERNAL_ERROR)
+            self._socket.close(CloseCode.INTERNAL_ERROR)
         finally:
             if not self._is_answered:
-                self._refuse(_NO_ANSWER)
+                self._reject(_NOT_ANSWERED)
             self._socket.release()
 
-    # The server's half
+    # Called by the protocol
 
-    def take(self, data: str | bytes) -> None:
-        """A message has come."""
+    def deliver(self, data: str | bytes) -> None:
+        """A message has arrived."""
         kind = "text" if isinstance(data, str) else "bytes"
         self._events.put_nowait({"type": "websocket.receive", kind: data})
 
     def disconnect(self, code: int) -> None:
-        """The socket is gone."""
+        """The connection is closed."""
         self._events.put_nowait({"type": "websocket.disconnect", "code": code})
 
-    def taken(self) -> list[str | bytes]:
-        """Messages that the application has not received."""
+    def drain_received(self) -> list[str | bytes]:
+        """Remove and return the messages that the application has not received yet."""
         events = [self._events.get_nowait() for _ in range(self._events.qsize())]
         received = (one for one in events if one["type"] == "websocket.receive")
         return [one["text"] if "text" in one else one["bytes"] for one in received]
 
-    def stop(self) -> None:
-        """The server shuts down: who still waits for an answer gets one."""
+    def shutdown(self) -> None:
+        """The server shuts down: reject a handshake that is still unanswered."""
         if not self._is_answered:
-            self._refuse(_SHUT_DOWN)
+            self._reject(_SHUTTING_DOWN)
 
-    # The application's half
+    # Called by the application
 
     async def _receive(self) -> dict[str, Any]:
         if self._events.empty():
@@ -109,24 +110,24 @@ class AsgiSocket:
         if self._socket.is_closing:
             raise ClientDisconnected
         match kind:
-            case "websocket.accept" if not self._is_answered and self._refusal is None:
+            case "websocket.accept" if not self._is_answered and self._denial is None:
                 self._accept(message)
-            case "websocket.close" if not self._is_answered and self._refusal is None:
-                self._refuse(_REFUSED)
+            case "websocket.close" if not self._is_answered and self._denial is None:
+                self._reject(_REJECTED)
             case "websocket.http.response.start" if not self._is_answered:
-                self._refusal = message["status"], list(message.get("headers", ()))
-            case "websocket.http.response.body" if self._refusal is not None:
+                self._denial = message["status"], list(message.get("headers", ()))
+            case "websocket.http.response.body" if self._denial is not None:
                 self._body += message.get("body", b"")
                 if not message.get("more_body", False):
-                    self._refuse(*self._refusal, self._body)
+                    self._reject(*self._denial, self._body)
             case "websocket.send" if self._is_answered:
                 text = message.get("text")
                 self._socket.send(message["bytes"] if text is None else text)
                 await self._socket.drained()
             case "websocket.close" if self._is_answered:
-                code, reason = message.get("code") or NORMAL, message.get("reason") or ""
-                if not may_be_sent(code):
-                    raise ValueError(f"a socket cannot be closed with {code}")
+                code, reason = message.get("code") or CloseCode.NORMAL, message.get("reason") or ""
+                if not is_sendable(code):
+                    raise ValueError(f"{code} is not a close code that may be sent")
                 self._socket.close(code, reason)
             case _:
                 raise RuntimeError(f"Unexpected ASGI message '{kind}'.")
@@ -137,9 +138,9 @@ class AsgiSocket:
             headers.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
         response = handshake.accepted(self._key, headers)
         self._is_answered = True
-        self._socket.open(response)
+        self._socket.accept(response)
 
-    def _refuse(self, status: int, headers: handshake.Headers = (), body: bytes = b"") -> None:
+    def _reject(self, status: int, headers: handshake.Headers = (), body: bytes = b"") -> None:
         response = handshake.response(status, [*self._headers, *headers], body)
         self._is_answered = True
-        self._socket.refuse(response)
+        self._socket.reject(response)

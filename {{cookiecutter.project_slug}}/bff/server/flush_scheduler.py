@@ -1,4 +1,4 @@
-"""What the sockets of one server share: limits, and the moment at which they write."""
+"""Batches writes: each connection is flushed once per turn of the event loop."""
 
 from __future__ import annotations
 
@@ -11,49 +11,52 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 _FLUSH_BATCH: Final = 100
-"""Sockets written to in one turn of the loop, in less than a millisecond. What comes meanwhile for
-those that are still to be written to leaves with what they have."""
+"""Connections flushed in one turn of the loop, which takes less than a millisecond. A frame that
+arrives meanwhile for one of the others is sent in the same write as its earlier frames."""
 
 
 class Writer(Protocol):
-    """A socket's way out."""
+    """What the scheduler needs of a connection."""
 
     transport: asyncio.Transport
     outgoing: bytes | list[bytes] | None
-    """Of several frames a list."""
+    """One frame as bytes, several as a list."""
 
     def flush(self) -> None:
-        """Hand over what has gathered."""
+        """Write the waiting frames to the transport."""
 
 
 class FlushScheduler:
-    """Writes what has gathered for each socket in one go, once per turn of the loop.
+    """Joins the frames that one turn of the loop produces for a connection into one write.
 
-    A write is a system call: twenty frames one by one are twenty of them.
+    Each write is a system call: twenty frames written one by one cost twenty of them. All
+    connections of a server share one scheduler, which also holds their limits.
     """
 
     def __init__(self, config: Config, state: ServerState, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.logger = logging.getLogger("uvicorn.error")
         self.connections = state.connections
-        """Of the server: what is in there is closed when it shuts down."""
+        """uvicorn's set of open connections, which it shuts down when the server stops."""
         self.tasks = state.tasks
+        """uvicorn's set of running ASGI tasks, which it awaits when the server stops."""
         self.max_size = config.ws_max_size
+        """Bytes of a message that a client sends, at most."""
         self.ping_interval = config.ws_ping_interval or 0.0
-        """Seconds; 0 for no pings."""
+        """Seconds between pings; 0 sends none."""
         self.ping_timeout = config.ws_ping_timeout or 0.0
-        """Seconds; 0 to wait for ever."""
+        """Seconds to wait for a pong; 0 waits without limit."""
         self.pending: Final[list[Writer]] = []
-        """Who has something to write; whoever adds the first calls `flush_soon`."""
+        """Connections with frames to write. Call `schedule_flush` after adding the first."""
 
-    def schedule(self, socket: Writer) -> None:
-        """Let a socket write in the next turn of the loop."""
+    def schedule(self, writer: Writer) -> None:
+        """Flush a connection in the next turn of the loop."""
         if not self.pending:
-            self.flush_soon()
-        self.pending.append(socket)
+            self.schedule_flush()
+        self.pending.append(writer)
 
-    def flush_soon(self) -> None:
-        """Let all dirty sockets write in the next turn of the loop."""
+    def schedule_flush(self) -> None:
+        """Flush all pending connections, beginning with the next turn of the loop."""
         self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
@@ -61,24 +64,24 @@ class FlushScheduler:
         batch = pending[:_FLUSH_BATCH]
         del pending[:_FLUSH_BATCH]
         if pending:
-            self.flush_soon()
-        for socket in batch:
-            frame = socket.outgoing
+            self.schedule_flush()
+        for writer in batch:
+            frame = writer.outgoing
             if frame.__class__ is bytes:
-                socket.outgoing = None
-                socket.transport.write(frame)
+                writer.outgoing = None
+                writer.transport.write(frame)
             else:
-                socket.flush()
+                writer.flush()
 
 
-_of_servers: WeakKeyDictionary[ServerState, FlushScheduler] = WeakKeyDictionary()
+_schedulers: WeakKeyDictionary[ServerState, FlushScheduler] = WeakKeyDictionary()
 
 
 def scheduler_of(
     config: Config, state: ServerState, loop: asyncio.AbstractEventLoop
 ) -> FlushScheduler:
-    """The same for all connections of a server."""
-    found = _of_servers.get(state)
+    """Return the scheduler of a server, which is created for its first connection."""
+    found = _schedulers.get(state)
     if found is None:
-        found = _of_servers[state] = FlushScheduler(config, state, loop)
+        found = _schedulers[state] = FlushScheduler(config, state, loop)
     return found

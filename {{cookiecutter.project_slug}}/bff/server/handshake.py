@@ -1,4 +1,4 @@
-"""The opening handshake (RFC 6455, section 4.2) of a request that the HTTP parser has read."""
+"""The opening handshake (RFC 6455, section 4.2), from a request that the HTTP parser has read."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Final
 import httptools
 
 Headers = Sequence[tuple[bytes, bytes]]
-"""With names in lower case, as ASGI has them."""
+"""Names in lower case, as in ASGI."""
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _VERSION: Final = b"13"
 _KEY_BYTES: Final = 16
-_GRANTED: Final = (
+_SWITCHING_PROTOCOLS: Final = (
     b"HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\n"
 )
 _EMPTY: Final[tuple[list[bytes], ...]] = ([], [b"0"])
-"""Content lengths. The bytes of a body would be taken for frames."""
+"""Allowed content lengths: the bytes of a body would be parsed as frames."""
 
 
 class BadHandshakeError(Exception):
-    """A request for an upgrade that cannot be granted; holds the response that says so."""
+    """The upgrade request is invalid; `response` is the HTTP response to send."""
 
     def __init__(self, status: HTTPStatus, headers: Headers = ()) -> None:
         super().__init__(status.phrase)
@@ -33,10 +33,10 @@ class BadHandshakeError(Exception):
 
 
 def accept_key(method: str, http_version: str, headers: Headers) -> bytes:
-    """What `Sec-WebSocket-Accept` is to say: proof that the handshake was understood.
+    """Check an upgrade request and return the value of `Sec-WebSocket-Accept`.
 
     Raises:
-        BadHandshakeError: it is no handshake, or one of another version.
+        BadHandshakeError: it is not a valid handshake (400), or of another version (426).
     """
     keys = _values(headers, b"sec-websocket-key")
     if method != "GET" or http_version != "1.1" or len(keys) != 1 or not _is_key(keys[0]):
@@ -44,8 +44,8 @@ def accept_key(method: str, http_version: str, headers: Headers) -> bytes:
     if _values(headers, b"transfer-encoding") or _values(headers, b"content-length") not in _EMPTY:
         raise BadHandshakeError(HTTPStatus.BAD_REQUEST)
     if _values(headers, b"sec-websocket-version") != [_VERSION]:
-        known = [(b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket")]
-        raise BadHandshakeError(HTTPStatus.UPGRADE_REQUIRED, known)
+        supported = [(b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket")]
+        raise BadHandshakeError(HTTPStatus.UPGRADE_REQUIRED, supported)
     return base64.b64encode(hashlib.sha1(keys[0] + _GUID, usedforsecurity=False).digest())
 
 
@@ -61,10 +61,10 @@ def _is_key(value: bytes) -> bool:
 
 
 def target(url: bytes) -> tuple[bytes, bytes]:
-    """Path and query of what the request asks for.
+    """Path and query of the request target.
 
     Raises:
-        BadHandshakeError: it is no URL.
+        BadHandshakeError: the target is not a URL.
     """
     try:
         parsed = httptools.parse_url(url)
@@ -74,25 +74,25 @@ def target(url: bytes) -> tuple[bytes, bytes]:
 
 
 def subprotocols(headers: Headers) -> list[str]:
-    """What the client offers to speak, most wanted first."""
+    """The subprotocols that the client offers, in order of preference."""
     offers = (value for name, value in headers if name == b"sec-websocket-protocol")
     return [one.strip() for offer in offers for one in offer.decode("latin-1").split(",")]
 
 
 def accepted(key: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The response after which both sides speak WebSocket; `key` is that of `accept_key`.
+    """The 101 response that accepts a handshake; `key` is the result of `accept_key`.
 
     Raises:
-        ValueError: a header would break out of its line.
+        ValueError: a header contains a line break or NUL.
     """
-    return _GRANTED + _lines([(b"sec-websocket-accept", key), *headers])
+    return _SWITCHING_PROTOCOLS + _lines([(b"sec-websocket-accept", key), *headers])
 
 
 def response(status: int, headers: Iterable[tuple[bytes, bytes]] = (), body: bytes = b"") -> bytes:
-    """A response that grants no upgrade, after which the connection is closed.
+    """An HTTP response that rejects a handshake, with `Connection: close`.
 
     Raises:
-        ValueError: a header would break out of its line.
+        ValueError: a header contains a line break or NUL.
     """
     try:
         phrase = HTTPStatus(status).phrase
@@ -104,9 +104,9 @@ def response(status: int, headers: Iterable[tuple[bytes, bytes]] = (), body: byt
 
 
 def _lines(headers: Headers) -> bytes:
-    """The lines of a head after its first, with the empty one that ends it."""
+    """The header lines, with the empty line that ends them."""
     pieces = [piece for name, value in headers for piece in (name, b": ", value, b"\r\n")]
     lines = b"".join((*pieces, b"\r\n"))
     if not lines.count(b"\r") == lines.count(b"\n") == len(headers) + 1 or b"\0" in lines:
-        raise ValueError("a header holds a line break or a NUL")
+        raise ValueError("a header contains a line break or NUL")
     return lines

@@ -1,7 +1,7 @@
-"""HTTP connections that can be cut, and that become WebSockets.
+"""HTTP connections that can be aborted and upgraded to WebSockets.
 
-This leans on the inside of uvicorn's HTTP protocol: `SUPPORTED` names the releases whose inside is
-known. With any other, `run.py` falls back to uvicorn's own classes.
+This depends on private parts of uvicorn's HTTP protocol class (`bff/COUPLINGS.md`). `SUPPORTED`
+lists the releases it was checked with; with any other, `run.py` falls back to uvicorn's classes.
 """
 
 from __future__ import annotations
@@ -23,46 +23,51 @@ from bff.server.protocol import WebSocketProtocol
 
 SUPPORTED: Final = ("0.54.",)
 
-_MOST_HEAD_BYTES: Final = 65_536
-"""Of a request that is not complete yet, beyond what its first read brought."""
+_MAX_HEAD_BYTES: Final = 65_536
+"""Bytes of an incomplete request head (or of trailers), not counting the read in which it began."""
 _HEAD_SECONDS: Final = 30.0
-"""How long a client may take to begin, and for each head."""
+"""How long a client may take to send a complete head, from the connect or the head's first byte."""
 
 
 class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, which also offers `ABORT`, bounds the head of a request, and hands a
-    handshake over as it has read it: uvicorn's would write it out and parse it again."""
+    """uvicorn's HTTP protocol with three additions.
 
-    _read = b""
+    * The extension `ABORT` in the scope of each request.
+    * Limits on the size and time of a request head and of trailers.
+    * A WebSocket upgrade passes the parsed request on. uvicorn would serialise it, and its
+      WebSocket protocol would parse it a second time.
+    """
+
+    _last_read = b""
     _is_in_head = False
     _head_bytes = 0
     _head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._limit_head()
+        self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._unlimit_head()
+        self._stop_head_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self._read = data
+        self._last_read = data
         super().data_received(data)
-        self._read = b""
+        self._last_read = b""
         if not self._is_in_head:
-            self._unlimit_head()
+            self._stop_head_timer()
             return
-        self._limit_head()
+        self._start_head_timer()
         self._head_bytes += len(data)
-        if self._head_bytes > _MOST_HEAD_BYTES:
+        if self._head_bytes > _MAX_HEAD_BYTES:
             fields = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
             self.transport.write(handshake.response(fields))
             self.transport.close()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._head_begins()
+        self._head_started()
         offered: Any = {ABORT: self.transport.abort}
         self.scope["extensions"] = offered
 
@@ -71,8 +76,8 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_chunk_header(self) -> None:
-        """A chunk follows; or, after the last one, trailers, which the parser keeps like a head."""
-        self._head_begins()
+        """A chunk follows, or trailers after the last one: the parser buffers them like a head."""
+        self._head_started()
 
     def on_body(self, body: bytes) -> None:
         self._is_in_head = False
@@ -82,15 +87,15 @@ class HttpProtocol(HttpToolsProtocol):
         self._is_in_head = False
         super().on_message_complete()
 
-    def _head_begins(self) -> None:
-        self._unlimit_head()
-        self._is_in_head, self._head_bytes = True, -len(self._read)
+    def _head_started(self) -> None:
+        self._stop_head_timer()
+        self._is_in_head, self._head_bytes = True, -len(self._last_read)
 
-    def _limit_head(self) -> None:
+    def _start_head_timer(self) -> None:
         if self._head_timer is None:
             self._head_timer = self.loop.call_later(_HEAD_SECONDS, self.transport.abort)
 
-    def _unlimit_head(self) -> None:
+    def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
@@ -100,14 +105,14 @@ class HttpProtocol(HttpToolsProtocol):
             super().handle_websocket_upgrade()
             return
         if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.abort()  # an answer is under way, and frames would come into it
+            self.transport.abort()  # frames would be written into the unfinished response
             return
         upgrade = sys.exception()
         assert isinstance(upgrade, httptools.HttpParserUpgrade)  # noqa: S101
-        early = self._read[upgrade.args[0] :]
+        early = self._last_read[upgrade.args[0] :]
         self.connections.discard(self)
         nothing: Any = None
-        self.parser = nothing  # it holds us, and we it: who is rid of it needs no collector
+        self.parser = nothing  # break the reference cycle, so that refcounting frees both
         scope: dict[str, Any] = {**self.scope}
         try:
             key = handshake.accept_key(scope.pop("method"), scope["http_version"], self.headers)

@@ -1,4 +1,4 @@
-"""What a client sends, taken apart (RFC 6455, section 5)."""
+"""Parses the frames that a client sends (RFC 6455, section 5)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Final
 
 try:
     from websockets.speedups import apply_mask
-except ImportError:  # where there is no compiled one
+except ImportError:  # no compiled extension on this platform
     from websockets.utils import apply_mask
 
-from bff.server.codes import INVALID_DATA, NO_STATUS, PROTOCOL_ERROR, TOO_BIG, may_be_sent
+from bff.connections.close_codes import CloseCode, is_sendable
 
 CONTINUATION: Final = 0
 TEXT: Final = 1
@@ -22,11 +22,11 @@ PONG: Final = 10
 _FIN: Final = 0x80
 _RESERVED: Final = 0x70
 _MASKED: Final = 0x80
-_MOST_CONTROL: Final = 125
+_MAX_CONTROL_BYTES: Final = 125
 
 
 class BadFrameError(Exception):
-    """The client broke the protocol: the code to close its socket with, and why."""
+    """The client violated the protocol; `code` and `reason` go into the close frame."""
 
     def __init__(self, code: int, reason: str) -> None:
         super().__init__(reason)
@@ -35,42 +35,42 @@ class BadFrameError(Exception):
 
 
 class Parser:
-    """Takes bytes as they come, in whatever pieces, and holds what is not complete yet."""
+    """An incremental parser: takes bytes in chunks of any size and buffers incomplete frames."""
 
-    __slots__ = ("_held", "_max_size", "_message", "_needed", "_opcode")
+    __slots__ = ("_buffer", "_max_size", "_message", "_needed", "_opcode")
 
     def __init__(self, max_size: int) -> None:
-        """`max_size` bounds the bytes of a message, over all its fragments."""
+        """`max_size`: bytes of a message, over all its fragments."""
         self._max_size = max_size
-        self._held = bytearray()
-        """A frame that has come in part."""
+        self._buffer = bytearray()
+        """The part of an incomplete frame that has arrived."""
         self._needed = 2
-        """How many bytes must be held to go on."""
+        """Bytes that the buffer must hold before parsing can continue."""
         self._message = bytearray()
-        """What has come of a fragmented message."""
+        """Payload of the fragments received so far."""
         self._opcode: int | None = None
-        """What kind of message that is."""
+        """Opcode of the fragmented message; None when there is none."""
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
-        """Opcode and payload of each message and control frame that is complete now.
+        """Yield opcode and unmasked payload of each complete message and control frame.
 
-        A message that came in fragments comes out whole. After a close frame nothing is to be fed.
+        A fragmented message is yielded once, whole. Do not feed data after a close frame.
 
         Raises:
-            BadFrameError: when the iteration comes to where the client went wrong.
+            BadFrameError: on reaching an invalid frame, after the valid ones before it.
         """
-        if self._held:
-            self._held += data
-            if len(self._held) < self._needed:
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._needed:
                 return
-            data = bytes(self._held)
-            self._held.clear()
+            data = bytes(self._buffer)
+            self._buffer.clear()
         at, end = 0, len(data)
         while at < end:
-            start, length = self._head(data, at)
+            start, length = self._parse_header(data, at)
             stop = start + length
             if stop > end:
-                self._held += data[at:]
+                self._buffer += data[at:]
                 self._needed = stop - at
                 return
             payload = apply_mask(data[start:stop], data[start - 4 : start]) if length else b""
@@ -89,41 +89,42 @@ class Parser:
                 self._message += payload
                 self._opcode = opcode or self._opcode
 
-    def _head(self, data: bytes, at: int) -> tuple[int, int]:
-        """Where the payload starts, and how long it is; beyond the data when that is incomplete."""
+    def _parse_header(self, data: bytes, at: int) -> tuple[int, int]:
+        """Offset and length of the payload; an offset past the data if the header is incomplete."""
         if len(data) - at < 2:
             return at + 2, 0
         first, second = data[at], data[at + 1]
         opcode, length, start = first & 0x0F, second & 0x7F, at + 6
         if first & _RESERVED:
-            raise BadFrameError(PROTOCOL_ERROR, "reserved bits are set")
+            raise BadFrameError(CloseCode.PROTOCOL_ERROR, "reserved bits set")
         if not second & _MASKED:
-            raise BadFrameError(PROTOCOL_ERROR, "a frame is not masked")
+            raise BadFrameError(CloseCode.PROTOCOL_ERROR, "frame not masked")
         if opcode >= CLOSE:
             if opcode > PONG:
-                raise BadFrameError(PROTOCOL_ERROR, "unknown opcode")
-            if length > _MOST_CONTROL or not first & _FIN:
-                raise BadFrameError(PROTOCOL_ERROR, "a control frame is long or fragmented")
+                raise BadFrameError(CloseCode.PROTOCOL_ERROR, "unknown opcode")
+            if length > _MAX_CONTROL_BYTES or not first & _FIN:
+                raise BadFrameError(CloseCode.PROTOCOL_ERROR, "invalid control frame")
             return start, length
         if opcode > BINARY:
-            raise BadFrameError(PROTOCOL_ERROR, "unknown opcode")
+            raise BadFrameError(CloseCode.PROTOCOL_ERROR, "unknown opcode")
         if (opcode == CONTINUATION) is (self._opcode is None):
-            raise BadFrameError(PROTOCOL_ERROR, "a fragment is out of place")
-        if length > _MOST_CONTROL:
+            raise BadFrameError(CloseCode.PROTOCOL_ERROR, "fragments out of order")
+        if length > _MAX_CONTROL_BYTES:
             width = 2 if length == 126 else 8
             start += width
             length = int.from_bytes(data[at + 2 : at + 2 + width])
             if len(data) < at + 2 + width:
                 return start, 0
         if len(self._message) + length > self._max_size:
-            raise BadFrameError(TOO_BIG, "the message is too big")
+            raise BadFrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
         return start, length
 
 
 class IgnoreInput:
-    """Takes the place of the parser once the peer has closed, or has broken the protocol."""
+    """Replaces the parser after a close frame or an invalid frame."""
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """Yield nothing."""
         return iter(())
 
 
@@ -131,18 +132,18 @@ IGNORE_INPUT: Final = IgnoreInput()
 
 
 def close_code(payload: bytes) -> int:
-    """The code that a close frame names (section 7.4).
+    """The close code in the payload of a close frame (section 7.4).
 
     Raises:
-        BadFrameError: it is none that may be sent, or its reason is no text.
+        BadFrameError: the code may not be sent, or the reason is not UTF-8.
     """
     if not payload:
-        return NO_STATUS
+        return CloseCode.NO_STATUS
     code = int.from_bytes(payload[:2])
-    if len(payload) < 2 or not may_be_sent(code):
-        raise BadFrameError(PROTOCOL_ERROR, "no valid close code")
+    if len(payload) < 2 or not is_sendable(code):
+        raise BadFrameError(CloseCode.PROTOCOL_ERROR, "invalid close code")
     try:
         payload[2:].decode()
     except UnicodeDecodeError:
-        raise BadFrameError(INVALID_DATA, "the reason is no UTF-8") from None
+        raise BadFrameError(CloseCode.INVALID_DATA, "the close reason is not UTF-8") from None
     return code

@@ -1,4 +1,4 @@
-"""One WebSocket: what comes in, pings, and a close that ends."""
+"""The WebSocket protocol class: received frames, detaching from ASGI, and closing."""
 
 from __future__ import annotations
 
@@ -9,189 +9,184 @@ from typing import Final, Protocol
 
 from bff.connections.close_codes import CloseCode
 from bff.connections.frames import header
-from bff.server.codes import ABNORMAL, INTERNAL_ERROR, INVALID_DATA, NORMAL, SERVICE_RESTART
 from bff.server.flush_scheduler import FlushScheduler
+from bff.server.keepalive import KeepAlive
 from bff.server.parser import (
     BINARY,
     CLOSE,
     IGNORE_INPUT,
     PING,
-    PONG,
     TEXT,
     BadFrameError,
     IgnoreInput,
     Parser,
     close_code,
 )
-from bff.server.write_buffer import WriteBuffer
 
 _CLOSE_SECONDS: Final = 2.0
-"""How long a peer has to answer a close. `transport.close()` alone would wait for ever for one
-that has stopped reading."""
-_OPENING_SECONDS: Final = 0.01
-"""How long the response that accepts a handshake waits for a first message to share a write."""
-_MOST_EARLY: Final = 65_536
-"""Bytes that may come before the handshake is answered; a client is to wait (RFC 6455, 4.1)."""
-_MOST_REASON: Final = 123
-"""Bytes of a close frame's reason (RFC 6455, 5.5)."""
-_PING: Final = header(PING, 0)
+"""How long a client has to answer a close frame. `transport.close()` alone would wait without limit
+for a client that has stopped reading."""
+_ACCEPT_DELAY_SECONDS: Final = 0.01
+"""How long the response that accepts a handshake waits to share a write with the first message."""
+_MAX_EARLY_BYTES: Final = 65_536
+"""Bytes accepted before the handshake is answered; a client has to wait (RFC 6455, section 4.1)."""
+_MAX_REASON_BYTES: Final = 123
+"""Bytes of a close frame's reason (RFC 6455, section 5.5)."""
+_ABNORMAL: Final = CloseCode.ABNORMAL
 
 
 class Endpoint(Protocol):
-    """Who has a socket that is not detached."""
+    """The ASGI side of a socket that is not detached."""
 
-    def take(self, data: str | bytes) -> None:
-        """A message has come."""
+    def deliver(self, data: str | bytes) -> None:
+        """A message has arrived."""
 
-    def taken(self) -> list[str | bytes]:
-        """Messages that have come and that the application has not received."""
+    def drain_received(self) -> list[str | bytes]:
+        """Remove and return the messages that the application has not received yet."""
 
     def disconnect(self, code: int) -> None:
-        """The socket is gone."""
+        """The connection is closed."""
 
-    def stop(self) -> None:
-        """The server shuts down: who still waits for an answer gets one."""
+    def shutdown(self) -> None:
+        """The server shuts down: reject a handshake that is still unanswered."""
 
 
-class WebSocketProtocol(WriteBuffer):
-    """A socket, which is a `Detachable`.
+class WebSocketProtocol(KeepAlive):
+    """One WebSocket; implements `Detachable`.
 
-    An ASGI endpoint answers the handshake. It may go on as any endpoint does; or the socket is
-    detached: frames go from the parser straight to the conversation, and the ASGI task with all
-    that hung on it is let go.
+    An ASGI endpoint answers the handshake. After that either the endpoint receives and sends
+    messages, as on any ASGI server, or the socket is detached: then each message goes from the
+    parser to the connection handler, and the ASGI task ends and is freed.
     """
 
     __slots__ = (
         "_abort_timer",
-        "_awaits_pong",
-        "_closed",
-        "_code",
+        "_accept_timer",
+        "_close_code",
         "_context",
-        "_early",
+        "_early_input",
         "_is_reading",
-        "_opening",
+        "_on_close",
+        "_on_message",
         "_parser",
-        "_receive",
-        "_timer",
-        "_unanswered",
         "endpoint",
     )
 
     def __init__(self, scheduler: FlushScheduler, transport: asyncio.Transport) -> None:
         super().__init__(scheduler, transport)
         self.endpoint: Endpoint | None = None
-        """Who is given the messages, until the socket is detached."""
+        """Receives the messages until the socket is detached."""
         self._parser: Parser | IgnoreInput | None = None
-        """There is one once the handshake is accepted."""
-        self._early = b""
+        """None until the handshake is accepted."""
+        self._early_input = b""
+        """Received before the handshake is answered."""
         self._is_reading = True
-        self._opening: asyncio.TimerHandle | None = None
-        """For the response that accepts the handshake, while it waits for the first message."""
-        self._receive: Callable[[str | bytes], None] | None = None
-        self._closed: Callable[[int], None] | None = None
+        self._accept_timer: asyncio.TimerHandle | None = None
+        """Flushes the handshake response, unless the first message does it earlier."""
+        self._on_message: Callable[[str | bytes], None] | None = None
+        self._on_close: Callable[[int], None] | None = None
         self._context: contextvars.Context | None = None
-        self._unanswered: bytes | None = None
-        """The ping that is to be answered once the peer reads."""
-        self._code = ABNORMAL
-        """What the socket is closed with: by the peer, or else by us."""
-        self._awaits_pong = False
-        self._timer: asyncio.TimerHandle | None = None
-        """For the next ping, or for its answer."""
+        """Context variables in which a detached socket calls `_on_message` and `_on_close`."""
+        self._close_code: int = _ABNORMAL
+        """The client's close code if the client closes first, else the one that was sent."""
         self._abort_timer: asyncio.TimerHandle | None = None
         scheduler.connections.add(self)  # type: ignore[arg-type]
 
-    # The handshake
+    # Handshake
 
-    def open(self, response: bytes) -> None:
-        """Accept the handshake, and begin to speak WebSocket.
+    def accept(self, response: bytes) -> None:
+        """Accept the handshake with this response and start to exchange frames.
 
         The response waits for a moment, so that it shares a write with the first message.
         """
         self._parser = Parser(self._scheduler.max_size)
         if self.outgoing is None:
             self.outgoing = response
-            self._opening = self._scheduler.loop.call_later(_OPENING_SECONDS, self._send_opening)
+            loop = self._scheduler.loop
+            self._accept_timer = loop.call_later(_ACCEPT_DELAY_SECONDS, self._flush_response)
         else:
-            self.add(response)
-        self._ping_later()
-        if early := self._early:
-            self._early = b""
+            self.enqueue(response)
+        self.start_pings()
+        if early := self._early_input:
+            self._early_input = b""
             self.data_received(early)
 
-    def _send_opening(self) -> None:
-        self._opening = None
+    def _flush_response(self) -> None:
+        self._accept_timer = None
         self.flush()
 
-    def add(self, wire: bytes) -> None:
-        opening = self._opening
-        if opening is not None:
-            self._opening = None
-            opening.cancel()
+    def enqueue(self, wire: bytes) -> None:
+        timer = self._accept_timer
+        if timer is not None:
+            self._accept_timer = None
+            timer.cancel()
             self._scheduler.schedule(self)
-        super().add(wire)
+        super().enqueue(wire)
 
-    def refuse(self, response: bytes) -> None:
-        """Send the response that does not, and end."""
+    def reject(self, response: bytes) -> None:
+        """Reject the handshake with this response and close the connection."""
         if not self.is_closing:
             self.stop_sending()
             self.transport.write(response)
-            self._end()
+            self._close_transport()
 
     # Detachable
 
     def close(self, code: int, reason: str = "") -> None:
+        """Send what is buffered and a close frame. Only the first call has an effect."""
         if self._parser is None or self.is_closing:
             return
         if code == CloseCode.SLOW_CONSUMER:
-            self.drop()
-        cut = reason.encode()[:_MOST_REASON].decode(errors="ignore")
-        self._send_close(code.to_bytes(2) + cut.encode())
-        self._code = code
+            self.discard_outgoing()
+        text = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
+        self._send_close(code.to_bytes(2) + text.encode())
+        self._close_code = code
         self.resume_reading()
         self._abort_later()
 
     def detach(self, receive: Callable[[str | bytes], None], closed: Callable[[int], None]) -> bool:
+        """Call `receive` for each message from now on (`Detachable`)."""
         if self.is_closing or self.endpoint is None:
             return False
-        self._receive, self._closed = receive, closed
+        self._on_message, self._on_close = receive, closed
         self._context = contextvars.copy_context()
         endpoint, self.endpoint = self.endpoint, None
-        for data in endpoint.taken():
+        for data in endpoint.drain_received():
             if not self.is_closing:
                 self._deliver(data)
         self.resume_reading()
         return True
 
-    # An endpoint that keeps its socket
+    # For the ASGI endpoint
 
     def send(self, data: str | bytes) -> None:
-        """Send a message, however much waits already: the endpoint waits for `drained`."""
+        """Send a message without a limit: the endpoint awaits `drained` afterwards."""
         payload = data.encode() if isinstance(data, str) else data
         opcode = TEXT if isinstance(data, str) else BINARY
         wire = header(opcode, len(payload)) + payload
         if self.outgoing is None:
             self.transport.write(wire)
         else:
-            self.add(wire)
+            self.enqueue(wire)
 
     def release(self) -> None:
-        """The endpoint has returned: unless the socket is detached, it ends."""
+        """The endpoint has returned: close the socket unless it is detached."""
         if self.endpoint is not None:
-            self.close(NORMAL)
+            self.close(CloseCode.NORMAL)
             self.endpoint = None
 
     def resume_reading(self) -> None:
-        """Take messages again."""
+        """Read from the transport again."""
         if not self._is_reading:
             self._is_reading = True
             self.transport.resume_reading()
 
-    # What the transport says
+    # Called by the transport and by uvicorn
 
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
-            self._early += data
-            if len(self._early) > _MOST_EARLY:
+            self._early_input += data
+            if len(self._early_input) > _MAX_EARLY_BYTES:
                 self.transport.abort()
             return
         try:
@@ -200,124 +195,98 @@ class WebSocketProtocol(WriteBuffer):
         except BadFrameError as error:
             self._fail(error)
 
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        ping, self._unanswered = self._unanswered, None
-        if ping is not None and not self.is_closing:
-            self._pong(ping)
-
     def eof_received(self) -> None:
-        """The peer sends no more: the transport closes itself, for which the peer must read."""
+        """The client sends no more. asyncio closes the transport, but a client that does not read
+        would keep it open."""
         self._abort_later()
 
     def shutdown(self) -> None:
-        """The server stops."""
+        """The server shuts down (uvicorn calls this)."""
         if self._parser is None and self.endpoint is not None:
-            self.endpoint.stop()
-        self.close(SERVICE_RESTART)
+            self.endpoint.shutdown()
+        self.close(CloseCode.SERVICE_RESTART)
         self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_pings()
+        self.stop_pings()
         self.stop_sending()
         self.resume_writing()
         if self._abort_timer is not None:
             self._abort_timer.cancel()
         self._scheduler.connections.discard(self)
-        closed, context = self._closed, self._context
-        self._receive = self._closed = self._context = None
-        if closed is not None and context is not None:
-            context.run(closed, self._code)
+        on_close, context = self._on_close, self._context
+        self._on_message = self._on_close = self._context = None
+        if on_close is not None and context is not None:
+            context.run(on_close, self._close_code)
         elif self.endpoint is not None:
-            self.endpoint.disconnect(self._code)
+            self.endpoint.disconnect(self._close_code)
 
-    # Frames that come in
+    # Received frames
 
     def _handle(self, opcode: int, payload: bytes) -> None:
         if opcode == CLOSE:
-            if self._parser is not IGNORE_INPUT:
-                self._code = close_code(payload)
-                self._parser = IGNORE_INPUT
-                if not self.is_closing:
-                    self._send_close(payload)
-                self._end()
+            self._close_received(payload)
         elif self.is_closing:
             return
         elif opcode == TEXT:
             try:
                 text = payload.decode()
             except UnicodeDecodeError:
-                raise BadFrameError(INVALID_DATA, "the text is no UTF-8") from None
+                raise BadFrameError(CloseCode.INVALID_DATA, "the text is not UTF-8") from None
             self._deliver(text)
         elif opcode == BINARY:
             self._deliver(payload)
         elif opcode == PING:
-            if self._is_paused:  # answers would pile up; the latest will do (section 5.5.3)
-                self._unanswered = payload
-            else:
-                self._pong(payload)
-        elif self._awaits_pong:
-            self._awaits_pong = False
-            self._ping_later()
+            self.ping_received(payload)
+        else:
+            self.pong_received()
 
-    def _pong(self, payload: bytes) -> None:
-        self.add(header(PONG, len(payload)) + payload)
+    def _close_received(self, payload: bytes) -> None:
+        if self._parser is not IGNORE_INPUT:
+            self._close_code = close_code(payload)
+            self._parser = IGNORE_INPUT
+            if not self.is_closing:
+                self._send_close(payload)
+            self._close_transport()
 
     def _deliver(self, data: str | bytes) -> None:
         if self.endpoint is not None:
-            self.endpoint.take(data)
+            self.endpoint.deliver(data)
             if self._is_reading:
                 self._is_reading = False
                 self.transport.pause_reading()
             return
         assert self._context is not None  # noqa: S101
-        assert self._receive is not None  # noqa: S101
+        assert self._on_message is not None  # noqa: S101
         try:
-            self._context.run(self._receive, data)
+            self._context.run(self._on_message, data)
         except Exception:
-            self._scheduler.logger.exception("a frame could not be handled")
-            self.close(INTERNAL_ERROR)
+            self._scheduler.logger.exception("frame handler failed")
+            self.close(CloseCode.INTERNAL_ERROR)
 
-    # Pings
-
-    def _stop_pings(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _ping_later(self) -> None:
-        self._stop_pings()
-        if self._scheduler.ping_interval:
-            loop, seconds = self._scheduler.loop, self._scheduler.ping_interval
-            self._timer = loop.call_later(seconds, self._send_ping)
-
-    def _send_ping(self) -> None:
-        self._awaits_pong = True
-        self.add(_PING)
-        if self._scheduler.ping_timeout:
-            loop, seconds = self._scheduler.loop, self._scheduler.ping_timeout
-            self._timer = loop.call_later(seconds, self._no_pong)
-
-    def _no_pong(self) -> None:
+    def pong_overdue(self) -> None:
         if self._is_reading:
             self.close(CloseCode.NO_PONG, "no pong")
-        else:  # it may have come, behind what the endpoint has not taken yet
-            self._ping_later()
+        else:  # the pong may wait unread, behind a message that the endpoint has not received
+            self.start_pings()
 
-    # The end
+    # Closing
 
     def _send_close(self, payload: bytes) -> None:
-        self.add(header(CLOSE, len(payload)) + payload)
+        self.enqueue(header(CLOSE, len(payload)) + payload)
         self.flush()
         self.stop_sending()
-        self._stop_pings()
+        self.stop_pings()
 
     def _fail(self, error: BadFrameError) -> None:
-        """Say what is wrong and hear no more. What the peer still sends is read all the same: else
-        it would be told that the connection was reset, and nothing else."""
+        """Close because of an invalid frame, and ignore all further input.
+
+        The input is still read: unread data would make the kernel reset the connection, and the
+        client would never see the close code.
+        """
         self._parser = IGNORE_INPUT
         if self.is_closing:
-            self._end()
+            self._close_transport()
             return
         self.close(error.code, error.reason)
         if self.transport.can_write_eof():
@@ -325,8 +294,8 @@ class WebSocketProtocol(WriteBuffer):
         else:
             self.transport.close()
 
-    def _end(self) -> None:
-        """Close the connection when what was written is with the peer, or after a while."""
+    def _close_transport(self) -> None:
+        """Close after the buffer is sent; abort after `_CLOSE_SECONDS`."""
         self.transport.close()
         self._abort_later()
 

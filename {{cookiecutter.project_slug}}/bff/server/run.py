@@ -1,4 +1,4 @@
-"""Runs uvicorn: limits, pings, and sockets that are sent elsewhere at the end."""
+"""Configures and runs uvicorn."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from bff.telemetry import logs
 logger = logging.getLogger(__name__)
 
 _GC_THRESHOLDS = (20_000, 50, 100)
-"""Idle sockets are long-lived objects: looking at all of them again and again for garbage would
-hold up the loop, the longer the more there are."""
+"""Idle connections are long-lived objects. With the default thresholds, full collections would
+traverse all of them often and block the loop, longer with each connection."""
 
 
 class Server(uvicorn.Server):
-    """A server for many sockets that stay."""
+    """uvicorn's server, with a garbage collector tuned for many long-lived connections."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, then exempt what is there for good from garbage collection."""
+        """Start, then exempt all objects that exist now from garbage collection."""
         await super().startup(sockets)
         gc.collect()
         gc.freeze()
@@ -39,7 +39,7 @@ class Server(uvicorn.Server):
 
 
 class _Worker(multiprocess.Process):
-    """A worker process of several, with our server in it."""
+    """A worker process of `--workers`, which runs our `Server`."""
 
     @property
     def server(self) -> uvicorn.Server:
@@ -48,7 +48,7 @@ class _Worker(multiprocess.Process):
         return self._server
 
     def join(self) -> None:
-        """Wait for its end; its sockets and its links no longer count in the metrics."""
+        """Wait for the process to end, then remove its gauges from the metrics."""
         super().join()
         mark_process_dead(self.pid)  # type: ignore[no-untyped-call]
 
@@ -56,11 +56,14 @@ class _Worker(multiprocess.Process):
 def configuration(
     settings: Settings, app: Any = FACTORY, *, ws: str | None = None, **options: Any
 ) -> uvicorn.Config:
-    """How uvicorn serves the app, here and in tests; `ws` is another WebSocket protocol."""
+    """uvicorn's configuration, for `bff serve` and for tests.
+
+    `ws` names another WebSocket protocol class, like uvicorn's option of that name.
+    """
     return uvicorn.Config(
         app,
         factory=app is FACTORY,
-        http="bff.server.http:HttpProtocol" if _is_known() else "auto",
+        http="bff.server.http:HttpProtocol" if _is_supported() else "auto",
         ws=ws or _websocket_protocol(),
         ws_max_size=settings.max_frame_bytes,
         ws_ping_interval=settings.ping_interval_seconds,
@@ -76,9 +79,9 @@ def configuration(
 def run(
     settings: Settings, *, host: str, port: int, workers: int = 1, reload: bool = False
 ) -> None:
-    """Serve until a signal comes."""
+    """Serve until SIGINT or SIGTERM."""
     logs.configure(settings)
-    _take_all_file_handles()
+    _raise_file_limit()
     config = configuration(settings, host=host, port=port, workers=workers, reload=reload)
     if reload:
         ChangeReload(config, target=Server(config).run, sockets=[config.bind_socket()]).run()
@@ -92,29 +95,30 @@ def run(
             Server(config).run()
 
 
-def _take_all_file_handles() -> None:
-    """Raise the soft limit to the hard one: every socket takes a handle, and without any left new
-    ones are closed in silence. The soft limit is 1,024 on most systems, for the sake of programs
-    that call select(2)."""
+def _raise_file_limit() -> None:
+    """Raise the soft limit of open files to the hard limit.
+
+    Every connection needs a file descriptor. The soft limit is 1,024 on most systems, for programs
+    that call select(2).
+    """
     if sys.platform != "win32":
         import resource
 
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with suppress(ValueError, OSError):  # macOS calls its hard limit infinite, and refuses that
+        with suppress(ValueError, OSError):  # macOS rejects its infinite hard limit
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _websocket_protocol() -> str:
-    """Ours, if it knows the inside of this uvicorn; sockets work with any."""
-    if _is_known():
+    """Our protocol class, or uvicorn's if this release of uvicorn was not checked."""
+    if _is_supported():
         return "bff.server.protocol:WebSocketProtocol"
     logger.warning(
-        "uvicorn %s is not one of %s*: sockets cost more than they need to",
-        uvicorn.__version__,
-        "*, ".join(SUPPORTED),
+        "unsupported uvicorn, using its slower protocol classes",
+        extra={"uvicorn": uvicorn.__version__, "supported": "*, ".join(SUPPORTED) + "*"},
     )
     return "websockets-sansio"
 
 
-def _is_known() -> bool:
+def _is_supported() -> bool:
     return uvicorn.__version__.startswith(SUPPORTED)

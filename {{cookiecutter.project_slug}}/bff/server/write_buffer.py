@@ -1,4 +1,4 @@
-"""A socket's way out: what waits to be written, and how much that may be."""
+"""The sending half of a WebSocket: frames that wait to be written, and their limit."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from bff.server.flush_scheduler import FlushScheduler
 
 
 class WriteBuffer(asyncio.Protocol):
-    """The half of a socket's protocol that writes.
+    """Collects the frames of one turn of the event loop and writes them at once.
 
-    What gathers in a turn of the event loop is written in one go. The transport says "pause" as
-    soon as it holds anything, so while it does not, nobody need ask how much it holds. ("Anything"
-    is two bytes: with a mark of none, asyncio's TLS pauses when its buffer is empty.)
+    The transport's high-water mark is one byte, so it calls `pause_writing` as soon as it buffers
+    anything. Until then there is no need to ask for its buffer size, and a lone frame is always
+    accepted. (The mark is not zero because asyncio's TLS transport would pause on an empty buffer.)
     """
 
     __slots__ = (
         "_is_paused",
         "_outgoing_bytes",
         "_pending",
-        "_room",
         "_scheduler",
+        "_writable",
         "is_closing",
         "outgoing",
         "transport",
@@ -32,32 +32,35 @@ class WriteBuffer(asyncio.Protocol):
         self._pending = scheduler.pending
         self.transport = transport
         self.is_closing = False
-        """Nothing is sent any more: a close frame was, or the peer is gone."""
+        """Nothing is sent any more: a close frame was sent, or the connection is lost."""
         self.outgoing: bytes | list[bytes] | None = None
-        """None while nothing waits and the transport holds nothing, so that a frame may be put
-        here; bytes are that frame; else a list."""
+        """None: nothing waits and the transport's buffer is empty, so a frame can be put here.
+        Bytes: this one frame waits. A list: frames that wait, or that have to wait."""
         self._outgoing_bytes = 0
-        """Of the list."""
+        """Size of the frames in the list."""
         self._is_paused = False
-        self._room: asyncio.Event | None = None
+        self._writable: asyncio.Event | None = None
+        """Set when the transport resumes. Created only while `drained` waits."""
         transport.set_protocol(self)
         transport.set_write_buffer_limits(high=1, low=0)
-        if transport.get_write_buffer_size() > 1:  # left by the protocol before, which was told
+        if transport.get_write_buffer_size() > 1:  # it has paused the HTTP protocol, not this one
             self.pause_writing()
 
     @property
     def buffered(self) -> int:
+        """Bytes that are not yet handed to the operating system."""
         outgoing = self.outgoing
         waiting = len(outgoing) if isinstance(outgoing, bytes) else self._outgoing_bytes
         return waiting + self.transport.get_write_buffer_size()
 
     def write(self, frame: Frame, limit: int) -> bool:
+        """Send a frame; False if others wait and it would exceed `limit` bytes (`Transport`)."""
         if self.outgoing is not None:
             return self._write_behind(frame.wire, limit)
         self.outgoing = frame.wire
         pending = self._pending
         if not pending:
-            self._scheduler.flush_soon()
+            self._scheduler.schedule_flush()
         pending.append(self)
         return True
 
@@ -66,11 +69,11 @@ class WriteBuffer(asyncio.Protocol):
             return True
         if self.buffered + len(wire) > limit:
             return False
-        self.add(wire)
+        self.enqueue(wire)
         return True
 
-    def add(self, wire: bytes) -> None:
-        """Let a frame wait, however much waits already."""
+    def enqueue(self, wire: bytes) -> None:
+        """Append a frame without checking a limit."""
         outgoing = self.outgoing
         if isinstance(outgoing, bytes):
             self.outgoing, self._outgoing_bytes = [outgoing, wire], len(outgoing) + len(wire)
@@ -82,7 +85,7 @@ class WriteBuffer(asyncio.Protocol):
         self._outgoing_bytes += len(wire)
 
     def flush(self) -> None:
-        """Hand over what has gathered."""
+        """Write the waiting frames to the transport."""
         outgoing = self.outgoing
         if not outgoing:
             return
@@ -90,31 +93,34 @@ class WriteBuffer(asyncio.Protocol):
         self.outgoing = [] if self._is_paused else None
         self.transport.write(outgoing if isinstance(outgoing, bytes) else b"".join(outgoing))
 
-    def drop(self) -> None:
-        """Forget what has gathered."""
+    def discard_outgoing(self) -> None:
+        """Drop the waiting frames."""
         self.outgoing, self._outgoing_bytes = [], 0
 
     def stop_sending(self) -> None:
-        """Take nothing any more."""
+        """Drop the waiting frames and ignore all later ones."""
         self.is_closing = True
-        self.drop()
+        self.discard_outgoing()
 
     async def drained(self) -> None:
+        """Wait until the transport's buffer is empty or the connection is lost."""
         self.flush()
         if self._is_paused:
-            if self._room is None:
-                self._room = asyncio.Event()
-            await self._room.wait()
+            if self._writable is None:
+                self._writable = asyncio.Event()
+            await self._writable.wait()
 
     def pause_writing(self) -> None:
+        """The transport buffers data (`asyncio.Protocol`)."""
         self._is_paused = True
         if self.outgoing is None:
             self.outgoing = []
 
     def resume_writing(self) -> None:
+        """The transport's buffer is empty (`asyncio.Protocol`)."""
         self._is_paused = False
         if not self.outgoing and not self.is_closing:
             self.outgoing = None
-        if self._room is not None:
-            self._room.set()
-            self._room = None
+        if self._writable is not None:
+            self._writable.set()
+            self._writable = None

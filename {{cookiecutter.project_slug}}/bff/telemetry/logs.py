@@ -1,4 +1,4 @@
-"""Logs as JSON lines for machines or as text for people. No tokens, cookies or bodies, ever."""
+"""Logging as JSON lines or as text. Tokens, cookies and bodies are never logged."""
 
 from __future__ import annotations
 
@@ -12,34 +12,32 @@ import orjson
 from bff.settings import MeshSettings
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
-_LOGS_ADDRESSES = ("uvicorn.error", "uvicorn.access", "uvicorn.asgi", "websockets.server")
+_LOGS_URLS = ("uvicorn.error", "uvicorn.access", "uvicorn.asgi", "websockets.server")
 _QUERY = re.compile(r"\?\S*")
-_NOISY = {
-    "aiormq": logging.CRITICAL,
-    "aio_pika": logging.CRITICAL,
+_MIN_LEVELS = {
     "alembic.runtime.plugins": logging.WARNING,
     "httpx": logging.WARNING,
     "uvicorn.error": logging.INFO,
     "websockets.server": logging.WARNING,
 }
-"""The least level of who talks too much: below it, uvicorn logs every header and frame, and
-websockets says again that a socket was opened."""
+"""Minimum level of loggers of libraries. Below it, uvicorn logs every header and frame, and
+websockets repeats uvicorn's line for each connection."""
 
 
 def configure(settings: MeshSettings) -> None:
-    """Send everything to standard error, once, in the chosen format."""
+    """Configure logging: one handler for everything, to standard error, in the chosen format."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if settings.log_format == "json" else TextFormatter())
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     logging.basicConfig(level=settings.log_level, handlers=[handler], force=True)
-    for name, level in _NOISY.items():
+    for name, level in _MIN_LEVELS.items():
         logging.getLogger(name).setLevel(max(level, logging.getLogger().level))
-    for name in _LOGS_ADDRESSES:
+    for name in _LOGS_URLS:
         logging.getLogger(name).addFilter(_HideQueries())
 
 
 class _HideQueries(logging.Filter):
-    """Addresses without their query: a ticket may stand there, and servers log addresses."""
+    """Removes query strings from logged URLs: they may contain a ticket."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -54,8 +52,14 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
+def _on_one_line(value: Any) -> str:
+    """Escape line breaks and other control characters, so that a value cannot forge a log line."""
+    text = str(value)
+    return text if text.isprintable() else repr(text)
+
+
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line; `extra` fields stand beside the message."""
+    """One JSON object per line; `extra` fields are keys of that object."""
 
     def format(self, record: logging.LogRecord) -> str:
         line = {
@@ -71,11 +75,11 @@ class JsonFormatter(logging.Formatter):
 
 
 class TextFormatter(logging.Formatter):
-    """For a terminal."""
+    """One line of text with `key=value` for each `extra` field, for a terminal."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)-7s %(name)s: %(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
-        extra = " ".join(f"{key}={value}" for key, value in _extra(record).items())
+        extra = " ".join(f"{key}={_on_one_line(value)}" for key, value in _extra(record).items())
         return f"{super().format(record)} {extra}".rstrip()

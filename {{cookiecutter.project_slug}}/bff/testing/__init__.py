@@ -1,6 +1,7 @@
-"""The test kit: a whole BFF on a real server, browsers, event streams, services of the mesh.
+"""The test kit: runs a BFF on a real server, with WebSocket and event stream clients and mesh
+services.
 
-`pytest_plugins = ["bff.testing.plugin"]` in `tests/conftest.py` brings the fixtures.
+`pytest_plugins = ["bff.testing.plugin"]` in `tests/conftest.py` adds the fixtures.
 """
 
 from bff.testing.clients import Browser, EventSource

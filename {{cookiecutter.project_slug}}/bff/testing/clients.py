@@ -1,4 +1,4 @@
-"""What a page has: a socket, and an event stream."""
+"""Test clients: a WebSocket and an event stream."""
 
 from __future__ import annotations
 
@@ -12,28 +12,31 @@ import httpx
 import websockets
 
 SECONDS = 15
-"""How long a test waits for what must come."""
+"""Timeout of every wait."""
 
 
 class Browser:
-    """A socket as a page has it: frames as dicts, every wait with a deadline."""
+    """A WebSocket client. Frames are dicts; every wait has a timeout of 15 s.
+
+    A method that waits for one frame keeps the frames before it for later calls.
+    """
 
     def __init__(self, websocket: websockets.ClientConnection) -> None:
         self.websocket = websocket
         self.hello: dict[str, Any] = {}
-        self._passed_over: list[dict[str, Any]] = []
+        self._skipped: list[dict[str, Any]] = []
 
     async def send(self, frame: Any) -> None:
-        """Send a dict as JSON, text and bytes as they are."""
+        """Send a dict as JSON; send text and bytes unchanged."""
         raw = frame if isinstance(frame, str | bytes) else json.dumps(frame)
         await self.websocket.send(raw)
 
     async def receive(self) -> dict[str, Any]:
-        """The next frame."""
+        """Wait for the next frame and return it."""
         return await self._first(lambda frame: True)
 
     async def event(self, topic: str) -> dict[str, Any]:
-        """The payload of the next event of that topic; other frames stay for later."""
+        """Wait for the next event of that topic and return its payload."""
         frame = await self._first(
             lambda frame: frame["type"] == "event" and frame["payload"]["topic"] == topic
         )
@@ -41,45 +44,45 @@ class Browser:
         return payload
 
     async def request(self, service: str, method: str, **params: Any) -> dict[str, Any]:
-        """The payload of the response to a request; other frames stay for later."""
+        """Send a request and return the payload of its response."""
         trace_id = f"{service}.{method}"
         call = {"service": service, "method": method, "params": params, "trace_id": trace_id}
         return await self.ask({"type": "request", "payload": call})
 
     async def subscribe(self, *topics: str, **since: str) -> dict[str, Any]:
-        """The payload of the response to a subscription; `since` are ids, by topic."""
-        wishes = [{"topic": topic, "since": since.get(topic)} for topic in topics]
-        wish = {"topics": wishes, "trace_id": f"subscribe {' '.join(topics)}"}
-        return await self.ask({"type": "subscribe", "payload": wish})
+        """Subscribe and return the payload of the response. `since`: message ids, by topic."""
+        wanted = [{"topic": topic, "since": since.get(topic)} for topic in topics]
+        payload = {"topics": wanted, "trace_id": f"subscribe {' '.join(topics)}"}
+        return await self.ask({"type": "subscribe", "payload": payload})
 
     async def ask(self, frame: dict[str, Any]) -> dict[str, Any]:
-        """Send a frame; the payload of the answer that has its trace id."""
+        """Send a frame and return the payload of the frame that answers it."""
         await self.send(frame)
         return await self.answer(frame["payload"]["trace_id"])
 
     async def answer(self, trace_id: str) -> dict[str, Any]:
-        """The payload of the answer that has this trace id; other frames stay for later."""
+        """Wait for the frame with this trace id and return its payload."""
         answer = await self._first(lambda frame: frame["payload"].get("trace_id") == trace_id)
         payload: dict[str, Any] = answer["payload"]
         return payload
 
     async def _first(self, wanted: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        for number, earlier in enumerate(self._passed_over):
+        for number, earlier in enumerate(self._skipped):
             if wanted(earlier):
-                return self._passed_over.pop(number)
+                return self._skipped.pop(number)
         async with asyncio.timeout(SECONDS):
             while True:
                 frame: dict[str, Any] = json.loads(await self.websocket.recv())
                 if wanted(frame):
                     return frame
-                self._passed_over.append(frame)
+                self._skipped.append(frame)
 
     def passed_over(self) -> list[dict[str, Any]]:
-        """Frames that came and were not waited for."""
-        return self._passed_over
+        """Frames that arrived and that no method has returned."""
+        return self._skipped
 
     async def closed(self) -> int | None:
-        """The code that the server closes with; frames before it are passed over."""
+        """Wait for the connection to close and return the close code. Frames are dropped."""
         async with asyncio.timeout(SECONDS):
             with suppress(websockets.ConnectionClosed):
                 while True:
@@ -88,7 +91,7 @@ class Browser:
 
 
 class EventSource:
-    """An event stream as a browser reads it (WHATWG HTML, section 9.2.6)."""
+    """An event stream client, which parses as browsers do (WHATWG HTML, section 9.2.6)."""
 
     def __init__(self, response: httpx.Response) -> None:
         self.response = response
@@ -99,7 +102,11 @@ class EventSource:
         self._lines = self._read_lines()
 
     async def receive(self) -> dict[str, Any]:
-        """The data of the next event, which must be one line of JSON."""
+        """Wait for the next event and return its data, which must be one line of JSON.
+
+        Raises:
+            EOFError: the stream has ended.
+        """
         data: list[bytes] = []
         async with asyncio.timeout(SECONDS):
             async for line in self._lines:
@@ -121,7 +128,7 @@ class EventSource:
         raise EOFError
 
     async def event(self, topic: str) -> dict[str, Any]:
-        """The payload of the next event of that topic; others are passed over."""
+        """Wait for the next event of that topic and return its payload, dropping others."""
         while True:
             frame = await self.receive()
             if frame["type"] == "event" and frame["payload"]["topic"] == topic:
@@ -129,7 +136,8 @@ class EventSource:
                 return payload
 
     async def closed(self) -> int | None:
-        """The code of the `close` with which the stream must end; others are passed over."""
+        """Wait for the end of the stream and return the code of its last frame, a `close`. Other
+        frames are dropped."""
         code = None
         with suppress(EOFError):
             while True:
@@ -140,7 +148,7 @@ class EventSource:
         return code
 
     async def _read_lines(self) -> AsyncIterator[bytes]:
-        """Not httpx' own, which end at line breaks that are none here."""
+        """Lines that end with a line feed: httpx' `aiter_lines` splits at other characters too."""
         rest = b""
         async for chunk in self.response.aiter_bytes():
             *lines, rest = (rest + chunk).split(b"\n")

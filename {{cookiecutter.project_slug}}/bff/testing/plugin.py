@@ -1,4 +1,4 @@
-"""Pytest fixtures. Engines are embedded unless TEST_REDIS_URL and TEST_AMQP_URL are set."""
+"""Pytest fixtures. Redis and RabbitMQ are embedded, or real (TEST_REDIS_URL, TEST_AMQP_URL)."""
 
 from __future__ import annotations
 
@@ -22,31 +22,33 @@ CreateApp = Callable[[Settings], FastAPI]
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Tests run on the event loop that the server runs on."""
+    """Run tests on uvicorn's event loop (uvloop if it is installed)."""
     return {"loop": uvicorn.Config("").get_loop_factory() or asyncio.new_event_loop}
 
 
 @pytest.fixture
 def settings_class() -> type[Settings]:
-    """The app's class of settings."""
+    """The app's settings class."""
     found: type[Settings] = load(SETTINGS)
     return found
 
 
 @pytest.fixture
 def create_app() -> CreateApp:
-    """The app's factory. Override it to test another app, or one with other parts."""
+    """The app's factory. Override this fixture to test another app."""
     factory: CreateApp = load(FACTORY)
     return factory
 
 
 @pytest.fixture
 def redis_url() -> str:
+    """`TEST_REDIS_URL`, or `memory://`."""
     return os.environ.get("TEST_REDIS_URL", "memory://")
 
 
 @pytest.fixture
 def amqp_url() -> str:
+    """`TEST_AMQP_URL`, or `memory://`."""
     return os.environ.get("TEST_AMQP_URL", "memory://")
 
 
@@ -54,7 +56,7 @@ def amqp_url() -> str:
 def settings(
     settings_class: type[Settings], redis_url: str, amqp_url: str, tmp_path: Path
 ) -> Settings:
-    """Settings with a name of their own, so that tests on one server share nothing."""
+    """Settings with a random `app_name`, so that tests on one server do not share data."""
     return settings_class(
         _env_file=None,
         app_name=f"test-{secrets.token_hex(4)}",
@@ -69,6 +71,6 @@ def settings(
 
 @pytest.fixture
 async def bff(create_app: CreateApp, settings: Settings) -> AsyncIterator[RunningBff]:
-    """The whole app, served on a free port."""
+    """The app, served on a free port."""
     async with run(create_app(settings)) as running:
         yield running

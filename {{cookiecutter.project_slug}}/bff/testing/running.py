@@ -1,4 +1,4 @@
-"""A BFF on a real server, and clients that talk to it through real sockets."""
+"""Runs a BFF on a real server, with clients that connect over TCP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from bff.application import Bff
 from bff.auth.tokens import issue
-from bff.mesh.client import connect
+from bff.mesh.connect import connect_mesh
 from bff.mesh.service import Publish, Service
 from bff.server.run import Server, configuration
 from bff.settings import Settings
@@ -26,17 +26,18 @@ from bff.testing.waiting import until
 
 @dataclass
 class RunningBff:
-    """A BFF that is served on a free port."""
+    """A BFF served on a free port."""
 
     app: FastAPI
     engine: Bff
-    """Its parts: `messenger`, `mesh`, `database`, `metrics`, …"""
+    """The parts of the BFF: `messenger`, `mesh`, `database`, `metrics`, …"""
     settings: Settings
     address: str
     """Host and port."""
     server: uvicorn.Server
 
     def token(self, user: str, scopes: Sequence[str] = (), lifetime: int = 600) -> str:
+        """A token of that user, valid for `lifetime` seconds."""
         return issue(self.settings, user, scopes, lifetime=lifetime)
 
     @asynccontextmanager
@@ -48,7 +49,8 @@ class RunningBff:
         query: str = "",
         **options: Any,
     ) -> AsyncIterator[Browser]:
-        """An open socket of that user, past its hello."""
+        """A connected WebSocket of that user, after the hello. `options`: `token`, or those of
+        `websockets.connect`."""
         token = options.pop("token", None) or self.token(user, scopes)
         headers = {"Authorization": f"Bearer {token}"}
         async with self.handshake(query, headers, **options) as browser:
@@ -65,7 +67,7 @@ class RunningBff:
         path: str = "/ws",
         **options: Any,
     ) -> AsyncIterator[Browser]:
-        """A socket opened with these headers; what comes first is for the test to read."""
+        """A connected WebSocket, opened with these headers; the test reads the first frame."""
         async with websockets.connect(
             f"ws://{self.address}{path}{query}", additional_headers=headers, **options
         ) as websocket:
@@ -81,7 +83,7 @@ class RunningBff:
         token: str = "",
         **query: str,
     ) -> AsyncIterator[EventSource]:
-        """An open event stream of that user, past its hello."""
+        """An open event stream of that user, after the hello."""
         headers = {"Authorization": f"Bearer {token or self.token(user, scopes)}"}
         if last_event_id:
             headers["Last-Event-ID"] = last_event_id
@@ -96,7 +98,7 @@ class RunningBff:
     async def event_stream(
         self, headers: dict[str, str] | None = None, **query: str
     ) -> AsyncIterator[EventSource]:
-        """The answer to a request for an event stream; what comes is for the test to read."""
+        """The response to a request for an event stream; the test reads the events."""
         encoded = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         async with (
             httpx.AsyncClient(base_url=f"http://{self.address}", timeout=SECONDS) as http,
@@ -105,6 +107,7 @@ class RunningBff:
             yield EventSource(response)
 
     def http(self, user: str = "alice", scopes: Sequence[str] = ()) -> httpx.AsyncClient:
+        """An HTTP client of that user."""
         return httpx.AsyncClient(
             base_url=f"http://{self.address}",
             headers={"Authorization": f"Bearer {self.token(user, scopes)}"},
@@ -113,7 +116,7 @@ class RunningBff:
 
     @asynccontextmanager
     async def mesh_service(self, service: Service) -> AsyncIterator[None]:
-        """Let a service of the mesh answer until the end of the block."""
+        """Run a mesh service until the end of the block."""
         async with serve_on_mesh(self.engine, lambda _: service):
             yield
 
@@ -122,7 +125,8 @@ class RunningBff:
 async def run(app: FastAPI, *, ws: str | None = None) -> AsyncIterator[RunningBff]:
     """Serve an app on a free port until the end of the block.
 
-    On a real broker the app's stand-ins answer too. `ws` is another WebSocket protocol of uvicorn.
+    With RabbitMQ, the app's stand-ins are run too. `ws`: another WebSocket protocol class, like
+    uvicorn's option.
     """
     engine: Bff = app.state.bff
     settings = engine.settings
@@ -137,8 +141,8 @@ async def run(app: FastAPI, *, ws: str | None = None) -> AsyncIterator[RunningBf
 async def serve_on_mesh(
     engine: Bff, *services: Callable[[Publish], Service]
 ) -> AsyncIterator[None]:
-    """Let services answer on the mesh of a running BFF, by a connection of their own."""
-    mesh = connect(engine.settings, broker=engine.broker)
+    """Run services on the mesh of a running BFF, over their own connection."""
+    mesh = connect_mesh(engine.settings, broker=engine.broker)
     for make in services:
         mesh.add_service(make(mesh.publish))
     await mesh.start()
@@ -154,7 +158,7 @@ async def serve_on_mesh(
 async def serve(
     settings: Settings, app: Any, **options: Any
 ) -> AsyncIterator[tuple[uvicorn.Server, str]]:
-    """Serve any ASGI application as `bff serve` does: the server, and where it listens."""
+    """Serve any ASGI application as `bff serve` does. Yields the server and its `host:port`."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(configuration(settings, app, **options))
         serving = asyncio.create_task(server.serve(sockets=[listener]))

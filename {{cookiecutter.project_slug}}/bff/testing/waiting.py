@@ -1,4 +1,4 @@
-"""Waiting for something to become true, with a generous deadline."""
+"""Waiting for a condition."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable
 
 
 async def until(condition: Callable[[], bool | Awaitable[bool]], seconds: float = 15) -> None:
-    """Return as soon as the condition holds.
+    """Wait until the condition is true. It is checked every 10 ms.
 
     Raises:
-        TimeoutError: it did not within `seconds`.
+        TimeoutError: it is not true within `seconds`.
     """
     async with asyncio.timeout(seconds):
         while True:

@@ -1,5 +1,6 @@
-"""`make update`: bring a newer version of the template into this project.
+"""`make update`: apply a newer version of the template to this project.
 
-`record` holds who owns which file and what a project remembers of its template, `template` fetches
-and bakes the newer one, `plan` computes what changes, `write` does it.
+`record`: the owner of each file, and the template version a project was made from. `template`:
+fetches the newer template and generates the project from it. `plan`: computes the changes. `write`:
+applies them.
 """

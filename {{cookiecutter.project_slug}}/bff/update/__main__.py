@@ -19,12 +19,12 @@ from bff.update.write import write
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("address", metavar="[TEMPLATE]", default="")
-@click.option("--checkout", default="", help="Branch, tag or commit; else the default branch.")
-@click.option("--force", is_flag=True, help="Overwrite engine files that were edited by hand.")
+@click.option("--checkout", default="", help="Branch, tag or commit. Default: the default branch.")
+@click.option("--force", is_flag=True, help="Overwrite engine files that you have edited.")
 def main(address: str, checkout: str, force: bool) -> None:
-    """Bring a newer version of the template into this project.
+    """Apply a newer version of the template to this project.
 
-    TEMPLATE is an address or a folder; without it, the one that the project was made from.
+    TEMPLATE is a URL or a folder. Default: the template that the project was generated from.
     """
     try:
         conflicts = update(Path.cwd(), address, checkout, force=force)
@@ -34,7 +34,7 @@ def main(address: str, checkout: str, force: bool) -> None:
 
 
 def update(project: Path, address: str, checkout: str, *, force: bool) -> bool:
-    """Update the project and print what was done; return whether there are conflicts to resolve.
+    """Update the project and print a report. Returns whether there are merge conflicts.
 
     Raises:
         UpdateError: the update was refused or failed; nothing was changed.
@@ -45,8 +45,8 @@ def update(project: Path, address: str, checkout: str, *, force: bool) -> bool:
     source = address or old.template
     if not source:
         raise UpdateError(
-            "The address of the template is not recorded, because the project was made from a "
-            "local folder. Name it: make update TEMPLATE=../cookiecutter-fastapi-bff"
+            "The template's URL is not recorded, because the project was generated from a local "
+            "folder. Pass it: make update TEMPLATE=../cookiecutter-fastapi-bff"
         )
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         fetched = template.fetch(source, checkout, Path(folder))
@@ -68,35 +68,35 @@ def update(project: Path, address: str, checkout: str, *, force: bool) -> bool:
 
 
 def read_record(project: Path, whose: str) -> Record:
-    """What `.bff/` of a project holds.
+    """Read the record in `.bff/` of a project.
 
     Raises:
-        UpdateError: it is not there or cannot be read.
+        UpdateError: it is missing or cannot be read.
     """
     try:
         return read(project)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise UpdateError(
-            f"{whose} has no .bff/{missing}, which an update needs. It is written when the "
-            "project is made, by version 0.2.0 or later of the template, with hooks."
+            f"{whose} has no .bff/{missing}, which an update needs. Version 0.2.0 or later of the "
+            "template writes it when a project is generated with hooks enabled."
         ) from error
     except ValueError as error:
-        raise UpdateError(f"{PROJECT_JSON} cannot be used: {error}") from error
+        raise UpdateError(f"{PROJECT_JSON} is invalid: {error}") from error
 
 
 def refuse_edited(plan: Plan, *, force: bool) -> None:
-    """Keep changes to the engine from being lost unnoticed.
+    """Protect the user's changes to engine files.
 
     Raises:
-        UpdateError: files of the engine were changed by hand, and `force` is not given.
+        UpdateError: engine files were edited, and `force` is not set.
     """
     if plan.edited and not force:
         names = "\n".join(f"  {name} ({how})" for name, how in plan.edited.items())
         raise UpdateError(
-            "These files belong to the engine and were changed by hand. An update would undo "
-            f"your changes:\n{names}\nMove your changes to app/, or update with FORCE=1 "
-            "(--force) to lose them. Nothing was changed."
+            "You have edited files of the engine. An update would overwrite your changes:\n"
+            f"{names}\nMove your changes to app/, or discard them with FORCE=1 (--force). "
+            "Nothing was changed."
         )
 
 

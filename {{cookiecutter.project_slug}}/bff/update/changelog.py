@@ -1,4 +1,4 @@
-"""What CHANGELOG.md asks of a user between two versions."""
+"""Extracts from CHANGELOG.md what a user must do between two versions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TO_DO = re.compile(r"^### What you must do *\n(.*?)(?=^#|\Z)", re.MULTILINE | re
 
 
 def to_do(changelog: str, old: str, new: str) -> dict[str, str]:
-    """The text below "What you must do" of each version after `old` up to `new`, oldest first."""
+    """The text under "What you must do" for each version after `old` up to `new`, oldest first."""
     parts = SECTION.split(changelog)[1:]
     sections = dict(zip(parts[::2], parts[1::2], strict=True))
     wanted = [v for v in sections if _numbers(old) < _numbers(v) <= _numbers(new)]
@@ -18,6 +18,6 @@ def to_do(changelog: str, old: str, new: str) -> dict[str, str]:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """`0.10.0` is later than `0.9.0`; what follows the numbers (`rc1`) is not compared."""
+    """Numbers to compare, so that `0.10.0` is later than `0.9.0`. A suffix (`rc1`) is ignored."""
     match = re.match(r"\d+(?:\.\d+)*", version)
     return tuple(int(part) for part in match[0].split(".")) if match else ()

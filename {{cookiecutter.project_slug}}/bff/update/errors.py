@@ -1,7 +1,7 @@
-"""The one error of an update."""
+"""The exception of an update."""
 
 from __future__ import annotations
 
 
 class UpdateError(Exception):
-    """The update was refused or failed, and nothing was changed; the message says why."""
+    """The update was refused or failed. Nothing was changed; the message says why."""

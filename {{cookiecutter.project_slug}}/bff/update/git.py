@@ -1,4 +1,4 @@
-"""What an update needs of git."""
+"""The git commands of an update."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from bff.update.errors import UpdateError
 from bff.update.record import PROJECT_JSON
 
 MAX_CONFLICTS = 127
-"""`git merge-file` exits with the number of conflicts, this at most; above it, it has failed."""
+"""`git merge-file` exits with the number of conflicts, at most this; a higher code is an error."""
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
-    """Run git in a folder; its exit code is the caller's business.
+    """Run git in a folder. The caller checks the exit code.
 
     Raises:
         UpdateError: git is not installed.
@@ -26,15 +26,15 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
 
 
 def check_is_clean(project: Path) -> None:
-    """See that every change of the project is committed, so that an update can be undone.
+    """Check that everything is committed, so that an update can be undone.
 
     Raises:
-        UpdateError: the project is in no repository, is not committed, or has changes.
+        UpdateError: the project is not in a repository, is not committed, or has changes.
     """
     if run(project, "ls-files", "--error-unmatch", PROJECT_JSON).returncode:
         raise UpdateError(
-            "This project is not committed to git. An update needs that, so that you can see and "
-            "undo what it changes: git init && git add --all && git commit -m 'Before the update'"
+            "This project is not committed to git. Commit it first, so that you can review and "
+            "undo the update: git init && git add --all && git commit -m 'Before the update'"
         )
     if run(project, "status", "--porcelain", "--", ".").stdout.strip():
         raise UpdateError(
@@ -43,16 +43,16 @@ def check_is_clean(project: Path) -> None:
 
 
 def tracked(project: Path) -> set[str]:
-    """The committed files, relative to the project."""
+    """The files that git tracks, relative to the project."""
     output = run(project, "ls-files", "-z", "--", ".").stdout.decode()
     return {name for name in output.split("\0") if name}
 
 
 def clone(address: str, checkout: str, into: Path) -> Path:
-    """Clone a repository of this machine and return the clone.
+    """Clone a local repository and return the path of the clone.
 
     Raises:
-        UpdateError: it cannot be cloned, or has no such branch, tag or commit.
+        UpdateError: cloning failed, or there is no such branch, tag or commit.
     """
     done = run(into, "clone", "--quiet", "--", address, "clone")
     if done.returncode == 0 and checkout:
@@ -63,9 +63,10 @@ def clone(address: str, checkout: str, into: Path) -> Path:
 
 
 def merge(ours: bytes, base: bytes, theirs: bytes, version: str) -> tuple[bytes, bool]:
-    """The text with both changes, and whether there are conflicts, marked in it.
+    """Merge two versions of a file. Returns the merged text, with conflict markers, and whether
+    there are conflicts.
 
-    A file that is not text is left as it is, which counts as a conflict.
+    A binary file is returned unchanged, as a conflict.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)

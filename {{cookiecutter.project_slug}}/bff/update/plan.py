@@ -1,4 +1,4 @@
-"""What an update changes, computed before anything is written."""
+"""Computes the changes of an update before anything is written."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ class File:
 
 
 def read_file(path: Path) -> File | None:
-    """A file with its permissions; None if there is none."""
+    """A file with its permissions; None if it does not exist."""
     return File(path.read_bytes(), path.stat().st_mode & 0o777) if path.is_file() else None
 
 
 @dataclass
 class Plan:
-    """Every file to write (None: to remove) and what the user has to know."""
+    """Every file to write (None: to remove), and what to report to the user."""
 
     changes: dict[str, File | None] = field(default_factory=dict)
     edited: dict[str, str] = field(default_factory=dict)
-    """Files of the engine that were changed by hand, and how."""
+    """Engine files that the user has edited, and how: `added`, `changed`, `deleted`."""
     conflicts: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
-    """Files that the template has no more, but the user has changed."""
+    """Files that the template no longer has, but that the user has changed."""
     new_locks: list[str] = field(default_factory=list)
     stale_locks: list[str] = field(default_factory=list)
-    """Locks of the user's own, while the template's have changed."""
+    """Lock files that the user has changed, although the template's have changed too."""
 
 
 @dataclass(frozen=True)
 class Planner:
-    """Compares a project with `fresh`, the project as the newer template makes it."""
+    """Compares a project with `fresh`, the project as the newer template generates it."""
 
     project: Path
     old: Record
@@ -46,8 +46,8 @@ class Planner:
     plan: Plan = field(default_factory=Plan)
 
     def make(self, tracked: set[str], record: Record) -> Plan:
-        """The plan. `tracked` are the project's files that git knows, `record` is what the
-        project's `.bff/` shall hold afterwards."""
+        """Compute the plan. `tracked`: the files that git tracks; `record`: the new content of
+        `.bff/`."""
         in_engine = {name for name in tracked if owner(name) is Owner.ENGINE}
         for name in sorted({*in_engine, *self.old.engine, *self.new.engine}):
             if name not in self.new.base:
@@ -58,7 +58,7 @@ class Planner:
             self._lock(name)
         for name, content in record.files().items():
             self._write(name, File(content, 0o644))
-        self._check_record_is_last()
+        self._move_record_to_end()
         return self.plan
 
     def _engine(self, name: str) -> None:
@@ -75,7 +75,7 @@ class Planner:
         self.plan.changes[name] = theirs
 
     def _pristine(self, name: str) -> str | None:
-        """The SHA-256 of the file as the old template made it."""
+        """The SHA-256 of the file as the old template generated it."""
         if name in self.old.base:
             return digest(self.old.base[name])
         return self.old.engine.get(name)
@@ -99,7 +99,7 @@ class Planner:
                 self.plan.conflicts.append(name)
 
     def _dropped(self, name: str, ours: File | None, base: bytes | None, still_made: bool) -> None:
-        """A file that is no longer shared: gone from the template, or the user's from now on."""
+        """A file that is no longer shared: removed from the template, or now owned by the user."""
         if ours is None or still_made:
             return
         if ours.content == base:
@@ -124,8 +124,8 @@ class Planner:
         if _content(read_file(self.project / name)) != _content(file):
             self.plan.changes[name] = file
 
-    def _check_record_is_last(self) -> None:
-        """So that a record never tells of files that are not yet written."""
+    def _move_record_to_end(self) -> None:
+        """Write the record last, so that it never describes files that are not written yet."""
         for name in (BASE_ZIP, PROJECT_JSON):
             if name in self.plan.changes:
                 self.plan.changes[name] = self.plan.changes.pop(name)

@@ -1,6 +1,6 @@
-"""Who owns which file, and what a project records of the template: `.bff/`.
+"""The owner of each file, and the record of the template in `.bff/`.
 
-The template's hook runs this file on its own, so it imports the standard library only.
+The template's hook runs this file as a script, so it imports only the standard library.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ BASE_ZIP = ".bff/base.zip"
 
 
 class Owner(Enum):
-    LOCAL = "made on this machine; neither recorded nor updated"
-    ENGINE = "replaced whole by an update"
+    LOCAL = "created on this machine; neither recorded nor updated"
+    ENGINE = "replaced as a whole by an update"
     USER = "never touched by an update"
-    LOCK = "replaced if it was not changed since the last update"
+    LOCK = "replaced if unchanged since the last update"
     SHARED = "merged: the user's changes and the template's"
 
 
@@ -51,8 +51,8 @@ OWNERS = (
     ("requirements*.lock", Owner.LOCK),
     ("*", Owner.SHARED),
 )
-"""Patterns of file names relative to the project; the first that matches decides. `*` matches any
-characters, `/` too."""
+"""Patterns of file names relative to the project; the first match decides. `*` matches any
+characters, including `/`."""
 
 VERSION = re.compile(r'^__version__ = "([^"]+)"', re.MULTILINE)
 SCP_ADDRESS = re.compile(r"[\w.-]+@[\w.-]+:\S+")
@@ -62,12 +62,12 @@ TIMESTAMP = (1980, 1, 1, 0, 0, 0)
 
 @dataclass(frozen=True)
 class Record:
-    """What a project knows of the template's version that it was last made or updated from."""
+    """The template version from which a project was generated or last updated."""
 
     data: Mapping[str, Any]
-    """The content of `.bff/project.json`; keys that a newer version added are kept."""
+    """The content of `.bff/project.json`, including unknown keys of newer versions."""
     base: Mapping[str, bytes]
-    """Each shared file as the template made it."""
+    """Each shared file as the template generated it."""
 
     @property
     def template(self) -> str:
@@ -83,7 +83,7 @@ class Record:
 
     @property
     def year(self) -> str:
-        """The year in the licence."""
+        """The year in the license."""
         return str(self.data["year"])
 
     @property
@@ -92,7 +92,7 @@ class Record:
 
     @property
     def engine(self) -> dict[str, str]:
-        """The SHA-256 of each file of the engine."""
+        """The SHA-256 of each engine file."""
         return dict(self.data["engine"])
 
     @property
@@ -101,7 +101,7 @@ class Record:
         return dict(self.data["locks"])
 
     def files(self) -> dict[str, bytes]:
-        """The two files under `.bff/`; equal records give equal bytes."""
+        """The two files in `.bff/`. Equal records give equal bytes."""
         text = json.dumps(self.data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
         return {BASE_ZIP: _zip(self.base), PROJECT_JSON: text.encode()}
 
@@ -115,7 +115,7 @@ def digest(content: bytes) -> str:
 
 
 def public_address(address: str) -> str:
-    """The template's address without credentials; empty if it is a path on this machine."""
+    """The template's URL without credentials; empty for a local path."""
     parts = urlsplit(address)
     if parts.scheme.endswith("file"):
         return ""
@@ -128,11 +128,11 @@ def public_address(address: str) -> str:
 
 
 def read(project: Path) -> Record:
-    """The record under `.bff/`.
+    """Read the record in `.bff/`.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it cannot be read.
+        FileNotFoundError: a file of the record is missing.
+        ValueError: the record is invalid.
     """
     try:
         data = json.loads((project / PROJECT_JSON).read_bytes())
@@ -147,10 +147,10 @@ def read(project: Path) -> Record:
 
 
 def make(project: Path, context: Mapping[str, Any]) -> Record:
-    """The record of a project just made, from cookiecutter's context.
+    """Create the record of a generated project from cookiecutter's context.
 
-    A project that has a record already is being made again: of its files only those that the
-    record names are taken for the template's, so that nothing of the user's gets into it.
+    If the project already has a record, it is being generated again: then only files that the
+    record lists count as the template's, so that the user's files stay out.
     """
     names = list(_names(project))
     if (project / PROJECT_JSON).is_file():
@@ -189,7 +189,8 @@ def _names(project: Path) -> Iterator[str]:
 
 
 def _zip(content: Mapping[str, bytes]) -> bytes:
-    """Not compressed: the bytes do not depend on zlib's version, and git compresses them anyway."""
+    """A zip file without compression, so that its bytes do not depend on zlib's version; git
+    compresses it anyway."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for name in sorted(content):
@@ -201,7 +202,7 @@ def _zip(content: Mapping[str, bytes]) -> bytes:
 
 
 def main() -> None:
-    """Write the record of the project in this folder; cookiecutter's context comes on stdin."""
+    """Write the record of the project in this folder. Reads cookiecutter's context from stdin."""
     project = Path.cwd()
     files = make(project, json.load(sys.stdin)).files()
     (project / ".bff").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""What an update says at its end."""
+"""The report that an update prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bff.update.record import Record
 
 
 def report(plan: Plan, old: Record, new: Record, changelog: str) -> str:
-    """What was done, and what the user has to do now."""
+    """What was changed, and what the user must do next."""
     if not plan.changes:
         return f"Nothing to update: the project is at version {new.version} of the template."
     return "\n".join(_lines(plan, old, new, changelog))
@@ -23,24 +23,24 @@ def _lines(plan: Plan, old: Record, new: Record, changelog: str) -> Iterator[str
         f"Updated from version {old.version} to {new.version}: "
         f"{len(written)} files written, {len(removed)} removed."
     )
-    yield from _list("Engine files changed by hand, now overwritten:", plan.edited)
+    yield from _list("Engine files that you had edited, now overwritten:", plan.edited)
     answers = {name: value for name, value in new.answers.items() if value != old.answers.get(name)}
     yield from _list(
-        "Questions of the template answered by their default:",
+        "New questions of the template, answered with their defaults:",
         [f"{name} = {value}" for name, value in answers.items()],
     )
     yield from _list(
-        "You changed these files that the template no longer has; they stay:", plan.kept
+        "Files that the template no longer has, kept because you changed them:", plan.kept
     )
     for version, text in to_do(changelog, old.version, new.version).items():
-        yield f"\nVersion {version} asks of you:\n{text}"
-    yield from _list("Conflicts, marked with <<<<<<< in these files; resolve them:", plan.conflicts)
+        yield f"\nFor version {version} you must:\n{text}"
+    yield from _list("Merge conflicts, marked with <<<<<<<, for you to resolve:", plan.conflicts)
     yield "\nNext:"
     if plan.stale_locks:
-        yield f"  make lock      # dependencies changed; {', '.join(plan.stale_locks)} is your own"
+        yield f"  make lock      # you have edited {', '.join(plan.stale_locks)}"
     if plan.stale_locks or plan.new_locks:
         yield "  make install   # dependencies changed"
-    yield "  git diff       # see what changed"
+    yield "  git diff       # review the changes"
     yield "  make test      # then commit"
 
 

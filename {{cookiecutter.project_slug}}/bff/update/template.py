@@ -1,4 +1,4 @@
-"""Fetch a template and bake it with a project's answers, as the cookiecutter program does."""
+"""Fetches a template and generates a project from it with cookiecutter."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ QUESTIONS = "cookiecutter.json"
 
 
 def check_is_installed() -> None:
-    """See that cookiecutter is there, a dependency for development only.
+    """Check that cookiecutter, a development dependency, is installed.
 
     Raises:
-        UpdateError: it is not.
+        UpdateError: it is not installed.
     """
     if find_spec("cookiecutter") is None:
-        raise UpdateError("An update needs cookiecutter, which is not installed: make install")
+        raise UpdateError("An update needs cookiecutter. Install it: make install")
 
 
 def fetch(address: str, checkout: str, into: Path) -> Path:
-    """The folder of the template: a local one as it lies, or a fresh clone below `into`.
+    """Return the folder of the template: a local one as it is, or a new clone inside `into`.
 
     Raises:
-        UpdateError: it cannot be fetched, or is no template.
+        UpdateError: it cannot be fetched, or is not a template.
     """
     local = Path(address).expanduser()
     if not local.is_dir():
@@ -61,7 +61,7 @@ def _download(address: str, checkout: str, into: Path) -> Path:
 
 
 def kept_answers(template: Path, answers: Mapping[str, Any]) -> dict[str, Any]:
-    """The answers to questions that the template still asks; a choice only if it is still offered.
+    """The answers to questions that the template still asks, without choices it no longer offers.
 
     Raises:
         UpdateError: the template's questions cannot be read.
@@ -79,11 +79,13 @@ def kept_answers(template: Path, answers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def bake(template: Path, answers: Mapping[str, Any], year: str, into: Path) -> Path:
-    """Make the project in a new folder below `into` and return it. Questions without an answer
-    take their defaults; the files and settings of the user's own cookiecutter have no effect.
+    """Generate the project in a new folder inside `into` and return its path.
+
+    Questions without an answer take their defaults. The user's cookiecutter configuration has no
+    effect.
 
     Raises:
-        UpdateError: cookiecutter refused an answer or the template.
+        UpdateError: cookiecutter failed.
     """
     output, own = into / "output", into / "cookiecutter"
     output.mkdir()
@@ -97,12 +99,12 @@ def bake(template: Path, answers: Mapping[str, Any], year: str, into: Path) -> P
     command += [f"__year={year}"] if year else []
     done = subprocess.run(command, capture_output=True)  # noqa: S603
     if done.returncode:
-        said = (done.stdout + done.stderr).decode(errors="replace").strip()
-        raise UpdateError(f"The template cannot be used: {said}")
+        printed = (done.stdout + done.stderr).decode(errors="replace").strip()
+        raise UpdateError(f"cookiecutter failed: {printed}")
     return next(output.iterdir())
 
 
 def _literal(answer: Any) -> str:
-    """An answer as cookiecutter takes it on its command line, where it expands templates."""
+    """An answer for cookiecutter's command line, quoted because it expands templates there."""
     text = str(answer)
     return "{{ " + json.dumps(text, ensure_ascii=False) + " }}" if "{" in text else text

@@ -1,4 +1,4 @@
-"""Write a plan into the project: all of it, or nothing."""
+"""Applies a plan to the project: all of it, or nothing."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from bff.update.plan import File, read_file
 
 
 def write(project: Path, changes: Mapping[str, File | None]) -> None:
-    """Write and remove files. An error or Ctrl-C on the way puts everything back.
+    """Write and remove files. On an error or Ctrl-C, all changes are undone.
 
     Raises:
-        OSError: a file cannot be written; the project is as it was.
+        OSError: a file cannot be written; the project is unchanged.
     """
     before = {name: read_file(project / name) for name in changes}
     try:
@@ -34,7 +34,7 @@ def _put(project: Path, files: Mapping[str, File | None]) -> None:
 
 
 def _put_file(path: Path, file: File) -> None:
-    """Through a second file, so that nobody reads half of it."""
+    """Write to a temporary file and rename it, so that no reader sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.new")
     try:

@@ -48,4 +48,4 @@ REALTIME = [
     payments.realtime,
     account.realtime,
 ]
-"""What browsers call over sockets, and what the mesh brings or calls."""
+"""What browsers may call and subscribe to, and how mesh events and calls are handled."""

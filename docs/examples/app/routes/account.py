@@ -1,4 +1,4 @@
-"""What a user owes: kept by the billing system."""
+"""The balance of a user, from the billing system."""
 
 from __future__ import annotations
 

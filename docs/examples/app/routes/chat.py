@@ -1,4 +1,4 @@
-"""Users who write to each other."""
+"""Messages from one user to another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Invoices: kept by the mesh service `invoices`."""
+"""Invoices, which the mesh service `invoices` stores."""
 
 from __future__ import annotations
 

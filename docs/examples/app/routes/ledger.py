@@ -1,4 +1,4 @@
-"""The ledger: a service that speaks JSON-RPC, on a vhost of its own."""
+"""The ledger: a service that uses JSON-RPC, on its own vhost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ realtime.expose("ledger", methods=["balance"], scopes=["invoices"])
 
 
 def connect(bff: Bff) -> None:
-    """Have the service `ledger` called by a mesh client of its own."""
+    """Route calls of the service `ledger` to a second mesh client."""
     settings = bff.provided(Settings)
     own = {"amqp_url": settings.ledger_amqp_url, "rpc_exchange": ""}
     ledger = connect_mesh(

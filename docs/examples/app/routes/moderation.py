@@ -1,4 +1,4 @@
-"""For administrators: delete what a user keeps."""
+"""For administrators: delete the notes of a user."""
 
 from __future__ import annotations
 

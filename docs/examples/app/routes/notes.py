@@ -1,4 +1,4 @@
-"""Notes that users keep for themselves."""
+"""Private notes of users."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bff.endpoints import CallerDep, DatabaseDep, responses
 
 router = APIRouter(prefix="/notes", tags=["notes"], responses=responses(401, 403, 503))
 
-KEPT = Counter("notes_kept", "Notes that users have kept.")
+KEPT = Counter("notes_kept", "Notes that were stored.")
 
 
 class NewNote(BaseModel):
@@ -31,8 +31,8 @@ async def create_note(
     own = select(func.count()).where(col(Note.user_id) == caller.user_id)
     async with database.session() as session:
         if (await session.exec(own)).one() >= settings.notes_per_user:
-            most = f"{settings.notes_per_user} notes are the most a user may keep"
-            raise Problem(Code.CONFLICT, most)
+            limit = f"A user may have {settings.notes_per_user} notes: delete one first"
+            raise Problem(Code.CONFLICT, limit)
         session.add(stored)
         await session.commit()
     KEPT.inc()

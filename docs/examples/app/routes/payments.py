@@ -1,4 +1,4 @@
-"""Paying an invoice, which needs an open account."""
+"""Payment of an invoice, which requires an open account."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is signed in."""
+"""The authenticated user."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Profile(BaseModel):
     scopes: list[str]
 
 
-@router.get("", summary="The caller, as their token says")
+@router.get("", summary="The caller, from the token")
 async def read_profile(caller: CallerDep) -> Profile:
     caller.require("profile")
     return Profile(user_id=caller.user_id, username=caller.username, scopes=sorted(caller.scopes))

@@ -1,4 +1,4 @@
-"""Reports, which take their time: made by the mesh service `reports`."""
+"""Reports, which the mesh service `reports` makes, and which take long."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bff import Caller, RealtimeRouter
 realtime = RealtimeRouter()
 
 
-class Wanted(BaseModel):
+class NewReport(BaseModel):
     team: str
     year: Annotated[int, Field(ge=2000, le=2100)]
 
 
-async def own_team(params: Wanted, caller: Caller) -> bool:
+async def own_team(params: NewReport, caller: Caller) -> bool:
     return f"team:{params.team}" in caller.scopes
 
 
@@ -25,7 +25,7 @@ realtime.expose(
     "reports",
     methods=["make"],
     scopes=["reports"],
-    params=Wanted,
+    params=NewReport,
     check=own_team,
     timeout=20,
     cancel_method="stop",

@@ -1,4 +1,4 @@
-"""Rooms that users write in, and who of them is online."""
+"""Rooms in which users write, and which users are online."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Write(BaseModel):
     text: Annotated[str, Field(min_length=1, max_length=500)]
 
 
-class Who(BaseModel):
+class Users(BaseModel):
     users: Annotated[list[str], Field(max_length=100)]
 
 
@@ -39,6 +39,6 @@ async def may_watch() -> bool:
 
 
 @realtime.method("rooms.online", scopes=["rooms"])
-async def online(params: Who, presence: Presence) -> list[str]:
+async def online(params: Users, presence: Presence) -> list[str]:
     found = await presence.of(params.users)
     return [user_id for user_id, connections in found.items() if connections]

@@ -1,4 +1,4 @@
-"""Seats: the service `theatre` tells when the last one of a show is gone."""
+"""Seats: the service `theatre` calls `sold_out` when a show has no seats left."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SoldOut(BaseModel):
 
 @realtime.mesh_method("sold_out")
 async def sold_out(params: SoldOut, request: MeshRequest, messenger: Messenger) -> int:
-    """Tell everybody who waits; returns how many sockets that were."""
+    """Notify the waiting users; returns how many sockets were addressed."""
     event = {"show": params.show, "by": request.context.get("user_id")}
     sent = await messenger.to_users(params.waiting, "seats.sold_out", event)
     return sum(one.addressed for one in sent)

@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the table of notes."""
+    """Create the table `note`."""
     op.create_table(
         "note",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -25,5 +25,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it."""
+    """Drop the table `note`."""
     op.drop_table("note")

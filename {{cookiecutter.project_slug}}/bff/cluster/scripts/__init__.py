@@ -7,13 +7,13 @@ from pathlib import Path
 from bff.redis.pipeline import AutoPipeline, Script
 
 _FOLDER = Path(__file__).parent
-_SHARED = "stream"
-"""Functions that every script may call: they stand before it."""
+_PRELUDE = "stream"
+"""Functions for all scripts; its text is put before theirs."""
 
 
 def load(pipeline: AutoPipeline, name: str) -> Script:
-    """The script `<name>.lua`, ready to be called."""
-    parts = (_SHARED, name)
+    """The script `<name>.lua` as a callable."""
+    parts = (_PRELUDE, name)
     return Script(
         pipeline, "\n".join((_FOLDER / f"{part}.lua").read_text(encoding="utf-8") for part in parts)
     )

@@ -1,7 +1,7 @@
--- Remember how many changes of a user's presence were told: with an odd number he is online.
+-- Store how many changes of a user's presence were announced; an odd number means online.
 --
 -- KEYS: meta
--- ARGV: how many, seconds
+-- ARGV: number of changes, expiry in seconds
 
 if tonumber(redis.call('HGET', KEYS[1], 'presence') or 0) < tonumber(ARGV[1]) then
   redis.call('HSET', KEYS[1], 'presence', ARGV[1])

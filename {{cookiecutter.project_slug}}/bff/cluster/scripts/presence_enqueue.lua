@@ -1,7 +1,7 @@
--- Note users whose presence may have changed, to be looked at when a while has passed.
+-- Enqueue users whose presence may have changed, to be checked after a delay.
 --
 -- KEYS: presence
--- ARGV: milliseconds to wait, users...
+-- ARGV: delay in milliseconds, users...
 
 local time = redis.call('TIME')
 local due = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + ARGV[1])

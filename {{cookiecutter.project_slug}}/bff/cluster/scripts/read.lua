@@ -1,7 +1,8 @@
--- Read what a stream holds after a position.
+-- Read what a stream contains after a position.
 --
 -- KEYS: meta, stream
--- ARGV: seconds that a quiet position stays good, epoch, offset, most messages, most bytes
+-- ARGV: seconds after which the position of an unused stream expires, epoch, offset,
+--       maximum number of messages, maximum bytes
 -- Returns a page (stream.lua).
 
 return page(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])

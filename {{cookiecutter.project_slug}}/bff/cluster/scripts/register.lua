@@ -1,9 +1,10 @@
--- Put a connection into its user's index, and read what its user was sent since a position.
+-- Add a connection to its user's index, and read what the user's stream contains after a position.
 --
 -- KEYS: meta, stream, connections
--- ARGV: seconds that a quiet position stays good, epoch, offset, most messages, most bytes,
---       connection id, entry, how many a user may have
--- Returns a page (stream.lua), or nothing when the user has too many.
+-- ARGV: seconds after which the position of an unused stream expires, epoch, offset,
+--       maximum number of messages, maximum bytes, connection id, entry,
+--       maximum number of connections of a user
+-- Returns a page (stream.lua), or an empty table when the user has too many connections.
 
 local known = redis.call('HEXISTS', KEYS[3], ARGV[6]) == 1
 if not known and redis.call('HLEN', KEYS[3]) >= tonumber(ARGV[8]) then return {} end

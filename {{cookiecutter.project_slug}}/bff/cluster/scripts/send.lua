@@ -1,36 +1,38 @@
--- Store a message and tell whoever holds its readers, in one round trip.
+-- Store a message in a stream and publish it to the instances that have its receivers.
 --
--- KEYS: meta, stream, idempotency key, connections (a user's message only)
--- ARGV: text up to the id, stream name, envelope up to the epoch, channel,
---       stream length, stream seconds, position seconds, '1' to send only once under the key
--- Returns the message id and how many connections the index names (0 for all).
+-- KEYS: meta, stream, idempotency key, connections (only for the stream of a user)
+-- ARGV: frame up to the message id, stream name, envelope up to the epoch, channel,
+--       maximum stream length, stream expiry in seconds, position expiry in seconds,
+--       '1' to use the idempotency key
+-- Returns the message id and the number of connections in the index (0 for other streams).
 --
--- With connections the channel is the part before the instance id. An envelope is
--- `<kind>\n<reader>\n<epoch>\n<offset>\n<text>`: the text is finished here, once.
+-- With connections, the channel is the prefix of the instance channels. An envelope is
+-- `<kind>\n<target>\n<epoch>\n<offset>\n<frame>`. The message id is added to the frame here, once
+-- for all receivers.
 
-local once = ARGV[8] == '1'
-if once then
-  local before = redis.call('HMGET', KEYS[3], 'id', 'addressed')
-  if before[1] then return {before[1], tonumber(before[2])} end
+local idempotent = ARGV[8] == '1'
+if idempotent then
+  local earlier = redis.call('HMGET', KEYS[3], 'id', 'addressed')
+  if earlier[1] then return {earlier[1], tonumber(earlier[2])} end
 end
 
 local epoch = position(KEYS[1], KEYS[2])
 local offset = redis.call('HINCRBY', KEYS[1], 'offset', 1)
 redis.call('EXPIRE', KEYS[1], ARGV[7])
 local id = ARGV[2] .. '/' .. epoch .. '/' .. offset
-local text = ARGV[1] .. id .. '"}}'
-redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[5], offset .. '-0', 'text', text)
+local frame = ARGV[1] .. id .. '"}}'
+redis.call('XADD', KEYS[2], 'MAXLEN', ARGV[5], offset .. '-0', 'text', frame)
 redis.call('EXPIRE', KEYS[2], ARGV[6])
 
-local envelope = ARGV[3] .. epoch .. '\n' .. offset .. '\n' .. text
+local envelope = ARGV[3] .. epoch .. '\n' .. offset .. '\n' .. frame
 local addressed = 0
 if KEYS[4] then
-  local told = {}
+  local published = {}
   for _, connection in ipairs(redis.call('HKEYS', KEYS[4])) do
     local instance = string.match(connection, '^[^.]+')
     addressed = addressed + 1
-    if not told[instance] then
-      told[instance] = true
+    if not published[instance] then
+      published[instance] = true
       redis.call('PUBLISH', ARGV[4] .. instance, envelope)
     end
   end
@@ -38,7 +40,7 @@ else
   redis.call('PUBLISH', ARGV[4], envelope)
 end
 
-if once then
+if idempotent then
   redis.call('HSET', KEYS[3], 'id', id, 'addressed', addressed)
   redis.call('EXPIRE', KEYS[3], math.max(ARGV[6], ARGV[7]))
 end

@@ -1,23 +1,23 @@
--- Prelude of the other scripts: where a stream stands, and what it holds after a position.
+-- Functions for all scripts: the position of a stream, and what it contains after a position.
 
--- The Redis process. Embedded Redis has no INFO and lives as long as its process.
+-- Identifies the Redis process. The in-memory Redis has no INFO; it ends with its process.
 local function run_id()
   local info = redis.pcall('INFO', 'server')
   if type(info) == 'table' then return 'embedded' end
   return string.match(info, 'run_id:(%w+)')
 end
 
--- The epoch names one life of the stream. A new one begins when there is none yet, and when Redis
--- is not the process that began it: a Redis that came back with older data would otherwise give
--- out the same offsets twice.
+-- Returns epoch and offset of the newest message. A new epoch begins when the stream is new, and
+-- when another Redis process began the last epoch: after a restart or a failover Redis may have
+-- older data, and would assign the same offsets twice.
 --
--- The first write of a script must be one that a Redis without memory refuses: once a script has
--- written anything, it lets it go on. So EXPIRE and DEL come later.
+-- The first write of a script must be a command that Redis refuses when it is out of memory: after
+-- the first write Redis lets a script continue. So EXPIRE and DEL come later.
 local function position(meta, stream)
   local run = run_id()
-  local known = redis.call('HMGET', meta, 'epoch', 'offset', 'run')
-  local epoch, offset = known[1], known[2]
-  if known[3] ~= run then
+  local stored = redis.call('HMGET', meta, 'epoch', 'offset', 'run')
+  local epoch, offset = stored[1], stored[2]
+  if stored[3] ~= run then
     local now = redis.call('TIME')
     epoch = string.sub(run, 1, 8) .. string.format('%x', now[1] * 1000000 + now[2])
     offset = '0'
@@ -27,34 +27,35 @@ local function position(meta, stream)
   return epoch, offset
 end
 
--- What a stream holds after a position, as far as a page goes. It is read in steps: texts may be
--- large, and a hundred of them would keep Redis busy for the few that fit.
+-- Returns one page of what a stream contains after a position: epoch and offset of the newest
+-- message; 1 if everything after the position is still there, else 0; then offset, frame, offset,
+-- frame, ... With an empty epoch the page contains no messages.
 --
--- Returns epoch and offset of the newest message; 1 when all that followed the position is still
--- there, else 0; and offset, text, offset, text, ... An empty epoch asks for no messages.
+-- The stream is read in small steps: frames may be large, and reading a hundred of them would
+-- block Redis for the few that fit into the page.
 local function page(meta, stream, seconds, epoch, after, count, bytes)
   local current, tip = position(meta, stream)
   redis.call('EXPIRE', meta, seconds)
   if epoch == '' or (epoch == current and after == tip) then return {current, tip, 1} end
   local offset = tonumber(after)
   if epoch ~= current or offset > tonumber(tip) then return {current, tip, 0} end
-  local answer, found, size, step, goes_on = {current, tip, 1}, 0, 0, 1, true
-  while goes_on and found < tonumber(count) and size < tonumber(bytes) do
+  local result, found, size, step, continues = {current, tip, 1}, 0, 0, 1, true
+  while continues and found < tonumber(count) and size < tonumber(bytes) do
     local first = string.format('%.0f-0', offset + found + 1)
     local entries = redis.call('XRANGE', stream, first, '+', 'COUNT', math.min(step, count - found))
-    goes_on = #entries > 0
+    continues = #entries > 0
     for _, entry in ipairs(entries) do
-      local text = entry[2][2]
-      size = size + #text
-      goes_on = entry[1] == string.format('%.0f-0', offset + found + 1)
+      local frame = entry[2][2]
+      size = size + #frame
+      continues = entry[1] == string.format('%.0f-0', offset + found + 1)
         and (found == 0 or size <= tonumber(bytes))
-      if not goes_on then break end
+      if not continues then break end
       found = found + 1
-      answer[#answer + 1] = string.format('%.0f', offset + found)
-      answer[#answer + 1] = text
+      result[#result + 1] = string.format('%.0f', offset + found)
+      result[#result + 1] = frame
     end
     step = 8
   end
-  if found == 0 then answer[3] = 0 end
-  return answer
+  if found == 0 then result[3] = 0 end
+  return result
 end

@@ -1,4 +1,4 @@
-"""Run by Alembic for the engine's tables, on the connection of `bff migrate`."""
+"""Alembic's environment for the engine's tables. `bff migrate` provides the connection."""
 
 from __future__ import annotations
 

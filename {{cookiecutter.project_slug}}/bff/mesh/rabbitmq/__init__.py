@@ -1,1 +1,1 @@
-"""The mesh on RabbitMQ: supervised connections, and the queues of events and services."""
+"""The mesh on RabbitMQ: supervised connections, and the queues of event handlers and services."""

@@ -1,4 +1,4 @@
-"""One connection to RabbitMQ, made anew whenever it is lost."""
+"""A supervised connection to RabbitMQ, which reconnects whenever it is lost."""
 
 from __future__ import annotations
 
@@ -16,41 +16,43 @@ from aiormq.exceptions import AMQPError, DeliveryError, InvalidFrameError
 from yarl import URL
 
 from bff.backoff import backoff_delays
-from bff.mesh.cancellation import ends_if_cancelled, is_cancelled
+from bff.mesh.cancellation import is_cancelled, raise_if_cancelled
 from bff.mesh.rabbitmq.fast_path import FastPath
 from bff.mesh.transport import ConnectionLost
 from bff.settings import MeshSettings
+from bff.tasks import cancel_and_wait
 
 BROKER_SECONDS = 5
-"""What the broker may take to answer anything but a publish."""
+"""The time limit for each operation of the broker except publishing."""
 HEARTBEAT = 5
-"""Seconds; a silent broker is given up after three times one more."""
+"""Seconds. A silent broker is given up after three heartbeats, plus one second each."""
 WATCH_SECONDS = 1
-"""How often a connection is asked whether the broker throttles it."""
-LONGEST_PAUSE = 10
+"""How often to check whether the broker blocks the connection."""
+MAX_BACKOFF_SECONDS = 10
 
-logging.getLogger("aiormq").setLevel(logging.CRITICAL + 1)
-"""aiormq logs message bodies, and a traceback for every lost connection. We log one line."""
+for _library in ("aiormq", "aio_pika"):
+    # Both log bodies of messages, and a traceback for each lost connection. `_set` logs one line.
+    logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
 
 logger = logging.getLogger(__name__)
 
-_consumer_gone: WeakKeyDictionary[Channel, asyncio.Future[None]] = WeakKeyDictionary()
-"""Of each channel since it was opened: a queue may go before anybody waits for that."""
+_consumer_cancelled: WeakKeyDictionary[Channel, asyncio.Future[None]] = WeakKeyDictionary()
+"""By channel, from its opening on: a queue can be deleted before anything awaits the future."""
 
 Setup = Callable[[AbstractConnection, FastPath], AbstractAsyncContextManager[Channel]]
 
 
 @contextmanager
 def broker_errors() -> Iterator[None]:
-    """Make one error of all that aiormq raises when a connection or channel ends.
+    """Convert every error with which aiormq reports the end of a connection or channel.
 
-    aiormq ends the waits of a dead connection with CancelledError too: one that nobody asked of
-    this task must not pass for its cancellation. A broker that hangs up before its first frame is
-    a StopAsyncIteration.
+    aiormq also cancels what waits on a dead connection. That CancelledError must not be taken for
+    a cancellation of the current task. If the broker closes before its first frame, aiormq raises
+    StopAsyncIteration.
 
     Raises:
-        ConnectionLost: instead of aiormq's errors.
-        DeliveryError: the broker refused one message; the channel lives.
+        ConnectionLost: in place of aiormq's errors.
+        DeliveryError: the broker refused one message; the channel is still open.
     """
     try:
         yield
@@ -67,24 +69,26 @@ def broker_errors() -> Iterator[None]:
 
 
 async def open_channel(connection: AbstractConnection, *, confirms: bool) -> Channel:
-    """A channel, within a few seconds."""
+    """Open a channel, with or without publisher confirms."""
     async with asyncio.timeout(BROKER_SECONDS):
         channel = await connection.channel(publisher_confirms=confirms)
     assert isinstance(channel, Channel)  # noqa: S101
-    gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    cancelled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def note(_: object) -> None:
-        if not gone.done():
-            gone.set_result(None)
+    def on_cancel(_: object) -> None:
+        if not cancelled.done():
+            cancelled.set_result(None)
 
-    channel.on_consumer_cancel_callbacks.add(note)
-    _consumer_gone[channel] = gone
+    channel.on_consumer_cancel_callbacks.add(on_cancel)
+    _consumer_cancelled[channel] = cancelled
     return channel
 
 
 async def declare_exchanges(channel: Channel, settings: MeshSettings) -> None:
-    """As NuroPb declares them, so that whoever comes first makes them. The default exchange, which
-    has no name, is always there."""
+    """Declare the exchanges as NuroPb does, so that the BFF can start before any service.
+
+    The default exchange, which has an empty name, always exists.
+    """
     for name, kind in (
         (settings.rpc_exchange, "direct"),
         (settings.events_exchange, "topic"),
@@ -94,23 +98,16 @@ async def declare_exchanges(channel: Channel, settings: MeshSettings) -> None:
             await channel.exchange_declare(name, exchange_type=kind, durable=True)
 
 
-async def end(*tasks: asyncio.Task[Any], seconds: float = BROKER_SECONDS) -> None:
-    """Cancel tasks until they have ended, or for some seconds.
-
-    Once is not enough: what they wait for may swallow it, as Python 3.11's `wait_for` does when
-    the answer comes in the same moment.
-    """
-    left = {task for task in tasks if not task.done()}
-    deadline = asyncio.get_running_loop().time() + seconds
-    while left and asyncio.get_running_loop().time() < deadline:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=1)
+async def stop_tasks(*tasks: asyncio.Task[Any], seconds: float = BROKER_SECONDS) -> None:
+    """Cancel tasks and wait until they have ended, but not longer than `seconds`."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await cancel_and_wait(*tasks)
     for task in tasks:
-        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-            logger.info("Mesh: ended with %s: %s", type(error).__name__, error)
-    for task in left:
-        logger.critical("Mesh: %s does not end", task)
+        if not task.done():
+            logger.critical("mesh task does not stop", extra={"task": repr(task)})
+        elif not task.cancelled() and (error := task.exception()) is not None:
+            logger.info("mesh task failed while it was stopped", extra={"error": repr(error)})
 
 
 class _Closable(Protocol):
@@ -118,36 +115,36 @@ class _Closable(Protocol):
 
 
 async def close(part: _Closable) -> None:
-    """Close a channel or connection, whatever state it is in."""
+    """Close a channel or a connection, in whatever state it is. Errors are ignored."""
     with suppress(ConnectionLost), broker_errors():
         async with asyncio.timeout(BROKER_SECONDS):
             await part.close()
 
 
 def consumer_cancelled(channel: Channel) -> asyncio.Future[None]:
-    """Done when the broker ends a consumer of the channel, since the queue is gone."""
-    return _consumer_gone[channel]
+    """Done when the broker sends `basic.cancel`, because the queue was deleted."""
+    return _consumer_cancelled[channel]
 
 
 class SupervisedConnection:
-    """Keeps one connection and, from `setup`, one channel that makes up its use.
+    """Keeps one connection open and, from `setup`, one channel on it.
 
-    When either ends, both are made anew, after a pause that grows.
+    When either is lost, it makes a new connection and a new channel, with exponential backoff.
     """
 
-    def __init__(self, url: str, use: str, setup: Setup, changed: Callable[[], None]) -> None:
+    def __init__(self, url: str, purpose: str, setup: Setup, on_status: Callable[[], None]) -> None:
         self.reason = "not started"
-        """Why there is no connection, or none that takes messages; empty when there is."""
+        """Why messages cannot be sent now; empty when they can."""
         self._url = URL(url).update_query(heartbeat=HEARTBEAT)
-        self._use = use
+        self._purpose = purpose
         self._setup = setup
-        self._changed = changed
+        self._on_status = on_status
         self._channel: Channel | None = None
         self._usable = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
     async def channel(self) -> Channel:
-        """The channel; waits, without a limit of its own, while there is none."""
+        """The open channel. Waits for a connection, without a timeout."""
         while self._channel is None or not self._usable.is_set():
             await self._usable.wait()
         return self._channel
@@ -156,45 +153,45 @@ class SupervisedConnection:
         """Begin to connect."""
         self.reason = "connecting"
         self._task = asyncio.get_running_loop().create_task(self._supervise())
-        self._task.add_done_callback(self._ended)
+        self._task.add_done_callback(self._on_task_done)
 
     async def stop(self) -> None:
         """Close the connection."""
         if self._task is not None:
-            await end(self._task, seconds=2 * BROKER_SECONDS)
+            await stop_tasks(self._task, seconds=2 * BROKER_SECONDS)
 
     async def _supervise(self) -> None:
-        waits = backoff_delays(0.2, LONGEST_PAUSE)
+        delays = backoff_delays(0.2, MAX_BACKOFF_SECONDS)
         while True:
             try:
                 async with self._connected() as (connection, channel):
-                    waits = backoff_delays(0.2, LONGEST_PAUSE)
-                    await self._use_until_lost(connection, channel)
+                    delays = backoff_delays(0.2, MAX_BACKOFF_SECONDS)
+                    await self._watch(connection, channel)
             except ConnectionLost as error:
-                self._now(str(error), None)
+                self._set(str(error), None)
             except Exception as error:
-                logger.exception("Mesh, %s", self._use)
-                self._now(f"{type(error).__name__}: {error}", None)
-            await asyncio.sleep(next(waits))
+                logger.exception("RabbitMQ connection failed", extra={"purpose": self._purpose})
+                self._set(f"{type(error).__name__}: {error}", None)
+            await asyncio.sleep(next(delays))
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[AbstractConnection, Channel]]:
-        client, lane = aio_pika.Connection(self._url), FastPath()
-        client.kwargs["transport_factory"] = lane
+        client, fast_path = aio_pika.Connection(self._url), FastPath()
+        client.kwargs["transport_factory"] = fast_path
         try:
-            with broker_errors(), self._refusals():
+            with broker_errors(), self._vhost_errors():
                 async with asyncio.timeout(BROKER_SECONDS):
                     await client.connect()
             assert client.transport is not None  # noqa: S101
             connection = client.transport.connection
-            async with self._setup(connection, lane) as channel:
+            async with self._setup(connection, fast_path) as channel:
                 yield connection, channel
         finally:
             await close(client)
 
     @contextmanager
-    def _refusals(self) -> Iterator[None]:
-        """Say in words what aiormq tells as a frame that it did not expect."""
+    def _vhost_errors(self) -> Iterator[None]:
+        """Name the vhost where aiormq reports only a frame that it did not expect."""
         try:
             yield
         except InvalidFrameError as error:
@@ -202,43 +199,56 @@ class SupervisedConnection:
                 raise
             vhost = self._url.path[1:] or "/"
             raise ConnectionLost(
-                f"the broker refuses the vhost {vhost!r}: it is not there, or not for this user"
+                f"the broker refuses the vhost {vhost!r}: create it, or give the user access to it"
             ) from error
 
-    async def _use_until_lost(self, connection: AbstractConnection, channel: Channel) -> None:
+    async def _watch(self, connection: AbstractConnection, channel: Channel) -> None:
+        """Keep the status up to date until the connection, the channel or its consumer ends."""
         ends = {connection.closing, channel.closing, consumer_cancelled(channel)}
         ended: set[asyncio.Future[None]] = set()
-        ends_if_cancelled()
+        raise_if_cancelled()
         try:
             while not ended:
                 blocked = await _is_blocked(connection)
-                self._now("the broker takes no messages now" if blocked else "", channel)
+                self._set("the broker takes no messages now" if blocked else "", channel)
                 ended, _ = await asyncio.wait(
                     ends, timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
         finally:
-            self._now(f"lost: {_why(ended.pop())}" if ended else "stopped", None)
+            self._set(f"lost: {_cause(ended.pop())}" if ended else "stopped", None)
 
-    def _now(self, reason: str, channel: Channel | None) -> None:
+    def _set(self, reason: str, channel: Channel | None) -> None:
         if self.reason == reason and self._channel is channel:
             return
         if self.reason != reason:
-            level = logging.WARNING if reason not in ("", "stopped") else logging.INFO
-            logger.log(level, "Mesh, %s: %s", self._use, reason or "connected")
+            self._log(reason)
         self.reason, self._channel = reason, channel
         if reason:
             self._usable.clear()
         else:
             self._usable.set()
-        self._changed()
+        self._on_status()
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _log(self, reason: str) -> None:
+        if not reason:
+            logger.info("RabbitMQ connected", extra={"purpose": self._purpose})
+        elif reason == "stopped":
+            logger.info("RabbitMQ disconnected", extra={"purpose": self._purpose})
+        else:
+            fields = {"purpose": self._purpose, "reason": reason}
+            logger.warning("RabbitMQ unavailable", extra=fields)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
-            logger.critical("Mesh, %s: given up", self._use, exc_info=task.exception())
+            logger.critical(
+                "RabbitMQ supervision died",
+                exc_info=task.exception(),
+                extra={"purpose": self._purpose},
+            )
 
 
 async def _is_blocked(connection: AbstractConnection) -> bool:
-    """Whether the broker has said `connection.blocked`; aiormq tells by not being ready."""
+    """Whether the broker has sent `connection.blocked`: then aiormq's `ready` waits."""
     try:
         async with asyncio.timeout(0.1):
             await connection.ready()
@@ -247,6 +257,6 @@ async def _is_blocked(connection: AbstractConnection) -> bool:
     return False
 
 
-def _why(end: asyncio.Future[None]) -> str:
+def _cause(end: asyncio.Future[None]) -> str:
     error = None if end.cancelled() else end.exception()
     return f"{type(error).__name__} {error}".rstrip() if error else "closed by the broker"

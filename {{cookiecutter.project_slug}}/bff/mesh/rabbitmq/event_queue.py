@@ -1,4 +1,4 @@
-"""The durable queue of an event rule on RabbitMQ, and its one consumer."""
+"""The durable queue of an event handler on RabbitMQ, and its single consumer."""
 
 from __future__ import annotations
 
@@ -9,32 +9,38 @@ from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
 
 from bff.mesh.events import EventHandler
-from bff.mesh.rabbitmq.connection import BROKER_SECONDS, close, declare_exchanges, end, open_channel
-from bff.mesh.rabbitmq.consumer import QueueConsumer, delivery
+from bff.mesh.rabbitmq.connection import (
+    BROKER_SECONDS,
+    close,
+    declare_exchanges,
+    open_channel,
+    stop_tasks,
+)
+from bff.mesh.rabbitmq.consumer import QueueConsumer, to_delivery
 from bff.mesh.transport import Receiver
 from bff.settings import MeshSettings
 
 PREFETCH = 32
-"""Events fetched ahead; they are still handled one by one."""
+"""Events that are fetched ahead. They are still handled one at a time."""
 MAX_EVENTS = 10_000
-"""Beyond it the oldest event moves to the dead letters: publishers are never held up."""
+"""Beyond it the oldest event moves to the dead letters, so that publishers never wait."""
 MAX_DEAD_LETTERS = 10_000
 UNUSED_MS = 7 * 24 * 3600 * 1000
+"""A queue without a consumer is deleted after this time."""
 MAX_DELIVERIES = 100
-"""An event that ends the process each time is a dead letter in the end."""
+"""An event that crashes the process each time is a dead letter after so many deliveries."""
 
 
 class EventConsumer(QueueConsumer):
-    """Consumes a rule's queue, one event after the other."""
+    """Hands the events of a queue to its event handler, one at a time."""
 
     def __init__(
         self, settings: MeshSettings, event_handler: EventHandler, receiver: Receiver
     ) -> None:
-        super().__init__(f"event rule {event_handler.name}")
+        super().__init__(f"{settings.app_name}.events.{event_handler.name}.v1")
         self._settings = settings
-        self._queue = f"{settings.app_name}.events.{event_handler.name}.v1"
         self._dead_letters = f"{settings.app_name}.dead-letters.v1"
-        self._rule = event_handler
+        self._event_handler = event_handler
         self._receiver = receiver
 
     async def consume(self, connection: AbstractConnection) -> None:
@@ -46,9 +52,9 @@ class EventConsumer(QueueConsumer):
                 await self.declare(channel)
                 await channel.basic_qos(prefetch_count=PREFETCH)
                 await channel.basic_consume(self._queue, deliveries.put)
-            await self.until_lost(channel, handling)
+            await self.wait_until_lost(channel, handling)
         finally:
-            await end(handling)
+            await stop_tasks(handling)
             await close(channel)
 
     async def declare(self, channel: Channel) -> None:
@@ -70,15 +76,15 @@ class EventConsumer(QueueConsumer):
         }
         await channel.queue_declare(self._queue, durable=True, arguments=arguments)
         exchange = self._settings.events_exchange
-        await channel.queue_bind(self._queue, exchange, routing_key=self._rule.topic)
+        await channel.queue_bind(self._queue, exchange, routing_key=self._event_handler.topic)
 
     async def _handle(self, channel: Channel, deliveries: asyncio.Queue[DeliveredMessage]) -> None:
         while True:
             message = await deliveries.get()
-            taken = await self._receiver.on_event(self._rule, delivery(message))
+            handled = await self._receiver.on_event(self._event_handler, to_delivery(message))
             tag = message.delivery_tag or 0
             async with asyncio.timeout(BROKER_SECONDS):
-                if taken:
+                if handled:
                     await channel.basic_ack(tag, wait=False)
                 else:
                     await channel.basic_reject(tag, requeue=False, wait=False)

@@ -1,8 +1,9 @@
-"""A connection's fast lane: calls and replies pass by aiormq, which keeps everything else.
+"""Sends calls and receives replies without aiormq, on a connection that aiormq manages.
 
-aiormq costs a task and some twenty callbacks per call. It still connects, declares, consumes event
-rules, sends heartbeats, and learns how the connection ends. Here frames of a lane's channels are
-taken out of the stream before it sees them, and calls are written past its queue.
+aiormq takes a task and some twenty callbacks for each call. It still connects, declares, consumes
+events and calls, sends heartbeats, and detects the end of the connection. Here the frames of some
+channels are taken out of the stream before aiormq reads it, and calls are written to the socket
+without aiormq's queue.
 """
 
 from __future__ import annotations
@@ -19,37 +20,37 @@ from yarl import URL
 from bff.mesh import wire
 from bff.mesh.transport import ConnectionLost, Unroutable
 
-_SIGN_OF_LIFE_SECONDS = 1.0
-"""So often aiormq is shown that the broker lives, which it would take for silent otherwise."""
+_HEARTBEAT_SECONDS = 1.0
+"""How often aiormq gets a heartbeat while replies bypass it: it would take the broker for dead."""
 
 logger = logging.getLogger(__name__)
 
 
 class FrameHandler(Protocol):
-    """Whom the frames of a channel are offered to."""
+    """Receives the frames of a channel."""
 
-    def take(self, kind: int, payload: bytes) -> bool:
-        """Take a frame, or leave it to aiormq: False."""
+    def handle(self, kind: int, payload: bytes) -> bool:
+        """Handle a frame. Returns False to leave the frame to aiormq."""
 
 
 class FastPath(TransportFactory):
-    """Of one connection. Give it to aiormq as its `transport_factory`."""
+    """The `transport_factory` of one aiormq connection."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.WriteTransport | None = None
-        self._takers: dict[int, FrameHandler] = {}
-        self._incoming = b""
-        self._is_stream_of_frames = True
-        self._shown_at = 0.0
+        self._handlers: dict[int, FrameHandler] = {}
+        self._incomplete = b""
+        self._is_amqp = True
+        self._last_heartbeat = 0.0
         self._outgoing: list[bytes] = []
 
-    def take(self, channel: int, taker: FrameHandler) -> None:
-        """Offer the frames of a channel to `taker` from now on."""
-        self._takers[channel] = taker
+    def add_handler(self, channel: int, handler: FrameHandler) -> None:
+        """Pass the frames of a channel to a handler from now on."""
+        self._handlers[channel] = handler
 
     def write(self, data: bytes) -> None:
-        """Send whole frames, in one write with the others of this turn of the loop."""
+        """Send whole frames. All that is written in one iteration of the loop is sent at once."""
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(data)
@@ -66,114 +67,120 @@ class FastPath(TransportFactory):
         ssl = await provider.get_context() if url.scheme == "amqps" else None
         reader = asyncio.StreamReader()
         transport, protocol = await self._loop.create_connection(
-            lambda: _Stream(reader, self), url.host or "", url.port or 0, ssl=ssl, **options
+            lambda: _Protocol(reader, self), url.host or "", url.port or 0, ssl=ssl, **options
         )
         self._transport = transport
         return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
 
-    def divide(self, data: bytes) -> bytes:
-        """Hand the frames that came to their takers, and return the others."""
-        if not self._is_stream_of_frames:
+    def filter(self, data: bytes) -> bytes:
+        """Pass received frames to their handlers. Returns the frames that are for aiormq."""
+        if not self._is_amqp:
             return data
-        data = self._incoming + data
+        data = self._incomplete + data
         others: list[bytes] = []
-        at, taken = 0, False
+        at, handled = 0, False
         while len(data) - at >= wire.OVERHEAD:
             kind, channel, size = wire.FRAME.unpack_from(data, at)
             end = at + size + wire.OVERHEAD
             if end > len(data) and data.startswith(b"AMQP", at):
-                self._is_stream_of_frames = False
+                # A broker of another protocol version answers with a header instead of frames.
+                self._is_amqp = False
                 return data
             if end > len(data):
                 break
-            taker = self._takers.get(channel)
-            if taker and _takes(taker, kind, data[at + wire.FRAME.size : end - 1]):
-                taken = True
+            handler = self._handlers.get(channel)
+            if handler and _handle(handler, kind, data[at + wire.FRAME.size : end - 1]):
+                handled = True
             elif kind == wire.HEADER:
-                others.append(_readable(data[at:end], channel))
+                others.append(_decodable(data[at:end], channel))
             else:
                 others.append(data[at:end])
             at = end
-        self._incoming = data[at:]
-        if taken and (now := self._loop.time()) - self._shown_at > _SIGN_OF_LIFE_SECONDS:
-            self._shown_at = now
+        self._incomplete = data[at:]
+        if handled and (now := self._loop.time()) - self._last_heartbeat > _HEARTBEAT_SECONDS:
+            self._last_heartbeat = now
             others.append(wire.HEARTBEAT)
         return b"".join(others)
 
 
-class _Stream(asyncio.StreamReaderProtocol):
-    def __init__(self, reader: asyncio.StreamReader, lane: FastPath) -> None:
+class _Protocol(asyncio.StreamReaderProtocol):
+    def __init__(self, reader: asyncio.StreamReader, fast_path: FastPath) -> None:
         super().__init__(reader)
-        self._lane = lane
+        self._fast_path = fast_path
 
     def data_received(self, data: bytes) -> None:
-        if others := self._lane.divide(data):
+        if others := self._fast_path.filter(data):
             super().data_received(others)
 
 
-def _takes(taker: FrameHandler, kind: int, payload: bytes) -> bool:
+def _handle(handler: FrameHandler, kind: int, payload: bytes) -> bool:
     try:
-        return taker.take(kind, payload)
+        return handler.handle(kind, payload)
     except Exception:
-        logger.exception("a message of the mesh could not be taken")
+        logger.exception("could not handle an AMQP frame")
         return True
 
 
-def _readable(frame: bytes, channel: int) -> bytes:
-    """A header that pamqp cannot decode would end aiormq's reader, and so the connection, at each
-    delivery: its properties are left out."""
+def _decodable(frame: bytes, channel: int) -> bytes:
+    """A content header without its properties if pamqp cannot decode them.
+
+    Otherwise aiormq would lose the connection at each delivery of the message.
+    """
     try:
         pamqp.frame.unmarshal(frame)
     except Exception as error:
-        logger.warning("a message's properties cannot be read and are left out: %s", error)
+        logger.warning("message properties ignored: not decodable", extra={"error": repr(error)})
         return wire.bare_header(channel, frame)
     return frame
 
 
-class Contents:
-    """Puts messages together: what announces them, a header, bodies until its size is reached."""
+class MessageAssembler:
+    """Assembles the messages of a channel: a method frame, a content header, body frames."""
 
     def __init__(self, method: bytes, on_message: Callable[[str, bytes], None]) -> None:
-        """`on_message` is given correlation id and body of what `method` announces."""
+        """`method` is how the payload of the method frame begins: `wire.DELIVER` or `wire.RETURN`.
+
+        `on_message` receives the correlation id and the body of each message.
+        """
         self._method = method
         self._on_message = on_message
-        self._announced = False
+        self._in_message = False
         self._correlation_id = ""
-        self._left = 0
+        self._missing = 0
         self._parts: list[bytes] = []
 
-    def take(self, kind: int, payload: bytes) -> bool:
+    def handle(self, kind: int, payload: bytes) -> bool:
         if kind == wire.METHOD:
-            self._announced = payload.startswith(self._method)
-            return self._announced
-        if not self._announced:
+            self._in_message = payload.startswith(self._method)
+            return self._in_message
+        if not self._in_message:
             return False
         if kind == wire.HEADER:
-            self._left, self._correlation_id = wire.content(payload)
+            self._missing, self._correlation_id = wire.read_header(payload)
         else:
-            self._left -= len(payload)
+            self._missing -= len(payload)
             self._parts.append(payload)
-        if self._left <= 0:
+        if self._missing <= 0:
             body, self._parts = b"".join(self._parts), []
-            self._announced = False
+            self._in_message = False
             self._on_message(self._correlation_id, body)
         return True
 
 
 class Publisher:
-    """Publishes on a channel with confirms. Nobody else may publish there."""
+    """Publishes on a channel with confirms. It must be the only publisher on that channel."""
 
-    def __init__(self, lane: FastPath, channel: int, frame_max: int) -> None:
-        self._lane = lane
+    def __init__(self, fast_path: FastPath, channel: int, frame_max: int) -> None:
+        self._fast_path = fast_path
         self._channel = channel
         self._frame_max = frame_max
         self._tag = 0
         self._unconfirmed: dict[int, tuple[str, asyncio.Future[None]]] = {}
         self._returned: set[str] = set()
-        self._returns = Contents(
-            wire.RETURN, lambda correlation_id, _: self._return(correlation_id)
+        self._returns = MessageAssembler(
+            wire.RETURN, lambda correlation_id, _: self._on_return(correlation_id)
         )
-        lane.take(channel, self)
+        fast_path.add_handler(channel, self)
 
     @property
     def unconfirmed(self) -> int:
@@ -190,14 +197,14 @@ class Publisher:
         mandatory: bool,
         properties: bytes,
     ) -> asyncio.Future[None]:
-        """Publish; done when the broker has confirmed.
+        """Publish a message. The future is done when the broker has confirmed it.
 
         Raises:
-            Unroutable: from the future: no queue took it, or the broker refused it.
+            Unroutable: from the future: no queue accepted the message (`basic.return` or `.nack`).
             ConnectionLost: from the future: the connection ended before the confirm.
-            ValueError: a name is too long.
+            ValueError: `exchange` or `routing_key` is longer than 255 bytes.
         """
-        self._lane.write(
+        self._fast_path.write(
             wire.publish(
                 self._channel,
                 self._frame_max,
@@ -213,25 +220,25 @@ class Publisher:
         self._unconfirmed[self._tag] = (correlation_id, confirm)
         return confirm
 
-    def end(self) -> None:
-        """The channel is gone: nothing more will be confirmed."""
+    def close(self) -> None:
+        """Fail what is unconfirmed: the channel is lost."""
         unconfirmed, self._unconfirmed = self._unconfirmed, {}
         for _, confirm in unconfirmed.values():
             if not confirm.done():
                 confirm.set_exception(ConnectionLost("the connection was closed"))
 
-    def take(self, kind: int, payload: bytes) -> bool:
+    def handle(self, kind: int, payload: bytes) -> bool:
         if kind != wire.METHOD or not payload.startswith((wire.ACK, wire.NACK)):
-            return self._returns.take(kind, payload)
-        last, multiple = wire.confirmed(payload)
+            return self._returns.handle(kind, payload)
+        last, multiple = wire.read_confirm(payload)
         refused = payload.startswith(wire.NACK)
         while multiple and self._unconfirmed and (tag := next(iter(self._unconfirmed))) < last:
             self._confirm(tag, refused=refused)
         self._confirm(last, refused=refused)
         return True
 
-    def _return(self, correlation_id: str) -> None:
-        """The broker says so first, and confirms then."""
+    def _on_return(self, correlation_id: str) -> None:
+        """The broker returns an unroutable message before it confirms it."""
         self._returned.add(correlation_id)
 
     def _confirm(self, tag: int, *, refused: bool) -> None:

@@ -1,4 +1,4 @@
-"""The queue of a service on RabbitMQ, as NuroPb declares it, and one instance's consumer."""
+"""The queue of a service on RabbitMQ, and the consumer of one instance."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
 
-from bff.mesh.cancellation import ends_if_cancelled
+from bff.mesh.cancellation import raise_if_cancelled
 from bff.mesh.messages import MalformedMessage, Message
 from bff.mesh.rabbitmq.connection import (
     BROKER_SECONDS,
@@ -19,13 +19,13 @@ from bff.mesh.rabbitmq.connection import (
     declare_exchanges,
     open_channel,
 )
-from bff.mesh.rabbitmq.consumer import QueueConsumer, delivery
+from bff.mesh.rabbitmq.consumer import QueueConsumer, to_delivery
 from bff.mesh.service import Service
 from bff.mesh.transport import ConnectionLost, Receiver, Unroutable
 from bff.settings import MeshSettings
 
 CONCURRENT_CALLS = 64
-"""Calls that one instance works on at once; the others wait in the queue, for any instance."""
+"""Calls that one instance carries out at once. Others wait in the queue, for any instance."""
 
 logger = logging.getLogger(__name__)
 
@@ -33,19 +33,19 @@ Publish = Callable[[Message], Awaitable[None]]
 
 
 class ServiceConsumer(QueueConsumer):
-    """Takes calls from the queue `nuropb-<service>-sq`; instances share it.
+    """Consumes calls from the queue `nuropb-<service>-sq`, which all instances share.
 
-    It is declared as NuroPb declares it, so that a NuroPb service can take its place. A call is
-    acknowledged when its reply is with the broker: if the instance dies before, another has it.
+    The queue is declared as NuroPb declares it: a NuroPb service can replace this one. A call is
+    acknowledged after its reply was published. If the instance crashes before, the call is
+    delivered to another instance.
     """
 
     def __init__(
         self, settings: MeshSettings, service: Service, receiver: Receiver, publish: Publish
     ) -> None:
-        super().__init__(f"service {service.name}")
+        super().__init__(f"nuropb-{service.name}-sq")
         self._settings = settings
         self._service = service
-        self._queue = f"nuropb-{service.name}-sq"
         self._receiver = receiver
         self._publish = publish
 
@@ -67,21 +67,26 @@ class ServiceConsumer(QueueConsumer):
                 await self.declare(channel)
                 await channel.basic_qos(prefetch_count=CONCURRENT_CALLS)
                 await channel.basic_consume(self._queue, on_call)
-            await self.until_lost(channel)
+            await self.wait_until_lost(channel)
         finally:
             await close(channel)
 
     async def _answer(self, channel: Channel, message: DeliveredMessage) -> None:
         tag = message.delivery_tag or 0
         try:
-            reply = await self._receiver.on_call(self._service, delivery(message))
+            reply = await self._receiver.on_call(self._service, to_delivery(message))
         except MalformedMessage as error:
-            logger.warning("%s: a message to the dead letters: %s", self._name, error)
+            logger.warning(
+                "malformed call moved to the dead letters",
+                extra={"service": self._service.name, "error": str(error)},
+            )
             await self._settle(channel.basic_reject(tag, requeue=False, wait=False))
             return
         except (Exception, asyncio.CancelledError):
-            ends_if_cancelled()
-            logger.exception("%s: a message to the dead letters", self._name)
+            raise_if_cancelled()
+            logger.exception(
+                "call failed, moved to the dead letters", extra={"service": self._service.name}
+            )
             await self._settle(channel.basic_reject(tag, requeue=False, wait=False))
             return
         if reply is not None:
@@ -89,13 +94,19 @@ class ServiceConsumer(QueueConsumer):
         await self._settle(channel.basic_ack(tag, wait=False))
 
     async def _send(self, reply: Message) -> None:
-        """The work is done: a reply that cannot be sent is no reason to do it again."""
+        """Publish a reply. If that fails the call is still acknowledged: its work is done."""
         try:
             async with asyncio.timeout_at(reply.deadline):
                 await self._publish(reply)
         except (TimeoutError, ConnectionLost, Unroutable, ValueError) as error:
-            reason = str(error) or "no connection in time"
-            logger.warning("%s: a reply is lost (trace %s): %s", self._name, reply.trace_id, reason)
+            logger.warning(
+                "reply lost",
+                extra={
+                    "service": self._service.name,
+                    "trace_id": reply.trace_id,
+                    "reason": str(error) or "no connection in time",
+                },
+            )
 
     async def _settle(self, settling: Awaitable[None]) -> None:
         try:
@@ -103,4 +114,7 @@ class ServiceConsumer(QueueConsumer):
                 async with asyncio.timeout(BROKER_SECONDS):
                     await settling
         except ConnectionLost as error:
-            logger.warning("%s: a call will come again: %s", self._name, error)
+            logger.warning(
+                "call not acknowledged, it will be delivered again",
+                extra={"service": self._service.name, "reason": str(error)},
+            )

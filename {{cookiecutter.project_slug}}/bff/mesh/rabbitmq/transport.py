@@ -1,4 +1,4 @@
-"""The mesh on RabbitMQ: one connection to publish, one to consume."""
+"""The RabbitMQ transport: one connection to publish, one to consume."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from bff.mesh.rabbitmq.connection import (
     SupervisedConnection,
     broker_errors,
     declare_exchanges,
-    end,
     open_channel,
+    stop_tasks,
 )
 from bff.mesh.rabbitmq.consumer import QueueConsumer
 from bff.mesh.rabbitmq.event_queue import EventConsumer
-from bff.mesh.rabbitmq.fast_path import Contents, FastPath, Publisher
+from bff.mesh.rabbitmq.fast_path import FastPath, MessageAssembler, Publisher
 from bff.mesh.rabbitmq.service_queue import ServiceConsumer
 from bff.mesh.service import Service
 from bff.mesh.transport import ConnectionLost, MeshStatus, Receiver
@@ -32,19 +32,23 @@ CONTENT_TYPE = "application/json"
 
 
 class AmqpTransport:
-    """RabbitMQ through aiormq, with calls and replies on a lane past it.
+    """RabbitMQ with aiormq, which calls and replies bypass (`fast_path.py`).
 
-    Publishing and consuming are apart, so that a broker that throttles publishers (a memory
+    Publishing and consuming have a connection each: a broker that blocks publishers (memory
     alarm) still delivers replies.
     """
 
     def __init__(self, settings: MeshSettings) -> None:
         self._settings = settings
         url = settings.amqp_url
-        self._publishing = SupervisedConnection(url, "publishing", self._publisher, self._changed)
-        self._consuming = SupervisedConnection(url, "consuming", self._consumer, self._changed)
+        self._publishing = SupervisedConnection(
+            url, "publishing", self._open_publisher, self._on_status
+        )
+        self._consuming = SupervisedConnection(
+            url, "consuming", self._open_consumers, self._on_status
+        )
         self._reply_to = ""
-        self._out: Publisher | None = None
+        self._publisher: Publisher | None = None
         self._receiver: Receiver | None = None
         self._event_handlers: Sequence[EventHandler] = ()
         self._services: Sequence[Service] = ()
@@ -67,16 +71,17 @@ class AmqpTransport:
         self._consuming.start()
 
     async def stop(self) -> None:
-        """Close both connections; each has a few seconds."""
+        """Close both connections, each within 10 seconds."""
         await self._consuming.stop()
         await self._publishing.stop()
 
     async def publish(self, message: Message) -> None:
-        """Publish with a confirm; `basic.return` comes before it, so no call waits in vain.
+        """Publish a message and wait for the confirm, or for the `basic.return` before it.
 
         Raises:
-            Unroutable: no queue took the call.
-            ConnectionLost: the connection broke before the confirm, or too much is unconfirmed.
+            Unroutable: no queue accepted the call.
+            ConnectionLost: the connection broke before the confirm, or too many messages are
+                unconfirmed.
         """
         is_call = message.is_call
         await self._publishing.channel()
@@ -85,11 +90,11 @@ class AmqpTransport:
             await self._publishing.channel()
         if is_call and not self._reply_to:
             raise ConnectionLost("no reply queue")
-        if self._out is None:
+        if self._publisher is None:
             raise ConnectionLost("the connection was closed")
-        if self._out.unconfirmed >= self._settings.max_pending_requests:
+        if self._publisher.unconfirmed >= self._settings.max_pending_requests:
             raise ConnectionLost("the broker does not keep up")
-        confirm = self._out.publish(
+        confirm = self._publisher.publish(
             message.correlation_id,
             message.body,
             exchange=self._exchange_of(message),
@@ -113,26 +118,26 @@ class AmqpTransport:
         return self._settings.rpc_exchange if message.is_call else ""
 
     @asynccontextmanager
-    async def _publisher(
-        self, connection: AbstractConnection, lane: FastPath
+    async def _open_publisher(
+        self, connection: AbstractConnection, fast_path: FastPath
     ) -> AsyncIterator[Channel]:
         with broker_errors():
             channel = await open_channel(connection, confirms=True)
             async with asyncio.timeout(BROKER_SECONDS):
                 await declare_exchanges(channel, self._settings)
-        out = Publisher(lane, channel.number, connection.connection_tune.frame_max)
-        self._out = out
+        frame_max = connection.connection_tune.frame_max
+        self._publisher = publisher = Publisher(fast_path, channel.number, frame_max)
         try:
             yield channel
         finally:
-            self._out = None
-            out.end()
+            self._publisher = None
+            publisher.close()
 
     @asynccontextmanager
-    async def _consumer(
-        self, connection: AbstractConnection, lane: FastPath
+    async def _open_consumers(
+        self, connection: AbstractConnection, fast_path: FastPath
     ) -> AsyncIterator[Channel]:
-        """The reply queue, new and exclusive, and a consumer for each rule and service."""
+        """Declare a new exclusive reply queue, and consume for event handlers and services."""
         receiver = self._receiver
         assert receiver is not None  # noqa: S101
         with broker_errors():
@@ -141,8 +146,10 @@ class AmqpTransport:
                 await declare_exchanges(channel, self._settings)
                 declared = await channel.queue_declare(exclusive=True, auto_delete=True)
                 reply_to = declared.queue or ""
-                lane.take(channel.number, Contents(wire.DELIVER, receiver.on_reply))
-                await channel.basic_consume(reply_to, _never, no_ack=True)
+                fast_path.add_handler(
+                    channel.number, MessageAssembler(wire.DELIVER, receiver.on_reply)
+                )
+                await channel.basic_consume(reply_to, _ignore, no_ack=True)
         consumers: list[QueueConsumer] = [
             *(
                 EventConsumer(self._settings, event_handler, receiver)
@@ -160,17 +167,17 @@ class AmqpTransport:
             with suppress(TimeoutError):
                 async with asyncio.timeout(BROKER_SECONDS):
                     for consumer in consumers:
-                        await consumer.consumes.wait()
+                        await consumer.ready.wait()
             yield channel
         finally:
             self._reply_to = ""
             receiver.on_replies_lost()
-            await end(*tasks)
+            await stop_tasks(*tasks)
 
-    def _changed(self) -> None:
+    def _on_status(self) -> None:
         if self._receiver is not None:
             self._receiver.on_status()
 
 
-async def _never(message: DeliveredMessage) -> None:
-    """Replies come over the lane."""
+async def _ignore(message: DeliveredMessage) -> None:
+    """The fast path takes the replies before aiormq sees them."""

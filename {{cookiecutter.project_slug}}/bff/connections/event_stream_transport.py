@@ -1,4 +1,7 @@
-"""A transport whose frames leave as server-sent events (WHATWG HTML, section 9.2)."""
+"""The transport of an event stream: sends frames as server-sent events.
+
+Event streams are specified in WHATWG HTML, section 9.2. The endpoint is `bff.endpoints.sse`.
+"""
 
 from __future__ import annotations
 
@@ -14,17 +17,19 @@ from bff.connections.messages import Close
 from bff.connections.positions import Position, format_cursor
 
 CLOSED: Final = "closed"
-"""The `id` of an end after which nobody should come back. A browser that comes back nonetheless,
-as `EventSource` does by itself, gives it as `Last-Event-ID`."""
+"""The `id` of the last event when the client must not reconnect. `EventSource` reconnects all the
+same, with this as `Last-Event-ID`, and is then answered with 204, which stops it."""
 
-_DO_NOT_COME_BACK: Final = 4500
-_COME_BACK: Final = (1.0, 4.0)
-"""Seconds between which a browser waits before it comes back: not all at once after a crash."""
-_COME_BACK_LATER: Final = (5.0, 15.0)
+_MIN_FINAL_CODE: Final = 4500
+"""From this close code on clients must not reconnect."""
+_RECONNECT_SECONDS: Final = (1.0, 4.0)
+"""Least and greatest delay of a reconnect, in seconds. Random, so that browsers do not reconnect
+all at once after a crash."""
+_RECONNECT_LATER_SECONDS: Final = (5.0, 15.0)
 
 
 class EventStreamTransport(AsgiTransport):
-    """The response begins with the first frame, so that a refusal can have a status."""
+    """Starts the response with the first frame, so that a refusal can still have a status."""
 
     def __init__(
         self,
@@ -34,8 +39,9 @@ class EventStreamTransport(AsgiTransport):
         refusals: Collection[int],
         ping_interval: float,
     ) -> None:
-        """A connection that is closed with one of `refusals` before its first frame leaves the
-        response to the caller. `ping_interval` is the longest silence, in seconds."""
+        """`refusals`: with these close codes, before the first frame, nothing is sent; the caller
+        sends the response. `ping_interval`: seconds without an event after which a comment is
+        sent."""
         super().__init__(send)
         self.started = False
         self.ended = False
@@ -48,7 +54,7 @@ class EventStreamTransport(AsgiTransport):
         await self._write_body(self._event(frame))
 
     def _event(self, frame: Frame) -> bytes:
-        """JSON has no line breaks: the text is one `data` line."""
+        """One `data` line is enough: encoded JSON has no line breaks."""
         fields = b""
         if frame.retry_ms is not None:
             fields = b"retry: %d\n" % frame.retry_ms
@@ -74,18 +80,18 @@ class EventStreamTransport(AsgiTransport):
             self.started = True
             headers = list(self._headers)
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
-            body = _retry(_COME_BACK) + b"\n" + body
+            body = _retry(_RECONNECT_SECONDS) + b"\n" + body
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
         self.ended = not more
 
 
 def last_event(code: int, reason: str) -> bytes:
-    """The event that says why a stream ends."""
+    """The `close` event that ends a stream, with its code and reason."""
     fields = b""
-    if code >= _DO_NOT_COME_BACK:
+    if code >= _MIN_FINAL_CODE:
         fields = b"id: %s\n" % CLOSED.encode()
     elif code == CloseCode.SERVER_ERROR:
-        fields = _retry(_COME_BACK_LATER)
+        fields = _retry(_RECONNECT_LATER_SECONDS)
     return b"%sdata: %s\n\n" % (fields, Close(code, reason).encode())
 
 

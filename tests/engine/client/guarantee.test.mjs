@@ -1,6 +1,6 @@
 /**
- * The promise, against a BFF that publishes, forgets, repeats, loses and hangs up at random: each
- * message is handed over once and in order, or a gap was told in its place.
+ * The delivery guarantee, with a simulated BFF that publishes, forgets, repeats, loses and closes at
+ * random: each message is delivered once and in order, or a gap is reported in its place.
  */
 
 import assert from "node:assert/strict";

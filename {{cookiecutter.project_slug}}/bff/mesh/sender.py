@@ -1,0 +1,146 @@
+"""Sends the messages of a client, within their deadline, and waits for replies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from bff.errors import Code, Outcome, Problem
+from bff.mesh.codec import Codec
+from bff.mesh.describe import DescriptionCache
+from bff.mesh.messages import Message, Reply
+from bff.mesh.pending_calls import OnLate, PendingCalls
+from bff.mesh.transport import ConnectionLost, MeshTransport, Unroutable
+from bff.telemetry.metrics import Metrics
+
+logger = logging.getLogger(__name__)
+
+
+class MessageSender:
+    """Every failure of its methods is a `Problem` that says what became of the message."""
+
+    def __init__(
+        self,
+        transport: MeshTransport,
+        codec: Codec,
+        pending_calls: PendingCalls,
+        descriptions: DescriptionCache,
+        metrics: Metrics,
+    ) -> None:
+        self._transport = transport
+        self._codec = codec
+        self._pending_calls = pending_calls
+        self._descriptions = descriptions
+        self._counters = cache(metrics.mesh_calls.labels)
+        self._timers = cache(metrics.mesh_seconds.labels)
+
+    async def call(
+        self,
+        message: Message,
+        reply: asyncio.Future[Reply | None] | None,
+        encrypted: bool,
+    ) -> Any:
+        """Send a request and return its result, or send a command: then `reply` is None.
+
+        Counted and timed in the metrics.
+
+        Raises:
+            Problem: the error of the service, or why there is no reply.
+        """
+        started = asyncio.get_running_loop().time()
+        outcome = "cancelled"
+        try:
+            if encrypted:
+                self._pending_calls.acquire(message)
+                try:
+                    await self._encrypt(message)
+                finally:
+                    self._pending_calls.release(message)
+            answer = await self.send(message, reply)
+            if answer is not None and answer.error is not None:
+                raise self._codec.problem(answer.error, message)
+            outcome = "ok"
+            return answer and answer.result
+        except Problem as problem:
+            outcome = problem.code.value
+            raise
+        finally:
+            label = self._pending_calls.label(message.routing_key)
+            self._counters(label, outcome).inc()
+            if reply is not None:
+                self._timers(label).observe(asyncio.get_running_loop().time() - started)
+
+    async def send(
+        self, message: Message, reply: asyncio.Future[Reply | None] | None
+    ) -> Reply | None:
+        """Send a message and, for a request, wait for its reply.
+
+        Raises:
+            Problem: the message was not sent, or there is no reply.
+        """
+        if message.deadline <= asyncio.get_running_loop().time():
+            raise Problem(Code.TIMEOUT)
+        self._pending_calls.acquire(message)
+        try:
+            async with asyncio.timeout_at(message.deadline):
+                await self._transport.publish(message)
+                if message.is_call:
+                    self._pending_calls.known_services.add(message.routing_key)
+                if reply is None:
+                    return None
+                answer = await reply
+                self._pending_calls.stop_waiting(message)
+        except TimeoutError:
+            if message.reply_key is not None:
+                self._descriptions.forget(message.routing_key)
+            code = Code.TIMEOUT if message.sent else Code.MESH_UNAVAILABLE
+            raise Problem(code, outcome=_outcome(message)) from None
+        except Unroutable:
+            raise Problem(Code.SERVICE_UNAVAILABLE) from None
+        except ConnectionLost:
+            if reply is not None and reply.done() and (answer := reply.result()) is not None:
+                return answer
+            raise Problem(Code.MESH_UNAVAILABLE, outcome=_outcome(message)) from None
+        finally:
+            self._pending_calls.release(message)
+        if answer is None:
+            raise Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN)
+        return answer
+
+    def on_late(self, message: Message, late: Callable[[Any, Problem | None], None]) -> OnLate:
+        """A callback for a late reply that calls `late(result, None)` or `late(None, problem)`."""
+
+        def decode(answer: Reply | Problem) -> None:
+            if isinstance(answer, Problem):
+                late(None, answer)
+            elif answer.error is not None:
+                late(None, self._codec.problem(answer.error, message))
+            else:
+                late(answer.result, None)
+
+        return decode
+
+    async def _encrypt(self, message: Message) -> None:
+        service = message.routing_key
+        try:
+            async with asyncio.timeout_at(message.deadline):
+                key = (await self._descriptions.get(service)).public_key
+        except TimeoutError:
+            raise Problem(Code.TIMEOUT) from None
+        except Problem as problem:
+            # The call itself was not sent, whatever became of the request for the key.
+            raise Problem(problem.code, problem.description) from problem
+        if key is None:
+            logger.warning(
+                "encrypted call refused: service has no public key",
+                extra={"service": service, "trace_id": message.trace_id},
+            )
+            raise Problem(Code.SERVICE_ERROR)
+        message.encrypt_for(key)
+
+
+def _outcome(message: Message) -> Outcome:
+    return Outcome.UNKNOWN if message.sent else Outcome.NOT_SENT

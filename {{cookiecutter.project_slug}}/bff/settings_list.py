@@ -1,0 +1,95 @@
+"""Lists all settings for `bff settings`: value, where it comes from, explanation."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
+
+from bff.settings import Settings
+
+_HIDDEN = "**********"
+_IS_SECRET = re.compile(r"_(secret|password|passphrase|token|key|credentials)$")
+_USERINFO = re.compile(r"([a-z][a-z0-9+.-]*://)\S*@", re.IGNORECASE)
+_QUERY_VALUE = re.compile(r"([?&][^=&\s]+=)[^&\s]+")
+_WIDTH = 96
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One setting."""
+
+    name: str
+    """In capitals, as in the environment."""
+    value: str
+    """Without secrets."""
+    source: str
+    """`environment`, `.env`, `default`, or `other` for a settings source that the app added."""
+    explanation: str
+
+    def __str__(self) -> str:
+        text = textwrap.indent(textwrap.fill(self.explanation, _WIDTH), "    ")
+        return f"{self.name}={self.value}  ({self.source})\n{text}".rstrip()
+
+
+def list_settings(settings: Settings) -> Iterator[Listed]:
+    """Every field of the settings and of their class, in the order of declaration."""
+    kind = type(settings)
+    environment, env_file = EnvSettingsSource(kind), DotEnvSettingsSource(kind)
+    explanations = _docstrings(kind)
+    for name, field in kind.model_fields.items():
+        if environment.get_field_value(field, name)[0] is not None:
+            source = "environment"
+        elif env_file.get_field_value(field, name)[0] is not None:
+            source = ".env"
+        else:
+            source = "other" if name in settings.model_fields_set else "default"
+        explanation = field.description or explanations.get(name, "")
+        yield Listed(name.upper(), _shown(name, getattr(settings, name)), source, explanation)
+
+
+def _shown(name: str, value: Any) -> str:
+    """The value as in the environment. Secrets, and what may hold one in a URL, are hidden."""
+    if value is None or value == "":
+        return ""
+    if _IS_SECRET.search(name):
+        return _HIDDEN
+    if isinstance(value, float):
+        return f"{value:g}"
+    text = ",".join(map(str, value)) if isinstance(value, list | tuple | set) else str(value)
+    if "://" in text:
+        text = _QUERY_VALUE.sub(rf"\1{_HIDDEN}", _USERINFO.sub(rf"\1{_HIDDEN}@", text))
+    return text
+
+
+def _docstrings(kind: type[BaseModel]) -> dict[str, str]:
+    """The docstring below each field.
+
+    pydantic's `use_attribute_docstrings` does the same when the class is defined, which would cost
+    every start 17 ms; this runs only for the command.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not issubclass(base, BaseModel) or base.__module__.startswith("pydantic"):
+            continue
+        try:
+            source = textwrap.dedent(inspect.getsource(base))
+        except (OSError, TypeError):
+            continue
+        (definition,) = ast.parse(source).body
+        assert isinstance(definition, ast.ClassDef)  # noqa: S101
+        for field, text in zip(definition.body, definition.body[1:], strict=False):
+            match field, text:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(docstring))),
+                ):
+                    found[name] = inspect.cleandoc(docstring).replace("\n", " ")
+    return found
