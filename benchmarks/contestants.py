@@ -169,8 +169,8 @@ class Ours(Contestant):
     title = "this template"
     settings = (
         "baked with its defaults, `ENVIRONMENT=production`, Redis and RabbitMQ, one process; every "
-        "socket signed in with its own token and user; `MAX_MESSAGES_PER_MINUTE` and "
-        "`MAX_MESSAGE_BURST` lifted"
+        "socket signed in with its own token and user; `MAX_MESSAGES_PER_MINUTE`, "
+        "`MAX_MESSAGE_BURST` and the limits of handshakes lifted"
     )
     measures = FAN_OUT | {"instances", "mesh", "lag", "start"}
     ready_path = "/health/ready"
@@ -203,6 +203,8 @@ class Ours(Contestant):
                 "JWT_SECRET": self._secret,
                 "MAX_MESSAGES_PER_MINUTE": "1000000000",
                 "MAX_MESSAGE_BURST": "1000000000",
+                "MAX_HANDSHAKES_PER_SECOND": "0",
+                "MAX_HANDSHAKES_PER_SECOND_PER_ADDRESS": "0",
             },
         )
 

@@ -39,6 +39,7 @@ TAKEN = frozenset(
         "cookiecutter",
         "fakeredis",
         "fastapi",
+        "fastapi-offline",
         "greenlet",
         "hatchling",
         "httptools",

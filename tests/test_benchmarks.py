@@ -45,7 +45,8 @@ def stage(redis_server: servers.Server, rabbitmq_server: servers.Server) -> Iter
 def test_ours_can_be_measured(stage: Stage, measure: str) -> None:
     found = MEASURES[measure](Ours(stage), TINY)
     assert set(found) <= {figure.key for figure in figures(TINY)}
-    differences = ("socket_kb", "start_s")
+    differences = ("socket_kb", "start_s", "connect_cpu_us")
+    """Of coarse clocks and of memory: with so few sockets they may be 0 or less."""
     assert all(value > 0 for name, value in found.items() if name not in differences)
 
 

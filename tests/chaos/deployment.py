@@ -188,6 +188,8 @@ class Deployment:
             "STREAM_CHECK_SECONDS": "3",
             "DRAIN_SECONDS": "2",
             "MAX_STREAM_LENGTH": str(STREAM_LENGTH),
+            "MAX_MESSAGES_PER_MINUTE": "1000000",  # one user sends all the traffic over HTTP
+            "MAX_MESSAGE_BURST": "10000",
         }
 
     async def __aenter__(self) -> Self:

@@ -159,7 +159,7 @@ def test_metrics_settings_and_commands_that_a_page_names_exist(
     outside = {"TEST_REDIS_URL", "TEST_AMQP_URL", "TEST_DATABASE_URL", "FORWARDED_ALLOW_IPS"}
     outside |= {"ONLY_FOR", "COMPOSE_FILE", *re.findall(r"^(\w+)=", examples_env(), re.MULTILINE)}
     assert named <= {*facts["settings"], *facts["closes"], *facts["face"]} | outside
-    commands = set(re.findall(r"(?:`|bin/|exec bff-1 )bff ([a-z]+)\b", text))
+    commands = set(re.findall(r"(?:`|bin/|exec bff-1 )bff ([a-z][a-z-]*)", text))
     assert commands <= set(facts["commands"])
     targets = set(re.findall(r"(?:`|^)make ([a-z-]+)", text, re.MULTILINE))
     assert targets <= make_targets(ROOT) | make_targets(ROOT / PROJECT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -53,10 +54,12 @@ class Admin:
         self.headers = {"Authorization": f"Bearer {token}"}
 
     async def call(self, method: str, instance: Instance, path: str, **more: Any) -> Any:
-        """The body of an answer that must be a good one."""
-        response = await self.http.request(
-            method, f"{instance.url}/admin{path}", headers=self.headers, **more
-        )
+        """The body of an answer that must be a good one. Waits when the rate limit says so."""
+        url = f"{instance.url}/admin{path}"
+        response = await self.http.request(method, url, headers=self.headers, **more)
+        while response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+            await asyncio.sleep(response.json()["retry_after_ms"] / 1000)
+            response = await self.http.request(method, url, headers=self.headers, **more)
         assert response.is_success, f"{response.status_code} {response.text}"
         return response.json()
 

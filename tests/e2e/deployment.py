@@ -34,6 +34,7 @@ class Deployment:
         self.project = project
         self.folder = folder
         self.secret = secrets.token_hex(32)
+        self.mesh_secret = secrets.token_hex(32)
         self.app_name = f"e2e-{secrets.token_hex(4)}"
         key = folder / "mesh.pem"
         key.write_bytes(_new_key())
@@ -44,6 +45,7 @@ class Deployment:
             "ENVIRONMENT": "production",
             "DATABASE_URL": f"sqlite+aiosqlite:///{folder}/bff.sqlite3",
             "JWT_SECRET": self.secret,
+            "MESH_TOKEN_SECRET": self.mesh_secret,
             "JWT_ISSUER": ISSUER,
             "JWT_AUDIENCE": AUDIENCE,
             "ALLOWED_ORIGINS": ORIGIN,
@@ -103,7 +105,7 @@ class Deployment:
         """No instance has logged a token, ticket, cookie, or the secret."""
         for instance in self.instances:
             output = instance.output
-            for canary in {*self.canaries, self.secret}:
+            for canary in {*self.canaries, self.secret, self.mesh_secret}:
                 assert canary not in output, f"{instance.name} has logged {canary}"
 
 

@@ -8,9 +8,11 @@ import secrets
 import signal
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
+from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -237,3 +239,91 @@ def test_a_second_instance_drains_and_leaves(deployment: Deployment, instance: I
     for name in (instance, other):
         for refusal in ("NOPERM", "ACCESS_REFUSED", "permission denied"):
             assert refusal not in name.output, name.name
+
+
+MISSING: dict[str, tuple[int, str, str]] = {
+    "to consume the service queue": (2, "nuropb-my-bff-sq|", "queue 'nuropb-my-bff-sq'"),
+    "to bind the service queue": (1, "nuropb-my-bff-sq|", "queue 'nuropb-my-bff-sq'"),
+    "to declare the service queue": (0, "nuropb-my-bff-sq|", "queue 'nuropb-my-bff-sq'"),
+    "to consume events": (2, "my-bff\\.events\\..*|", "queue 'my-bff.events."),
+    "to consume replies": (2, "amq\\.gen.*|", "queue 'amq.gen-"),
+    "to publish calls": (1, "rpc|", "exchange 'nuropb-rpc-exchange'"),
+    "to publish events": (1, "events|", "exchange 'nuropb-events-exchange'"),
+    "to publish replies": (1, "|amq\\.default", "exchange 'amq.default'"),
+}
+"""Of RabbitMQ's patterns (configure, write, read), what is taken from which, and what the broker
+calls it."""
+
+
+OFTEN = {"to consume the service queue", "to publish replies"}
+"""The others take a start of the BFF each, and run before a release."""
+
+
+@pytest.mark.parametrize(
+    "right",
+    [pytest.param(one, marks=() if one in OFTEN else pytest.mark.long) for one in MISSING],
+)
+async def test_a_missing_right_in_rabbitmq_is_named(
+    deployment: Deployment, rabbitmq_server: Server, amqp: tuple[str, str], right: str
+) -> None:
+    assert isinstance(rabbitmq_server, RabbitmqServer)
+    control, vhost = rabbitmq_server.control, amqp[0].rpartition("/")[2]
+    table = control("list_permissions", "-p", vhost)
+    (row,) = (line for line in table.splitlines() if line.startswith(f"{NAME}\t"))
+    patterns = row.split("\t")[1:]
+    index, part, named = MISSING[right]
+    fewer = patterns.copy()
+    fewer[index] = fewer[index].replace(part, "")
+    assert fewer != patterns
+    control("set_permissions", "-p", vhost, NAME, *fewer)
+    try:
+        await check_that_it_is_named(deployment, "mesh", named)
+    finally:
+        control("set_permissions", "-p", vhost, NAME, *patterns)
+
+
+async def test_a_missing_right_in_postgresql_is_named(
+    deployment: Deployment, postgres_server: Server, database: str
+) -> None:
+    assert isinstance(postgres_server, PostgresServer)
+    for right in ("INSERT", "UPDATE"):
+        revoke = f'REVOKE {right} ON bff_broadcast FROM "{NAME}"'
+        psql(postgres_server, database, "--command", revoke)
+        try:
+            await check_that_it_is_named(deployment, "database", right, "bff_broadcast")
+        finally:
+            grant = f'GRANT {right} ON bff_broadcast TO "{NAME}"'
+            psql(postgres_server, database, "--command", grant)
+
+
+async def test_a_missing_right_in_redis_is_named(deployment: Deployment) -> None:
+    url = deployment.settings["REDIS_URL"].replace(NAME, "admin", 1)
+    admin: Any = Redis.from_url(url)
+    async with admin:
+        await admin.execute_command("ACL", "SETUSER", NAME, "-xadd")
+        try:
+            await check_that_it_is_named(deployment, "redis", "'xadd'")
+        finally:
+            await admin.execute_command("ACL", "SETUSER", NAME, "+xadd")
+
+
+async def check_that_it_is_named(deployment: Deployment, check: str, *words: str) -> None:
+    """By the readiness of a new instance, in this check alone, and by the doctor."""
+    instance = deployment.serve("fewer-rights", DRAIN_SECONDS="0")
+
+    def is_named() -> bool:
+        failed = {
+            name: one["reason"]
+            for name, one in instance.readiness()["checks"].items()
+            if not one["ok"]
+        }
+        return set(failed) == {check} and all(word in failed[check] for word in words)
+
+    try:
+        await until(is_named, f"readiness names {words}", poll=0.2)
+        doctor = deployment.bff("doctor")
+    finally:
+        instance.close()
+    assert doctor.returncode == 1
+    bad = [line for line in doctor.stdout.splitlines() if line.startswith("BAD")]
+    assert any(all(word in line for word in words) for line in bad), doctor.stdout

@@ -270,5 +270,5 @@ async def metric(http: httpx.AsyncClient, cluster: Cluster, name: str) -> float:
 
 def mesh_claims(cluster: Cluster, token: str) -> dict[str, Any]:
     """The claims of a mesh token, after its signature, audience and times were verified."""
-    secret = cluster.deployment.secret
+    secret = cluster.deployment.mesh_secret
     return jwt.decode(token, secret, algorithms=["HS256"], audience="mesh")

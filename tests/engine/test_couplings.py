@@ -6,6 +6,7 @@ COUPLINGS.md names, and run its tests.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 import re
@@ -19,6 +20,7 @@ from aiormq import Channel
 from aiormq.abc import AbstractConnection as AmqpConnection
 from aiormq.connection import Connection, TransportFactory
 from bff.mesh.rabbitmq import connection as rabbitmq_connection
+from bff.redis import client as redis_client
 from bff.settings import Settings
 from bff.testing import RunningBff
 from cookiecutter.config import get_user_config  # type: ignore[import-untyped]
@@ -167,6 +169,15 @@ def test_aiormqs_loggers() -> None:
         assert not logging.getLogger(name).isEnabledFor(logging.CRITICAL), (
             f"the logger {name} is not silenced: see bff/COUPLINGS.md"
         )
+
+
+async def test_asyncios_stream_reader_buffer() -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(b"-ERR max number of clients reached\r\n")
+    reader.set_exception(ConnectionResetError())
+    assert "max number of clients" in redis_client._refusal(reader), (
+        "asyncio's StreamReader no longer keeps what it has read in _buffer: see bff/COUPLINGS.md"
+    )
 
 
 # python-jose, websockets, Starlette and FastAPI, cookiecutter

@@ -9,7 +9,7 @@ from bff.settings import Settings
 from bff.settings_list import Listed, list_settings
 from pydantic import Field
 
-SECRET = "a-secret-for-tests-only-0123456789abcdef"
+SECRET = "f3b8e1d94c7a60259ad1c8e47b3f605d"
 
 
 class AppSettings(Settings):
@@ -31,7 +31,7 @@ def listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Listed]
         f"BILLING_URL=https://{SECRET}@billing.invalid/?token={SECRET}&page=1\n"
     )
     monkeypatch.setenv("LOG_LEVEL", "ERROR")
-    monkeypatch.setenv("redis_url", f"rediss://:{SECRET}/with@slash@localhost:6379/0")
+    monkeypatch.setenv("redis_url", f"rediss://:{SECRET}%2Fwith@sign@localhost:6379/0")
     monkeypatch.setenv("ALLOWED_ORIGINS", "https://a.example,https://b.example")
     return {setting.name: setting for setting in list_settings(AppSettings())}
 

@@ -177,7 +177,7 @@ def test_its_settings_with_the_secret_are_good_for_production(default: BakedProj
         "REDIS_URL": "redis://redis:6379/0",
         "AMQP_URL": "amqp://rabbitmq/",
         "DATABASE_URL": "postgresql+asyncpg://postgres/bff",
-        "JWT_SECRET": "for-this-test-only-0123456789-abcdef",
+        "JWT_SECRET": "f3b8e1d94c7a60259ad1c8e47b3f605d",
     }
     assert not secret.keys() & given.keys()
     code = (

@@ -21,7 +21,8 @@ from bff.cluster.member import ClusterMember
 from bff.cluster.presence import presence_topic
 from bff.db import database, migrate
 from bff.db.database import Database
-from bff.development import page
+from bff.development import api_docs, page
+from bff.http_headers import ResponseHeaders
 from bff.mesh.client import MeshClient
 from bff.mesh.connect import connect_mesh
 from bff.mesh.memory import MemoryBroker
@@ -30,11 +31,14 @@ from bff.realtime.dispatcher import Dispatcher
 from bff.realtime.drain import Draining
 from bff.realtime.handler_context import HandlerContext
 from bff.realtime.handler_manager import HandlerManager
+from bff.realtime.handshake_limit import HandshakeLimit
 from bff.realtime.injection import HandlerDependencies
+from bff.realtime.limits import TokenBuckets
 from bff.realtime.mesh_handlers import join_mesh
 from bff.realtime.router import RealtimeRouter
 from bff.redis import client as redis_client
 from bff.redis.client import UNAVAILABLE, why
+from bff.redis.eviction import EvictionCheck
 from bff.settings import Settings
 from bff.shutdown import drain_before_shutdown
 from bff.tasks import ServiceTasks
@@ -92,6 +96,7 @@ class Bff:
             self.realtime.include(router)
 
         self.redis = redis_client.create_client(settings.redis_url)
+        self.eviction = EvictionCheck(self.redis, settings.redis_url)
         self.cluster = ClusterMember(
             self.redis,
             settings,
@@ -129,6 +134,10 @@ class Bff:
             for stand_in in stand_ins:
                 self.broker.serve(stand_in(self.mesh.publish))
 
+        self.allowances = TokenBuckets(
+            settings.max_messages_per_minute / 60, settings.max_message_burst
+        )
+        self.handshake_limit = HandshakeLimit(settings)
         self.handlers = HandlerManager(
             HandlerContext(
                 instance_id=self.cluster.id,
@@ -137,6 +146,7 @@ class Bff:
                 dispatcher=self.dispatcher,
                 broadcasts=self.broadcasts,
                 verify=self.verifier.verify,
+                allowances=self.allowances,
                 settings=settings,
                 metrics=self.metrics,
             )
@@ -145,9 +155,11 @@ class Bff:
         self.background = ServiceTasks()
 
     def install(self, app: FastAPI) -> None:
-        """Add to an app what the engine's routes need: error handlers, CORS, the limit of request
-        bodies and, in development, the page at `/`."""
+        """Add to an app what the engine's routes need: error handlers, CORS, safe headers, the
+        limit of request bodies, `/docs` and, in development, the page at `/`."""
         app.state.bff = self
+        app.root_path = self.settings.root_path or app.root_path
+        api_docs.install(app, self.settings)
         app.max_body_size = self.settings.max_body_bytes
         problems.install(app)
         app.add_middleware(
@@ -158,6 +170,7 @@ class Bff:
             allow_headers=["*"],
             expose_headers=["Location"],
         )
+        app.add_middleware(ResponseHeaders)
         if self.settings.development:
             app.include_router(page.router(self.settings))
 

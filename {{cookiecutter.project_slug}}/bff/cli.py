@@ -1,8 +1,9 @@
-"""`bff serve | dev | token | migrate | settings | doctor`."""
+"""`bff serve | dev | token | migrate | settings | doctor | dead-letters`."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import sys
@@ -13,12 +14,16 @@ from pydantic import ValidationError
 
 from bff.auth.tokens import issue
 from bff.db import migrate as migrations
+from bff.dead_letters import COMMANDS as DEAD_LETTERS
 from bff.doctor import diagnose
 from bff.factory import FACTORY, SETTINGS, load
 from bff.server.run import run
 from bff.settings import Settings
-from bff.settings_list import list_settings
+from bff.settings_list import list_settings, unknown_names
+from bff.telemetry import logs
 from bff.version import __version__
+
+logger = logging.getLogger(__name__)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,11 +39,17 @@ def _settings() -> Settings:
         return settings
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_url=False):
-            name = "_".join(str(part) for part in problem["loc"]).upper()
+            name = "_".join(part for part in problem["loc"] if isinstance(part, str)).upper()
             message = problem["msg"].removeprefix("Value error, ")
             click.echo(f"{name}: {message}" if name else message, err=True)
         click.echo("Set them in the environment or in .env; see .env.example.", err=True)
         sys.exit(2)
+
+
+def _warn_about_names(settings: Settings) -> None:
+    logs.configure(settings)
+    for sentence in unknown_names(type(settings)):
+        logger.warning("unknown setting", extra={"reason": sentence})
 
 
 _host = click.option("--host", default="127.0.0.1", show_default=True, help="Address to bind to.")
@@ -63,6 +74,7 @@ def serve(host: str, port: int, workers: int) -> None:
     if workers > 1 and settings.embedded:
         raise click.UsageError("memory:// works within one process only: use --workers 1")
     _check_address(host, port)
+    _warn_about_names(settings)
     run(settings, host=host, port=port, workers=workers)
 
 
@@ -76,12 +88,13 @@ def dev(host: str, port: int, reload: bool) -> None:
     """Serve for development, with reload and a page at /."""
     os.environ.setdefault("LOG_FORMAT", "text")
     os.environ["DRAIN_SECONDS"] = "0"
-    origins = (*_settings().allowed_origins, *_local_origins(port))
+    origins = (*_settings().allowed_origins, *_local_origins(host, port))
     os.environ["ALLOWED_ORIGINS"] = ",".join(dict.fromkeys(origins))
     settings = _settings()
     _check_address(host, port)
+    _warn_about_names(settings)
     if settings.development:
-        click.echo(f"Open http://{host}:{port}/")
+        click.echo(f"Open http://{_in_url(host)}:{port}/")
     run(settings, host=host, port=port, reload=reload)
 
 
@@ -126,24 +139,46 @@ def doctor() -> None:
 
     Exits with 1 if a check fails.
     """
-    _settings()
+    settings = _settings()
+    for sentence in unknown_names(type(settings)):
+        click.echo(f"warn {sentence}")
     findings = asyncio.run(diagnose(load(FACTORY)().state.bff))
     for finding in findings:
         click.echo(str(finding))
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
+@main.group("dead-letters")
+@click.pass_context
+def dead_letters(context: click.Context) -> None:
+    """Read mesh events that were not handled; deliver them again, or delete them."""
+    context.obj = _settings
+
+
+for _command in DEAD_LETTERS:
+    dead_letters.add_command(_command)
+
+
 def _check_address(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host, port)):
+        with socket.create_server((host, port), family=family):
             pass
     except OSError as error:
-        message = f"cannot bind to {host}:{port}: {error.strerror}. Try another --port."
+        message = f"cannot bind to {host} port {port}: {error.strerror}. Try another --port."
         raise click.ClickException(message) from None
 
 
-def _local_origins(port: int) -> tuple[str, str]:
-    return f"http://localhost:{port}", f"http://127.0.0.1:{port}"
+def _local_origins(host: str, port: int) -> list[str]:
+    """The origins of the development page, by the names that browsers may use for this machine."""
+    hosts = ["localhost", "127.0.0.1", "[::1]"]
+    if host not in ("::", "0.0.0.0"):  # noqa: S104
+        hosts.append(_in_url(host))
+    return [f"http://{name}:{port}" for name in dict.fromkeys(hosts)]
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 if __name__ == "__main__":

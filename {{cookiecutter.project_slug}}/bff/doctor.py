@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from bff.application import Bff
+from bff.auth.tokens import TokenVerifier
 from bff.db import migrate
 from bff.db.database import Database
 from bff.errors import Problem
@@ -18,11 +19,14 @@ from bff.realtime.declarations import Method
 from bff.realtime.exposure import Exposure
 from bff.realtime.router import RealtimeRouter
 from bff.redis import client as redis_client
+from bff.redis.eviction import UNKNOWN, EvictionCheck
+from bff.redis.rights import missing_right
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 from bff.version import __version__
 
 _SECONDS = 5.0
+_RIGHTS_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +44,22 @@ class Finding:
 
 
 async def diagnose(bff: Bff) -> list[Finding]:
-    """Check servers and settings and list what is offered. Starts nothing and changes nothing."""
+    """Check servers and settings and list what is offered.
+
+    Starts no consumer. Queues are declared as an instance does. What rights are tried with in Redis
+    and in the database does not remain.
+    """
     settings, realtime = bff.settings, bff.realtime
+    mesh = await _check("mesh: connected, may publish", "mesh", _mesh, settings)
     findings = [
         Finding(True, f"bff {__version__}"),
-        await _check("Redis: reachable", "Redis", _redis, settings),
-        await _check("mesh: connected", "mesh", _mesh, settings),
+        await _check("Redis: reachable, with all rights", "Redis", _redis, settings),
+        *await _eviction(settings),
+        mesh,
+        *(await _queues(bff) if mesh.ok else ()),
         await _check("database: reachable", "database", _database, settings),
-        await _check("database schema: up to date", "database schema", _schema, settings),
+        *await _database_schema_and_rights(settings),
+        *await _identity(bff),
     ]
     return [
         *findings,
@@ -76,13 +88,64 @@ async def _redis(settings: Settings) -> None:
     redis = redis_client.create_client(settings.redis_url)
     try:
         await redis.ping()
+        if reason := await missing_right(redis, settings.prefix):
+            raise LookupError(reason)
+        pubsub = await redis_client.create_pubsub(redis)
+        try:
+            await pubsub.subscribe(f"{settings.prefix}:probe")
+            await pubsub.unsubscribe(f"{settings.prefix}:probe")
+        finally:
+            await pubsub.aclose()
     finally:
         await redis.aclose()
 
 
+async def _eviction(settings: Settings) -> list[Finding]:
+    """Nothing when Redis is unavailable: `_redis` has reported it."""
+    redis = redis_client.create_client(settings.redis_url)
+    try:
+        async with asyncio.timeout(_SECONDS):
+            reason = await EvictionCheck(redis, settings.redis_url).warning()
+    except redis_client.UNAVAILABLE:
+        return []
+    finally:
+        await redis.aclose()
+    is_unknown = reason.startswith(UNKNOWN)
+    text = reason or "keeps all keys (maxmemory-policy noeviction)"
+    return [Finding(not reason or is_unknown, f"Redis: {text}", warning=is_unknown)]
+
+
 async def _mesh(settings: Settings) -> None:
-    async with _connected(settings):
-        pass
+    async with _connected(settings) as mesh:
+        # The right to publish is tried as soon as there is a connection.
+        await asyncio.sleep(_RIGHTS_SECONDS)
+        if not mesh.status.connected:
+            raise LookupError(mesh.status.reason)
+
+
+async def _queues(bff: Bff) -> list[Finding]:
+    """Whether the queues of event handlers and services can be consumed."""
+    reasons: dict[str, str] = {}
+    with suppress(ConnectionError, TimeoutError):  # lost since `_mesh` has connected
+        async with _connected(bff.settings) as mesh, asyncio.timeout(_SECONDS):
+            reasons = await mesh.check_queues(bff.mesh)
+    return [
+        Finding(not reason, f"mesh queue {queue}: {reason or 'can be consumed'}")
+        for queue, reason in reasons.items()
+    ]
+
+
+async def _identity(bff: Bff) -> list[Finding]:
+    if bff.settings.jwks_url is None:
+        return []
+    verifier = TokenVerifier(bff.settings)
+    try:
+        count = await verifier.usable_keys()
+    except LookupError as error:
+        return [Finding(False, f"keys of the identity provider: {error}")]
+    finally:
+        await verifier.close()
+    return [Finding(True, f"keys of the identity provider: {count} usable")]
 
 
 @asynccontextmanager
@@ -140,6 +203,25 @@ async def _database(settings: Settings) -> None:
         await database.close()
 
 
+async def _database_schema_and_rights(settings: Settings) -> list[Finding]:
+    """Rights are those of a table, which must exist."""
+    name = "database schema"
+    schema = await _check(f"{name}: up to date", name, _schema, settings)
+    if not schema.ok:
+        return [schema]
+    name = "database rights"
+    return [schema, await _check(f"{name}: complete", name, _database_rights, settings)]
+
+
+async def _database_rights(settings: Settings) -> None:
+    database = Database(settings)
+    try:
+        if reason := await database.missing_right():
+            raise LookupError(reason)
+    finally:
+        await database.close()
+
+
 async def _schema(settings: Settings) -> None:
     database = Database(settings)
     try:
@@ -157,14 +239,15 @@ def _settings(settings: Settings) -> list[Finding]:
             True, f"tokens: verified with {keys}, algorithms {', '.join(settings.jwt_algorithms)}"
         )
     ]
-    if settings.mesh_token_secret is None and settings.jwt_secret is None:
+    if settings.mesh_secret is None:
         found.append(Finding(True, "services receive no token: MESH_TOKEN_SECRET is not set"))
-    if settings.jwt_audience is None:
+    if settings.jwt_audience is None and settings.jwks_url is not None:
+        text = "tokens that were issued for other applications may be accepted: set JWT_AUDIENCE"
+        found.append(Finding(not production, text, warning=True))
+    elif settings.jwt_audience is None:
         found.append(Finding(True, "tokens with an audience are refused: JWT_AUDIENCE is not set"))
-    if settings.jwt_issuer is None and settings.jwks_url is None:
+    if settings.jwt_issuer is None:
         found.append(Finding(True, "token issuers are not checked: JWT_ISSUER is not set"))
-    elif settings.jwt_issuer is None:
-        found.append(Finding(not production, "tokens of any issuer are accepted: set JWT_ISSUER"))
     if settings.allowed_origins:
         found.append(Finding(True, f"allowed origins: {', '.join(settings.allowed_origins)}"))
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -35,8 +36,10 @@ class Code(StrEnum):
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
+    METHOD_NOT_ALLOWED = "method_not_allowed"
     CONFLICT = "conflict"
     DEPRECATED = "deprecated"
+    TOO_LARGE = "too_large"
     INVALID_PARAMS = "invalid_params"
     RATE_LIMITED = "rate_limited"
     TOO_MANY_IN_FLIGHT = "too_many_in_flight"
@@ -57,8 +60,10 @@ _MEANINGS = {
     Code.UNAUTHENTICATED: _Meaning(401, "NuropbAuthenticationError", "Sign in first"),
     Code.FORBIDDEN: _Meaning(403, "NuropbAuthorizationError", "Not allowed"),
     Code.NOT_FOUND: _Meaning(404, "NuropbHandlingError", "Not found"),
+    Code.METHOD_NOT_ALLOWED: _Meaning(405, "NuropbHandlingError", "Method not allowed"),
     Code.CONFLICT: _Meaning(409, "NuropbHandlingError", "Already in progress"),
     Code.DEPRECATED: _Meaning(410, "NuropbDeprecatedError", "No longer offered"),
+    Code.TOO_LARGE: _Meaning(413, "NuropbValidationError", "The request is too large"),
     Code.INVALID_PARAMS: _Meaning(422, "NuropbValidationError", "Invalid parameters"),
     Code.RATE_LIMITED: _Meaning(429, "NuropbException", "Too many messages", transient=True),
     Code.TOO_MANY_IN_FLIGHT: _Meaning(
@@ -85,11 +90,19 @@ class Problem(Exception):
     """
 
     def __init__(
-        self, code: Code, description: str | None = None, *, outcome: Outcome = Outcome.NOT_SENT
+        self,
+        code: Code,
+        description: str | None = None,
+        *,
+        outcome: Outcome = Outcome.NOT_SENT,
+        retry_after_seconds: float | None = None,
     ) -> None:
+        """`retry_after_seconds`: when a retry can succeed, if that is known. Clients get it as
+        `retry_after_ms`, and over HTTP as the header `Retry-After` too."""
         self.code = code
-        self.description = description or _MEANINGS[code].description
+        self.description = _well_formed(description) if description else _MEANINGS[code].description
         self.outcome = outcome
+        self.retry_after_seconds = retry_after_seconds
         super().__init__(f"{code}: {self.description}")
 
     @property
@@ -114,6 +127,7 @@ class Problem(Exception):
             "code": self.code,
             "retryable": self.retryable,
             "outcome": self.outcome,
+            **self._retry_after_ms(),
         }
 
     def as_problem_json(self) -> dict[str, Any]:
@@ -126,7 +140,18 @@ class Problem(Exception):
             "code": self.code,
             "retryable": self.retryable,
             "outcome": self.outcome,
+            **self._retry_after_ms(),
         }
+
+    def _retry_after_ms(self) -> dict[str, int]:
+        if self.retry_after_seconds is None:
+            return {}
+        return {"retry_after_ms": math.ceil(self.retry_after_seconds * 1000)}
+
+
+def _well_formed(text: str) -> str:
+    """The text with `?` for half a surrogate pair, which JSON in UTF-8 cannot contain."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def describe(error: ValidationError, skip: int = 0) -> str:

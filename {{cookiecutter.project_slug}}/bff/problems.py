@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -14,21 +15,24 @@ from pydantic import BaseModel
 from redis.exceptions import RedisError
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
-from starlette.types import ExceptionHandler
+from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
 from bff.connections.asgi_transport import accept
 from bff.connections.close_codes import CloseCode
 from bff.errors import Code, Outcome, Problem
+from bff.http_headers import SAFE
 
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _MAX_DETAIL = 300
+_TOO_LARGE: Final = Code.TOO_LARGE.status
 _STORE_ERRORS = (
     RedisError,
     OperationalError,
@@ -60,6 +64,8 @@ class ProblemDetails(BaseModel):
     retryable: bool
     """A retry can succeed and cannot do the work twice."""
     outcome: Outcome
+    retry_after_ms: int | None = None
+    """A retry can succeed after this time. Absent if it is not known."""
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -83,7 +89,9 @@ def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def problem_response(problem: Problem) -> Response:
     """The HTTP response for a problem."""
-    headers = {"WWW-Authenticate": "Bearer"} if problem.code is Code.UNAUTHENTICATED else None
+    headers = {"WWW-Authenticate": "Bearer"} if problem.code is Code.UNAUTHENTICATED else {}
+    if problem.retry_after_seconds is not None:
+        headers["Retry-After"] = str(math.ceil(problem.retry_after_seconds))
     return _response(problem.status, problem.as_problem_json(), headers)
 
 
@@ -96,7 +104,42 @@ def install(app: FastAPI) -> None:
     for kind in _STORE_ERRORS:
         app.add_exception_handler(kind, _handler(_of_store_error))
     app.add_exception_handler(Exception, _handler(_of_bug))
+    _replace_too_large(app)
     _complete_openapi(app)
+
+
+def _replace_too_large(app: FastAPI) -> None:
+    """FastAPI limits bodies outside of all middleware that can be added to an app."""
+    build = app.build_middleware_stack
+    app.build_middleware_stack = (  # type: ignore[method-assign]
+        lambda: _TooLargeProblems(build())
+    )
+
+
+class _TooLargeProblems:
+    """ASGI middleware: replaces the plain text with which Starlette answers a body that is too
+    large. An exception handler cannot: Starlette replaces its response."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        is_replaced = False
+
+        async def send_problem(message: Message) -> None:
+            nonlocal is_replaced
+            if message["type"] == "http.response.start" and message["status"] == _TOO_LARGE:
+                content_type = Headers(scope=message).get("content-type", "")
+                is_replaced = not content_type.startswith(MEDIA_TYPE)
+                if is_replaced:
+                    await problem_response(Problem(Code.TOO_LARGE))(scope, receive, send)
+            if not is_replaced:
+                await send(message)
+
+        await self._app(scope, receive, send_problem)
 
 
 def _complete_openapi(app: FastAPI) -> None:
@@ -149,6 +192,8 @@ def _of_invalid_request(_: HTTPConnection, error: RequestValidationError) -> Res
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     what = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        where, what = "body", first["ctx"]["error"]
     return problem_response(Problem(Code.INVALID_PARAMS, f"{where}: {what}"[:_MAX_DETAIL]))
 
 
@@ -193,4 +238,4 @@ def _code_of(status: int) -> Code | None:
 
 
 def _response(status: int, body: dict[str, Any], headers: Mapping[str, str] | None) -> Response:
-    return Response(json.dumps(body), status, headers, media_type=MEDIA_TYPE)
+    return Response(json.dumps(body), status, SAFE | dict(headers or {}), media_type=MEDIA_TYPE)

@@ -5,68 +5,29 @@ The docstring below a field is its explanation: `bff settings` prints it.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, FilePath, SecretStr, model_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic import Field, FilePath, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
 
-MIN_SECRET_BYTES = 32
-MIN_SECRET_CHARACTERS = 10
-"""How many different characters a secret must contain."""
-
-
-_REDIS_SCHEMES = (
-    "redis",
-    "rediss",
-    "redis+sentinel",
-    "rediss+sentinel",
-    "redis+cluster",
-    "rediss+cluster",
-    "memory",
+from bff.setting_types import (
+    AmqpUrl,
+    BlankIsNone,
+    Count,
+    DatabaseUrl,
+    JwksUrl,
+    Names,
+    Origins,
+    RedisUrl,
+    Seconds,
+    is_local,
+    secret_fault,
 )
 
-
-def _split(value: object) -> object:
-    if isinstance(value, str):
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-    return value
-
-
-def _origin(value: str) -> str:
-    """An origin as browsers send it: scheme, host and port, nothing else (RFC 6454, section 6)."""
-    parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path not in ("", "/"):
-        raise ValueError(f"{value!r} is not an origin: use scheme://host or scheme://host:port")
-    return f"{parts.scheme}://{parts.netloc}".lower()
-
-
-def _url(*schemes: str) -> AfterValidator:
-    """A URL with one of these schemes. Its other parts are checked when it is used."""
-
-    def check(url: str) -> str:
-        if not url.startswith(tuple(f"{scheme}://" for scheme in schemes)):
-            raise ValueError(f"must begin with {'://, '.join(schemes)}://")
-        return url
-
-    return AfterValidator(check)
-
-
-def _is_weak(secret: str) -> bool:
-    return len(secret.encode()) < MIN_SECRET_BYTES or len(set(secret)) < MIN_SECRET_CHARACTERS
-
-
-def _blank_is_none(value: object) -> object:
-    return None if value == "" else value
-
-
-Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
-Origins = Annotated[
-    tuple[Annotated[str, BeforeValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
-]
-BlankIsNone = BeforeValidator(_blank_is_none)
-Count = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0)]
+HMAC_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
+PUBLIC_KEY_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
+MESH_AUDIENCE: Final = "mesh"
+"""The `aud` of a mesh token, which must not be usable to sign in."""
 
 
 class MeshSettings(BaseSettings):
@@ -86,9 +47,10 @@ class MeshSettings(BaseSettings):
     """Least severe level that is logged: DEBUG, INFO, WARNING or ERROR."""
     log_format: Literal["json", "text"] = "json"
     """`json` for log collectors, `text` for a terminal."""
-    amqp_url: Annotated[str, _url("amqp", "amqps", "memory")] = "amqp://guest:guest@localhost:5672/"
+    amqp_url: AmqpUrl = "amqp://guest:guest@localhost:5672/"
     """RabbitMQ: `amqp://user:password@host:5672/vhost`, `amqps://…`, or `memory://` for a mesh
-    inside this process (development and tests)."""
+    inside this process (development and tests). Several hosts, with commas, are tried in turn.
+    Options: `?cafile=/path/ca.pem` for a CA of your own, `?heartbeat=` in seconds (5)."""
     request_timeout_seconds: Seconds = 10
     """Time limit of a mesh call, unless the caller sets one."""
     max_request_timeout_seconds: Seconds = 30
@@ -100,6 +62,10 @@ class MeshSettings(BaseSettings):
     keep_result_seconds: Seconds = 300
     """After a call to a method with `keep_result=True` timed out: how long its late reply is still
     accepted."""
+    max_event_retries: Count = 300
+    """How often an event handler may retry one mesh event before it moves to the dead letters."""
+    event_retry_seconds: Seconds = 900
+    """How long an event handler may retry one mesh event before it moves to the dead letters."""
     rpc_exchange: str = "nuropb-rpc-exchange"
     """NuroPb's exchange for calls. The same in all services of the mesh."""
     events_exchange: str = "nuropb-events-exchange"
@@ -115,35 +81,43 @@ class Settings(MeshSettings):
 
     environment: Literal["development", "test", "production"] = "production"
     """`development`, `test` or `production`. Production refuses `memory://` and weak secrets."""
+    root_path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9_.~-]+)*$")] = ""
+    """Path under which a proxy serves the BFF, for example `/bff`. The proxy may remove it from
+    requests or not."""
+    api_docs: Annotated[bool | None, BlankIsNone] = None
+    """Serve the description of the API, `/docs` and `/openapi.json`. Empty: not in production."""
 
-    redis_url: Annotated[str, _url(*_REDIS_SCHEMES)] = "redis://localhost:6379/0"
+    redis_url: RedisUrl = "redis://localhost:6379/0"
     """`redis://`, `rediss://`, `redis+sentinel://host:port,host:port/master`, `redis+cluster://`,
     or `memory://` for a Redis inside this process (development and tests)."""
-    database_url: Annotated[str, _url("sqlite+aiosqlite", "postgresql+asyncpg")] = (
-        "sqlite+aiosqlite:///bff.sqlite3"
-    )
+    database_url: DatabaseUrl = "sqlite+aiosqlite:///bff.sqlite3"
     """An async SQLAlchemy URL: `sqlite+aiosqlite:///file` or
     `postgresql+asyncpg://user:password@host/database`."""
 
     jwt_secret: Annotated[SecretStr | None, BlankIsNone] = None
     """Secret of tokens signed with HS256, HS384 or HS512. Set this or `JWKS_URL`."""
-    jwks_url: Annotated[str | None, BlankIsNone] = None
-    """URL of the identity provider's public keys (RFC 7517). Set this or `JWT_SECRET`."""
+    jwks_url: JwksUrl = None
+    """URL of the identity provider's public keys (RFC 7517). Set this or `JWT_SECRET`. In
+    production `https://`; `http://` only to this machine."""
     jwt_algorithms: Names = ("HS256",)
     """The accepted signature algorithms, separated by commas. With `JWKS_URL` for example RS256 or
     ES256."""
     jwt_issuer: Annotated[str | None, BlankIsNone] = None
-    """Required value of a token's `iss`. Empty: not checked."""
+    """Required value of a token's `iss`. Empty: not checked. Production requires it with
+    `JWKS_URL`."""
     jwt_audience: Annotated[str | None, BlankIsNone] = None
     """Required value of a token's `aud`. Empty: tokens that have an `aud` are refused."""
     jwt_leeway_seconds: Annotated[float, Field(ge=0, le=300)] = 10
     """Allowed difference between the clocks of the issuer and the BFF."""
-    auth_cookie: str = "Authorization"
+    auth_cookie: Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")] = "Authorization"
     """Name of the cookie that may carry the token."""
     allowed_origins: Origins = ()
-    """The exact origins whose pages may connect, separated by commas. No wildcards."""
+    """The exact origins whose pages may connect, separated by commas. No wildcards. Apps have
+    schemes of their own, for example `capacitor://localhost`."""
     ticket_seconds: Count = 30
     """Lifetime of a single-use ticket."""
+    max_tickets_per_user: Count = 60
+    """Tickets that a user may get within `TICKET_SECONDS`, over all instances."""
     token_grace_seconds: Seconds = 25
     """Time between a token's expiry and the closing of its connection."""
 
@@ -155,18 +129,29 @@ class Settings(MeshSettings):
     """Largest message that a client may send over its connection."""
     max_json_depth: Count = 32
     """Deepest nesting of JSON that a client may send."""
+    max_json_keys: Count = 5_000
+    """Most keys, in all objects together, of JSON that a client may send."""
     max_body_bytes: Count = 256 * 1024
     """Largest body of an HTTP request."""
     max_queue_bytes: Count = 1024 * 1024
     """Data that may wait for a client that reads too slowly; beyond it the connection is closed."""
     max_messages_per_minute: Count = 600
-    """Frames that a client may send per minute, as an average."""
+    """Frames and HTTP requests that a user may send to an instance per minute, as an average."""
     max_message_burst: Count = 100
-    """Frames that a client may send at once."""
+    """Frames and HTTP requests that a user may send to an instance at once."""
     max_requests_per_connection: Count = 32
     """Unanswered requests per connection."""
     max_requests_per_user: Count = 64
     """Unanswered requests per user and instance, over all connections and HTTP."""
+    max_connections: Count = 20_000
+    """Connections of a process: HTTP, event streams and WebSockets. More are answered with 503.
+    Lowered if the process may not open enough files (`ulimit -n`)."""
+    max_handshakes_per_second: Annotated[int, Field(ge=0)] = 1000
+    """WebSockets and event streams that may be opened per second and process, as an average; ten
+    times as many at once. 0: no limit."""
+    max_handshakes_per_second_per_address: Annotated[int, Field(ge=0)] = 100
+    """The same from one IP address, or from one /64 network of IPv6. Behind a proxy that does not
+    pass the client's address, this is the address of the proxy. 0: no limit."""
     max_connections_per_user: Count = 20
     """Connections per user, over all instances."""
     max_topics_per_connection: Count = 128
@@ -196,7 +181,8 @@ class Settings(MeshSettings):
 
     mesh_token_secret: Annotated[SecretStr | None, BlankIsNone] = None
     """HS256 secret of the short-lived tokens that services receive with each call. Empty:
-    `JWT_SECRET`; with `JWKS_URL`, services receive no token."""
+    `JWT_SECRET`, but in production and with `JWKS_URL` services receive no token. A service that
+    knows the secret can sign such tokens, so it must not be `JWT_SECRET`."""
     mesh_token_seconds: Count = 60
     """Lifetime of these tokens."""
     mesh_token_keys: Names = ("Authorization",)
@@ -223,17 +209,34 @@ class Settings(MeshSettings):
         """Whether Redis or RabbitMQ is replaced by an engine inside this process."""
         return "memory://" in (self.redis_url, self.amqp_url)
 
+    @property
+    def mesh_secret(self) -> str | None:
+        """The secret that signs mesh tokens; None if services receive no token."""
+        secret = self.mesh_token_secret
+        if secret is None and self.environment != "production":
+            secret = self.jwt_secret
+        return None if secret is None else secret.get_secret_value()
+
+    @property
+    def serves_api_docs(self) -> bool:
+        """Whether `/docs` and `/openapi.json` are served."""
+        return self.environment != "production" if self.api_docs is None else self.api_docs
+
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
         if self.jwt_secret is None and self.jwks_url is None:
             raise ValueError("set JWT_SECRET or JWKS_URL: without one, no token can be verified")
-        hmac = [name for name in self.jwt_algorithms if name.startswith("HS")]
-        if self.jwks_url is not None and hmac:
-            raise ValueError("JWT_ALGORITHMS: with JWKS_URL use RS256, ES256 or similar, not HS*")
-        if self.jwks_url is None and len(hmac) != len(self.jwt_algorithms):
-            raise ValueError("JWT_ALGORITHMS: with JWT_SECRET use only HS256, HS384 and HS512")
         if not self.jwt_algorithms:
             raise ValueError("JWT_ALGORITHMS is empty: name at least one")
+        supported = HMAC_ALGORITHMS if self.jwks_url is None else PUBLIC_KEY_ALGORITHMS
+        if set(self.jwt_algorithms) - set(supported):
+            source = "JWT_SECRET" if self.jwks_url is None else "JWKS_URL"
+            raise ValueError(f"JWT_ALGORITHMS: with {source} use only {', '.join(supported)}")
+        if self.jwt_audience == MESH_AUDIENCE:
+            raise ValueError(
+                "JWT_AUDIENCE must not be mesh: that is the audience of the tokens for services, "
+                "which could then sign in as users"
+            )
         if self.lease_renewal_seconds * 2 > self.lease_seconds:
             raise ValueError("LEASE_SECONDS must be at least twice LEASE_RENEWAL_SECONDS")
         if self.request_timeout_seconds > self.max_request_timeout_seconds:
@@ -248,10 +251,22 @@ class Settings(MeshSettings):
             raise ValueError("memory:// is for development: production needs Redis and RabbitMQ")
         for name in ("jwt_secret", "mesh_token_secret"):
             value: SecretStr | None = getattr(self, name)
-            secret = value.get_secret_value() if value is not None else None
-            if secret is not None and _is_weak(secret):
+            if value is not None and (fault := secret_fault(value.get_secret_value())):
+                raise ValueError(f"{name.upper()} {fault}")
+        if self.mesh_token_secret is not None and self.mesh_token_secret == self.jwt_secret:
+            raise ValueError(
+                "MESH_TOKEN_SECRET must differ from JWT_SECRET: services that know it could sign "
+                "tokens of users"
+            )
+        if self.jwks_url is not None:
+            if not self.jwks_url.startswith("https://") and not is_local(self.jwks_url):
                 raise ValueError(
-                    f"{name.upper()} is weak: use at least {MIN_SECRET_BYTES} random bytes, "
-                    "for example from `openssl rand -hex 32`"
+                    "JWKS_URL must begin with https:// in production: over http:// the keys can be "
+                    "replaced on the way"
+                )
+            if self.jwt_issuer is None:
+                raise ValueError(
+                    "JWT_ISSUER must be set with JWKS_URL in production: otherwise tokens of every "
+                    "issuer with these keys are accepted"
                 )
         return self

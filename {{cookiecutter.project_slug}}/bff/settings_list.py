@@ -1,13 +1,17 @@
-"""Lists all settings for `bff settings`: value, where it comes from, explanation."""
+"""Lists all settings for `bff settings`: value, where it comes from, explanation. Finds misspelt
+names."""
 
 from __future__ import annotations
 
 import ast
+import difflib
 import inspect
+import os
 import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,6 +24,10 @@ _IS_SECRET = re.compile(r"_(secret|password|passphrase|token|key|credentials)$")
 _USERINFO = re.compile(r"([a-z][a-z0-9+.-]*://)\S*@", re.IGNORECASE)
 _QUERY_VALUE = re.compile(r"([?&][^=&\s]+=)[^&\s]+")
 _WIDTH = 96
+_EXAMPLE_NAME = re.compile(r"^#?\s*([A-Z][A-Z0-9_]*)=", re.MULTILINE)
+_SIMILAR = 0.8
+_SIMILAR_IN_ENVIRONMENT = 0.9
+"""Higher, because other programs own most variables of the environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,30 @@ def list_settings(settings: Settings) -> Iterator[Listed]:
             source = "other" if name in settings.model_fields_set else "default"
         explanation = field.description or explanations.get(name, "")
         yield Listed(name.upper(), _shown(name, getattr(settings, name)), source, explanation)
+
+
+def unknown_names(kind: type[Settings], folder: Path | None = None) -> Iterator[str]:
+    """One sentence for each name that looks like a misspelt setting.
+
+    In `.env`: every name that is neither a setting nor in `.env.example`. In the environment, where
+    most variables belong to other programs: only names that are similar to a setting.
+    """
+    folder = folder or Path.cwd()
+    settings = {name.upper() for name in kind.model_fields}
+    known, example = set(settings), folder / ".env.example"
+    if example.is_file():
+        known.update(_EXAMPLE_NAME.findall(example.read_text(encoding="utf-8")))
+    in_file = {
+        name.upper() for name in DotEnvSettingsSource(kind, env_file=folder / ".env").env_vars
+    }
+    in_environment = {name.upper() for name in os.environ} - in_file
+    for name in sorted(in_file - known):
+        meant = difflib.get_close_matches(name, settings, 1, _SIMILAR)
+        hint = f", do you mean {meant[0]}?" if meant else "; it is ignored"
+        yield f"{name} in .env is not a setting{hint}"
+    for name in sorted(in_environment - known):
+        if meant := difflib.get_close_matches(name, settings, 1, _SIMILAR_IN_ENVIRONMENT):
+            yield f"{name} in the environment is not a setting, do you mean {meant[0]}?"
 
 
 def _shown(name: str, value: Any) -> str:

@@ -12,16 +12,18 @@ logger = logging.getLogger(__name__)
 _CANCEL_AGAIN_SECONDS = 1.0
 
 
-async def cancel_and_wait(*tasks: asyncio.Task[Any]) -> None:
+async def cancel_and_wait(
+    *tasks: asyncio.Task[Any], again_seconds: float = _CANCEL_AGAIN_SECONDS
+) -> None:
     """Cancel tasks and wait until they are done.
 
-    A task that is still running after a second is cancelled again: on Python 3.11,
-    `asyncio.wait_for` in any library can lose a cancellation.
+    A task that is still running after `again_seconds` is cancelled again: on Python 3.11,
+    `asyncio.wait_for` in any library can lose a cancellation. This also interrupts its clean-up.
     """
     while running := [task for task in tasks if not task.done()]:
         for task in running:
             task.cancel()
-        await asyncio.wait(running, timeout=_CANCEL_AGAIN_SECONDS)
+        await asyncio.wait(running, timeout=again_seconds)
 
 
 class TaskSet:

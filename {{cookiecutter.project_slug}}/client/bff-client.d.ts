@@ -29,6 +29,8 @@ export class BffError extends Error {
   /** Whether a retry can succeed and cannot do the work twice. */
   readonly retryable: boolean;
   readonly outcome: Outcome;
+  /** With `rate_limited`: the milliseconds after which a retry can succeed. Otherwise null. */
+  readonly retryAfterMs: number | null;
   readonly traceId: string | null;
   readonly cause?: unknown;
 }

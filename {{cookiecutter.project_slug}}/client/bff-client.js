@@ -18,6 +18,8 @@ const MAX_TIMER_MS = 2 ** 31 - 1;
 const TOPIC = "topic:";
 const TOPICS_PER_REQUEST = 100;
 const MAX_SEEN_BROADCASTS = 200;
+/** In JSON: `JSON.stringify` escapes half a surrogate pair, after an even number of backslashes. */
+const LONE_SURROGATE = /[^\\](?:\\\\)*\\ud[89a-f][0-9a-f]{2}/;
 const [STATE, GAP, ERROR] = [Symbol("state"), Symbol("gap"), Symbol("error")];
 
 const DEFAULTS = {
@@ -48,6 +50,8 @@ export class BffClient {
   #pageEvents = null;
   #failures = 0;
   #drainMs = null;
+  /** Before this time (of `performance.now`) a drained client does not reconnect by itself. */
+  #drainedUntil = 0;
   #needsFreshToken = false;
   #timers = new Map();
 
@@ -238,13 +242,18 @@ export class BffClient {
       return;
     }
     this.#needsFreshToken ||= refused || code === TOKEN_EXPIRED;
+    this.#drainedUntil = performance.now() + (this.#drainMs ?? 0);
     const delayMs = (this.#drainMs ?? 0) + this.#backoff(this.#failures);
     this.#failures += 1;
     this.#disposeSocket();
     this.#calls.failSent();
     this.#renewReady();
-    this.#startTimer("retry", delayMs, () => this.#connectOnce());
+    this.#retryAfter(delayMs);
     this.#setState("waiting", { ...detail, delayMs });
+  }
+
+  #retryAfter(delayMs) {
+    this.#startTimer("retry", delayMs, () => this.#connectOnce());
   }
 
   #finish(detail) {
@@ -289,7 +298,10 @@ export class BffClient {
     return Math.random() * Math.min(backoffCapMs, backoffBaseMs * 2 ** failures);
   }
 
-  /** Reconnect without delay when the page becomes visible or the network returns. */
+  /**
+   * Reconnect without delay when the page becomes visible or the network returns, but not before
+   * the time that `drain` named.
+   */
   #watchPage() {
     this.#pageEvents = new AbortController();
     const { signal } = this.#pageEvents;
@@ -300,7 +312,9 @@ export class BffClient {
 
   #onPageActive() {
     if (globalThis.document?.visibilityState === "hidden") return;
-    if (this.#state === "waiting") this.#connectOnce();
+    const drainedMs = this.#drainedUntil - performance.now();
+    if (this.#state === "waiting" && drainedMs > 0) this.#retryAfter(drainedMs);
+    else if (this.#state === "waiting") this.#connectOnce();
     else if (this.#state === "open") this.#sendPing();
   }
 
@@ -592,10 +606,13 @@ class Calls {
     this.#expireAfter(call, call.deadline - performance.now() + GRACE_MS);
   }
 
-  /** Throws if the frame is too large: the BFF would close the connection for all calls. */
+  /** Throws if the frame is too large, or a text is not Unicode: the BFF would refuse it. */
   #frame({ type, payload, traceId, deadline }) {
     const timeout_ms = Math.max(1, Math.ceil(deadline - performance.now()));
     const text = JSON.stringify({ type, payload: { ...payload, timeout_ms, trace_id: traceId } });
+    if (LONE_SURROGATE.test(text)) {
+      throw new TypeError("A text contains half a character, for example a cut emoji");
+    }
     const { length } = new TextEncoder().encode(text);
     const { maxFrameBytes } = this.#limits;
     if (length > maxFrameBytes) throw new RangeError(`${length} bytes, more than ${maxFrameBytes}`);
@@ -700,6 +717,7 @@ export class BffError extends Error {
     this.description = description;
     this.retryable = known.retryable ?? false;
     this.outcome = known.outcome ?? "unknown";
+    this.retryAfterMs = known.retry_after_ms ?? null;
     this.traceId = known.traceId ?? null;
   }
 }

@@ -12,7 +12,7 @@ RABBITMQ_USER=${RABBITMQ_USER:-$APP_NAME}
 RABBITMQ_VHOST=${RABBITMQ_VHOST:-/}
 [ $# -gt 0 ] || set -- rabbitmqctl
 
-service="nuropb-$APP_NAME-sq"
+service="nuropb-$APP_NAME-sq|$APP_NAME\\.redelivered-calls\\.v1"
 events="$APP_NAME\\.events\\..*"
 
 # Declares its own queues, the reply queue (amq.gen-...) and the exchanges of the mesh.

@@ -16,6 +16,8 @@ from bff.auth.tickets import Tickets
 from bff.auth.tokens import TokenVerifier
 from bff.endpoints import tickets as tickets_endpoint
 from bff.endpoints.dependencies import CallerDep
+from bff.realtime.handshake_limit import HandshakeLimit
+from bff.realtime.limits import TokenBuckets
 from bff.redis.client import RedisClient, create_client
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
@@ -63,6 +65,8 @@ def app(settings: Settings, tickets: Tickets, authenticator: Authenticator) -> F
         tickets=tickets,
         authenticator=authenticator,
         draining=SimpleNamespace(begun=False),
+        allowances=TokenBuckets(per_second=1000, burst=1000),
+        handshake_limit=HandshakeLimit(settings),
     )
     problems.install(app)
     app.include_router(tickets_endpoint.router)
@@ -95,5 +99,4 @@ def alice() -> Caller:
         scopes=frozenset({"admin", "orders"}),
         session_id="s-1",
         expires_at=int(time.time()) + 600,
-        token="the.secret.token",
     )

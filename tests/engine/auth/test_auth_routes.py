@@ -40,6 +40,18 @@ async def test_requests_without_a_token_or_from_other_origins_get_no_ticket(
     assert (await http.post("/auth/ticket", headers=headers)).status_code == 403
 
 
+async def test_too_many_tickets_are_refused_with_the_time_to_wait(
+    http: httpx.AsyncClient, make_token: MakeToken, settings: Settings
+) -> None:
+    token = make_token()
+    for _ in range(settings.max_tickets_per_user):
+        await get_ticket(http, token)
+    response = await http.post("/auth/ticket", headers={"Authorization": token})
+    assert response.status_code == 429
+    assert response.json()["code"] == "rate_limited"
+    assert 0 < int(response.headers["retry-after"]) <= settings.ticket_seconds
+
+
 async def connect(app: FastAPI, query: str, origin: str) -> list[dict[str, Any]]:
     """The ASGI messages that the app sends when a browser opens `/ws`."""
     scope = {

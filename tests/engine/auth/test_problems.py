@@ -102,6 +102,9 @@ async def test_unknown_routes_and_methods_are_problems(http: httpx.AsyncClient) 
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
     wrong = await http.delete("/things")
     assert wrong.status_code == wrong.json()["status"] == 405
+    assert wrong.json()["code"] == "method_not_allowed"
+    assert wrong.json()["type"] == "urn:problem:method_not_allowed"
+    assert wrong.headers["content-type"] == "application/problem+json"
     assert wrong.headers["allow"] == "POST"
 
 
@@ -137,6 +140,9 @@ async def test_the_openapi_document_describes_problems(http: httpx.AsyncClient) 
     assert "invalid_params" in described["examples"]
     schemas = document["components"]["schemas"]
     assert set(schemas["ProblemDetails"]["properties"]) == set(
+        Problem(Code.INTERNAL, retry_after_seconds=1).as_problem_json()
+    )
+    assert set(schemas["ProblemDetails"]["required"]) == set(
         Problem(Code.INTERNAL).as_problem_json()
     )
     assert {"Code", "Outcome"} <= set(schemas)

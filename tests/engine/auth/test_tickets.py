@@ -80,15 +80,42 @@ async def test_unknown_tickets_are_refused(tickets: Tickets, ticket: str) -> Non
     await assert_refused(tickets, ticket)
 
 
-async def test_redis_stores_neither_the_ticket_nor_the_token(
+async def test_a_user_gets_a_bounded_number_of_tickets(
+    redis: RedisClient, settings: Settings, alice: Caller
+) -> None:
+    """The refused ones leave nothing, other users are not affected, and the limit ends in time."""
+    changed = {"max_tickets_per_user": 3, "ticket_seconds": 1}
+    tickets = Tickets(AutoPipeline(redis), settings.model_copy(update=changed))
+    results = await asyncio.gather(
+        *(tickets.issue(alice, ORIGIN) for _ in range(50)), return_exceptions=True
+    )
+    refused = [result for result in results if isinstance(result, Problem)]
+    assert len(refused) == 47
+    assert {(one.code, one.retry_after_seconds) for one in refused} == {(Code.RATE_LIMITED, 1)}
+    await tickets.issue(replace(alice, user_id="bob"), ORIGIN)
+    assert len([key async for key in redis.scan_iter(f"{settings.prefix}:*")]) <= 3 + 1 + 2
+
+    async def is_allowed_again() -> bool:
+        try:
+            return bool(await tickets.issue(alice, ORIGIN))
+        except Problem:
+            return False
+
+    await until(is_allowed_again)
+
+
+async def test_redis_stores_neither_the_ticket_nor_the_caller(
     tickets: Tickets, redis: RedisClient, settings: Settings, alice: Caller
 ) -> None:
     ticket = await tickets.issue(alice, ORIGIN)
-    (key,) = [key async for key in redis.scan_iter(f"{settings.prefix}:*")]
+    (key,) = [key async for key in redis.scan_iter(f"{settings.prefix}:ticket:*")]
+    (count,) = [key async for key in redis.scan_iter(f"{settings.prefix}:tickets:*")]
+    assert 0 < await redis.ttl(count) <= settings.ticket_seconds
+    assert alice.user_id.encode() not in count
     kept = await redis.get(key)
     assert isinstance(kept, bytes)
     assert ticket.encode() not in key
-    for secret in (ticket, alice.token, alice.user_id):
+    for secret in (ticket, alice.username, alice.user_id):
         assert secret.encode() not in kept
     assert 0 < await redis.ttl(key) <= settings.ticket_seconds
 
@@ -97,6 +124,6 @@ async def test_a_forged_entry_is_refused(
     tickets: Tickets, redis: RedisClient, settings: Settings, alice: Caller
 ) -> None:
     ticket = await tickets.issue(alice, ORIGIN)
-    (key,) = [key async for key in redis.scan_iter(f"{settings.prefix}:*")]
+    (key,) = [key async for key in redis.scan_iter(f"{settings.prefix}:ticket:*")]
     await redis.set(key, b'[null, {"user_id": "root"}]')
     await assert_refused(tickets, ticket)

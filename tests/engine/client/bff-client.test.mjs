@@ -418,6 +418,25 @@ describe("a page", () => {
     }
   });
 
+  test("that wakes reconnects no earlier than a draining server allowed", async () => {
+    const page = withPage();
+    const { bff } = await openClient();
+    socket().receive("drain", { reconnect_after_ms: 8_000 });
+    socket().breakWith(4001);
+    for (const name of ["online", "visibilitychange", "online"]) {
+      page.happens(name);
+      await pass(2_000);
+      assert.equal(opened(), 1, name);
+      assert.equal(bff.state, "waiting");
+    }
+    await pass(2_000);
+    assert.equal(opened(), 2);
+    socket().breakWith(1006);
+    page.happens("online");
+    await settle();
+    assert.equal(opened(), 3);
+  });
+
   test("that is hidden waits for the delay", async () => {
     const page = withPage();
     await openClient();
@@ -724,6 +743,25 @@ describe("a request", () => {
   test("that JSON cannot represent is refused", async () => {
     const { bff } = await openClient();
     assert.equal((await failure(bff.request("s", "m", { n: 1n }))).code, "invalid_params");
+  });
+
+  test("with half a character is refused, in a value, a key and a topic", async () => {
+    const { bff } = await openClient();
+    const half = "nice 😀".slice(0, 6);
+    const { code, outcome } = await failure(bff.request("s", "m", { text: half }));
+    assert.deepEqual([code, outcome], ["invalid_params", "not_sent"]);
+    for (const params of [{ [half]: 1 }, { text: `\\${half}` }, { texts: [`\n\ude00`] }]) {
+      assert.equal((await failure(bff.request("s", "m", params))).code, "invalid_params");
+    }
+    assert.equal((await failure(bff.subscribe(half))).code, "invalid_params");
+    assert.deepEqual(socket().sent, []);
+  });
+
+  test("with whole characters and backslashes is sent as it is", async () => {
+    const { bff } = await openClient();
+    const params = { emoji: "😀", escaped: "\\ud83d", twice: "\\\\ud83d", "\\udc00": '"\\' };
+    bff.request("s", "m", params);
+    assert.deepEqual(socket().sent.at(-1).payload.params, params);
   });
 
   test("that grows too large while it waits is refused then", async () => {

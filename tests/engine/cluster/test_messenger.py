@@ -128,7 +128,7 @@ async def test_an_idempotent_messenger_numbers_its_sends(start: StartInstance) -
     a = await start()
     alice = await a.join("alice")
     for _ in range(2):
-        messenger = a.messenger.idempotent("event-7/handler")
+        messenger = a.messenger.idempotent("event-7/handler", 60)
         await messenger.to_user("alice", "first", None)
         await messenger.to_user("alice", "second", None)
     await a.messenger.to_user("alice", "marker", None)
@@ -161,6 +161,7 @@ async def test_streams_have_a_maximum_length_and_expire(
     start: StartInstance, redis: RedisClient
 ) -> None:
     a = await start()
+    await a.join("alice")
     for number in range(230):
         await a.messenger.to_user("alice", "n", number)
     keys = a.messenger._keys.user("alice")

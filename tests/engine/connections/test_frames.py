@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from bff.connections.frames import check_depth, decode, encode
+from bff.connections.frames import encode
+from bff.connections.json_reader import check_depth, decode
 from bff.connections.messages import ErrorMessage, Event, parse
 from bff.errors import Code, Outcome, Problem
 
@@ -65,7 +66,7 @@ def test_the_description_names_the_field_and_not_the_value() -> None:
 
 
 def test_the_head_and_an_id_make_a_complete_event() -> None:
-    text = Event("order.updated", {"x": 1}).head() + b'user/abc/7"}}'
+    text = Event("order.updated", {"x": 1}).head("user") + b'abc/7"}}'
     assert json.loads(text) == {
         "type": "event",
         "payload": {"topic": "order.updated", "event": {"x": 1}, "id": "user/abc/7"},

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import httpx
 import pytest
 from bff.db.database import make_engine
+from bff.settings import Settings
 from bff.testing import RunningBff
+from bff.testing.running import serve
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from fastapi import FastAPI, HTTPException
+from jose import jwk
 from sqlalchemy import text
+
+from tests.engine.echo import create_app
 
 
 async def test_a_healthy_instance_is_alive_and_ready(bff: RunningBff) -> None:
@@ -87,3 +98,73 @@ async def test_every_error_of_the_api_is_documented_as_problem_json(bff: Running
             assert "401" in errors, path
             for code in errors:
                 assert "application/problem+json" in operation["responses"][code]["content"], path
+
+
+async def test_a_queue_that_is_not_consumed_is_not_ready(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = {"nuropb-shop-sq": "ACCESS_REFUSED - read access to queue 'nuropb-shop-sq' refused"}
+    transport = bff.engine.mesh._transport
+    monkeypatch.setattr(type(transport), "consumers_down", down)
+    bff.engine.mesh._report_status()
+    assert await reason(bff, "mesh") == f"nuropb-shop-sq is not consumed: {down['nuropb-shop-sq']}"
+    async with bff.http() as http:
+        assert 'bff_mesh_consumers_down{mesh="mesh"} 1.0' in (await http.get("/metrics")).text
+
+
+async def test_a_redis_that_refuses_a_command_is_not_ready(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refused(*_: object) -> str:
+        return "NOPERM User shop has no permissions to run the 'xadd' command"
+
+    monkeypatch.setattr("bff.endpoints.health.missing_right", refused)
+    assert "'xadd'" in await reason(bff, "redis")
+
+
+async def test_an_instance_is_ready_once_it_has_the_keys_of_the_identity_provider(
+    settings: Settings,
+) -> None:
+    """Until then nobody can sign in. Afterwards the provider may be away."""
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    public = jwk.construct(pem, "ES256").to_dict()
+    served = {"keys": [public]}
+    available = True
+    provider = FastAPI()
+
+    @provider.get("/keys")
+    def keys() -> dict[str, Any]:
+        if not available:
+            raise HTTPException(503)
+        return served
+
+    async with serve(settings, provider, lifespan="off") as (_, address):
+        changes = {
+            "jwks_url": f"http://{address}/keys",
+            "jwt_secret": None,
+            "jwt_algorithms": ("ES256",),
+        }
+        app = create_app(settings.model_copy(update=changes))
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+
+            async def identity() -> dict[str, Any]:
+                check: dict[str, Any] = (await http.get("/health/ready")).json()["checks"][
+                    "identity"
+                ]
+                return check
+
+            available = False
+            failed = await identity()
+            assert not failed["ok"]
+            assert "503" in failed["reason"]
+            available = True
+            app.state.bff.verifier._jwks._not_before = 0.0
+            assert (await identity())["ok"]
+            available = False
+            app.state.bff.verifier._jwks._not_before = 0.0
+            assert (await identity())["ok"]
+            assert await app.state.bff.verifier.usable_keys() == 1
+        await app.state.bff.verifier.close()
+        await app.state.bff.database.close()

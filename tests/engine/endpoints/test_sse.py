@@ -90,9 +90,9 @@ async def test_no_text_ends_a_data_line(bff: RunningBff, messenger: Messenger) -
     """Neither do Unicode line separators: only CR and LF end a line of an event stream."""
     text = "".join(map(chr, range(0xD800))) + "\n\r\n\ndata: forged\nid: forged\n\n"
     async with bff.events("alice") as source:
-        await messenger.to_user("alice", "te\nxt", {text: text})
+        await messenger.to_user("alice", "te\u2028xt", {text: text})
         frame = await source.receive()
-        assert frame["payload"]["topic"] == "te\nxt"
+        assert frame["payload"]["topic"] == "te\u2028xt"
         assert frame["payload"]["event"] == {text: text}
         assert "forged" not in source.last_event_id
 
@@ -377,7 +377,8 @@ async def test_a_slow_consumer_is_limited_and_aborted(
         assert len(list(engine.handlers)) == 1
         assert [each for each in caplog.records if each.levelname == "ERROR"] == []
         closed = engine.metrics.registry.get_sample_value(
-            "bff_connections_closed_total", {"code": str(int(CloseCode.SLOW_CONSUMER))}
+            "bff_connections_closed_total",
+            {"code": str(int(CloseCode.SLOW_CONSUMER)), "by": "server"},
         )
         assert closed == 1
         await engine.messenger.to_user("bob", "marker", None)

@@ -73,6 +73,9 @@ async def start_client(
     yield start
     for client in clients:
         await client.stop()
+    if isinstance(engine, RabbitEngine):
+        for client in clients:
+            await engine.delete_queues_of(client)
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from bff.mesh.client import MeshClient
 from bff.mesh.connect import connect_mesh
 from bff.mesh.memory import MemoryBroker, MemoryTransport
 from bff.mesh.messages import Delivery, Kind, Message
+from bff.mesh.rabbitmq.event_queue import dead_letter_queues
+from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
 from bff.mesh.transport import MeshTransport
@@ -131,13 +133,21 @@ class RabbitEngine:
             letters.append(message.body)
         return letters
 
+    async def delete_queues_of(self, client: MeshClient) -> None:
+        """Delete the queues of the event handlers and services of a client that has stopped."""
+        for service in client.services:
+            for queue in (ServiceConsumer, RedeliveredCalls):
+                await self.channel.queue_delete(queue.queue_of(service.name))
+        for event_handler in client._event_handlers:
+            name = f"{self._settings.app_name}.events.{event_handler.name}.v1"
+            await self.channel.queue_delete(name)
+
     async def close(self) -> None:
-        for name in ("dead-letters", "events.first", "events.second"):
-            await self.channel.queue_delete(f"{self._settings.app_name}.{name}.v1")
+        for queue in dead_letter_queues(self._settings.app_name):
+            await self.channel.queue_delete(queue)
         for client in self.services:
-            for service in client.services:
-                await self.channel.queue_delete(f"nuropb-{service.name}-sq")
             await client.stop()
+            await self.delete_queues_of(client)
         for connection in self._connections:
             await connection.close()
         await self.proxy.close()

@@ -126,14 +126,15 @@ async def test_every_queue_is_exclusive_or_durable_and_bounded(
     assert set(declared) == {
         "reply",
         f"nuropb-{service.name}-sq",
+        f"{service.name}.redelivered-calls.v1",
         f"{own}events.first.v1",
         f"{own}dead-letters.v1",
+        f"{own}overflow.v1",
     }
     for name, how in declared.items():
         assert how.get("exclusive") or how.get("durable"), name
         if name.startswith(own):
             assert how["arguments"]["x-max-length"], name
-    await engine.channel.queue_delete(f"nuropb-{service.name}-sq")
 
 
 async def test_no_body_is_logged(

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from bff.errors import Code, Outcome, Problem
-from bff.mesh import encryption
+from bff.mesh import describe, encryption
 from bff.mesh.client import MeshClient
 from bff.mesh.encryption import EncryptionError, PrivateKey, PublicKey
 from bff.mesh.messages import Delivery, MalformedMessage
@@ -194,3 +194,28 @@ def test_an_encrypted_method_needs_a_private_key() -> None:
 
     with pytest.raises(ValueError, match="private_key"):
         Service("a").method("m", encrypted=True)(method)
+
+
+async def test_a_new_key_is_used_at_once(
+    mesh: MeshClient, engine: Engine, pem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One call for its old key would disconnect a NuroPb service from the mesh."""
+    monkeypatch.setattr(describe, "KEY_SECONDS", 0)
+    service, arrived = await vault(engine, pem)
+    for _ in range(3):
+        service._key = PrivateKey(new_pem())
+        assert await mesh.request(service.name, "size", {}, context={}, encrypted=True) == 3
+    assert len(arrived) == 6
+
+
+async def test_a_reply_proves_the_key_and_silence_does_not(
+    start_client: StartClient, engine: Engine, pem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh = await start_client()
+    service, arrived = await vault(engine, pem)
+    now = 1000.0
+    monkeypatch.setattr("bff.mesh.describe.time.monotonic", lambda: now)
+    for seconds, calls in ((0.0, 2), (1.5, 3), (1.5, 4), (1.5, 5), (2.5, 7)):
+        now += seconds
+        await mesh.request(service.name, "size", {}, context={}, encrypted=True)
+        assert len(arrived) == calls

@@ -134,8 +134,8 @@ async def test_values_that_are_not_json_are_refused(value: Any) -> None:
         ("NuropbAuthorizationError", Code.FORBIDDEN, Outcome.DONE, True),
         ("NuropbValidationError", Code.INVALID_PARAMS, Outcome.DONE, True),
         ("NuropbDeprecatedError", Code.DEPRECATED, Outcome.DONE, True),
-        ("NuropbNotDeliveredError", Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT, False),
-        ("NuropbCallAgainReject", Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT, False),
+        ("NuropbNotDeliveredError", Code.SERVICE_UNAVAILABLE, Outcome.UNKNOWN, False),
+        ("NuropbCallAgainReject", Code.SERVICE_UNAVAILABLE, Outcome.UNKNOWN, False),
         ("NuropbTimeoutError", Code.TIMEOUT, Outcome.UNKNOWN, False),
         ("NuropbHandlingError", Code.SERVICE_ERROR, Outcome.DONE, False),
         ("RuntimeError", Code.SERVICE_ERROR, Outcome.DONE, False),
@@ -147,6 +147,7 @@ def test_each_error_class_has_its_code(
     problem = nuropb.problem({"error": error, "description": "words"}, CALL)
     assert (problem.code, problem.outcome) == (code, outcome)
     assert (problem.description == "words") is passed_on
+    assert not problem.retryable, "the service has begun"
 
 
 def test_an_unknown_method_is_not_found() -> None:

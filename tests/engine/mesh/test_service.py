@@ -177,7 +177,6 @@ async def test_a_client_can_run_a_service(
     assert metrics.registry.get_sample_value("bff_mesh_served_total", labels)
     with pytest.raises(ValueError, match="two services"):
         mesh.add_service(Service("shop"))
-    await _delete_queue(engine, "shop")
 
 
 async def test_malformed_messages_do_not_stop_a_service(
@@ -235,11 +234,6 @@ async def test_a_command_waits_while_its_service_is_stopped(
         return bool(await mesh.request(service, "notes_taken", {}) == ["later"])
 
     await until(noted)
-
-
-async def _delete_queue(engine: Engine, service: str) -> None:
-    if isinstance(engine, RabbitEngine):
-        await engine.channel.queue_delete(f"nuropb-{service}-sq")
 
 
 async def test_an_added_method_receives_the_whole_request(

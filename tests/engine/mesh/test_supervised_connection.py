@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pamqp.commands
+import pamqp.frame
 import pytest
-from aiormq.exceptions import AMQPConnectionError, DeliveryError
-from bff.mesh.rabbitmq.connection import broker_errors
+from aiormq.exceptions import AMQPConnectionError, DeliveryError, InvalidFrameError
+from bff.mesh.rabbitmq.connection import SupervisedConnection, _refusals, broker_errors
+from bff.mesh.rabbitmq.fast_path import FastPath
 from bff.mesh.transport import ConnectionLost
+from yarl import URL
 
 ENDS = [
     AMQPConnectionError("reset"),
@@ -40,3 +44,34 @@ async def test_the_cancellation_of_a_task_is_kept() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+@pytest.mark.parametrize(
+    ("query", "heartbeat"), [("", "5"), ("?heartbeat=30", "30"), ("?timeout=1", "5")]
+)
+async def test_the_heartbeat_of_the_url_is_kept(query: str, heartbeat: str) -> None:
+    connection = SupervisedConnection(f"amqp://a,b:1/{query}", "x", None, lambda: None)  # type: ignore[arg-type]
+    urls = [next(connection._urls) for _ in range(3)]
+    assert [url.host for url in urls] == ["a", "b", "a"]
+    assert {url.query["heartbeat"] for url in urls} == {heartbeat}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("NOT_ALLOWED - vhost nope not found", "create it"),
+        (
+            "NOT_ALLOWED - access to vhost '/' refused for user 'guest': connection limit (0) is "
+            "reached",
+            "refuses the connection",
+        ),
+    ],
+)
+async def test_the_brokers_words_are_told(words: str, told: str) -> None:
+    fast_path = FastPath()
+    frame = pamqp.frame.marshal(pamqp.commands.Connection.Close(530, words, 10, 40), 0)
+    assert fast_path.filter(frame) == frame
+    with pytest.raises(ConnectionLost) as caught, _refusals(URL("amqp://a/nope"), fast_path):
+        raise InvalidFrameError("Expected one of ['Connection.OpenOk'], got <Close>")
+    assert words in str(caught.value)
+    assert told in str(caught.value)

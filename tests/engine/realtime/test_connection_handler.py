@@ -142,12 +142,12 @@ async def test_a_bug_is_answered_without_internal_details(
 async def test_a_trace_id_is_logged_as_a_field_and_forges_no_line(
     browser: Browser, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await browser.ask(call("broken", "bug", "x\nCRITICAL forged"))
+    await browser.ask(call("broken", "bug", "x\u2028CRITICAL forged"))
     (record,) = [one for one in caplog.records if one.getMessage() == "request failed"]
-    assert vars(record)["trace_id"] == "x\nCRITICAL forged"
+    assert vars(record)["trace_id"] == "x\u2028CRITICAL forged"
     assert vars(record)["connection"] == browser.hello["session_id"]
     for formatter in (JsonFormatter(), TextFormatter()):
-        assert "\nCRITICAL" not in formatter.format(record)
+        assert len(formatter.format(record).split("Traceback")[0].splitlines()) == 1
 
 
 @pytest.mark.parametrize("timeout_ms", [10**400, 2**70])
@@ -218,7 +218,7 @@ async def test_the_frame_size_is_limited_on_servers_that_do_not_limit_it(
     bff: RunningBff, settings: Settings
 ) -> None:
     transport = RecordingTransport()
-    caller = Caller("alice", "Alice", frozenset(), "", int(time.time()) + 60, "token")
+    caller = Caller("alice", "Alice", frozenset(), "", int(time.time()) + 60)
     handler = bff.engine.handlers.open(transport, caller)
     handler.receive("x" * (settings.max_frame_bytes + 1))
     assert transport.closed == (CloseCode.MESSAGE_TOO_BIG, "")

@@ -18,7 +18,7 @@ from bff.realtime.router import RealtimeRouter
 from fastapi import Depends
 from pydantic import BaseModel
 
-ALICE = Caller("alice", "Alice", frozenset({"orders"}), "", 0, "token")
+ALICE = Caller("alice", "Alice", frozenset({"orders"}), "", 0)
 
 
 class Params(BaseModel):

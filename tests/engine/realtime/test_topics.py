@@ -267,22 +267,6 @@ async def test_a_malformed_position_closes_with_4501(bff: RunningBff, since: str
         assert await browser.closed() == CloseCode.BAD_FRAME
 
 
-async def test_retained_broadcasts_are_not_repeated_when_nothing_was_missed(
-    bff: RunningBff,
-) -> None:
-    body = {"audience": "all", "topic": "news", "event": {}, "expires_at": "2999-01-01T00:00:00Z"}
-    async with bff.http("admin", ["admin"]) as http:
-        assert (await http.post("/admin/broadcasts", json=body)).status_code == 201
-    async with bff.browser("alice") as first:
-        retained = await first.event("news")
-        positions = first.hello["positions"]
-    assert "id" not in retained
-    query = f"?since={positions['user']},{positions['all']}"
-    async with bff.browser("alice", query=query) as second:
-        await bff.engine.messenger.to_user("alice", "marker", None)
-        assert (await second.receive())["payload"]["topic"] == "marker"
-
-
 async def test_a_message_that_is_too_large_closes_no_connection(
     alice: Browser, messenger: Messenger, settings: Settings
 ) -> None:

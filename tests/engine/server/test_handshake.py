@@ -6,7 +6,7 @@ import asyncio
 from contextlib import suppress
 
 import pytest
-from bff.server import http
+from bff.server import deadlines
 from bff.server.handshake import BadHandshakeError, accept_key, accepted, response, subprotocols
 from bff.testing import RunningBff, until
 
@@ -110,7 +110,7 @@ async def test_an_upgrade_during_an_unfinished_response_is_aborted(bff: RunningB
 async def test_a_client_that_never_completes_a_head_is_disconnected(
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http, "_HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(deadlines, "_HEAD_SECONDS", 0.2)
     for start in (b"", b"GET /ws HTTP/1.1\r\nHost:"):
         assert await answer(bff, start) == b""
 

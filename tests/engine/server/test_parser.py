@@ -163,3 +163,30 @@ def test_messages_before_an_error_are_found() -> None:
         found.extend(parser.feed(frame(TEXT, b"one") + b"\xff\xff"))
     parsing = Parser(MAX_SIZE).feed(frame(TEXT, b"one") + b"\xff\xff")
     assert next(parsing) == (TEXT, b"one")
+
+
+@pytest.mark.parametrize("opcode", [TEXT, BINARY])
+@pytest.mark.parametrize(
+    ("width", "size", "code"),
+    [
+        (2, 0, CloseCode.PROTOCOL_ERROR),
+        (2, 125, CloseCode.PROTOCOL_ERROR),
+        (2, 126, None),
+        (8, 1, CloseCode.PROTOCOL_ERROR),
+        (8, 0xFFFF, CloseCode.PROTOCOL_ERROR),
+        (8, 0x10000, None),
+    ],
+)
+def test_a_length_must_have_its_shortest_form(
+    opcode: int, width: int, size: int, code: int | None
+) -> None:
+    """RFC 6455, section 5.2: "the minimal number of bytes MUST be used"."""
+    header = bytes((0x80 | opcode, 0x80 | (126 if width == 2 else 127)))
+    data = header + size.to_bytes(width) + bytes(4) + bytes(size)
+    parser = Parser(1 << 20)
+    if code is None:
+        assert [*parser.feed(data[:3]), *parser.feed(data[3:])] == [(opcode, bytes(size))]
+        return
+    with pytest.raises(BadFrameError) as refused:
+        _ = [*parser.feed(data[:3]), *parser.feed(data[3:])]
+    assert refused.value.code == code

@@ -102,7 +102,7 @@ async def test_a_client_that_never_reads_again_is_removed(
             return not here and not await bff.engine.index.connections_of(USER)
 
         await until(is_removed)
-    closed = {"code": str(int(CloseCode.SLOW_CONSUMER))}
+    closed = {"code": str(int(CloseCode.SLOW_CONSUMER)), "by": "server"}
     registry = bff.engine.metrics.registry
     assert registry.get_sample_value("bff_connections_closed_total", closed) == 1
 

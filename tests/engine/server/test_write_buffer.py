@@ -204,7 +204,7 @@ async def test_only_the_latest_ping_of_a_client_that_does_not_read_is_answered(
     await asyncio.sleep(0)
     assert transport.writes == [b"\x8a\x01a"]
     socket.pause_writing()
-    for _ in range(1000):
+    for _ in range(250):
         ping(b"b")
     ping(b"c")
     await asyncio.sleep(0)

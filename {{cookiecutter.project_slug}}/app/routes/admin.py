@@ -6,7 +6,7 @@ import logging
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from fastapi import APIRouter, Depends, Path, Query, Response, status
+from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 from pydantic import AwareDatetime, BaseModel, ConfigDict, model_validator
 
 from bff import Audience
@@ -14,6 +14,7 @@ from bff.endpoints import (
     AdminDep,
     BroadcastsDep,
     ConnectionId,
+    JsonRoute,
     Topic,
     UserIds,
     admin,
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 router = APIRouter(
     prefix="/admin",
     tags=["admin"],
+    route_class=JsonRoute,
     dependencies=[Depends(requires("admin"))],
     responses=responses(401, 403, 422, 503),
 )
@@ -103,7 +105,11 @@ class StoredBroadcast(BaseModel):
 
 @router.post("/broadcasts", status_code=status.HTTP_201_CREATED)
 async def create_broadcast(
-    broadcast: NewBroadcast, caller: AdminDep, broadcasts: BroadcastsDep, response: Response
+    broadcast: NewBroadcast,
+    caller: AdminDep,
+    broadcasts: BroadcastsDep,
+    request: Request,
+    response: Response,
 ) -> StoredBroadcast:
     """Store a message and send it to all users, to some users, or to one connection."""
     stored = await broadcasts.create(
@@ -115,7 +121,8 @@ async def create_broadcast(
         expires_at=broadcast.expires_at,
     )
     logger.info("broadcast sent", extra={"broadcast": stored.id, "by": caller.user_id})
-    response.headers["Location"] = f"{router.prefix}/broadcasts/{stored.id}"
+    location = request.url_for("read_broadcast", broadcast_id=stored.id)
+    response.headers["Location"] = location.path
     return StoredBroadcast.model_validate(stored)
 
 

@@ -103,8 +103,22 @@ class Authenticator:
         if header := connection.headers.get("authorization"):
             return _Credential("header", _without_prefix(header))
         if cookie := connection.cookies.get(self._cookie):
+            self._check_single(connection)
             return _Credential("cookie", _without_prefix(unquote(cookie)))
         return None
+
+    def _check_single(self, connection: HTTPConnection) -> None:
+        """A page of a sibling host can set a second cookie of the name for the whole domain. Which
+        of the two counts must not depend on their order (RFC 6265, section 4.2.2).
+
+        Raises:
+            Problem: `unauthenticated`.
+        """
+        cookies = ";".join(connection.headers.getlist("cookie")).split(";")
+        if sum(cookie.partition("=")[0].strip() == self._cookie for cookie in cookies) > 1:
+            raise Problem(
+                Code.UNAUTHENTICATED, f"There are two cookies {self._cookie}: delete one of them"
+            )
 
 
 def _without_prefix(value: str) -> str:

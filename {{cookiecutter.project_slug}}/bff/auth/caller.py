@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Self
 
 from bff.auth.claims import numeric_date
 from bff.errors import Code, Problem
-
-MAX_ID = 128
-"""The maximum length of a user id, which becomes part of Redis keys."""
+from bff.names import is_text, is_user_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +22,9 @@ class Caller:
     """The sign-in that the token belongs to (claim `sid`), or an empty string."""
     expires_at: int
     """When the token expires, in seconds since 1970."""
-    token: str = field(repr=False)
 
     @classmethod
-    def from_claims(cls, claims: Mapping[str, Any], token: str) -> Self:
+    def from_claims(cls, claims: Mapping[str, Any]) -> Self:
         """The caller that the claims of a verified token describe.
 
         Raises:
@@ -45,7 +41,6 @@ class Caller:
             scopes=_scopes(claims),
             session_id=_text(claims.get("sid")) or "",
             expires_at=expires_at,
-            token=token,
         )
 
     def require(self, *scopes: str) -> None:
@@ -61,13 +56,7 @@ class Caller:
 
 def _text(value: object) -> str | None:
     """A claim that is short and safe to use in keys, logs and JSON, else None."""
-    if not isinstance(value, str) or not 0 < len(value) <= MAX_ID:
-        return None
-    if value.isprintable():
-        return value
-    if any(unicodedata.category(character) in ("Cc", "Cs") for character in value):
-        return None
-    return value
+    return value if isinstance(value, str) and is_user_id(value) else None
 
 
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
@@ -75,7 +64,13 @@ def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     for claim in ("scope", "scopes", "scp"):
         match claims.get(claim):
             case str() as joined:
-                return frozenset(joined.split())
+                return frozenset(scope for scope in joined.split() if is_text(scope))
             case list() as listed:
-                return frozenset(scope for scope in listed if isinstance(scope, str))
+                return frozenset(scope for scope in listed if _is_scope(scope))
     return frozenset()
+
+
+def _is_scope(value: object) -> bool:
+    """Whether it is one scope. With a space in it, services that get the scopes as one text would
+    read several."""
+    return isinstance(value, str) and is_text(value) and value.split() == [value]

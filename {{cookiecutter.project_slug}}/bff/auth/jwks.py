@@ -55,6 +55,8 @@ class Jwks(Generic[T]):
         self._fetched = 0.0
         self._not_before = 0.0
         self._fetching: asyncio.Task[None] | None = None
+        self.error = "not fetched yet"
+        """Why the last fetch failed; empty when it did not."""
 
     async def current(self) -> T:
         """The keys, at most `max_age` old if the provider answers.
@@ -99,12 +101,12 @@ class Jwks(Generic[T]):
         try:
             async with asyncio.timeout(_FETCH_SECONDS):
                 self._keys = self._parse(await self._download())
-            self._fetched = self._now()
+            self._fetched, self.error = self._now(), ""
             wait = self._min_interval
         except Exception as error:
+            self.error = f"{type(error).__name__}: {str(error) or 'no answer'}"
             logger.warning(
-                "could not fetch keys of the identity provider",
-                extra={"error": f"{type(error).__name__}: {error}"},
+                "could not fetch keys of the identity provider", extra={"error": self.error}
             )
         finally:
             self._not_before = self._now() + wait

@@ -10,10 +10,9 @@ from typing import Any
 import orjson
 
 from bff.auth.caller import Caller
-from bff.settings import Settings
+from bff.settings import MESH_AUDIENCE, Settings
 
-AUDIENCE = "mesh"
-"""The `aud` of a mesh token. It cannot be used to sign in to the BFF."""
+AUDIENCE = MESH_AUDIENCE
 _HEADER = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=")
 
 
@@ -28,9 +27,9 @@ def mesh_context(caller: Caller, settings: Settings, session_id: str = "") -> di
         "username": caller.username,
         "session_id": session_id,
     }
-    secret = settings.mesh_token_secret or settings.jwt_secret
+    secret = settings.mesh_secret
     if secret is not None:
-        token = _token(caller, settings, session_id, secret.get_secret_value().encode())
+        token = _token(caller, settings, session_id, secret.encode())
         for key in settings.mesh_token_keys:
             context[key] = settings.mesh_token_prefix + token
     return context

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import logging
@@ -14,32 +15,55 @@ from cryptography.fernet import Fernet, InvalidToken
 
 from bff.auth.caller import Caller
 from bff.errors import Code, Problem
-from bff.redis.pipeline import AutoPipeline
+from bff.redis.pipeline import AutoPipeline, Script
 from bff.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _MAX_TICKET = 128
+_COUNT = """
+-- Count a ticket of a user.
+-- KEYS: counter; ARGV: seconds of a counting period
+-- Returns the tickets of this period, and the seconds until the next one.
+local issued = redis.call('INCR', KEYS[1])
+if issued == 1 then redis.call('EXPIRE', KEYS[1], ARGV[1]) end
+return {issued, redis.call('TTL', KEYS[1])}
+"""
 
 
 class Tickets:
     """Issues and redeems tickets. Any instance can redeem what any other has issued.
 
-    Redis stores neither the ticket nor the token in plain text: the key of an entry contains a hash
-    of the ticket, and the entry is encrypted with a key that is derived from the ticket.
+    Redis stores neither the ticket nor the caller in plain text: the key of an entry contains a
+    hash of the ticket, and the entry is encrypted with a key that is derived from the ticket.
     """
 
     def __init__(self, pipeline: AutoPipeline, settings: Settings) -> None:
         self._pipeline = pipeline
         self._settings = settings
+        self._count = Script(pipeline, _COUNT)
 
     async def issue(self, caller: Caller, origin: str | None) -> str:
-        """A ticket for one use within `TICKET_SECONDS`; with an `origin`, only from there."""
+        """A ticket for one use within `TICKET_SECONDS`; with an `origin`, only from there.
+
+        Raises:
+            Problem: `rate_limited` when the user got `MAX_TICKETS_PER_USER` tickets within
+                `TICKET_SECONDS`.
+        """
         ticket = secrets.token_urlsafe(32)
         entry = _cipher(ticket).encrypt(orjson.dumps([origin, _fields(caller)]))
-        await self._pipeline.submit(
-            "SET", self._key(ticket), entry, "EX", self._settings.ticket_seconds
-        )
+        key, seconds = self._key(ticket), self._settings.ticket_seconds
+        counted = self._count([self._count_key(caller.user_id)], [seconds])
+        stored = self._pipeline.submit("SET", key, entry, "EX", seconds)
+        # One round trip for both; the entry of a refused ticket is removed again.
+        (issued, wait), _ = await asyncio.gather(counted, stored)
+        if issued > self._settings.max_tickets_per_user:
+            await self._pipeline.submit("DEL", key)
+            if issued == self._settings.max_tickets_per_user + 1:
+                logger.warning("tickets refused: too many", extra={"user": caller.user_id})
+            raise Problem(
+                Code.RATE_LIMITED, "Too many tickets: wait", retry_after_seconds=max(1, wait)
+            )
         return ticket
 
     async def redeem(self, ticket: str, origin: str | None) -> Caller:
@@ -69,6 +93,10 @@ class Tickets:
         digest = hashlib.sha256(ticket.encode()).hexdigest()
         return f"{self._settings.prefix}:ticket:{digest}"
 
+    def _count_key(self, user_id: str) -> str:
+        digest = hashlib.sha256(user_id.encode()).hexdigest()
+        return f"{self._settings.prefix}:tickets:{digest}"
+
 
 def _cipher(ticket: str) -> Fernet:
     key = hashlib.sha256(b"entry of " + ticket.encode()).digest()
@@ -82,7 +110,6 @@ def _fields(caller: Caller) -> dict[str, Any]:
         "scopes": sorted(caller.scopes),
         "session_id": caller.session_id,
         "expires_at": caller.expires_at,
-        "token": caller.token,
     }
 
 

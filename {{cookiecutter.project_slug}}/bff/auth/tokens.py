@@ -23,7 +23,7 @@ from bff.auth.caller import Caller
 from bff.auth.claims import EXPIRED, rejection_reason
 from bff.auth.jwks import Jwks
 from bff.errors import Code, Problem
-from bff.settings import Settings
+from bff.settings import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,6 @@ MAX_TOKEN: Final = 16_384
 """The maximum length of a token, in characters."""
 
 _COMPACT = re.compile(r"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+")
-_HMAC = ("HS256", "HS384", "HS512")
 _RSA = ("RS256", "RS384", "RS512")
 _CURVES = {"P-256": "ES256", "P-384": "ES384", "P-521": "ES512"}
 _PUBLIC = ("kty", "n", "e", "crv", "x", "y")
@@ -68,7 +67,7 @@ class TokenVerifier:
         self._algorithms = frozenset(settings.jwt_algorithms)
         self._jwks: Jwks[_Keys] | None = None
         self._secret: _Keys = {}
-        supported = _HMAC if settings.jwks_url is None else (*_RSA, *_CURVES.values())
+        supported = HMAC_ALGORITHMS if settings.jwks_url is None else PUBLIC_KEY_ALGORITHMS
         unknown = sorted(self._algorithms - set(supported))
         if unknown:
             raise ValueError(f"JWT_ALGORITHMS: {unknown[0]} is not one of {', '.join(supported)}")
@@ -93,7 +92,21 @@ class TokenVerifier:
         keys = await self._find(algorithm, key_id)
         if not keys:
             raise _refused("unknown key")
-        return Caller.from_claims(self._claims(token, keys), token)
+        return Caller.from_claims(self._claims(token, keys))
+
+    async def usable_keys(self) -> int:
+        """How many keys can verify tokens. Fetches them if that was never done.
+
+        Raises:
+            LookupError: the keys of the identity provider could never be fetched, and why.
+        """
+        if self._jwks is None:
+            return len(self._secret)
+        try:
+            keys = await self._jwks.current()
+        except Problem:
+            raise LookupError(self._jwks.error) from None
+        return len({id(key) for found in keys.values() for key in found})
 
     async def close(self) -> None:
         """Cancel a running fetch of keys and close the HTTP client."""

@@ -12,13 +12,15 @@ from sqlalchemy import tuple_
 from sqlmodel import col, select
 
 from bff.broadcasts.retained import MAX_RETAINED, RetainedBroadcast, RetainedBroadcasts
-from bff.connections.frames import check_depth, decode, encode
+from bff.connections.frames import encode
+from bff.connections.json_reader import check_depth, decode
 from bff.connections.messages import Event
 from bff.connections.positions import Position
 from bff.db.database import UNAVAILABLE as DATABASE_UNAVAILABLE
 from bff.db.database import Database
 from bff.db.tables import Audience, Broadcast
 from bff.errors import Code, Outcome, Problem
+from bff.names import check_connection_id, check_event_name, check_user_id
 from bff.redis.client import UNAVAILABLE as REDIS_UNAVAILABLE
 from bff.redis.client import why
 from bff.redis.pipeline import AutoPipeline
@@ -67,6 +69,7 @@ class BroadcastService:
                 too large, nested too deep, or not JSON; `service_unavailable` when Redis failed:
                 the broadcast is stored, with the id in the description, and may have been sent.
         """
+        check_event_name(topic)
         _check_audience(audience, recipients)
         _check_expiry(audience, expires_at)
         event = self._checked_event(event)
@@ -221,6 +224,9 @@ def _check_audience(audience: Audience, recipients: Sequence[str]) -> None:
         raise Problem(Code.INVALID_PARAMS, "the audience users needs user_ids")
     if audience is Audience.CONNECTION and len(recipients) != 1:
         raise Problem(Code.INVALID_PARAMS, "the audience connection needs one connection_id")
+    check = check_connection_id if audience is Audience.CONNECTION else check_user_id
+    for recipient in recipients:
+        check(recipient)
 
 
 def _check_expiry(audience: Audience, expires_at: datetime | None) -> None:

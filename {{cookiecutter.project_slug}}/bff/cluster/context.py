@@ -27,6 +27,9 @@ class ClusterContext:
     resync_needed: asyncio.Event
     """Set when this instance may have missed messages; `StreamHub` then compares every stream
     with Redis."""
+    doubtful_users: set[str]
+    """Users without a connection here, of whom this instance may have an entry in the index;
+    `Reconciler` compares them next."""
 
     @property
     def own_channel(self) -> str:

@@ -1,7 +1,7 @@
 """The messages between instances on pub/sub channels.
 
 An envelope consists of lines. The first line is its kind. A text, if there is one, comes last and
-may itself contain line breaks.
+may itself contain line breaks; the ids and topics before it cannot: `names.py` refuses them.
 """
 
 from __future__ import annotations

@@ -14,10 +14,12 @@ from bff.cluster.context import ClusterContext
 from bff.cluster.lease import InstanceFacts, Lease
 from bff.cluster.presence_queue import PresenceQueue
 from bff.cluster.reaper import Reaper
+from bff.cluster.reconciler import Reconciler
 from bff.cluster.scripts import load
 from bff.cluster.streams import Page, StreamReader, page_arguments
 from bff.connections.connection import Connection, instance_of
 from bff.connections.positions import Position
+from bff.names import check_user_id
 from bff.redis.client import UNAVAILABLE, why
 
 logger = logging.getLogger(__name__)
@@ -53,10 +55,12 @@ class ConnectionIndex:
         self.instance_id = context.instance_id
         self.lease = Lease(context)
         self.reaper = Reaper(context, presence)
+        self.reconciler = Reconciler(context, self.lease, presence, self.restore)
         self._redis = context.redis
         self._pipeline = context.pipeline
         self._registry = context.registry
         self._resync_needed = context.resync_needed
+        self._doubtful_users = context.doubtful_users
         self._settings = context.settings
         self._metrics = context.metrics
         self._keys = context.keys
@@ -129,6 +133,7 @@ class ConnectionIndex:
                     pipeline.srem(users_key, *gone)
                 await pipeline.execute()
             await self._presence.on_disconnected(gone)
+            self._doubtful_users |= gone  # a late write may restore an entry, or a failover
             # These have reconnected during this attempt, or during an earlier one that failed.
             back = {c.user_id for c in batch if self._registry.by_user(c.user_id)}
             if back:
@@ -137,13 +142,31 @@ class ConnectionIndex:
         self._has_unregistered.clear()
 
     async def connections_of(self, user_id: str) -> list[ConnectionFacts]:
-        """The user's connections on all instances that are not known to be dead."""
-        entries = await self._pipeline.read_hash(self._keys.connections(user_id))
-        return [
-            _connection_facts(field.decode(), value)
-            for field, value in entries.items()
-            if value.split(b" ", 1)[0].decode() not in self.lease.dead
+        """The user's connections on all instances that are not known to be dead.
+
+        Raises:
+            Problem: `invalid_params`, this is not a user id.
+        """
+        check_user_id(user_id)
+        key = self._keys.connections(user_id)
+        entries = await self._pipeline.read_hash(key)
+        known = {self.instance_id, *(facts.instance for facts in self.lease.living)}
+        if any(_instance(entry) not in known for entry in entries.values()):
+            await self.reaper.remove_dead_entries(user_id)
+            entries = await self._pipeline.read_hash(key)
+        found = [
+            _connection_facts(field.decode(), entry)
+            for field, entry in entries.items()
+            if _member(entry) not in self.lease.dead
         ]
+        return [facts for facts in found if not self._is_stale(facts, user_id)]
+
+    def _is_stale(self, facts: ConnectionFacts, user_id: str) -> bool:
+        """Whether an entry of this instance has no connection."""
+        if facts.instance != self.instance_id or self._registry.by_id(facts.connection_id):
+            return False
+        self._doubtful_users.add(user_id)
+        return True
 
     async def restore(self, connections: Iterable[Connection]) -> None:
         """Write the entries of open connections again, because Redis may have lost them."""
@@ -166,8 +189,10 @@ class ConnectionIndex:
             await pipeline.execute()
 
     async def remove_dead_entries(self, user_id: str) -> None:
-        """Remove a user's entries of dead instances, which must not count towards the limit."""
+        """Remove a user's entries of dead instances, and those of this one without a connection:
+        they must not count towards the limit."""
         await self.reaper.reap_expired(await self.renew())
+        await self.reconciler.compare([user_id])
         await self.reaper.remove_dead_entries(user_id)
 
     # Instances
@@ -187,8 +212,9 @@ class ConnectionIndex:
         return len(self._registry) + sum(facts.connections for facts in others)
 
     async def run(self) -> None:
-        """Renew the lease, reap dead instances and remove entries, until cancelled."""
+        """Renew the lease, reap dead instances, and remove and repair entries, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self.reconciler.run())
             tasks.create_task(self._renew_periodically())
             tasks.create_task(self._remove_periodically())
 
@@ -252,6 +278,15 @@ class ConnectionIndex:
 
     def _entry(self, connection: Connection) -> bytes:
         return b"%s %s" % (self.lease.member.encode(), orjson.dumps(connection.facts))
+
+
+def _member(entry: bytes) -> str:
+    """The `<instance>#<generation>` of an entry."""
+    return entry.split(b" ", 1)[0].decode()
+
+
+def _instance(entry: bytes) -> str:
+    return _member(entry).partition("#")[0]
 
 
 def _connection_facts(connection_id: str, entry: bytes) -> ConnectionFacts:

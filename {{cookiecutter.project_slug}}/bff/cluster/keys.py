@@ -3,7 +3,9 @@ slot."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+_ESCAPED: Final = str.maketrans({"%": "%25", "{": "%7B", "}": "%7D"})
 
 
 class StreamKeys(NamedTuple):
@@ -44,15 +46,15 @@ class Keys:
 
     def connections(self, user_id: str) -> str:
         """hash: connection id to `<instance>#<generation> <facts>`."""
-        return f"{self.prefix}:{{u:{user_id}}}:connections"
+        return f"{self.prefix}:{{u:{_tagged(user_id)}}}:connections"
 
     def user(self, user_id: str) -> StreamKeys:
         """The stream of one user."""
-        return self._stream("user", f"{self.prefix}:{{u:{user_id}}}")
+        return self._stream("user", f"{self.prefix}:{{u:{_tagged(user_id)}}}")
 
     def topic(self, topic: str) -> StreamKeys:
         """The stream of one topic."""
-        return self._stream(f"topic:{topic}", f"{self.prefix}:{{t:{topic}}}")
+        return self._stream(f"topic:{topic}", f"{self.prefix}:{{t:{_tagged(topic)}}}")
 
     def topic_channel(self, topic: str) -> str:
         """The channel of a topic; the instances with a subscriber subscribe to it."""
@@ -61,3 +63,11 @@ class Keys:
     @staticmethod
     def _stream(name: str, tag: str) -> StreamKeys:
         return StreamKeys(name, f"{tag}:meta", f"{tag}:stream", tag)
+
+
+def _tagged(name: str) -> str:
+    """A user id or topic as part of a hash tag, whose end it must not contain. Percent-encoded, so
+    that different names have different keys."""
+    if "}" in name or "{" in name or "%" in name:
+        return name.translate(_ESCAPED)
+    return name

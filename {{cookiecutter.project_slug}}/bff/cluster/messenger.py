@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import partial
+from typing import Any, Final, Self
 
 from bff.cluster.context import ClusterContext
 from bff.cluster.envelopes import Kind, envelope, head
@@ -17,8 +17,18 @@ from bff.cluster.scripts import load
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import instance_of
 from bff.connections.messages import Event
-from bff.connections.positions import TOPIC
 from bff.errors import Code, Problem
+from bff.names import (
+    check_connection_id,
+    check_event_name,
+    check_idempotency_key,
+    check_topic,
+    check_user_id,
+)
+
+_RELEASED_SECONDS: Final = 60
+"""The life of an idempotency key after its release. A margin, in which a repetition is harmless."""
+_KEYS_PER_RELEASE: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +45,12 @@ class Sent:
 class Messenger:
     """Sends events to browsers and closes their sockets, by connection, user, topic or all.
 
+    A send with an `idempotency_key` that the same stream has had already sends nothing, and returns
+    the result of the first. A key is remembered for `POSITION_RETENTION_SECONDS`.
+
     Every method raises `redis.exceptions.RedisError`, `OSError` or `TimeoutError` when Redis is
-    unavailable; the message may have been sent nevertheless.
+    unavailable; the message may have been sent nevertheless. Every method raises a `Problem` with
+    `invalid_params` for what is not a user id, topic, event name or connection id (`names.py`).
     """
 
     def __init__(self, context: ClusterContext, index: ConnectionIndex) -> None:
@@ -47,20 +61,40 @@ class Messenger:
         self._keys = context.keys
         self._send = load(context.pipeline, "send")
         self._publish_to_user = load(context.pipeline, "publish_to_user")
-        self._next_key: Callable[[], str | None] = lambda: None
+        self._key_seconds = max(
+            self._settings.stream_retention_seconds, self._settings.position_retention_seconds
+        )
+        self._own_keys = _NoKeys()
 
-    def idempotent(self, scope: str) -> Self:
-        """A messenger whose nth send has the idempotency key `<scope>/<n>`.
+    def idempotent(self, scope: str, seconds: int) -> Self:
+        """A messenger whose nth send has the idempotency key `<scope>/<n>`, for some seconds.
 
         Event handlers get one, so that an event that is delivered again sends nothing twice.
+        `key_releases` ends the life of the keys earlier.
         """
         messenger = copy.copy(self)
-        numbers = itertools.count(1)
-        messenger._next_key = lambda: f"{scope}/{next(numbers)}"
+        messenger._own_keys = _NumberedKeys(scope, seconds)
+        return messenger
+
+    def key_releases(self) -> list[Callable[[], None]]:
+        """Of an idempotent messenger: functions to call once its sends cannot be repeated. They
+        shorten the life of the keys to a minute, each for some of them."""
+        keys = self._own_keys.used
+        return [
+            partial(self._release, keys[first : first + _KEYS_PER_RELEASE])
+            for first in range(0, len(keys), _KEYS_PER_RELEASE)
+        ]
+
+    def with_key_life(self, seconds: int) -> Self:
+        """A messenger that keeps the results of `idempotency_key` for some seconds."""
+        messenger = copy.copy(self)
+        messenger._key_seconds = seconds
         return messenger
 
     async def to_connection(self, connection_id: str, topic: str, event: Any) -> Sent:
         """Send to one connection. The message is not stored, so a closed connection misses it."""
+        check_connection_id(connection_id)
+        check_event_name(topic)
         text = Event(topic, event).encode().decode()
         await self._publish(connection_id, envelope(Kind.CONNECTION, connection_id, text))
         self._metrics.messages_sent.labels("connection").inc()
@@ -70,7 +104,8 @@ class Messenger:
         self, user_id: str, topic: str, event: Any, *, idempotency_key: str | None = None
     ) -> Sent:
         """Send to all connections of a user; stored for clients that reconnect."""
-        call = self._user_call(user_id, Event(topic, event).head(), idempotency_key)
+        check_event_name(topic)
+        call = self._user_call(user_id, Event(topic, event).head("user"), idempotency_key)
         sent = _sent(await self._send(*call))
         self._metrics.messages_sent.labels("user").inc()
         return sent
@@ -84,7 +119,8 @@ class Messenger:
         idempotency_key: str | None = None,
     ) -> list[Sent]:
         """Send to several users, once to each; the results are in the order of the users."""
-        head_text = Event(topic, event).head()
+        check_event_name(topic)
+        head_text = Event(topic, event).head("user")
         users = list(dict.fromkeys(user_ids))
         calls = [self._user_call(user_id, head_text, idempotency_key) for user_id in users]
         results = await asyncio.gather(*(self._send(*call) for call in calls))
@@ -93,9 +129,10 @@ class Messenger:
 
     async def to_all(self, topic: str, event: Any, *, idempotency_key: str | None = None) -> Sent:
         """Send to every connection; stored for clients that reconnect."""
+        check_event_name(topic)
         keys, args = self._call(
             self._keys.all,
-            Event(topic, event).head(),
+            Event(topic, event).head("all"),
             head(Kind.ALL, ""),
             self._keys.all_channel,
             idempotency_key,
@@ -110,9 +147,11 @@ class Messenger:
         Returns the id of the message. The number of subscribers is not known: instances subscribe
         to a topic's channel, and the index does not contain topics.
         """
+        check_topic(topic)
+        stream = self._keys.topic(topic)
         keys, args = self._call(
-            self._keys.topic(_checked(topic)),
-            Event(topic, event).head(),
+            stream,
+            Event(topic, event).head(stream.name),
             head(Kind.TOPIC, topic),
             self._keys.topic_channel(topic),
             idempotency_key,
@@ -127,27 +166,43 @@ class Messenger:
 
         Returns the number of addressed connections.
         """
-        return await self._send_control(user_id, Kind.SUBSCRIBE_USER, _checked(topic))
+        check_user_id(user_id)
+        check_topic(topic)
+        addressed: int = await self._publish_to_user(
+            [self._keys.connections(user_id)],
+            [
+                envelope(Kind.SUBSCRIBE_USER, user_id, topic),
+                self._keys.instance_channel_prefix,
+                0,
+            ],
+        )
+        return addressed
 
     async def unsubscribe(self, user_id: str, topic: str) -> int:
         """Unsubscribe all current connections of a user; each gets an event `unsubscribed`.
 
-        Returns the number of addressed connections.
+        This is sent to all instances, as `close_user` is. Returns the number of connections in the
+        index.
         """
-        return await self._send_control(user_id, Kind.UNSUBSCRIBE_USER, _checked(topic))
+        check_topic(topic)
+        return await self._send_to_all_instances(user_id, Kind.UNSUBSCRIBE_USER, topic)
 
     async def close_connection(
         self, connection_id: str, code: CloseCode = CloseCode.REVOKED
     ) -> int:
         """Close one connection; returns the number of addressed connections."""
+        check_connection_id(connection_id)
         await self._publish(
             connection_id, envelope(Kind.CLOSE_CONNECTION, connection_id, str(int(code)))
         )
         return self._addressed(connection_id)
 
     async def close_user(self, user_id: str, code: CloseCode = CloseCode.REVOKED) -> int:
-        """Close all connections of a user; returns the number of addressed connections."""
-        return await self._send_control(user_id, Kind.CLOSE_USER, str(int(code)))
+        """Close all connections of a user; returns the number of connections in the index.
+
+        This is sent to all instances, so it also reaches a connection whose entry is missing.
+        """
+        return await self._send_to_all_instances(user_id, Kind.CLOSE_USER, str(int(code)))
 
     async def close_users(
         self, user_ids: Iterable[str], code: CloseCode = CloseCode.REVOKED
@@ -156,9 +211,10 @@ class Messenger:
 
         Returns the number of addressed connections of each user, in the order of the users.
         """
-        return await asyncio.gather(
-            *(self.close_user(user_id, code) for user_id in dict.fromkeys(user_ids))
-        )
+        users = list(dict.fromkeys(user_ids))
+        for user_id in users:
+            check_user_id(user_id)
+        return await asyncio.gather(*(self.close_user(user_id, code) for user_id in users))
 
     async def close_all(self, code: CloseCode = CloseCode.DRAIN) -> int:
         """Close every connection of every instance; returns the number of addressed connections."""
@@ -166,16 +222,23 @@ class Messenger:
         await self._pipeline.submit("PUBLISH", self._keys.all_channel, text)
         return self._index.count()
 
-    async def _send_control(self, user_id: str, kind: Kind, line: str) -> int:
-        addressed: int = await self._publish_to_user(
+    async def _send_to_all_instances(self, user_id: str, kind: Kind, line: str) -> int:
+        """Used for what revokes something: the index may lack an entry for some seconds."""
+        check_user_id(user_id)
+        indexed: int = await self._publish_to_user(
             [self._keys.connections(user_id)],
-            [envelope(kind, user_id, line), self._keys.instance_channel_prefix],
+            [envelope(kind, user_id, line), self._keys.all_channel, 1],
         )
-        return addressed
+        return indexed
 
     async def _publish(self, connection_id: str, text: str) -> None:
         channel = self._keys.instance_channel_prefix + instance_of(connection_id)
         await self._pipeline.submit("PUBLISH", channel, text)
+
+    def _release(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            reply = self._pipeline.submit("EXPIRE", key, _RELEASED_SECONDS)
+            reply.add_done_callback(_ignore_failure)
 
     def _addressed(self, connection_id: str) -> int:
         return int(self._index.is_living(instance_of(connection_id)))
@@ -183,6 +246,7 @@ class Messenger:
     def _user_call(
         self, user_id: str, text: bytes, idempotency_key: str | None
     ) -> tuple[Sequence[str], Sequence[Any]]:
+        check_user_id(user_id)
         keys, args = self._call(
             self._keys.user(user_id),
             text,
@@ -205,8 +269,12 @@ class Messenger:
                 Code.SERVICE_ERROR,
                 "The message is larger than MAX_QUEUE_BYTES: send less, or raise this setting",
             )
-        key = idempotency_key or self._next_key()
-        return [stream.meta, stream.stream, stream.idempotency(key or "")], [
+        if idempotency_key:
+            check_idempotency_key(idempotency_key)
+            key, key_seconds = stream.idempotency(idempotency_key), self._key_seconds
+        else:
+            key, key_seconds = self._own_keys.next(stream)
+        return [stream.meta, stream.stream, key], [
             text,
             stream.name,
             envelope_head,
@@ -214,17 +282,40 @@ class Messenger:
             self._settings.max_stream_length,
             self._settings.stream_retention_seconds,
             self._settings.position_retention_seconds,
-            int(key is not None),
+            key_seconds,
         ]
 
 
-def _checked(topic: str) -> str:
-    if TOPIC.fullmatch(topic) is None:
-        raise ValueError(
-            f"{topic!r} is not a topic: use 1 to 255 characters without spaces, commas "
-            "and control characters"
-        )
-    return topic
+class _NoKeys:
+    """The idempotency keys of sends that have none."""
+
+    used: Sequence[str] = ()
+
+    def next(self, stream: StreamKeys) -> tuple[str, int]:
+        """The key of the next send, which must be in the slot of the stream, and its seconds: 0
+        if it is not used."""
+        return stream.idempotency(""), 0
+
+
+class _NumberedKeys(_NoKeys):
+    """`<scope>/1`, `<scope>/2`, ..."""
+
+    def __init__(self, scope: str, seconds: int) -> None:
+        self._scope = scope
+        self._seconds = seconds
+        self._list: list[str] = []
+        self.used = self._list
+
+    def next(self, stream: StreamKeys) -> tuple[str, int]:
+        key = stream.idempotency(f"{self._scope}/{len(self._list) + 1}")
+        self._list.append(key)
+        return key, self._seconds
+
+
+def _ignore_failure(reply: asyncio.Future[Any]) -> None:
+    """A key that is not released lives longer."""
+    if not reply.cancelled():
+        reply.exception()
 
 
 def _sent(result: list[Any]) -> Sent:

@@ -14,19 +14,22 @@ from bff.cluster.index import ConnectionFacts, ConnectionIndex
 from bff.cluster.messenger import Messenger
 from bff.cluster.presence_queue import Claim, PresenceQueue
 from bff.cluster.scripts import load
-from bff.connections.positions import TOPIC
+from bff.names import is_topic
 from bff.redis.client import UNAVAILABLE, why
 
 logger = logging.getLogger(__name__)
 
 TOPIC_PREFIX: Final = "presence."
+_ANNOUNCED_SECONDS: Final = 600
+"""Life of the idempotency key of an announcement. It is needed until the number of announcements is
+stored, which the next instance does when a claim has expired (`presence_queue.py`)."""
 
 
 def presence_topic(user_id: str) -> str:
     """The topic of a user's presence events: `presence.` and the user id, percent-encoded as in
     the path of a URL (RFC 3986); if that is too long, the id's SHA-256 in hexadecimal instead."""
     topic = TOPIC_PREFIX + quote(user_id, safe="@:+")
-    if TOPIC.fullmatch(topic):
+    if is_topic(topic):
         return topic
     return TOPIC_PREFIX + hashlib.sha256(user_id.encode()).hexdigest()
 
@@ -49,7 +52,7 @@ class Presence:
         self._keys = context.keys
         self._index = index
         self._queue = queue
-        self._messenger = messenger
+        self._messenger = messenger.with_key_life(_ANNOUNCED_SECONDS)
         self._save_announced = load(context.pipeline, "presence_announced")
         self._max_wait_seconds = context.settings.lease_renewal_seconds
         self._retention_seconds = context.settings.position_retention_seconds

@@ -55,6 +55,7 @@ class PubSubListener:
         self._registry = context.registry
         self._metrics = context.metrics
         self._resync_needed = context.resync_needed
+        self._doubtful_users = context.doubtful_users
         self._probe_seconds = context.settings.pubsub_probe_seconds
         self._stalled_after = self._probe_seconds * _MAX_MISSED_PROBES
         self._streams = streams
@@ -160,7 +161,10 @@ class PubSubListener:
         match kind:
             case b"user":
                 user_id, _, rest = rest.partition(b"\n")
-                self._on_event(self._streams.of_user(user_id.decode()), rest)
+                tracker = self._streams.of_user(user_id.decode())
+                if tracker is None:
+                    self._doubtful_users.add(user_id.decode())
+                self._on_event(tracker, rest)
             case b"topic":
                 topic, _, rest = rest.partition(b"\n")
                 self._on_event(self._streams.of_topic(topic.decode()), rest)

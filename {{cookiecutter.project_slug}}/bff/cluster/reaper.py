@@ -61,5 +61,6 @@ class Reaper:
         key = self._keys.connections(user_id)
         entries = await self._pipeline.read_hash(key)
         for member in {value.split(b" ", 1)[0] for value in entries.values()}:
-            if await self._pipeline.submit("ZSCORE", self._keys.leases, member) is None:
-                await self._reap([key], [member])
+            score = await self._pipeline.submit("ZSCORE", self._keys.leases, member)
+            if score is None and await self._reap([key], [member]):
+                await self._presence.on_disconnected([user_id])

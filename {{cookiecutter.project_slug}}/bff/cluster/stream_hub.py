@@ -187,7 +187,7 @@ class StreamHub:
         try:
             while not _has_left(connection, tracker, catch_up):
                 for offset, text in page.messages:
-                    await _wait_for_room(connection, len(text))
+                    await wait_for_room(connection, len(text))
                     if _has_left(connection, tracker, catch_up):
                         return
                     at = Position(at.epoch, offset)
@@ -228,7 +228,7 @@ def _has_left(connection: Connection, tracker: StreamTracker, catch_up: CatchUp)
     return connection.closing is not None or tracker.catching_up.get(connection) is not catch_up
 
 
-async def _wait_for_room(connection: Connection, size: int) -> None:
+async def wait_for_room(connection: Connection, size: int) -> None:
     """Wait until the socket can buffer `size` bytes; close the connection when it does not."""
     buffered = connection.transport.buffered
     if buffered > _MAX_BUFFERED or buffered + size > connection.max_queue_bytes:

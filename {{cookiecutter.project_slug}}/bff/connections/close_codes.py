@@ -56,6 +56,15 @@ class CloseCode(IntEnum):
 _SENDABLE = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))
 
 
+_LABELS = {code: str(code) for code in (*range(1000, 1016), *(int(code) for code in CloseCode))}
+
+
+def close_code_label(code: int) -> str:
+    """A close code as a label of metrics. Peers choose from thousands of codes, so all that are
+    neither the BFF's nor standard ones share the label `other`."""
+    return _LABELS.get(code, "other")
+
+
 def is_sendable(code: int) -> bool:
     """Whether a close frame may carry this code (RFC 6455, section 7.4.2, and IANA's registry)."""
     return code in _SENDABLE

@@ -64,6 +64,11 @@ class Connection:
         """The transport while the connection is open: from the hello to the close."""
         self._waiting: list[Frame] = []
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the hello was sent and the connection is not closing."""
+        return self._out is not None
+
     def open(self, hello: Message, positions: Mapping[str, Position] | None = None) -> None:
         """Send the hello, then the frames that waited for it.
 

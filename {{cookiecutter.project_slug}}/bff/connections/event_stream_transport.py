@@ -38,17 +38,40 @@ class EventStreamTransport(AsgiTransport):
         *,
         refusals: Collection[int],
         ping_interval: float,
+        ping_timeout: float,
     ) -> None:
         """`refusals`: with these close codes, before the first frame, nothing is sent; the caller
         sends the response. `ping_interval`: seconds without an event after which a comment is
-        sent."""
+        sent. If the server does not accept it, or an event, for `ping_interval` and `ping_timeout`
+        together, the connection is closed."""
         super().__init__(send)
         self.started = False
         self.ended = False
         self._headers = headers
         self._refusals = refusals
         self._ping_interval = ping_interval
+        self._max_write_seconds = ping_interval + ping_timeout
+        self._writing_since: float | None = None
+        self._write_check: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
         self._cursor: dict[str, Position] = {}
+
+    async def run(self) -> None:
+        self._check_write()
+        try:
+            await super().run()
+        finally:
+            if self._write_check is not None:
+                self._write_check.cancel()
+
+    def _check_write(self) -> None:
+        """A peer that reads nothing: its connection is full, and the server waits for it."""
+        since, now = self._writing_since, self._loop.time()
+        if since is not None and now - since >= self._max_write_seconds:
+            self.close(CloseCode.NO_PONG, "")
+            return
+        next_at = self._max_write_seconds + (now if since is None else since)
+        self._write_check = self._loop.call_at(next_at, self._check_write)
 
     async def _send_frame(self, frame: Frame) -> None:
         await self._write_body(self._event(frame))
@@ -76,12 +99,14 @@ class EventStreamTransport(AsgiTransport):
                 await self._write_body(b":\n\n")
 
     async def _write_body(self, body: bytes, *, more: bool = True) -> None:
+        self._writing_since = self._loop.time()
         if not self.started:
             self.started = True
             headers = list(self._headers)
             await self._send({"type": "http.response.start", "status": 200, "headers": headers})
             body = _retry(_RECONNECT_SECONDS) + b"\n" + body
         await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self._writing_since = None
         self.ended = not more
 
 
@@ -90,7 +115,7 @@ def last_event(code: int, reason: str) -> bytes:
     fields = b""
     if code >= _MIN_FINAL_CODE:
         fields = b"id: %s\n" % CLOSED.encode()
-    elif code == CloseCode.SERVER_ERROR:
+    elif code in (CloseCode.SERVER_ERROR, CloseCode.TOO_MANY_REQUESTS):
         fields = _retry(_RECONNECT_LATER_SECONDS)
     return b"%sdata: %s\n\n" % (fields, Close(code, reason).encode())
 

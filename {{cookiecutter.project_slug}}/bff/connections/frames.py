@@ -1,4 +1,4 @@
-"""Encoding and decoding of frames: JSON text, and the WebSocket frame around it."""
+"""Encoding of frames: JSON text, and the WebSocket frame around it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any, Final
 import orjson
 
 from bff.connections.positions import Position
-from bff.errors import Code, Problem
 
 _TEXT: Final = 1
 _NO_POSITIONS: Final[Mapping[str, Position]] = MappingProxyType({})
@@ -62,40 +61,3 @@ def encode(value: Any) -> bytes:
         TypeError: part of the value has no JSON type, or is an integer beyond 64 bits.
     """
     return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-
-
-def decode(data: str | bytes) -> Any:
-    """Decode JSON text from a client.
-
-    Raises:
-        Problem: `invalid_params` when it is not JSON.
-    """
-    try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise Problem(Code.INVALID_PARAMS, f"Error decoding JSON: {error}") from None
-
-
-def check_depth(value: Any, max_depth: int) -> None:
-    """Limit the nesting of decoded JSON.
-
-    Raises:
-        Problem: `invalid_params` when it is deeper than `max_depth`.
-    """
-    if _deeper_than(value, max_depth):
-        raise Problem(Code.INVALID_PARAMS, f"Nested deeper than {max_depth} levels")
-
-
-def _deeper_than(value: Any, max_depth: int) -> bool:
-    level = [value]
-    for _ in range(max_depth + 1):
-        inner: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                inner.extend(item.values())
-            elif isinstance(item, list):
-                inner.extend(item)
-        if not inner:
-            return False
-        level = inner
-    return True

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from bff.connections.frames import encode
-from bff.connections.positions import TOPIC, Position
+from bff.connections.positions import Position
 from bff.errors import Code, Problem, describe
+from bff.names import Name, TopicName, TraceId
 
 SUBPROTOCOL = "bff.v1"
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$")]
-TraceId = Annotated[str, Field(min_length=1, max_length=128)]
-TopicName = Annotated[str, Field(pattern=rf"^{TOPIC.pattern}$")]
 
 
 # Frames from the browser
@@ -128,6 +125,11 @@ InboundFrame = Annotated[
     Field(discriminator="type"),
 ]
 _INBOUND: TypeAdapter[InboundFrame] = TypeAdapter(InboundFrame)
+FRAME_TYPES: Final = frozenset(
+    get_args(kind.model_fields["type"].annotation)[0]
+    for kind in get_args(get_args(InboundFrame)[0])
+)
+"""The `type` of every valid frame from a browser."""
 
 
 def parse(value: Any) -> InboundFrame:
@@ -174,9 +176,9 @@ class Event(_Outbound):
     def payload(self) -> dict[str, Any]:
         return {"topic": self.topic, "event": self.event}
 
-    def head(self) -> bytes:
-        """The text up to the id. Redis appends `<stream>/<epoch>/<offset>"}}`."""
-        return self.encode()[:-2] + b',"id":"'
+    def head(self, stream: str) -> bytes:
+        """The text up to the epoch in the id. Redis appends `<epoch>/<offset>"}}`."""
+        return b'%s,"id":%s/' % (self.encode()[:-2], encode(stream)[:-1])
 
 
 @dataclass(frozen=True, slots=True)

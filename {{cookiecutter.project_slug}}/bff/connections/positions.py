@@ -6,10 +6,9 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple, Self
 
-TOPIC = re.compile(r"[^\s,\x00-\x1f\x7f]{1,255}")
-"""A valid topic. No commas or spaces: a cursor joins the ids of streams with commas."""
+from bff.names import TOPIC
 
-_ID = re.compile(r"(user|all|topic:[^\s,\x00-\x1f\x7f]{1,255})/([0-9a-z]{1,64})/([0-9]{1,15})")
+_ID = re.compile(rf"(user|all|topic:{TOPIC})/([0-9a-z]{{1,64}})/([0-9]{{1,15}})")
 
 
 class Position(NamedTuple):

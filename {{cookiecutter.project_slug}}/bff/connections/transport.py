@@ -11,6 +11,9 @@ EXTENSION: Final = "bff.detachable"
 """The key in the ASGI scope's `extensions` under which `bff serve` offers a `Detachable`."""
 ABORT: Final = "bff.abort"
 """The key in `extensions` of a function that closes an HTTP connection and drops its buffer."""
+PEER_TIMEOUT: Final = "bff.peer_timeout"
+"""The key in `extensions` of a function that takes seconds: from then on TCP closes an HTTP
+connection whose peer acknowledges nothing, or has no room for data, for that time."""
 
 
 class Transport(Protocol):
@@ -38,8 +41,11 @@ class Transport(Protocol):
 class Detachable(Transport, Protocol):
     """A transport that can outlive the ASGI call that accepted it."""
 
-    def detach(self, receive: Callable[[str | bytes], None], closed: Callable[[int], None]) -> bool:
-        """From now on call `receive` with each frame, and at the end `closed` with the close code.
+    def detach(
+        self, receive: Callable[[str | bytes], None], closed: Callable[[int, bool], None]
+    ) -> bool:
+        """From now on call `receive` with each frame, and at the end `closed` with the close code
+        and whether the server closed the connection.
 
         Both run in a copy of the caller's context variables. False when the connection is closed
         already.

@@ -12,7 +12,7 @@ from typing import Any, Final
 import orjson
 from sqlalchemy import NullPool, event, text
 from sqlalchemy.engine import ExceptionContext, make_url
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -27,6 +27,13 @@ VERSION_TABLE: Final = "bff_alembic_version"
 
 UNAVAILABLE: Final = (OperationalError, InterfaceError, PoolTimeoutError, OSError, TimeoutError)
 """The errors of a database that is not available."""
+
+_RIGHTS: Final = (
+    "SELECT * FROM bff_broadcast WHERE 1 = 0",
+    "INSERT INTO bff_broadcast SELECT * FROM bff_broadcast WHERE 1 = 0",
+    "UPDATE bff_broadcast SET id = id WHERE 1 = 0",
+)
+"""What the engine does with its table."""
 
 _UNAVAILABLE_STATES: Final = ("08", "53", "57P")
 """SQLSTATE prefixes: connection exception, insufficient resources, operator intervention."""
@@ -52,6 +59,19 @@ class Database:
         """
         async with asyncio.timeout(timeout), self.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
+
+    async def missing_right(self) -> str:
+        """The database's error if this user may not do what the engine does with its table; or
+        empty. Each statement concerns no row, and all are rolled back."""
+        for statement in _RIGHTS:
+            async with self.engine.connect() as connection:
+                try:
+                    await connection.execute(text(statement))
+                except DBAPIError as error:
+                    return f"{statement.split()[0]}: {str(error.orig).partition(chr(10))[0]}"
+                finally:
+                    await connection.rollback()
+        return ""
 
     async def close(self) -> None:
         """Close all connections."""

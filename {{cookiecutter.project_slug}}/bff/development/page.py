@@ -5,21 +5,25 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse
 from pydantic import BaseModel, Field
 
 from bff.auth.tokens import issue
 from bff.errors import Code, Problem
+from bff.http_headers import NO_STORE
 from bff.settings import Settings
 
 _PAGE = Path(__file__).with_name("page.html")
 _CLIENT = Path(__file__).parents[2] / "client" / "bff-client.js"
 _INLINE = re.compile(r"<(script|style)\b[^>]*>(.*?)</\1>", re.DOTALL)
-_FRESH = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+_FRESH = {"Cache-Control": NO_STORE}
 
 
 class TokenRequest(BaseModel):
@@ -35,7 +39,7 @@ def router(settings: Settings) -> APIRouter:
     """Routes of the page, of its script, and of tokens for any user."""
     router = APIRouter(include_in_schema=False)
     html = _PAGE.read_text(encoding="utf-8")
-    headers = _FRESH | {"Content-Security-Policy": _policy(html)}
+    headers = _FRESH | {"Content-Security-Policy": page_policy(html)}
 
     @router.get("/")
     def page() -> HTMLResponse:
@@ -45,13 +49,21 @@ def router(settings: Settings) -> APIRouter:
     def client() -> FileResponse:
         return FileResponse(_CLIENT, media_type="text/javascript", headers=_FRESH)
 
+    hosts = {*_LOCAL_HOSTS, *(urlsplit(origin).hostname for origin in settings.allowed_origins)}
+
     @router.post("/dev/token")
-    def token(wanted: TokenRequest) -> DevelopmentToken:
+    def token(wanted: TokenRequest, request: Request) -> DevelopmentToken:
         """Issue a token.
 
+        A page of another site can let its name point to this machine, and then send requests here
+        (DNS rebinding). It cannot send another `Host` than its own.
+
         Raises:
-            Problem: `not_found` if `JWT_SECRET` is not set.
+            Problem: `forbidden` if the `Host` is neither this machine nor in `ALLOWED_ORIGINS`;
+                `not_found` if `JWT_SECRET` is not set.
         """
+        if request.url.hostname not in hosts:
+            raise Problem(Code.FORBIDDEN, "Use http://localhost, or add it to ALLOWED_ORIGINS")
         try:
             return DevelopmentToken(token=issue(settings, wanted.user, wanted.scopes))
         except ValueError as error:
@@ -60,11 +72,13 @@ def router(settings: Settings) -> APIRouter:
     return router
 
 
-def _policy(html: str) -> str:
+def page_policy(html: str, *, own_styles: Sequence[str] = ()) -> str:
     """A policy that allows the inline style and script by their hashes (CSP Level 3, section
-    6.7.3.3)."""
-    allowed: dict[str, list[str]] = {"script": ["'self'"], "style": []}
+    6.7.3.3). `own_styles`: what the page loads or makes beyond that."""
+    allowed: dict[str, list[str]] = {"script": ["'self'"], "style": [*own_styles]}
     for tag, text in _INLINE.findall(html):
+        if not text:
+            continue
         digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
         allowed[tag].append(f"'sha256-{digest}'")
     return "; ".join(
@@ -73,7 +87,7 @@ def _policy(html: str) -> str:
             f"script-src {' '.join(allowed['script'])}",
             f"style-src {' '.join(allowed['style'])}",
             "connect-src 'self'",
-            "img-src data:",
+            "img-src 'self' data:",
             "base-uri 'none'",
             "form-action 'none'",
             "frame-ancestors 'none'",

@@ -16,8 +16,10 @@ from bff.endpoints.dependencies import (
     requires,
 )
 from bff.endpoints.health import Liveness, Readiness, liveness, metrics, readiness
-from bff.endpoints.names import ConnectionId, Topic, UserId, UserIds
+from bff.endpoints.json_body import JsonRoute
+from bff.endpoints.names import ConnectionId, Topic, UserIds
 from bff.endpoints.websocket import serve as serve_websocket
+from bff.names import UserId
 from bff.problems import responses
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "ConnectionId",
     "DatabaseDep",
     "IndexDep",
+    "JsonRoute",
     "Liveness",
     "MeshDep",
     "MessengerDep",

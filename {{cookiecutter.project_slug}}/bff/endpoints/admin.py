@@ -24,13 +24,13 @@ class Stats(BaseModel):
     instances: list[InstanceFacts]
 
 
-@router.get("/users/{user_id:path}/connections")
+@router.get("/users/{user_id:text}/connections")
 async def read_connections(user_id: UserIdInPath, index: IndexDep) -> list[ConnectionFacts]:
     """The user's connections, on all instances."""
     return await index.connections_of(user_id)
 
 
-@router.delete("/users/{user_id:path}/connections", status_code=status.HTTP_202_ACCEPTED)
+@router.delete("/users/{user_id:text}/connections", status_code=status.HTTP_202_ACCEPTED)
 async def delete_connections(
     user_id: UserIdInPath, admin: AdminDep, messenger: MessengerDep
 ) -> Addressed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Security
 from fastapi.security import HTTPBearer
@@ -29,6 +29,9 @@ from bff.telemetry.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_CALLER: Final = "bff.caller"
+"""Key of the scope of an HTTP request for its caller."""
 
 
 class Bearer(HTTPBearer):
@@ -58,15 +61,16 @@ class CurrentCaller(Bearer):
     async def __call__(self, connection: HTTPConnection) -> Caller:  # type: ignore[override]
         """
         Raises:
-            Problem: `unauthenticated`, `forbidden`, `service_unavailable`.
+            Problem: `unauthenticated`, `forbidden`, `rate_limited`, `service_unavailable`.
             SocketRefused: the handshake is accepted, then closed with a code, because browsers
                 do not show the HTTP status of a refused handshake to the page.
         """
         bff = bff_of(connection)
         if connection.scope["type"] != "websocket":
-            return await bff.authenticator.authenticate(connection)
+            return await signed_in(connection)
         if bff.draining.begun:
             raise Problem(Code.SERVICE_UNAVAILABLE, "This instance is shutting down: reconnect")
+        bff.handshake_limit.check(address_of(connection))
         try:
             return await bff.authenticator.authenticate_socket(connection)
         except Problem as problem:
@@ -78,6 +82,31 @@ class CurrentCaller(Bearer):
         except UNAVAILABLE as error:
             logger.warning("connection refused: Redis unavailable", extra={"reason": why(error)})
             raise SocketRefused(CloseCode.SERVER_ERROR, "Try again") from None
+
+
+async def signed_in(request: HTTPConnection) -> Caller:
+    """The caller of an HTTP request, which is checked and counted once, like a frame.
+
+    Raises:
+        Problem: `unauthenticated`, `forbidden`, `rate_limited`, `service_unavailable`.
+    """
+    known: Caller | None = request.scope.get(_CALLER)
+    if known is not None:
+        return known
+    bff = bff_of(request)
+    caller = await bff.authenticator.authenticate(request)
+    try:
+        bff.allowances.check(caller.user_id)
+    except Problem:
+        bff.metrics.http_rate_limited.inc()
+        raise
+    request.scope[_CALLER] = caller
+    return caller
+
+
+def address_of(connection: HTTPConnection) -> str:
+    """The client's IP address, which behind a trusted proxy comes from its headers."""
+    return connection.client.host if connection.client else ""
 
 
 BffDep = Annotated[Bff, Depends(current_bff)]

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from bff.application import Bff
 from bff.db import migrate
 from bff.redis.client import UNAVAILABLE, why
+from bff.redis.rights import missing_right
 
 _CHECK_SECONDS = 2.0
 
@@ -26,7 +27,7 @@ class Check(BaseModel):
 
     ok: bool
     reason: str = ""
-    """Why the check fails; empty when it does not."""
+    """Why the check fails, or a warning; empty when all is well."""
 
 
 class Readiness(BaseModel):
@@ -65,16 +66,23 @@ async def readiness(
 
     `own` are your checks, by name. Each fails after 2 s.
     """
-    mesh = bff.mesh.status
     reasons = {
         "redis": await _redis(bff),
-        "mesh": "" if mesh.connected else mesh.reason,
+        "mesh": _mesh(bff),
         "database": await _database(bff),
         "instance": "draining" if bff.draining.begun else "",
     }
+    if bff.settings.jwks_url is not None:
+        reasons["identity"] = await _identity(bff)
     for name, check in (own or {}).items():
         reasons[name] = await _with_timeout(check)
     checks = {name: Check(ok=not reason, reason=reason) for name, reason in reasons.items()}
+    if checks["mesh"].ok:
+        # Only operators need to act: the instance still serves its connections.
+        checks["mesh"].reason = bff.mesh.stuck
+    if checks["redis"].ok:
+        # The same: Redis works, until its memory is full.
+        checks["redis"].reason = await _redis_warning(bff)
     ready = Readiness(ready=all(check.ok for check in checks.values()), checks=checks)
     if not ready.ready:
         response.status_code = 503
@@ -103,12 +111,45 @@ async def _redis(bff: Bff) -> str:
         return why(error)
     if reason := bff.index.lease_error:
         return f"could not renew lease: {reason}"
-    reason = bff.cluster.pubsub_listener.error
-    return reason and f"pub/sub not subscribed: {reason}"
+    if reason := bff.cluster.pubsub_listener.error:
+        return f"pub/sub not subscribed: {reason}"
+    return await _with_timeout(lambda: missing_right(bff.redis, bff.settings.prefix))
+
+
+def _mesh(bff: Bff) -> str:
+    status = bff.mesh.status
+    if not status.connected:
+        return status.reason
+    down = bff.mesh.consumers_down.items()
+    return "; ".join(f"{queue} is not consumed: {reason}" for queue, reason in down)
+
+
+async def _identity(bff: Bff) -> str:
+    """Keys that were fetched once stay in use, so the provider may be unavailable afterwards."""
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            await bff.verifier.usable_keys()
+    except (LookupError, TimeoutError) as error:
+        return f"keys of the identity provider: {str(error) or 'no answer'}"
+    return ""
+
+
+async def _redis_warning(bff: Bff) -> str:
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS):
+            return await bff.eviction.warning()
+    except UNAVAILABLE as error:
+        return why(error)
 
 
 async def _database(bff: Bff) -> str:
-    return await _with_timeout(lambda: migrate.pending(bff.database.engine))
+    """Rights are tried on PostgreSQL only: in SQLite there are none, and a write would wait for
+    others."""
+    if reason := await _with_timeout(lambda: migrate.pending(bff.database.engine)):
+        return reason
+    if bff.database.engine.dialect.name == "sqlite":
+        return ""
+    return await _with_timeout(bff.database.missing_right)
 
 
 async def _with_timeout(check: OwnCheck) -> str:

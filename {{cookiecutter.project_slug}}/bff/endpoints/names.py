@@ -6,20 +6,33 @@ from typing import Annotated
 
 from fastapi import Path
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.convertors import Convertor, register_url_convertor
 
-from bff.auth.caller import MAX_ID
+from bff.names import ConnectionId as ConnectionId
+from bff.names import EventName, UserId
+
+
+class _TextConvertor(Convertor[str]):
+    """Any text, with slashes and line breaks, which the pattern of `path` does not match."""
+
+    regex = r"[\s\S]*"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("text", _TextConvertor())
 
 MAX_USERS = 1000
 """The most user ids in one call."""
 
-TEXT = r"^[^\x00-\x1f\x7f-\x9f]+$"
-"""No control characters."""
-
-UserId = Annotated[str, Field(max_length=MAX_ID, pattern=TEXT)]
 UserIds = Annotated[list[UserId], Field(max_length=MAX_USERS)]
-UserIdInPath = Annotated[str, Path(max_length=MAX_ID, pattern=TEXT)]
-ConnectionId = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9_.-]+$")]
-Topic = Annotated[str, Field(max_length=255, pattern=TEXT)]
+UserIdInPath = Annotated[UserId, Path()]
+Topic = EventName
+"""The topic of an event. Browsers can subscribe to those without spaces and commas only."""
 
 
 class Addressed(BaseModel):

@@ -9,8 +9,8 @@ from pydantic import BaseModel, Field
 from bff.cluster.index import ConnectionFacts
 from bff.cluster.messenger import Messenger
 from bff.cluster.presence import Presence
-from bff.connections.messages import TopicName
-from bff.endpoints.names import MAX_USERS, Addressed, Topic, UserId
+from bff.endpoints.names import MAX_USERS, Addressed, Topic
+from bff.names import TopicName, UserId
 from bff.realtime.router import RealtimeRouter
 
 realtime = RealtimeRouter()

@@ -12,10 +12,11 @@ from starlette.types import Receive, Scope, Send
 from bff.auth.caller import Caller
 from bff.connections.close_codes import CloseCode
 from bff.connections.event_stream_transport import CLOSED, EventStreamTransport, last_event
-from bff.connections.positions import TOPIC, Position, parse_cursor
-from bff.connections.transport import ABORT
-from bff.endpoints.dependencies import Bearer, BffDep
+from bff.connections.positions import Position, parse_cursor
+from bff.connections.transport import ABORT, PEER_TIMEOUT
+from bff.endpoints.dependencies import Bearer, BffDep, address_of
 from bff.errors import Code, Problem
+from bff.names import TOPIC_RULE, is_topic
 from bff.problems import responses
 from bff.realtime.handler_manager import HandlerManager
 
@@ -60,6 +61,7 @@ class EventStreamResponse(Response):
         topics: Collection[str],
         *,
         ping_interval: float,
+        ping_timeout: float,
     ) -> None:
         self.status_code = 200
         self.background = None
@@ -69,11 +71,19 @@ class EventStreamResponse(Response):
         self._since = since
         self._topics = topics
         self._ping_interval = ping_interval
+        self._ping_timeout = ping_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         transport = EventStreamTransport(
-            send, self.raw_headers, refusals=_REFUSALS, ping_interval=self._ping_interval
+            send,
+            self.raw_headers,
+            refusals=_REFUSALS,
+            ping_interval=self._ping_interval,
+            ping_timeout=self._ping_timeout,
         )
+        set_peer_timeout = scope.get("extensions", {}).get(PEER_TIMEOUT)
+        if set_peer_timeout is not None:
+            set_peer_timeout(self._ping_interval + self._ping_timeout)
         request = Request(scope)
         handler = self._handlers.open(
             transport,
@@ -158,7 +168,8 @@ async def events(
     """The events of `/ws`, from server to client only (`docs/protocol.md`).
 
     A draining instance responds 503, so that the proxy tries another instance. Other temporary
-    failures start a stream and end it with the code 4006, after which `EventSource` reconnects.
+    failures start a stream and end it with the code 4006 or 4007, after which `EventSource`
+    reconnects.
     """
     if CLOSED in (last_event_id, since):
         return Response(status_code=204)
@@ -166,6 +177,10 @@ async def events(
         raise Problem(Code.SERVICE_UNAVAILABLE, "This instance is shutting down: reconnect")
     topic_list = _topics(topics, limit=bff.settings.max_topics_per_connection)
     positions = _positions(last_event_id.encode("latin-1"), since)
+    try:
+        bff.handshake_limit.check(address_of(request))
+    except Problem as problem:
+        return _closed_stream(CloseCode.TOO_MANY_REQUESTS, problem.description)
     try:
         caller = await bff.authenticator.authenticate_stream(request)
         await bff.dispatcher.check_topics(caller, topic_list)
@@ -179,6 +194,7 @@ async def events(
         positions,
         topic_list,
         ping_interval=bff.settings.ping_interval_seconds,
+        ping_timeout=bff.settings.ping_timeout_seconds,
     )
 
 
@@ -187,11 +203,8 @@ def _topics(text: str, limit: int) -> list[str]:
     if len(topics) > limit:
         raise Problem(Code.FORBIDDEN, f"A connection can have at most {limit} topics")
     for topic in topics:
-        if not TOPIC.fullmatch(topic):
-            raise Problem(
-                Code.INVALID_PARAMS,
-                "topics: one is empty, too long, or contains spaces or control characters",
-            )
+        if not is_topic(topic):
+            raise Problem(Code.INVALID_PARAMS, f"topics: {TOPIC_RULE}")
     return topics
 
 

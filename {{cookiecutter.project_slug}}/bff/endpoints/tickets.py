@@ -9,7 +9,7 @@ from bff.auth.origins import origin_of
 from bff.endpoints.dependencies import BffDep, CallerDep
 from bff.problems import responses
 
-router = APIRouter(prefix="/auth", tags=["auth"], responses=responses(401, 403, 503))
+router = APIRouter(prefix="/auth", tags=["auth"], responses=responses(401, 403, 429, 503))
 
 
 class Ticket(BaseModel):

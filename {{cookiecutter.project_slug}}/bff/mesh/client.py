@@ -17,10 +17,11 @@ from bff.mesh.describe import DescriptionCache, ServiceDescription
 from bff.mesh.events import EventHandler
 from bff.mesh.messages import Kind, Message
 from bff.mesh.pending_calls import PendingCalls
-from bff.mesh.receiver import MessageReceiver
+from bff.mesh.receiver import MessageReceiver, RetryLimits
 from bff.mesh.sender import MessageSender
 from bff.mesh.service import Service
 from bff.mesh.transport import MeshStatus, MeshTransport
+from bff.names import check_trace_id, is_event_name
 from bff.settings import MeshSettings
 from bff.telemetry.metrics import Metrics
 
@@ -58,6 +59,13 @@ class MeshClient:
         self._sender = MessageSender(
             transport, codec, self._pending_calls, self._descriptions, metrics
         )
+        self._receiver = MessageReceiver(
+            self._pending_calls,
+            codec,
+            metrics,
+            self._report_status,
+            RetryLimits(settings.max_event_retries, settings.event_retry_seconds),
+        )
         self._context: dict[str, Any] = {}
 
     def with_context(self, context: dict[str, Any]) -> Self:
@@ -92,6 +100,7 @@ class MeshClient:
         """
         if any(service.name == other.name for other in self.services):
             raise ValueError(f"two services are named {service.name!r}")
+        service.time_limit_seconds = self._settings.max_request_timeout_seconds
         self.services.append(service)
 
     async def serve(self, service: Service) -> None:
@@ -108,10 +117,7 @@ class MeshClient:
 
     async def start(self) -> None:
         """Begin to connect. Does not wait for the broker: see `status`."""
-        receiver = MessageReceiver(
-            self._pending_calls, self._codec, self._metrics, self._report_status
-        )
-        await self._transport.start(receiver, self._event_handlers, self.services)
+        await self._transport.start(self._receiver, self._event_handlers, self.services)
         for other in set(self._clients_by_service.values()):
             await other.start()
 
@@ -129,9 +135,30 @@ class MeshClient:
                 return MeshStatus(False, f"{other._name}: {other.status.reason}")
         return self._transport.status
 
+    @property
+    def stuck(self) -> str:
+        """Which event handlers have been retrying one event for over a minute; or empty."""
+        clients = (self, *set(self._clients_by_service.values()))
+        return "; ".join(filter(None, (client._receiver.stuck for client in clients)))
+
+    @property
+    def consumers_down(self) -> dict[str, str]:
+        """The queues that should be consumed and are not, each with the reason; of this client and
+        those it routes to."""
+        down = dict(self._transport.consumers_down)
+        for other in set(self._clients_by_service.values()):
+            down |= {f"{other._name}: {queue}": why for queue, why in other.consumers_down.items()}
+        return down
+
+    async def check_queues(self, mesh: MeshClient) -> dict[str, str]:
+        """Try, without consuming, what another client needs for its event handlers and services."""
+        return dict(await self._transport.check_queues(mesh._event_handlers, mesh.services))
+
     def _report_status(self) -> None:
         connected = self._transport.status.connected
         self._metrics.mesh_connected.labels(self._name).set(connected)
+        down = len(self._transport.consumers_down)
+        self._metrics.mesh_consumers_down.labels(self._name).set(down)
 
     async def request(
         self,
@@ -208,8 +235,10 @@ class MeshClient:
         Raises:
             Problem: the event was not sent, or it is not known whether it was.
         """
-        if not 0 < len(topic.encode()) <= MAX_TOPIC_BYTES:
+        if not is_event_name(topic) or len(topic.encode()) > MAX_TOPIC_BYTES:
             raise Problem(Code.INVALID_PARAMS, f"A topic has 1 to {MAX_TOPIC_BYTES} bytes")
+        if trace_id is not None:
+            check_trace_id(trace_id)
         deadline = self._deadline(None)
         trace_id = trace_id or secrets.token_hex(16)
         try:
@@ -236,6 +265,8 @@ class MeshClient:
             raise Problem(Code.INVALID_PARAMS, "Not a service name")
         if not _METHOD.fullmatch(method):
             raise Problem(Code.INVALID_PARAMS, "Not a method name")
+        if trace_id is not None:
+            check_trace_id(trace_id)
         deadline = self._deadline(timeout)
         trace_id = trace_id or secrets.token_hex(16)
         try:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 
 from bff.mesh import nuropb
 from bff.mesh.client import MeshClient
 from bff.mesh.codec import Codec
 from bff.mesh.memory import MemoryBroker, MemoryTransport
+from bff.mesh.rabbitmq import dead_letters
+from bff.mesh.rabbitmq.dead_letters import DeadLetter as DeadLetter
+from bff.mesh.rabbitmq.dead_letters import DeadLetterQueue as DeadLetterQueue
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Publish, Service
 from bff.mesh.transport import MeshTransport
@@ -35,6 +39,18 @@ def connect_mesh(
     else:
         transport = AmqpTransport(settings)
     return MeshClient(settings, metrics or Metrics(), transport, codec=codec, name=name)
+
+
+def open_dead_letters(settings: MeshSettings) -> AbstractAsyncContextManager[DeadLetterQueue]:
+    """The dead letters of the event handlers, on RabbitMQ.
+
+    Raises:
+        ConnectionLost: RabbitMQ cannot be reached; when the context is entered.
+        ValueError: the mesh is in-process.
+    """
+    if settings.amqp_url == "memory://":
+        raise ValueError("memory:// keeps its dead letters inside the process")
+    return dead_letters.open_dead_letters(settings)
 
 
 async def run_service(

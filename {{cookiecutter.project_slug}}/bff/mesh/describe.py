@@ -12,6 +12,9 @@ from typing import Any
 from bff.mesh.encryption import EncryptionError, PublicKey
 
 METHOD = "nuropb_describe"
+KEY_SECONDS = 2.0
+"""For how long a public key is taken to be the service's, after its description or a reply to an
+encrypted call. A NuroPb service that receives a call for another key leaves the mesh."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,9 @@ class DescriptionCache:
         self._request = request
         self._max_age = max_age
         self._known: dict[str, tuple[float, ServiceDescription]] = {}
+        """By service: when it was requested."""
+        self._key_proven: dict[str, float] = {}
+        """By service: when a call was sent that it has decrypted."""
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def get(self, service: str) -> ServiceDescription:
@@ -85,21 +91,41 @@ class DescriptionCache:
         Raises:
             Problem: the service did not answer.
         """
-        if (known := self._fresh(service)) is not None:
+        return await self._get(service, time.monotonic() - self._max_age)
+
+    async def key(self, service: str) -> PublicKey | None:
+        """A service's public key, as it was at most `KEY_SECONDS` ago.
+
+        Raises:
+            Problem: the service did not answer.
+        """
+        since = time.monotonic() - KEY_SECONDS
+        if self._key_proven.get(service, 0.0) > since:
+            since = 0.0
+        return (await self._get(service, since)).public_key
+
+    def prove_key(self, service: str, sent_at: float) -> None:
+        """Note that the service has decrypted a call that was sent at this time."""
+        self._key_proven[service] = sent_at
+
+    async def _get(self, service: str, since: float) -> ServiceDescription:
+        if (known := self._requested_after(service, since)) is not None:
             return known
         async with self._locks.setdefault(service, asyncio.Lock()):
-            if (known := self._fresh(service)) is None:
+            if (known := self._requested_after(service, since)) is None:
+                now = time.monotonic()
                 known = parse(service, await self._request(service))
-                self._known[service] = (time.monotonic() + self._max_age, known)
+                self._known[service] = (now, known)
             return known
 
     def forget(self, service: str) -> None:
         """Request the description again next time: the service may have a new key."""
         self._known.pop(service, None)
+        self._key_proven.pop(service, None)
 
-    def _fresh(self, service: str) -> ServiceDescription | None:
-        fresh_until, known = self._known.get(service, (0.0, None))
-        return known if time.monotonic() < fresh_until else None
+    def _requested_after(self, service: str, since: float) -> ServiceDescription | None:
+        requested, known = self._known.get(service, (0.0, None))
+        return known if requested > since else None
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, Any]:

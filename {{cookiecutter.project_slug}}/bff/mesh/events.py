@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Final
 
+REDELIVERY_SECONDS: Final = 7 * 24 * 3600
+"""For how long an event may be delivered again: then RabbitMQ deletes a queue without a consumer.
+"""
 _HANDLER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
 
 class RetryEvent(Exception):
     """Raised by an event handler that cannot handle an event now.
 
-    The same event is handed to it again, before any later event.
+    The same event is handed to it again, before any later event. With `limited` this ends after
+    `MAX_EVENT_RETRIES` or `EVENT_RETRY_SECONDS`, and the event becomes a dead letter. Without it,
+    the event waits as long as it takes: for faults that concern every event alike.
     """
+
+    def __init__(self, reason: str = "", *, limited: bool = True) -> None:
+        super().__init__(reason)
+        self.limited = limited
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,9 @@ class MeshEvent:
     target: list[Any] | None
     id: str = ""
     """Unique, and the same at each redelivery: correlation id and digest of the body."""
+    on_settled: list[Callable[[], None]] = field(default_factory=list, compare=False, repr=False)
+    """Functions that are called once the event is acknowledged and cannot come again. They are not
+    called when the connection is lost before that is certain, nor for dead letters."""
 
 
 @dataclass
@@ -58,12 +70,21 @@ class EventHandler:
 def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
     """Whether a topic matches a pattern, by the rules of AMQP's topic exchange.
 
-    Both are given as their words, without the dots.
+    Both are given as their words, without the dots. Each `#` takes as few words as possible, so
+    only the last one before a mismatch can take more: the time does not grow with the number of
+    `#`.
     """
-    if not pattern:
-        return not words
-    if pattern[0] == "#":
-        return topic_matches(pattern[1:], words) or bool(
-            words and topic_matches(pattern, words[1:])
-        )
-    return bool(words) and pattern[0] in ("*", words[0]) and topic_matches(pattern[1:], words[1:])
+    at = word = 0
+    after_hash, taken = -1, 0
+    while word < len(words):
+        if at < len(pattern) and pattern[at] == "#":
+            at += 1
+            after_hash, taken = at, word
+        elif at < len(pattern) and pattern[at] in ("*", words[word]):
+            at, word = at + 1, word + 1
+        elif after_hash >= 0:
+            taken += 1
+            at, word = after_hash, taken
+        else:
+            return False
+    return all(one == "#" for one in pattern[at:])

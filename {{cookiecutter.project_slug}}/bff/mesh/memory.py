@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -16,7 +16,7 @@ from bff.mesh.transport import ConnectionLost, MeshStatus, Receiver, Unroutable
 from bff.tasks import TaskSet
 
 MAX_EVENTS = 10_000
-"""Events in the queue of an event handler. Beyond it the oldest moves to the dead letters."""
+"""Events in the queue of an event handler. Beyond it the oldest moves to the overflow."""
 MAX_DEAD_LETTERS = 1_000
 MAX_CALLS = 10_000
 """Calls that wait for a service or are being carried out. Further calls are unroutable."""
@@ -53,6 +53,7 @@ class MemoryBroker:
 
     def __init__(self) -> None:
         self.dead_letters: deque[Delivery] = deque(maxlen=MAX_DEAD_LETTERS)
+        self.overflow: deque[Delivery] = deque(maxlen=MAX_DEAD_LETTERS)
         self.queues: dict[str, _EventQueue] = {}
         self.up = asyncio.Event()
         self.up.set()
@@ -134,7 +135,7 @@ class MemoryBroker:
         for queue in self.queues.values():
             if topic_matches(queue.pattern, words):
                 if len(queue.events) >= MAX_EVENTS:
-                    self.dead_letters.append(queue.events.popleft())
+                    self.overflow.append(queue.events.popleft())
                 queue.events.append(delivery)
                 queue.arrived.set()
 
@@ -152,9 +153,15 @@ class MemoryBroker:
                 )
                 self.dead_letters.append(delivery)
                 return
+        _settle(delivery)
         caller = self._transports.get(delivery.reply_to)
         if reply is not None and caller is not None:
             caller.on_reply(reply.correlation_id, reply.body)
+
+
+def _settle(delivery: Delivery) -> None:
+    while delivery.on_settled:
+        delivery.on_settled.pop()()
 
 
 class MemoryTransport:
@@ -176,6 +183,17 @@ class MemoryTransport:
             return MeshStatus(False, "not started")
         up = self.broker.up.is_set()
         return MeshStatus(up, "" if up else "interrupted")
+
+    @property
+    def consumers_down(self) -> Mapping[str, str]:
+        """None: an event handler or a service of this process cannot fail to consume."""
+        return {}
+
+    async def check_queues(
+        self, event_handlers: Sequence[EventHandler], services: Sequence[Service]
+    ) -> Mapping[str, str]:
+        """Nothing can be wrong."""
+        return {}
 
     async def start(
         self,
@@ -255,3 +273,4 @@ class MemoryTransport:
                     self.broker.dead_letters.append(delivery)
                 if queue.events and queue.events[0] is delivery:
                     queue.events.popleft()
+                _settle(delivery)

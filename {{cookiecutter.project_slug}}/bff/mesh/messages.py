@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from hashlib import blake2b
 from typing import Any, Protocol, TypeAlias
 
 from bff.mesh import encryption
@@ -48,6 +51,8 @@ class Message:
     """The method that a call is for; for the log."""
     sent: bool = False
     """Set by the transport as soon as the broker may have received the message."""
+    confirm: asyncio.Future[None] | None = None
+    """Set by the transport: done when the broker has the message. A reply proves that too."""
     reply_key: bytes | None = None
     """The Fernet key of an encrypted call and of its reply."""
 
@@ -85,6 +90,19 @@ class Delivery:
     trace_id: str | None = None
     kind: str = ""
     reply_to: str = ""
+    deliveries: int = 0
+    """How often a quorum queue has delivered the message before."""
+    on_settled: list[Callable[[], None]] = field(default_factory=list, compare=False, repr=False)
+    """`MeshEvent.on_settled` or `MeshRequest.on_settled`."""
+
+    @property
+    def id(self) -> str:
+        """Unique, and the same at each redelivery: correlation id and digest of the body.
+
+        Without a correlation id it is random, because two equal messages can be two events.
+        """
+        prefix = self.correlation_id or secrets.token_hex(16)
+        return f"{prefix}.{blake2b(self.body, digest_size=8).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +114,11 @@ class MeshRequest:
     context: Context
     trace_id: str | None
     correlation_id: str
-    """The same when the broker delivers the call again."""
+    """The caller's. It can be empty, and callers can use one for several calls."""
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+    """Unique, and the same at each redelivery: correlation id and digest of the body."""
+    on_settled: list[Callable[[], None]] = field(default_factory=list, compare=False, repr=False)
+    """As `MeshEvent.on_settled`, for a call."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 import secrets
-from hashlib import blake2b
 from typing import Any
 
 import orjson
@@ -148,7 +147,12 @@ def decode_request(body: bytes, delivery: Delivery) -> MeshRequest:
     if not (isinstance(params, dict | None) and isinstance(context, dict | None)):
         raise MalformedMessage("params or context is not an object")
     return MeshRequest(
-        method, params or {}, context or {}, delivery.trace_id, delivery.correlation_id
+        method=method,
+        params=params or {},
+        context=context or {},
+        trace_id=delivery.trace_id,
+        correlation_id=delivery.correlation_id,
+        id=delivery.id,
     )
 
 
@@ -175,8 +179,6 @@ def decode_event(delivery: Delivery) -> MeshEvent:
     if "event" not in fields:
         raise MalformedMessage("an event without `event`")
     context, target = fields.get("context"), fields.get("target")
-    prefix = delivery.correlation_id or secrets.token_hex(16)
-    digest = blake2b(delivery.body, digest_size=8).hexdigest()
     return MeshEvent(
         topic=delivery.routing_key,
         payload=fields["event"],
@@ -184,7 +186,7 @@ def decode_event(delivery: Delivery) -> MeshEvent:
         trace_id=delivery.trace_id,
         correlation_id=delivery.correlation_id,
         target=target if isinstance(target, list) else None,
-        id=f"{prefix}.{digest}",
+        id=delivery.id,
     )
 
 
@@ -218,8 +220,8 @@ _PUBLIC_ERRORS = {
 
 _CODES = {code.value: code for code in Code}
 _OTHER_ERRORS = {
-    "NuropbNotDeliveredError": (Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT),
-    "NuropbCallAgainReject": (Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT),
+    "NuropbNotDeliveredError": (Code.SERVICE_UNAVAILABLE, Outcome.UNKNOWN),
+    "NuropbCallAgainReject": (Code.SERVICE_UNAVAILABLE, Outcome.UNKNOWN),
     "NuropbTimeoutError": (Code.TIMEOUT, Outcome.UNKNOWN),
 }
 
@@ -227,9 +229,9 @@ _OTHER_ERRORS = {
 def problem(error: dict[str, Any], call: Message) -> Problem:
     """Convert the `error` of a reply. Descriptions that may hold internals go to the log only.
 
-    A `Service` of this engine sends a `code` too: then everything is meant for the caller. Its
-    `outcome` can be `unknown` or `done`, never `not_sent`: it may come from a call that the service
-    itself made, after it had begun its work.
+    A `Service` of this engine sends a `code` too: then everything is meant for the caller. The
+    outcome of a reply is `unknown` or `done`, never `not_sent`: the service has begun its work, and
+    its error may come from a call that it made itself.
     """
     name = str(error.get("error"))
     description = str(error.get("description") or "")[:MAX_DESCRIPTION]

@@ -88,7 +88,7 @@ class PendingCalls:
             self._ended.popitem(last=False)
         if on_late is None or not message.sent:
             return
-        if reply.done() and not reply.cancelled():
+        if _has_result(reply):
             on_late(reply.result() or _lost())
         elif len(self._late_calls) >= self._settings.max_pending_requests:
             on_late(_timed_out())
@@ -109,7 +109,7 @@ class PendingCalls:
         The first reply counts: NuroPb sends two after an exception.
         """
         message, reply = self._replies.get(correlation_id, (None, None))
-        if message is not None and reply is not None and not reply.done():
+        if message and reply and (not reply.done() or reply.cancelled()):
             return message
         service = message.routing_key if message else self._ended.get(correlation_id, "")
         self._metrics.mesh_late_replies.labels(self.label(service)).inc()
@@ -118,25 +118,49 @@ class PendingCalls:
 
     def resolve(self, correlation_id: str, answer: Reply) -> None:
         """Hand a reply to the caller that waits for it, or to `on_late`."""
-        _, reply = self._replies.get(correlation_id, (None, None))
-        if reply is not None:
-            reply.set_result(answer)
-        else:
+        message, reply = self._replies.get(correlation_id, (None, None))
+        if message is None or reply is None:
             self._end_late_call(correlation_id, answer)
+            return
+        self._settle(message, reply, answer)
+        if message.confirm is not None and not message.confirm.done():
+            message.confirm.set_result(None)
+
+    def take_reply(self, message: Message) -> Reply | None:
+        """The reply that has arrived, although the caller's wait ended otherwise."""
+        _, reply = self._replies.get(message.correlation_id, (None, None))
+        if reply is None or not _has_result(reply):
+            return None
+        if (answer := reply.result()) is not None:
+            self.stop_waiting(message)
+        return answer
 
     def fail_all(self) -> None:
         """The reply queue is lost: no call that may have been sent will get a reply."""
-        for message, reply in self._replies.values():
-            if message.sent and not reply.done():
-                reply.set_result(None)
+        for message, reply in tuple(self._replies.values()):
+            if message.sent and not _has_result(reply):
+                self._settle(message, reply, None)
         for correlation_id in tuple(self._late_calls):
             self._end_late_call(correlation_id, _lost())
+
+    def _settle(
+        self, message: Message, reply: asyncio.Future[Reply | None], answer: Reply | None
+    ) -> None:
+        """Keep a reply. If its caller was cancelled in this turn, only `stop_waiting` reads it."""
+        if reply.cancelled():
+            reply = asyncio.get_running_loop().create_future()
+            self._replies[message.correlation_id] = message, reply
+        reply.set_result(answer)
 
     def _end_late_call(self, correlation_id: str, answer: Reply | Problem) -> None:
         late_call = self._late_calls.pop(correlation_id, None)
         if late_call is not None:
             late_call.timer.cancel()
             late_call.on_late(answer)
+
+
+def _has_result(reply: asyncio.Future[Reply | None]) -> bool:
+    return reply.done() and not reply.cancelled()
 
 
 def _lost() -> Problem:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from bff.backoff import backoff_delays
 from bff.mesh import encryption
 from bff.mesh.cancellation import raise_if_cancelled
 from bff.mesh.codec import Codec
 from bff.mesh.encryption import EncryptionError
-from bff.mesh.events import EventHandler, RetryEvent
+from bff.mesh.events import EventHandler, MeshEvent, RetryEvent
 from bff.mesh.messages import Delivery, MalformedMessage, Message, Reply
 from bff.mesh.pending_calls import PendingCalls
 from bff.mesh.service import Service
@@ -19,8 +20,21 @@ from bff.telemetry.metrics import Metrics
 
 HANDLER_SECONDS = 60
 """The time limit of an event handler. After it the event is a dead letter."""
+MAX_DELIVERIES = 10
+"""An event that was delivered so often without an answer is a dead letter: it may have ended the
+process each time. The queue itself has a higher limit, which cannot be changed."""
+STUCK_SECONDS = 60
+"""An event handler that retries one event for longer is reported as stuck."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLimits:
+    """How long an event handler may retry one event."""
+
+    tries: int = 300
+    seconds: float = 900
 
 
 class MessageReceiver:
@@ -32,11 +46,25 @@ class MessageReceiver:
         codec: Codec,
         metrics: Metrics,
         on_status: Callable[[], None],
+        limits: RetryLimits | None = None,
     ) -> None:
         self._pending_calls = pending_calls
         self._codec = codec
         self._metrics = metrics
         self._on_status = on_status
+        self._limits = limits or RetryLimits()
+        self._retrying: dict[str, tuple[float, str]] = {}
+        """By event handler: the time of the first retry of its event, and the last reason."""
+
+    @property
+    def stuck(self) -> str:
+        """Which event handlers have been retrying for over a minute, for operators; or empty."""
+        now = asyncio.get_running_loop().time()
+        return "; ".join(
+            f"event handler {name!r} has been retrying for {now - since:.0f} s: {reason}"
+            for name, (since, reason) in self._retrying.items()
+            if now - since > STUCK_SECONDS
+        )
 
     def on_reply(self, correlation_id: str, body: bytes) -> None:
         """Hand a reply to its request."""
@@ -78,27 +106,14 @@ class MessageReceiver:
         self._on_status()
 
     async def on_event(self, event_handler: EventHandler, delivery: Delivery) -> bool:
-        """Run the event handler until it succeeds, or until it fails other than by `RetryEvent`."""
+        """Run the event handler until it succeeds, fails other than by `RetryEvent`, or has used
+        up its retries."""
         results = self._metrics.mesh_events
         try:
+            if delivery.deliveries >= MAX_DELIVERIES:
+                raise _DeliveredTooOften(f"delivered {delivery.deliveries} times")
             event = self._codec.decode_event(delivery)
-            for pause in backoff_delays(0.1, 5):
-                try:
-                    async with asyncio.timeout(HANDLER_SECONDS):
-                        await event_handler.handler(event)
-                except RetryEvent as reason:
-                    results.labels(event_handler.name, "retried").inc()
-                    logger.warning(
-                        "event handler retries",
-                        extra={
-                            "handler": event_handler.name,
-                            "reason": str(reason),
-                            "seconds": round(pause, 1),
-                        },
-                    )
-                    await asyncio.sleep(pause)
-                else:
-                    break
+            await self._handle(event_handler, event)
         except (Exception, asyncio.CancelledError):
             raise_if_cancelled()
             results.labels(event_handler.name, "dead_lettered").inc()
@@ -107,5 +122,47 @@ class MessageReceiver:
                 extra={"handler": event_handler.name, "topic": delivery.routing_key},
             )
             return False
+        delivery.on_settled.extend(event.on_settled)
         results.labels(event_handler.name, "handled").inc()
         return True
+
+    async def _handle(self, event_handler: EventHandler, event: MeshEvent) -> None:
+        """Call the event handler, and retry within the limits.
+
+        Raises:
+            RetryEvent: the limits are reached.
+        """
+        try:
+            tries = 0
+            since: float | None = None
+            for pause in backoff_delays(0.1, 5):
+                try:
+                    async with asyncio.timeout(HANDLER_SECONDS):
+                        return await event_handler.handler(event)
+                except RetryEvent as reason:
+                    if reason.limited:
+                        now = asyncio.get_running_loop().time()
+                        since = since or now
+                        tries += 1
+                        if tries > self._limits.tries or now + pause - since > self._limits.seconds:
+                            raise
+                    self._report_retry(event_handler.name, pause, str(reason))
+                    await asyncio.sleep(pause)
+        finally:
+            if self._retrying.pop(event_handler.name, None):
+                self._metrics.mesh_event_retry_seconds.labels(event_handler.name).set(0)
+
+    def _report_retry(self, handler: str, pause: float, reason: str) -> None:
+        now = asyncio.get_running_loop().time()
+        since, _ = self._retrying.get(handler, (now, ""))
+        self._retrying[handler] = since, reason
+        self._metrics.mesh_events.labels(handler, "retried").inc()
+        self._metrics.mesh_event_retry_seconds.labels(handler).set(now - since)
+        logger.warning(
+            "event handler retries",
+            extra={"handler": handler, "reason": reason, "seconds": round(pause, 1)},
+        )
+
+
+class _DeliveredTooOften(Exception):
+    """The process may have ended each time that it handled this event."""

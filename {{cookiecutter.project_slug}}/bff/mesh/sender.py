@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -13,7 +14,7 @@ from bff.mesh.codec import Codec
 from bff.mesh.describe import DescriptionCache
 from bff.mesh.messages import Message, Reply
 from bff.mesh.pending_calls import OnLate, PendingCalls
-from bff.mesh.transport import ConnectionLost, MeshTransport, Unroutable
+from bff.mesh.transport import ConnectionLost, MeshTransport, Refused, Unroutable
 from bff.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,10 @@ class MessageSender:
                     await self._encrypt(message)
                 finally:
                     self._pending_calls.release(message)
+            sent_at = time.monotonic() if encrypted else 0.0
             answer = await self.send(message, reply)
+            if encrypted and answer is not None:
+                self._descriptions.prove_key(message.routing_key, sent_at)
             if answer is not None and answer.error is not None:
                 raise self._codec.problem(answer.error, message)
             outcome = "ok"
@@ -93,22 +97,28 @@ class MessageSender:
                     return None
                 answer = await reply
                 self._pending_calls.stop_waiting(message)
-        except TimeoutError:
-            if message.reply_key is not None:
-                self._descriptions.forget(message.routing_key)
-            code = Code.TIMEOUT if message.sent else Code.MESH_UNAVAILABLE
-            raise Problem(code, outcome=_outcome(message)) from None
         except Unroutable:
             raise Problem(Code.SERVICE_UNAVAILABLE) from None
-        except ConnectionLost:
-            if reply is not None and reply.done() and (answer := reply.result()) is not None:
-                return answer
-            raise Problem(Code.MESH_UNAVAILABLE, outcome=_outcome(message)) from None
+        except (TimeoutError, ConnectionLost, Refused) as error:
+            answer = self._pending_calls.take_reply(message)
+            if answer is None:
+                raise self._failed(message, error) from None
         finally:
             self._pending_calls.release(message)
         if answer is None:
             raise Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN)
         return answer
+
+    def _failed(self, message: Message, error: Exception) -> Problem:
+        """Why there is no reply. A call that was sent may have reached its service."""
+        outcome = Outcome.UNKNOWN if message.sent else Outcome.NOT_SENT
+        if isinstance(error, Refused):
+            return Problem(Code.SERVICE_UNAVAILABLE, outcome=outcome)
+        if isinstance(error, TimeoutError) and message.sent:
+            if message.reply_key is not None:
+                self._descriptions.forget(message.routing_key)
+            return Problem(Code.TIMEOUT, outcome=outcome)
+        return Problem(Code.MESH_UNAVAILABLE, outcome=outcome)
 
     def on_late(self, message: Message, late: Callable[[Any, Problem | None], None]) -> OnLate:
         """A callback for a late reply that calls `late(result, None)` or `late(None, problem)`."""
@@ -127,7 +137,7 @@ class MessageSender:
         service = message.routing_key
         try:
             async with asyncio.timeout_at(message.deadline):
-                key = (await self._descriptions.get(service)).public_key
+                key = await self._descriptions.key(service)
         except TimeoutError:
             raise Problem(Code.TIMEOUT) from None
         except Problem as problem:
@@ -140,7 +150,3 @@ class MessageSender:
             )
             raise Problem(Code.SERVICE_ERROR)
         message.encrypt_for(key)
-
-
-def _outcome(message: Message) -> Outcome:
-    return Outcome.UNKNOWN if message.sent else Outcome.NOT_SENT

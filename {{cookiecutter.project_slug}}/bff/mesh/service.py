@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
 
-from bff.errors import Code, Problem, describe
+from bff.errors import Code, Outcome, Problem, describe
 from bff.mesh import nuropb
 from bff.mesh.describe import METHOD as DESCRIBE
 from bff.mesh.describe import parameters_of
@@ -53,6 +54,8 @@ class Service:
             EncryptionError: `private_key` is not an RSA private key, or it has a password.
         """
         self.name = name
+        self.time_limit_seconds: float = 30
+        """After it a method is cancelled. `MeshClient` sets it: `MAX_REQUEST_TIMEOUT_SECONDS`."""
         self._version = version
         self._key = PrivateKey(private_key) if private_key else None
         self._methods: dict[str, _Method] = {}
@@ -112,21 +115,21 @@ class Service:
         if wants_reply and not delivery.reply_to:
             raise MalformedMessage("a request without reply_to")
         try:
-            result, error = await self._result(request, encrypted=key is not None), None
+            async with asyncio.timeout(self.time_limit_seconds) as limit:
+                result, error = await self._result(request, encrypted=key is not None), None
         except Problem as problem:
             result, error = None, problem.as_error()
         except ValidationError as invalid:
             result, error = None, Problem(Code.INVALID_PARAMS, describe(invalid)).as_error()
-        except Exception:
-            logger.exception(
-                "service method failed",
-                extra={
-                    "service": self.name,
-                    "method": request.method,
-                    "trace_id": request.trace_id,
-                },
-            )
+        except Exception as failure:
+            timed_out = isinstance(failure, TimeoutError) and limit.expired()
+            words = "service method timed out" if timed_out else "service method failed"
+            facts = {"service": self.name, "method": request.method, "trace_id": request.trace_id}
+            logger.exception(words, extra=facts)
             result, error = None, {"error": "NuropbException", "description": "Internal error"}
+            if timed_out:
+                error = Problem(Code.TIMEOUT, outcome=Outcome.UNKNOWN).as_error()
+        delivery.on_settled.extend(request.on_settled)
         if not wants_reply:
             return None
         return self._reply(delivery, result, error, key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,7 +12,11 @@ from bff.mesh.service import Service
 
 
 class Unroutable(Exception):
-    """No queue accepted the message: the service does not exist, or its queue is full."""
+    """No queue is bound for the message (`basic.return`): no service has received it."""
+
+
+class Refused(Exception):
+    """A queue refused the message (`basic.nack`). Another queue may have accepted it."""
 
 
 class ConnectionLost(Exception):
@@ -75,10 +79,24 @@ class MeshTransport(Protocol):
         Waits while there is no connection. It has no timeout; the caller has one.
 
         Raises:
-            Unroutable: no queue accepted the call. Never for events and replies.
+            Unroutable: no queue is bound for the call. Never for events and replies.
+            Refused: a queue refused the message, which another one may have accepted.
             ConnectionLost: the connection broke. If `message.sent`, the broker may have it.
         """
 
     @property
     def status(self) -> MeshStatus:
         """Whether messages can be sent and received now."""
+
+    @property
+    def consumers_down(self) -> Mapping[str, str]:
+        """The queues that this process should consume and does not, each with the reason."""
+
+    async def check_queues(
+        self, event_handlers: Sequence[EventHandler], services: Sequence[Service]
+    ) -> Mapping[str, str]:
+        """Try once what consuming for these needs, without consuming: for `bff doctor`, which
+        starts the transport without any.
+
+        Returns a reason for each queue, empty where nothing is wrong.
+        """

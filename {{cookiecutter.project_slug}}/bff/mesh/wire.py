@@ -14,6 +14,8 @@ END: Final = b"\xce"
 OVERHEAD: Final = FRAME.size + len(END)
 HEARTBEAT: Final = FRAME.pack(8, 0, 0) + END
 
+CLOSE: Final = b"\x00\x0a\x00\x32"
+"""The first bytes of the payload of `connection.close`."""
 DELIVER: Final = b"\x00\x3c\x00\x3c"
 RETURN: Final = b"\x00\x3c\x00\x32"
 ACK: Final = b"\x00\x3c\x00\x50"
@@ -115,6 +117,11 @@ def read_confirm(payload: bytes) -> tuple[int, bool]:
     """Decode an `ACK` or `NACK`: the delivery tag, and whether it includes all earlier ones."""
     tag, bits = _CONFIRM.unpack_from(payload)
     return tag, bool(bits & 1)
+
+
+def read_close(payload: bytes) -> str:
+    """The reply text of a `connection.close`."""
+    return payload[7 : 7 + payload[6]].decode(errors="replace")
 
 
 def _parts(body: bytes, max_size: int) -> Iterator[bytes]:

@@ -12,8 +12,10 @@ from typing import Any
 from bff.auth.caller import Caller
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import Connection
-from bff.connections.frames import Frame, check_depth, decode
+from bff.connections.frames import Frame
+from bff.connections.json_reader import read_json
 from bff.connections.messages import (
+    FRAME_TYPES,
     AuthenticateFrame,
     Call,
     CancelFrame,
@@ -31,16 +33,17 @@ from bff.connections.messages import (
     UnsubscribeFrame,
     parse,
 )
+from bff.connections.refused_frames import type_and_trace_id
 from bff.errors import Code, Outcome, Problem
 from bff.realtime.handler_context import HandlerContext
-from bff.realtime.limits import TokenBucket
 
 logger = logging.getLogger(__name__)
 
 _MAX_BAD_FRAMES = 10
 """This many invalid frames in a row close the connection."""
 _MAX_RATE_LIMITED_FRAMES = 200
-"""More rate-limited frames in a row than this close the connection."""
+"""More rate-limited frames than this within `_RATE_LIMITED_SECONDS` close the connection."""
+_RATE_LIMITED_SECONDS = 60.0
 _RESPONSE_TYPES = frozenset(("request", "command", "subscribe", "unsubscribe", "authenticate"))
 """Frames that are answered with `response`. Others are answered with `error`."""
 
@@ -61,10 +64,11 @@ class ConnectionHandler:
         """Whether the client was sent `drain`: the connection will be closed with 4001."""
         self._context = context
         self._settings = context.settings
-        settings = context.settings
-        self._bucket = TokenBucket(settings.max_messages_per_minute, settings.max_message_burst)
+        self._allowance = context.allowances.hold(caller.user_id)
         self._bad_frames = 0
         self._rate_limited_frames = 0
+        """Within `_RATE_LIMITED_SECONDS` from `_rate_limited_since`."""
+        self._rate_limited_since = 0.0
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """The running requests, by trace id."""
         self._expiry = self._close_at_expiry()
@@ -87,16 +91,19 @@ class ConnectionHandler:
             if self._pending_size > self._settings.max_queue_bytes:
                 self.connection.close(CloseCode.TOO_MANY_REQUESTS)
             return
-        value: Any = None
+        if seconds := self._allowance.take():
+            self._rate_limited(data, seconds)
+            return
         try:
-            try:
-                value = decode(data)
-            finally:
-                self._check_rate()
-            check_depth(value, self._settings.max_json_depth)
-            frame = parse(value)
+            frame = parse(
+                read_json(
+                    data,
+                    max_depth=self._settings.max_json_depth,
+                    max_keys=self._settings.max_json_keys,
+                )
+            )
         except Problem as problem:
-            self._reject(problem, value)
+            self._reject(problem, data)
             return
         self._bad_frames = 0
         self._context.metrics.frames_in.labels(frame.type).inc()
@@ -110,7 +117,8 @@ class ConnectionHandler:
                 self.receive(data)
 
     def stop(self) -> None:
-        """Cancel the running requests of a closed connection."""
+        """Cancel the running requests of a closed connection. Call it once."""
+        self._context.allowances.release(self.connection.user_id)
         self._expiry.cancel()
         for task in tuple(self._tasks.values()):
             task.cancel()
@@ -243,36 +251,37 @@ class ConnectionHandler:
     def _log_fields(self, trace_id: str) -> dict[str, str]:
         return {"connection": self.connection.id, "trace_id": trace_id}
 
-    def _check_rate(self) -> None:
-        if self._bucket.take():
-            self._rate_limited_frames = 0
+    def _rate_limited(self, data: str, seconds: float) -> None:
+        """Answer a frame beyond the user's allowance; close if the client sends many of them.
+
+        Only the frames that are answered are decoded, for their trace id.
+        """
+        if self.connection.closing is not None:
             return
+        now = time.monotonic()
+        if now - self._rate_limited_since > _RATE_LIMITED_SECONDS:
+            self._rate_limited_frames, self._rate_limited_since = 0, now
         self._rate_limited_frames += 1
         if self._rate_limited_frames > _MAX_RATE_LIMITED_FRAMES:
+            extra = {"connection": self.connection.id, "user": self.connection.user_id}
+            logger.warning("connection closed: the client sends too many frames", extra=extra)
             self.connection.close(CloseCode.TOO_MANY_REQUESTS)
-        raise Problem(Code.RATE_LIMITED)
+            return
+        self._reject(Problem(Code.RATE_LIMITED, retry_after_seconds=seconds), data)
 
-    def _reject(self, problem: Problem, value: Any) -> None:
-        """Answer a frame that is invalid or rate-limited, with its trace id if it has one."""
-        kind, trace_id = _type_and_trace_id(value)
+    def _reject(self, problem: Problem, text: str) -> None:
+        """Answer a frame that is invalid or rate-limited, with its trace id if it has one.
+
+        Only what is not a frame of this protocol counts as a bad frame. Frames with invalid content
+        come from correct clients too, for example with half an emoji in a text.
+        """
+        kind, trace_id = type_and_trace_id(text)
         if kind in _RESPONSE_TYPES:
             self._send_problem(trace_id, problem)
             return
         self._context.metrics.frames_refused.labels(problem.code).inc()
         self.connection.send(ErrorMessage(problem, trace_id))
-        if problem.code is Code.INVALID_PARAMS:
+        if problem.code is Code.INVALID_PARAMS and kind not in FRAME_TYPES:
             self._bad_frames += 1
             if self._bad_frames >= _MAX_BAD_FRAMES:
                 self.connection.close(CloseCode.BAD_FRAME, "too many bad frames")
-
-
-def _type_and_trace_id(value: Any) -> tuple[str | None, str | None]:
-    """The type and the trace id of a frame that may be malformed."""
-    if not isinstance(value, dict):
-        return None, None
-    kind, payload = value.get("type"), value.get("payload")
-    trace_id = payload.get("trace_id") if isinstance(payload, dict) else None
-    return (
-        kind if isinstance(kind, str) else None,
-        trace_id if isinstance(trace_id, str) and len(trace_id) <= 128 else None,
-    )

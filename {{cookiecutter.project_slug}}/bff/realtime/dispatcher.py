@@ -143,7 +143,7 @@ class Dispatcher:
             result = await method.handler(
                 self._dependencies.arguments({BaseModel: params, Caller: caller, MeshClient: mesh})
             )
-        return result.model_dump(mode="json") if isinstance(result, BaseModel) else result
+        return _dumped(call, result) if isinstance(result, BaseModel) else result
 
     @asynccontextmanager
     async def _bounded(self, handler: str, timeout: float) -> AsyncIterator[None]:
@@ -159,3 +159,11 @@ class Dispatcher:
                 extra={"handler": handler, "reason": why(error)},
             )
             raise Problem(Code.SERVICE_UNAVAILABLE, outcome=Outcome.UNKNOWN) from error
+
+
+def _dumped(call: Call, result: BaseModel) -> Any:
+    try:
+        return result.model_dump(mode="json")
+    except ValueError as error:  # a value without a JSON type, or half a surrogate pair
+        logger.exception("result is not JSON", extra={"handler": f"{call.service}.{call.method}"})
+        raise Problem(Code.SERVICE_ERROR, outcome=Outcome.DONE) from error

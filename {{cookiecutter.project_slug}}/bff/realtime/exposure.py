@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from dataclasses import dataclass
 
@@ -54,7 +55,8 @@ class Pattern:
     @classmethod
     def of(cls, service: str, pattern: str, exposure: Exposure) -> Pattern:
         """Compile a pattern as it is written in `expose`."""
-        return cls(service, re.compile(re.escape(pattern).replace(r"\*", ".*")), exposure)
+        # `fnmatch` does not backtrack into a `*` that has matched; ".*" for each would.
+        return cls(service, re.compile(fnmatch.translate(pattern)), exposure)
 
     def matches(self, service: str, method: str) -> bool:
         """Whether the method is exposed. Names that begin with `_` or `nuropb_` never match."""

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from bff.backoff import backoff_delays
-from bff.connections.frames import encode
+from bff.connections.messages import Event
 from bff.errors import Code, Outcome, Problem
 from bff.realtime.injection import HandlerDependencies
 from bff.redis.client import UNAVAILABLE, why
@@ -16,10 +16,12 @@ from bff.tasks import TaskSet
 
 LATE_REPLY_TOPIC = "result"
 """The topic of the event that holds a late reply."""
-MAX_FOLLOW_UPS = 1_000
-"""Follow-ups that may run at once on this instance. More are dropped."""
+MAX_NOTIFICATIONS = 100
+"""Commands about cancelled calls that are sent at once. Others wait, within their time."""
 _NOTIFY_SECONDS = 5.0
-"""The timeout of the command that reports a cancelled call to its service."""
+"""How long a cancelled call may take to be reported to its service."""
+_SUMMARY_SECONDS = 1.0
+"""A log line sums up the failures of this time."""
 _STOP_SECONDS = 5.0
 """How long a stopping instance waits for its follow-ups."""
 
@@ -33,42 +35,73 @@ class FollowUps:
         self.messenger = dependencies.messenger
         self.settings = dependencies.settings
         self._mesh = dependencies.mesh
-        self._tasks = TaskSet("mesh call follow-up")
+        self._late_replies = TaskSet("late reply")
+        self._notifications = TaskSet("notification of a cancelled call")
+        self._notifying = asyncio.Semaphore(MAX_NOTIFICATIONS)
+        self._dropped = _Summary(logging.ERROR, "late replies dropped: too many at once")
+        self._not_notified = _Summary(
+            logging.WARNING, "could not notify services of cancelled calls"
+        )
 
-    def start(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run one follow-up in the background, or drop it when too many run."""
-        if len(self._tasks) >= MAX_FOLLOW_UPS:
-            logger.error("follow-up dropped: too many run", extra={"limit": MAX_FOLLOW_UPS})
+    def store(self, work: Coroutine[Any, Any, None]) -> None:
+        """Store one late reply in the background, or drop it when too many are being stored."""
+        if len(self._late_replies) >= self.settings.max_pending_requests:
+            self._dropped.add(limit=self.settings.max_pending_requests)
             work.close()
             return
-        self._tasks.start(work)
+        self._late_replies.start(work)
+
+    def cancelled(self, service: str, cancel_method: str, user_id: str, trace_id: str) -> None:
+        """Report a cancelled call to its service in the background, within 5 s."""
+        self._notifications.start(self.notify_cancelled(service, cancel_method, user_id, trace_id))
 
     async def notify_cancelled(
         self, service: str, cancel_method: str, user_id: str, trace_id: str
     ) -> None:
-        """Report a cancelled call to its service: once, without a token, and at most once."""
+        """Report a cancelled call to its service, without a token, and at most once."""
         try:
-            await self._mesh.command(
-                service,
-                cancel_method,
-                {"trace_id": trace_id},
-                context={"user_id": user_id},
-                timeout=_NOTIFY_SECONDS,
-            )
-        except Problem as problem:
-            logger.info(
-                "could not notify service of cancelled call",
-                extra={
-                    "service": service,
-                    "method": cancel_method,
-                    "trace_id": trace_id,
-                    "reason": str(problem),
-                },
-            )
+            async with asyncio.timeout(_NOTIFY_SECONDS), self._notifying:
+                await self._mesh.command(
+                    service,
+                    cancel_method,
+                    {"trace_id": trace_id},
+                    context={"user_id": user_id},
+                    timeout=_NOTIFY_SECONDS,
+                )
+        except (Problem, TimeoutError) as error:
+            reason = str(error) or "not sent in time"
+            self._not_notified.add(service=service, method=cancel_method, reason=reason)
 
     async def stop(self) -> None:
         """Wait up to 5 s for the follow-ups, then cancel them. Stop the mesh first."""
-        await self._tasks.stop(wait_seconds=_STOP_SECONDS)
+        await asyncio.gather(
+            self._notifications.stop(wait_seconds=_STOP_SECONDS),
+            self._late_replies.stop(wait_seconds=_STOP_SECONDS),
+        )
+        self._not_notified.log()
+        self._dropped.log()
+
+
+class _Summary:
+    """One log line with a count, and the fields of the last case, for many like it."""
+
+    def __init__(self, level: int, message: str) -> None:
+        self._level, self._message = level, message
+        self._count = 0
+        self._fields: dict[str, Any] = {}
+
+    def add(self, **fields: Any) -> None:
+        """Count one case. The line follows within a second."""
+        self._count += 1
+        self._fields = fields
+        if self._count == 1:
+            asyncio.get_running_loop().call_later(_SUMMARY_SECONDS, self.log)
+
+    def log(self) -> None:
+        """Log what has been counted."""
+        if self._count:
+            logger.log(self._level, self._message, extra={"count": self._count, **self._fields})
+            self._count = 0
 
 
 class LateReply:
@@ -91,16 +124,19 @@ class LateReply:
 
     def __call__(self, result: Any, problem: Problem | None) -> None:
         if not self.discard:
-            self._follow_ups.start(self._store(result, problem))
+            self._follow_ups.store(self._store(result, problem))
 
     async def _store(self, result: Any, problem: Problem | None) -> None:
         """Retry until Redis has stored the reply, at most for `KEEP_RESULT_SECONDS`."""
-        messenger, settings = self._follow_ups.messenger, self._follow_ups.settings
-        event = {"result": result, "error": problem and problem.as_error()}
-        if len(encode(event)) > settings.max_queue_bytes:
-            too_large = Problem(Code.SERVICE_ERROR, "The result is too large", outcome=Outcome.DONE)
-            event = {"result": None, "error": too_large.as_error()}
-        event = {"trace_id": self._browser_trace_id, **event}
+        if self.discard:
+            return
+        settings = self._follow_ups.settings
+        # The key is needed while this retries; one attempt takes a few seconds more.
+        key_seconds = int(settings.keep_result_seconds) + 60
+        messenger = self._follow_ups.messenger.with_key_life(key_seconds)
+        event = self._event(result, problem)
+        if (reason := _not_deliverable(event, settings.max_queue_bytes)) is not None:
+            event = self._event(None, Problem(Code.SERVICE_ERROR, reason, outcome=Outcome.DONE))
         try:
             async with asyncio.timeout(settings.keep_result_seconds):
                 for delay in backoff_delays(0.2, 5):
@@ -123,3 +159,19 @@ class LateReply:
                 "late reply lost: Redis unavailable",
                 extra={"trace_id": self._trace_id, "user": self._user_id},
             )
+
+    def _event(self, result: Any, problem: Problem | None) -> dict[str, Any]:
+        return {
+            "trace_id": self._browser_trace_id,
+            "result": result,
+            "error": problem and problem.as_error(),
+        }
+
+
+def _not_deliverable(event: dict[str, Any], max_bytes: int) -> str | None:
+    """Why a browser cannot get this event, or None. JSON is encoded up to 254 levels deep."""
+    try:
+        size = len(Event(LATE_REPLY_TOPIC, event).encode())
+    except TypeError:
+        return "The result is nested too deeply"
+    return "The result is too large" if size > max_bytes else None

@@ -10,6 +10,7 @@ from bff.broadcasts.service import BroadcastService
 from bff.cluster.subscriptions import Subscriptions
 from bff.connections.registry import ConnectionRegistry
 from bff.realtime.dispatcher import Dispatcher
+from bff.realtime.limits import TokenBuckets
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 
@@ -27,5 +28,7 @@ class HandlerContext:
     dispatcher: Dispatcher
     broadcasts: BroadcastService
     verify: Verify
+    allowances: TokenBuckets
+    """What each user may still send to this instance, over all connections and HTTP."""
     settings: Settings
     metrics: Metrics

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from bff.auth.caller import Caller
 from bff.cluster.joined_streams import JoinedStreams
-from bff.connections.close_codes import CloseCode
+from bff.cluster.stream_hub import wait_for_room
+from bff.connections.close_codes import CloseCode, close_code_label
 from bff.connections.connection import Connection, new_connection_id
+from bff.connections.frames import Frame
 from bff.connections.messages import Event, Hello
 from bff.connections.positions import Position
 from bff.connections.transport import Transport
@@ -76,8 +78,7 @@ class HandlerManager:
         connection, caller = handler.connection, handler.caller
         try:
             joined, version = await self._subscriptions.join(connection, since)
-            # A client that has missed nothing of `user` and `all` has the retained broadcasts.
-            # They are read after `join`, so a later broadcast reaches the connection live.
+            # A client that has missed nothing may have all of them: its hello does not wait.
             retained = [] if joined.are_resumed else await self._retained(caller, version)
             more = await self._subscribe(connection, since, topics) if topics else ()
         except Problem as problem:
@@ -93,30 +94,36 @@ class HandlerManager:
         else:
             streams = JoinedStreams((*joined, *more))
             connection.open(self._hello(connection, caller, streams), streams.start_positions())
-            for broadcast in retained:
-                connection.send(broadcast)
             if connection.closing is None:
                 handler.start_receiving()
+            if joined.are_resumed:
+                retained = await self._retained(caller, version)
+            await self._send_retained(connection, retained)
             await self._subscriptions.catch_up(connection, joined)
         if self._registry.by_id(connection.id) is None:  # it was closed meanwhile
             self._subscriptions.leave(connection)
 
-    def close(self, handler: ConnectionHandler, code: int) -> None:
-        """Unregister a connection that has ended. `code` is the peer's close code."""
+    def close(self, handler: ConnectionHandler, code: int, by_server: bool = False) -> None:
+        """Unregister a connection that has ended.
+
+        `code` is the peer's close code, or the server's own if `by_server` is set.
+        """
         connection = handler.connection
+        by = "server" if by_server or connection.closing is not None else "client"
         code = connection.closing or code
         connection.close(code)
         handler.stop()
         self._handlers.discard(handler)
         self._subscriptions.leave(connection)
         self._metrics.connections.dec()
-        self._metrics.connections_closed.labels(code).inc()
+        self._metrics.connections_closed.labels(close_code_label(code), by).inc()
         logger.info(
             "connection closed",
             extra={
                 "connection": connection.id,
                 "user": connection.user_id,
                 "code": code,
+                "by": by,
                 "seconds": round(time.time() - connection.facts["since"], 1),
             },
         )
@@ -142,6 +149,11 @@ class HandlerManager:
         )
 
     async def _retained(self, caller: Caller, version: Position) -> list[Event]:
+        """The retained broadcasts. They are sent at each connect: the client may have lost the
+        previous connection before they arrived, or the database was unavailable then.
+
+        They are read after `join`, so a later broadcast reaches the connection live.
+        """
         try:
             return await self._context.broadcasts.retained_for(caller.user_id, version)
         except Exception as error:
@@ -150,3 +162,9 @@ class HandlerManager:
                 extra={"user": caller.user_id, "reason": why(error)},
             )
             return []
+
+    async def _send_retained(self, connection: Connection, retained: Iterable[Event]) -> None:
+        for broadcast in retained:
+            frame = Frame(broadcast.encode())
+            await wait_for_room(connection, len(frame.payload))
+            connection.send_frame(frame)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel
-from redis.exceptions import DataError
+from redis.exceptions import DataError, RedisError
 
 from bff.cluster.messenger import Messenger
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
-from bff.mesh.events import EventHandler, MeshEvent, RetryEvent
+from bff.mesh.events import REDELIVERY_SECONDS, EventHandler, MeshEvent, RetryEvent
 from bff.mesh.messages import MeshRequest
 from bff.mesh.service import Answer, Service
 from bff.realtime.declarations import DeclaredEventHandler, ServedMethod
@@ -45,17 +45,23 @@ def bind_event_handler(
     """
 
     async def handle(event: MeshEvent) -> None:
-        messenger = dependencies.messenger.idempotent(f"{event.id}/{declared.name}")
+        messenger = dependencies.messenger.idempotent(
+            f"{event.id}/{declared.name}", REDELIVERY_SECONDS
+        )
         try:
             await declared.handler(dependencies.arguments({MeshEvent: event, Messenger: messenger}))
         except DataError:
             raise  # Redis cannot store this value: a retry would fail too
+        except RedisError as error:
+            # No event can be handled while Redis is away: they wait, in their order.
+            raise RetryEvent(why(error), limited=False) from error
         except UNAVAILABLE as error:
             raise RetryEvent(why(error)) from error
         except Problem as problem:
             if problem.retryable:
                 raise RetryEvent(str(problem)) from problem
             raise
+        event.on_settled.extend(messenger.key_releases())
 
     return EventHandler(name=declared.name, topic=declared.topic, handler=handle)
 
@@ -65,7 +71,9 @@ def _bind_method(method: ServedMethod, dependencies: HandlerDependencies) -> Ans
 
     async def answer(request: MeshRequest) -> Any:
         params = validate(method.handler.params, request.params)
-        messenger = dependencies.messenger.idempotent(f"{request.correlation_id}/{request.method}")
+        messenger = dependencies.messenger.idempotent(
+            f"{request.id}/{request.method}", REDELIVERY_SECONDS
+        )
         try:
             return await method.handler(
                 dependencies.arguments(
@@ -79,5 +87,7 @@ def _bind_method(method: ServedMethod, dependencies: HandlerDependencies) -> Ans
             )
         except UNAVAILABLE as error:
             raise Problem(Code.SERVICE_UNAVAILABLE, outcome=Outcome.UNKNOWN) from error
+        finally:
+            request.on_settled.extend(messenger.key_releases())
 
     return answer

@@ -96,11 +96,7 @@ class MeshProxy:
         if late is not None:
             late.discard = True
         if exposure.cancel_method is not None:
-            self._follow_ups.start(
-                self._follow_ups.notify_cancelled(
-                    service, exposure.cancel_method, caller.user_id, trace_id
-                )
-            )
+            self._follow_ups.cancelled(service, exposure.cancel_method, caller.user_id, trace_id)
 
     async def _checked_params(
         self, exposure: Exposure, caller: Caller, call: Call, mesh: MeshClient, deadline: float

@@ -48,12 +48,24 @@ class _CancellableConnection(AbstractConnection):
                     [command] if isinstance(command, bytes) else command
                 )
         except BaseException as error:
+            refusal = _refusal(self._reader)
             await self.disconnect(nowait=True)
             if isinstance(error, TimeoutError):
                 raise RedisTimeoutError("Timeout writing to socket") from None
             if isinstance(error, OSError | RuntimeError):
-                raise RedisConnectionError(f"Error while writing to socket: {error}") from error
+                text = refusal or f"Error while writing to socket: {error}"
+                raise RedisConnectionError(text) from error
             raise
+
+
+def _refusal(reader: object) -> str:
+    """What Redis said before it closed a new connection: `maxclients` is reached, or its protected
+    mode. It is still in the buffer of asyncio's `StreamReader`, which raises instead."""
+    line = bytes(getattr(reader, "_buffer", b"")).partition(b"\r\n")[0].decode(errors="replace")
+    if not line.startswith("-"):
+        return ""
+    hint = " (maxclients)" if "max number of clients" in line else ""
+    return f"Redis refused the connection: {line[1:]}{hint}"
 
 
 class _Connection(_CancellableConnection, Connection):

@@ -7,17 +7,21 @@ lists the releases it was checked with; with any other, `run.py` falls back to u
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Any, Final
 from urllib.parse import unquote
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.flow_control import FlowControl
 
-from bff.connections.transport import ABORT
+from bff.connections.transport import ABORT, PEER_TIMEOUT
 from bff.server import handshake
+from bff.server.admission import REFUSAL, Admission, admission_of
 from bff.server.asgi import AsgiSocket
+from bff.server.deadlines import DeadlineProtocol
 from bff.server.flush_scheduler import scheduler_of
 from bff.server.protocol import WebSocketProtocol
 
@@ -25,55 +29,134 @@ SUPPORTED: Final = ("0.54.",)
 
 _MAX_HEAD_BYTES: Final = 65_536
 """Bytes of an incomplete request head (or of trailers), not counting the read in which it began."""
-_HEAD_SECONDS: Final = 30.0
-"""How long a client may take to send a complete head, from the connect or the head's first byte."""
+_SPARE_HEAD_SECONDS: Final = 2.0
+"""How long a head may take on a connection beyond `MAX_CONNECTIONS`."""
+_MAX_PIPELINED: Final = 16
+"""Requests that may wait for the answer to an earlier request of the connection."""
+_PIECE_BYTES: Final = 4096
+"""Input is parsed in pieces of this size, because the parser cannot be stopped inside one."""
 
 
-class HttpProtocol(HttpToolsProtocol):
-    """uvicorn's HTTP protocol with three additions.
+class _Flow(FlowControl):
+    """uvicorn's flow control, which does not resume reading while input waits to be parsed."""
 
-    * The extension `ABORT` in the scope of each request.
+    is_held = False
+
+    def resume_reading(self) -> None:
+        if not self.is_held:
+            super().resume_reading()
+
+
+class HttpProtocol(DeadlineProtocol):
+    """uvicorn's HTTP protocol with these additions.
+
+    * The extensions `ABORT` and `PEER_TIMEOUT` in the scope of each request.
     * Limits on the size and time of a request head and of trailers.
+    * Limits on pipelined requests and on the connections of the server.
     * A WebSocket upgrade passes the parsed request on. uvicorn would serialise it, and its
       WebSocket protocol would parse it a second time.
     """
 
-    _last_read = b""
+    flow: _Flow
+    _last_read: bytes | memoryview = b""
+    """The input from the piece that is being parsed to the end."""
+    _piece_size = 0
+    _unparsed = b""
+    """Input that waits until fewer pipelined requests wait. Reading is paused meanwhile."""
     _is_in_head = False
     _head_bytes = 0
-    _head_timer: asyncio.TimerHandle | None = None
+    _beyond: Admission | None = None
+    """Set on a connection beyond the limit of the server."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        admission = admission_of(self.config, self.server_state)
+        if len(self.connections) >= admission.limit:
+            if len(self.connections) >= admission.hard_limit:
+                self.transport = transport
+                self._refuse(admission)
+                return
+            self._beyond = admission
+            self._head_seconds = _SPARE_HEAD_SECONDS
+            self.app = admission.only_probes(self.app)
         super().connection_made(transport)
+        self.flow = _Flow(transport)
         self._start_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_head_timer()
+        self._unparsed = b""
         super().connection_lost(exc)
 
+    def _refuse(self, admission: Admission) -> None:
+        admission.refused()
+        self.transport.write(REFUSAL)
+        self.transport.close()
+        self._watch_answer()
+
+    # Input
+
     def data_received(self, data: bytes) -> None:
-        self._last_read = data
-        super().data_received(data)
-        self._last_read = b""
-        if not self._is_in_head:
-            self._stop_head_timer()
+        if self._unparsed:  # it was received before the pause took effect
+            self._unparsed += data
             return
-        self._start_head_timer()
-        self._head_bytes += len(data)
-        if self._head_bytes > _MAX_HEAD_BYTES:
-            fields = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            self.transport.write(handshake.response(fields))
-            self.transport.close()
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        """Parse input until its end, or until too many pipelined requests wait."""
+        if len(data) <= _PIECE_BYTES and len(self.pipeline) < _MAX_PIPELINED:
+            self._parse_piece(data, data)
+        else:
+            view = memoryview(data)
+            for at in range(0, len(data), _PIECE_BYTES):
+                if len(self.pipeline) >= _MAX_PIPELINED:
+                    self._unparsed = data[at:]
+                    self.flow.is_held = True
+                    self.flow.pause_reading()
+                    break
+                self._parse_piece(data[at : at + _PIECE_BYTES], view[at:])
+                if self.parser is None or self.transport.is_closing():
+                    break
+        self._last_read = b""
+        if self._is_in_head and not self._unparsed:
+            self._start_head_timer()
+        else:
+            self._stop_head_timer()
+        if self._is_in_body and self._body_timer is None:
+            self._start_body_timer()
+        if self.transport.is_closing():
+            self._watch_answer()
+
+    def _parse_piece(self, piece: bytes, last_read: bytes | memoryview) -> None:
+        self._last_read, self._piece_size = last_read, len(piece)
+        super().data_received(piece)
+        if self._is_in_head:
+            self._head_bytes += len(piece)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                fields = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+                self.transport.write(handshake.response(fields))
+                self.transport.close()
+
+    def _parse_rest(self) -> None:
+        """Parse the input that has waited for pipelined requests."""
+        rest, self._unparsed = self._unparsed, b""
+        if not rest or self.parser is None or self.transport.is_closing():
+            return
+        self.flow.is_held = False
+        self._parse(rest)
+        if not self._unparsed and not self.pipeline:
+            self.flow.resume_reading()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_started()
-        offered: Any = {ABORT: self.transport.abort}
+        offered: Any = {ABORT: self.transport.abort, PEER_TIMEOUT: self._set_peer_timeout}
         self.scope["extensions"] = offered
 
     def on_headers_complete(self) -> None:
         self._is_in_head = False
+        self._is_in_body, self._body_bytes = True, 0
         super().on_headers_complete()
+        if self._beyond is not None and self.cycle is not None:
+            self.cycle.keep_alive = False
 
     def on_chunk_header(self) -> None:
         """A chunk follows, or trailers after the last one: the parser buffers them like a head."""
@@ -81,26 +164,36 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._is_in_head = False
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._is_in_head = False
+        self._is_in_head = self._is_in_body = False
+        self._stop_body_timer()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._watch_answer()
+        if self._unparsed and len(self.pipeline) < _MAX_PIPELINED:
+            self._unset_keepalive_if_required()
+            self.loop.call_soon(self._parse_rest)
+
+    def _set_peer_timeout(self, seconds: float) -> None:
+        """Linux only (tcp(7)); a UNIX socket has no such option."""
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            with suppress(OSError):
+                self.transport.get_extra_info("socket").setsockopt(
+                    socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(seconds * 1000)
+                )
 
     def _head_started(self) -> None:
         self._stop_head_timer()
-        self._is_in_head, self._head_bytes = True, -len(self._last_read)
-
-    def _start_head_timer(self) -> None:
-        if self._head_timer is None:
-            self._head_timer = self.loop.call_later(_HEAD_SECONDS, self.transport.abort)
-
-    def _stop_head_timer(self) -> None:
-        if self._head_timer is not None:
-            self._head_timer.cancel()
-            self._head_timer = None
+        self._is_in_head, self._head_bytes = True, -self._piece_size
 
     def handle_websocket_upgrade(self) -> None:
+        self._stop_deadlines()
         if not issubclass(self.ws_protocol_class or object, WebSocketProtocol):
             super().handle_websocket_upgrade()
             return
@@ -109,10 +202,13 @@ class HttpProtocol(HttpToolsProtocol):
             return
         upgrade = sys.exception()
         assert isinstance(upgrade, httptools.HttpParserUpgrade)  # noqa: S101
-        early = self._last_read[upgrade.args[0] :]
+        early = bytes(self._last_read[upgrade.args[0] :])
         self.connections.discard(self)
         nothing: Any = None
         self.parser = nothing  # break the reference cycle, so that refcounting frees both
+        if self._beyond is not None:
+            self._refuse(self._beyond)
+            return
         scope: dict[str, Any] = {**self.scope}
         try:
             key = handshake.accept_key(scope.pop("method"), scope["http_version"], self.headers)
@@ -131,8 +227,8 @@ class HttpProtocol(HttpToolsProtocol):
             "subprotocols": handshake.subprotocols(self.headers),
         }
         scheduler = scheduler_of(self.config, self.server_state, self.loop)
-        socket = WebSocketProtocol(scheduler, self.transport)
+        websocket = WebSocketProtocol(scheduler, self.transport)
         headers = self.server_state.default_headers
-        AsgiSocket(scheduler, socket, scope, key, headers).start(self.app)
+        AsgiSocket(scheduler, websocket, scope, key, headers).start(self.app)
         if early:
-            socket.data_received(early)
+            websocket.data_received(early)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -23,6 +24,8 @@ _FIN: Final = 0x80
 _RESERVED: Final = 0x70
 _MASKED: Final = 0x80
 _MAX_CONTROL_BYTES: Final = 125
+_MAX_SMALL_FRAMES: Final = 300
+"""Control frames and fragments per second. Whole messages are limited by their receiver."""
 
 
 class BadFrameError(Exception):
@@ -37,7 +40,15 @@ class BadFrameError(Exception):
 class Parser:
     """An incremental parser: takes bytes in chunks of any size and buffers incomplete frames."""
 
-    __slots__ = ("_buffer", "_max_size", "_message", "_needed", "_opcode")
+    __slots__ = (
+        "_buffer",
+        "_max_size",
+        "_message",
+        "_needed",
+        "_opcode",
+        "_small_frames",
+        "_small_frames_since",
+    )
 
     def __init__(self, max_size: int) -> None:
         """`max_size`: bytes of a message, over all its fragments."""
@@ -50,6 +61,9 @@ class Parser:
         """Payload of the fragments received so far."""
         self._opcode: int | None = None
         """Opcode of the fragmented message; None when there is none."""
+        self._small_frames = 0
+        """Control frames and fragments since `_small_frames_since`."""
+        self._small_frames_since = 0.0
 
     def feed(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yield opcode and unmasked payload of each complete message and control frame.
@@ -77,7 +91,13 @@ class Parser:
             first = data[at]
             at = stop
             opcode = first & 0x0F
-            if opcode >= CLOSE or (first & _FIN and opcode):
+            if opcode and opcode < CLOSE and first & _FIN:
+                yield opcode, payload
+                continue
+            self._small_frames += 1
+            if self._small_frames > _MAX_SMALL_FRAMES:
+                self._check_small_frames()
+            if opcode >= CLOSE:
                 yield opcode, payload
             elif first & _FIN:
                 whole, kind = bytes(self._message + payload), self._opcode
@@ -88,6 +108,12 @@ class Parser:
             else:
                 self._message += payload
                 self._opcode = opcode or self._opcode
+
+    def _check_small_frames(self) -> None:
+        now = time.monotonic()
+        if now - self._small_frames_since < 1:
+            raise BadFrameError(CloseCode.TOO_MANY_REQUESTS, "too many frames")
+        self._small_frames, self._small_frames_since = 0, now
 
     def _parse_header(self, data: bytes, at: int) -> tuple[int, int]:
         """Offset and length of the payload; an offset past the data if the header is incomplete."""
@@ -115,6 +141,8 @@ class Parser:
             length = int.from_bytes(data[at + 2 : at + 2 + width])
             if len(data) < at + 2 + width:
                 return start, 0
+            if length <= (_MAX_CONTROL_BYTES if width == 2 else 0xFFFF):
+                raise BadFrameError(CloseCode.PROTOCOL_ERROR, "length not in its shortest form")
         if len(self._message) + length > self._max_size:
             raise BadFrameError(CloseCode.MESSAGE_TOO_BIG, "message too big")
         return start, length

@@ -32,6 +32,8 @@ _MAX_EARLY_BYTES: Final = 65_536
 """Bytes accepted before the handshake is answered; a client has to wait (RFC 6455, section 4.1)."""
 _MAX_REASON_BYTES: Final = 123
 """Bytes of a close frame's reason (RFC 6455, section 5.5)."""
+_IGNORE_INPUT_AFTER: Final = frozenset((CloseCode.TOO_MANY_REQUESTS, CloseCode.BAD_FRAME))
+"""After these close codes nothing is parsed any more, because the client may be sending a flood."""
 _ABNORMAL: Final = CloseCode.ABNORMAL
 
 
@@ -63,6 +65,7 @@ class WebSocketProtocol(KeepAlive):
         "_abort_timer",
         "_accept_timer",
         "_close_code",
+        "_closed_by_server",
         "_context",
         "_early_input",
         "_is_reading",
@@ -84,11 +87,12 @@ class WebSocketProtocol(KeepAlive):
         self._accept_timer: asyncio.TimerHandle | None = None
         """Flushes the handshake response, unless the first message does it earlier."""
         self._on_message: Callable[[str | bytes], None] | None = None
-        self._on_close: Callable[[int], None] | None = None
+        self._on_close: Callable[[int, bool], None] | None = None
         self._context: contextvars.Context | None = None
         """Context variables in which a detached socket calls `_on_message` and `_on_close`."""
         self._close_code: int = _ABNORMAL
         """The client's close code if the client closes first, else the one that was sent."""
+        self._closed_by_server = False
         self._abort_timer: asyncio.TimerHandle | None = None
         scheduler.connections.add(self)  # type: ignore[arg-type]
 
@@ -140,11 +144,15 @@ class WebSocketProtocol(KeepAlive):
             self.discard_outgoing()
         text = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
         self._send_close(code.to_bytes(2) + text.encode())
-        self._close_code = code
+        self._close_code, self._closed_by_server = code, True
         self.resume_reading()
         self._abort_later()
+        if code in _IGNORE_INPUT_AFTER and self._parser is not IGNORE_INPUT:
+            self._ignore_input()
 
-    def detach(self, receive: Callable[[str | bytes], None], closed: Callable[[int], None]) -> bool:
+    def detach(
+        self, receive: Callable[[str | bytes], None], closed: Callable[[int, bool], None]
+    ) -> bool:
         """Call `receive` for each message from now on (`Detachable`)."""
         if self.is_closing or self.endpoint is None:
             return False
@@ -192,6 +200,8 @@ class WebSocketProtocol(KeepAlive):
         try:
             for opcode, payload in self._parser.feed(data):
                 self._handle(opcode, payload)
+                if self._parser is IGNORE_INPUT:
+                    return
         except BadFrameError as error:
             self._fail(error)
 
@@ -217,7 +227,7 @@ class WebSocketProtocol(KeepAlive):
         on_close, context = self._on_close, self._context
         self._on_message = self._on_close = self._context = None
         if on_close is not None and context is not None:
-            context.run(on_close, self._close_code)
+            context.run(on_close, self._close_code, self._closed_by_server)
         elif self.endpoint is not None:
             self.endpoint.disconnect(self._close_code)
 
@@ -243,9 +253,10 @@ class WebSocketProtocol(KeepAlive):
 
     def _close_received(self, payload: bytes) -> None:
         if self._parser is not IGNORE_INPUT:
-            self._close_code = close_code(payload)
+            code = close_code(payload)
             self._parser = IGNORE_INPUT
             if not self.is_closing:
+                self._close_code = code
                 self._send_close(payload)
             self._close_transport()
 
@@ -279,16 +290,21 @@ class WebSocketProtocol(KeepAlive):
         self.stop_pings()
 
     def _fail(self, error: BadFrameError) -> None:
-        """Close because of an invalid frame, and ignore all further input.
+        """Close because of an invalid frame, and ignore all further input."""
+        if self.is_closing:
+            self._parser = IGNORE_INPUT
+            self._close_transport()
+            return
+        self.close(error.code, error.reason)
+        self._ignore_input()
+
+    def _ignore_input(self) -> None:
+        """Parse nothing more after a close frame was sent, and end the output.
 
         The input is still read: unread data would make the kernel reset the connection, and the
         client would never see the close code.
         """
         self._parser = IGNORE_INPUT
-        if self.is_closing:
-            self._close_transport()
-            return
-        self.close(error.code, error.reason)
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:

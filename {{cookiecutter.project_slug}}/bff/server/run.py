@@ -16,6 +16,7 @@ from prometheus_client.multiprocess import mark_process_dead
 from uvicorn.supervisors import ChangeReload, Multiprocess, multiprocess
 
 from bff.factory import FACTORY
+from bff.server.admission import Config, connection_limit
 from bff.server.http import SUPPORTED
 from bff.settings import Settings
 from bff.telemetry import logs
@@ -55,12 +56,12 @@ class _Worker(multiprocess.Process):
 
 def configuration(
     settings: Settings, app: Any = FACTORY, *, ws: str | None = None, **options: Any
-) -> uvicorn.Config:
+) -> Config:
     """uvicorn's configuration, for `bff serve` and for tests.
 
     `ws` names another WebSocket protocol class, like uvicorn's option of that name.
     """
-    return uvicorn.Config(
+    config = Config(
         app,
         factory=app is FACTORY,
         http="bff.server.http:HttpProtocol" if _is_supported() else "auto",
@@ -74,6 +75,8 @@ def configuration(
         log_config=None,
         **options,
     )
+    config.max_connections = connection_limit(settings)
+    return config
 
 
 def run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ from bff.settings import MeshSettings
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
 _LOGS_URLS = ("uvicorn.error", "uvicorn.access", "uvicorn.asgi", "websockets.server")
 _QUERY = re.compile(r"\?\S*")
+_LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
+"""Unicode's line breaks, which JSON need not escape."""
 _MIN_LEVELS = {
     "alembic.runtime.plugins": logging.WARNING,
     "httpx": logging.WARNING,
@@ -52,6 +55,10 @@ def _extra(record: logging.LogRecord) -> dict[str, Any]:
     return {key: value for key, value in vars(record).items() if key not in _STANDARD}
 
 
+def _escaped(found: re.Match[str]) -> str:
+    return f"\\u{ord(found[0]):04x}"
+
+
 def _on_one_line(value: Any) -> str:
     """Escape line breaks and other control characters, so that a value cannot forge a log line."""
     text = str(value)
@@ -71,7 +78,11 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        try:
+            text = orjson.dumps(line, default=str).decode()
+        except TypeError:  # half a surrogate pair, or an integer of more than 64 bits
+            return json.dumps(line, default=str)
+        return text if text.isascii() else _LINE_BREAKS.sub(_escaped, text)
 
 
 class TextFormatter(logging.Formatter):

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
 
 from bff.version import __version__
 
+CONNECTIONS_REFUSED: Final = Counter(
+    "bff_connections_refused",
+    "Connections and handshakes refused before sign-in, by limit: max_connections, address, total",
+    ["limit"],
+    registry=None,
+)
+"""Counted by the server, which knows no app: part of the metrics of each app of the process."""
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+"""Otherwise each counter and histogram has a second series, `…_created`. Read at each scrape, so it
+holds for the app's own metrics and in each worker too."""
 
 
 class Metrics:
@@ -14,6 +34,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
+        registry.register(CONNECTIONS_REFUSED)
 
         self.info = Gauge(
             "bff_info",
@@ -31,8 +52,8 @@ class Metrics:
         )
         self.connections_closed = Counter(
             "bff_connections_closed",
-            "Connections closed, by close code",
-            ["code"],
+            "Connections closed, by close code, and by the side that closed: server, client",
+            ["code", "by"],
             registry=registry,
         )
         self.frames_in = Counter(
@@ -42,6 +63,11 @@ class Metrics:
             "bff_frames_refused",
             "Frames answered with an error, by code",
             ["code"],
+            registry=registry,
+        )
+        self.http_rate_limited = Counter(
+            "bff_http_rate_limited",
+            "HTTP requests refused because their user sent too many",
             registry=registry,
         )
         self.messages_sent = Counter(
@@ -89,6 +115,13 @@ class Metrics:
             "Index entries of dead instances removed",
             registry=registry,
         )
+        self.index_repairs = Counter(
+            "bff_index_repairs",
+            "Index entries that differed from the connections of this instance, by repair: "
+            "restored, removed",
+            ["repair"],
+            registry=registry,
+        )
         self.mesh_calls = Counter(
             "bff_mesh_calls",
             "Mesh calls, by service and outcome: ok or an error code",
@@ -120,6 +153,20 @@ class Metrics:
             ["mesh"],
             registry=registry,
             multiprocess_mode="livemin",
+        )
+        self.mesh_event_retry_seconds = Gauge(
+            "bff_mesh_event_retry_seconds",
+            "Seconds for which an event handler has been retrying one event, or 0",
+            ["handler"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.mesh_consumers_down = Gauge(
+            "bff_mesh_consumers_down",
+            "Queues of event handlers and services that are not consumed, by client",
+            ["mesh"],
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self.mesh_events = Counter(
             "bff_mesh_events",

@@ -33,9 +33,9 @@ end
 --
 -- The stream is read in small steps: frames may be large, and reading a hundred of them would
 -- block Redis for the few that fit into the page.
-local function page(meta, stream, seconds, epoch, after, count, bytes)
+local function page(meta, stream, seconds, epoch, after, count, bytes, unused_seconds)
   local current, tip = position(meta, stream)
-  redis.call('EXPIRE', meta, seconds)
+  redis.call('EXPIRE', meta, tip == '0' and unused_seconds or seconds)
   if epoch == '' or (epoch == current and after == tip) then return {current, tip, 1} end
   local offset = tonumber(after)
   if epoch ~= current or offset > tonumber(tip) then return {current, tip, 0} end

@@ -6,26 +6,29 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from itertools import cycle
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import aio_pika
 from aiormq import Channel
 from aiormq.abc import AbstractConnection
-from aiormq.exceptions import AMQPError, DeliveryError, InvalidFrameError
+from aiormq.exceptions import AMQPError, DeliveryError, InvalidFrameError, PublishError
 from yarl import URL
 
 from bff.backoff import backoff_delays
 from bff.mesh.cancellation import is_cancelled, raise_if_cancelled
 from bff.mesh.rabbitmq.fast_path import FastPath
 from bff.mesh.transport import ConnectionLost
+from bff.setting_types import each_host
 from bff.settings import MeshSettings
 from bff.tasks import cancel_and_wait
 
 BROKER_SECONDS = 5
 """The time limit for each operation of the broker except publishing."""
 HEARTBEAT = 5
-"""Seconds. A silent broker is given up after three heartbeats, plus one second each."""
+"""Seconds, unless `AMQP_URL` has another `heartbeat`. A silent broker is given up after three
+heartbeats, plus one second each."""
 WATCH_SECONDS = 1
 """How often to check whether the broker blocks the connection."""
 MAX_BACKOFF_SECONDS = 10
@@ -33,6 +36,9 @@ MAX_BACKOFF_SECONDS = 10
 for _library in ("aiormq", "aio_pika"):
     # Both log bodies of messages, and a traceback for each lost connection. `_set` logs one line.
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
+
+_NO_QUEUE = "bff.nobody"
+"""A routing key that no queue is bound with."""
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +104,34 @@ async def declare_exchanges(channel: Channel, settings: MeshSettings) -> None:
             await channel.exchange_declare(name, exchange_type=kind, durable=True)
 
 
+async def check_publishing(connection: AbstractConnection, settings: MeshSettings) -> None:
+    """Try what publishing needs, without reaching a queue: with two messages that no queue is bound
+    for. Any queue may be bound to the topic exchange, so there a binding is removed that does not
+    exist, which needs the same right.
+
+    Raises:
+        ChannelAccessRefused: with the broker's text, which names the exchange.
+    """
+    channel = await open_channel(connection, confirms=True)
+    try:
+        async with asyncio.timeout(BROKER_SECONDS):
+            for exchange in (settings.rpc_exchange, ""):
+                with suppress(PublishError):  # NO_ROUTE
+                    await channel.basic_publish(
+                        b"", exchange=exchange, routing_key=_NO_QUEUE, mandatory=True
+                    )
+            events = settings.events_exchange
+            await channel.exchange_unbind(events, events, routing_key=_NO_QUEUE)
+    finally:
+        await close(channel)
+
+
 async def stop_tasks(*tasks: asyncio.Task[Any], seconds: float = BROKER_SECONDS) -> None:
-    """Cancel tasks and wait until they have ended, but not longer than `seconds`."""
+    """Cancel tasks and give them `seconds` for their clean-up. Then cancel them once more, and wait
+    for one second."""
     with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await cancel_and_wait(*tasks)
+        async with asyncio.timeout(seconds + 1):
+            await cancel_and_wait(*tasks, again_seconds=seconds)
     for task in tasks:
         if not task.done():
             logger.critical("mesh task does not stop", extra={"task": repr(task)})
@@ -129,13 +158,14 @@ def consumer_cancelled(channel: Channel) -> asyncio.Future[None]:
 class SupervisedConnection:
     """Keeps one connection open and, from `setup`, one channel on it.
 
-    When either is lost, it makes a new connection and a new channel, with exponential backoff.
+    When either is lost, it makes a new connection and a new channel, with exponential backoff, to
+    the next of several hosts.
     """
 
     def __init__(self, url: str, purpose: str, setup: Setup, on_status: Callable[[], None]) -> None:
         self.reason = "not started"
         """Why messages cannot be sent now; empty when they can."""
-        self._url = URL(url).update_query(heartbeat=HEARTBEAT)
+        self._urls = cycle([_with_heartbeat(URL(one)) for one in each_host(url)])
         self._purpose = purpose
         self._setup = setup
         self._on_status = on_status
@@ -158,7 +188,7 @@ class SupervisedConnection:
     async def stop(self) -> None:
         """Close the connection."""
         if self._task is not None:
-            await stop_tasks(self._task, seconds=2 * BROKER_SECONDS)
+            await stop_tasks(self._task, seconds=3 * BROKER_SECONDS)
 
     async def _supervise(self) -> None:
         delays = backoff_delays(0.2, MAX_BACKOFF_SECONDS)
@@ -176,10 +206,11 @@ class SupervisedConnection:
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[AbstractConnection, Channel]]:
-        client, fast_path = aio_pika.Connection(self._url), FastPath()
+        url, fast_path = next(self._urls), FastPath()
+        client = aio_pika.Connection(url)
         client.kwargs["transport_factory"] = fast_path
         try:
-            with broker_errors(), self._vhost_errors():
+            with broker_errors(), _refusals(url, fast_path):
                 async with asyncio.timeout(BROKER_SECONDS):
                     await client.connect()
             assert client.transport is not None  # noqa: S101
@@ -188,19 +219,6 @@ class SupervisedConnection:
                 yield connection, channel
         finally:
             await close(client)
-
-    @contextmanager
-    def _vhost_errors(self) -> Iterator[None]:
-        """Name the vhost where aiormq reports only a frame that it did not expect."""
-        try:
-            yield
-        except InvalidFrameError as error:
-            if "Connection.OpenOk" not in str(error):
-                raise
-            vhost = self._url.path[1:] or "/"
-            raise ConnectionLost(
-                f"the broker refuses the vhost {vhost!r}: create it, or give the user access to it"
-            ) from error
 
     async def _watch(self, connection: AbstractConnection, channel: Channel) -> None:
         """Keep the status up to date until the connection, the channel or its consumer ends."""
@@ -247,6 +265,27 @@ class SupervisedConnection:
             )
 
 
+def _with_heartbeat(url: URL) -> URL:
+    return url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT)
+
+
+@contextmanager
+def _refusals(url: URL, fast_path: FastPath) -> Iterator[None]:
+    """Report the broker's words where aiormq reports only a frame that it did not expect."""
+    try:
+        yield
+    except InvalidFrameError as error:
+        if "Connection.OpenOk" not in str(error):
+            raise
+        words = fast_path.close_reason
+        if "limit" in words:
+            raise ConnectionLost(f"the broker refuses the connection: {words}") from error
+        raise ConnectionLost(
+            f"the broker refuses the vhost {url.path[1:] or '/'!r}: create it, or give the user "
+            f"access to it ({words})"
+        ) from error
+
+
 async def _is_blocked(connection: AbstractConnection) -> bool:
     """Whether the broker has sent `connection.blocked`: then aiormq's `ready` waits."""
     try:
@@ -259,4 +298,7 @@ async def _is_blocked(connection: AbstractConnection) -> bool:
 
 def _cause(end: asyncio.Future[None]) -> str:
     error = None if end.cancelled() else end.exception()
+    if isinstance(error, asyncio.CancelledError):
+        # aiormq cancels its reader when the broker has missed three heartbeats.
+        return "the broker no longer answers"
     return f"{type(error).__name__} {error}".rstrip() if error else "closed by the broker"

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
 
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
+from aiormq.exceptions import ChannelLockedResource
 
 from bff.backoff import backoff_delays
 from bff.mesh.cancellation import raise_if_cancelled
@@ -16,10 +19,15 @@ from bff.mesh.rabbitmq.connection import (
     BROKER_SECONDS,
     MAX_BACKOFF_SECONDS,
     broker_errors,
+    close,
     consumer_cancelled,
+    open_channel,
 )
+from bff.mesh.rabbitmq.settled import AckedDeliveries
 from bff.mesh.transport import ConnectionLost
 
+TOPIC_HEADER = "bff_topic"
+"""The topic of a dead letter that is delivered again: it comes from the default exchange."""
 _MAX_TRACE_ID = 255
 """Characters of a trace id. A longer one is ignored: it would not fit into the reply."""
 REDECLARE_SECONDS = 15
@@ -34,8 +42,17 @@ class QueueConsumer(ABC):
 
     def __init__(self, queue: str) -> None:
         self._queue = queue
+        self.reason = "starting"
+        """Why nothing is consumed; empty while it is. An interruption that the first restart ends
+        is not reported."""
+        self._failures = 0
         self.ready = asyncio.Event()
         """Set once the queue exists and is bound: from then on it receives every message."""
+
+    @property
+    def queue(self) -> str:
+        """The name of the queue."""
+        return self._queue
 
     @abstractmethod
     async def declare(self, channel: Channel) -> None:
@@ -46,8 +63,30 @@ class QueueConsumer(ABC):
     async def consume(self, connection: AbstractConnection) -> None:
         """Open a channel, declare, and consume until the channel or the queue is lost."""
 
-    async def run(self, connection: AbstractConnection) -> None:
-        """Consume, with a new channel after each error, until this task is cancelled."""
+    async def check(self, connection: AbstractConnection) -> None:
+        """Do once what consuming needs, for `bff doctor`. A message that is taken is given back.
+
+        Raises:
+            ConnectionLost: with the broker's error, for example a right that is missing.
+        """
+        with broker_errors():
+            channel = await open_channel(connection, confirms=False)
+            try:
+                async with asyncio.timeout(BROKER_SECONDS):
+                    await self.declare(channel)
+                    with suppress(ChannelLockedResource):  # a queue with a single active consumer
+                        await channel.basic_get(self._queue)
+            finally:
+                await close(channel)
+
+    async def run(
+        self, connection: AbstractConnection, on_change: Callable[[], None] = lambda: None
+    ) -> None:
+        """Consume, with a new channel after each error, until this task is cancelled.
+
+        `on_change` is called when `reason` changes.
+        """
+        self._on_change = on_change
         for delay in backoff_delays(0.5, MAX_BACKOFF_SECONDS):
             try:
                 with broker_errors():
@@ -57,11 +96,25 @@ class QueueConsumer(ABC):
                     "queue consumer stopped, restarting",
                     extra={"queue": self._queue, "reason": str(error)},
                 )
-            except Exception:
+                self._failed(str(error))
+            except Exception as error:
                 logger.exception("queue consumer failed, restarting", extra={"queue": self._queue})
+                self._failed(f"{type(error).__name__}: {error}")
             await asyncio.sleep(delay)
 
-    async def wait_until_lost(self, channel: Channel, *workers: asyncio.Task[None]) -> None:
+    def _failed(self, reason: str) -> None:
+        self._failures += 1
+        if self._failures > 1 or not self.ready.is_set():
+            self._report(reason)
+
+    def _report(self, reason: str) -> None:
+        if self.reason != reason:
+            self.reason = reason
+            self._on_change()
+
+    async def wait_until_lost(
+        self, channel: Channel, acked: AckedDeliveries, *workers: asyncio.Task[None]
+    ) -> None:
         """Wait for the end of the channel, of its consumer, or of a worker.
 
         Raises:
@@ -70,6 +123,8 @@ class QueueConsumer(ABC):
         """
         raise_if_cancelled()
         self.ready.set()
+        self._failures = 0
+        self._report("")
         ends = {*workers, channel.closing, consumer_cancelled(channel)}
         while True:
             ended, _ = await asyncio.wait(
@@ -80,6 +135,7 @@ class QueueConsumer(ABC):
                 raise ConnectionLost("the queue was deleted")
             async with asyncio.timeout(BROKER_SECONDS):
                 await self.declare(channel)
+            await acked.command_replied()
 
 
 def to_delivery(message: DeliveredMessage) -> Delivery:
@@ -87,11 +143,14 @@ def to_delivery(message: DeliveredMessage) -> Delivery:
     properties = message.header.properties
     headers = properties.headers or {}
     trace_id, kind = headers.get("trace_id"), headers.get("nuropb_type")
+    deliveries = headers.get("x-delivery-count")
+    topic = None if message.exchange else headers.get(TOPIC_HEADER)
     return Delivery(
-        routing_key=message.routing_key or "",
+        routing_key=str(topic or message.routing_key or ""),
         body=message.body,
         correlation_id=properties.correlation_id or properties.message_id or "",
         trace_id=trace_id if isinstance(trace_id, str) and len(trace_id) <= _MAX_TRACE_ID else None,
         kind=kind if isinstance(kind, str) else "",
         reply_to=properties.reply_to or "",
+        deliveries=deliveries if isinstance(deliveries, int) else 0,
     )

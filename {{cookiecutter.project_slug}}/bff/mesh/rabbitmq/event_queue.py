@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import datetime as dt
 from typing import Any
 
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
+from aiormq.exceptions import DeliveryError
 
-from bff.mesh.events import EventHandler
+from bff.mesh.cancellation import raise_if_cancelled
+from bff.mesh.events import REDELIVERY_SECONDS, EventHandler
+from bff.mesh.messages import Delivery
 from bff.mesh.rabbitmq.connection import (
     BROKER_SECONDS,
     close,
@@ -17,18 +22,21 @@ from bff.mesh.rabbitmq.connection import (
     stop_tasks,
 )
 from bff.mesh.rabbitmq.consumer import QueueConsumer, to_delivery
-from bff.mesh.transport import Receiver
+from bff.mesh.rabbitmq.settled import AckedDeliveries
+from bff.mesh.transport import ConnectionLost, Receiver
 from bff.settings import MeshSettings
 
-PREFETCH = 32
-"""Events that are fetched ahead. They are still handled one at a time."""
+PREFETCH = 1
+"""When the process ends, RabbitMQ counts a delivery for every event that it has fetched. With more
+than one, an event that ends the process would take others with it to the dead letters."""
 MAX_EVENTS = 10_000
-"""Beyond it the oldest event moves to the dead letters, so that publishers never wait."""
+"""Beyond it the oldest event moves to the overflow queue, so that publishers never wait."""
 MAX_DEAD_LETTERS = 10_000
-UNUSED_MS = 7 * 24 * 3600 * 1000
+"""Of dead letters, and of overflow: each has a queue, so that one cannot push out the other."""
+UNUSED_MS = REDELIVERY_SECONDS * 1000
 """A queue without a consumer is deleted after this time."""
-MAX_DELIVERIES = 100
-"""An event that crashes the process each time is a dead letter after so many deliveries."""
+DELIVERY_LIMIT = 100
+"""The queue's own limit. The consumer's is lower (`receiver.MAX_DELIVERIES`)."""
 
 
 class EventConsumer(QueueConsumer):
@@ -39,52 +47,92 @@ class EventConsumer(QueueConsumer):
     ) -> None:
         super().__init__(f"{settings.app_name}.events.{event_handler.name}.v1")
         self._settings = settings
-        self._dead_letters = f"{settings.app_name}.dead-letters.v1"
+        self._dead_letters, self._overflow = dead_letter_queues(settings.app_name)
         self._event_handler = event_handler
         self._receiver = receiver
 
     async def consume(self, connection: AbstractConnection) -> None:
         deliveries: asyncio.Queue[DeliveredMessage] = asyncio.Queue(PREFETCH)
-        channel = await open_channel(connection, confirms=False)
-        handling = asyncio.get_running_loop().create_task(self._handle(channel, deliveries))
+        channel, acked = await open_channel(connection, confirms=True), AckedDeliveries()
+        handling = asyncio.get_running_loop().create_task(self._handle(channel, acked, deliveries))
         try:
             async with asyncio.timeout(BROKER_SECONDS):
                 await self.declare(channel)
                 await channel.basic_qos(prefetch_count=PREFETCH)
                 await channel.basic_consume(self._queue, deliveries.put)
-            await self.wait_until_lost(channel, handling)
+            await self.wait_until_lost(channel, acked, handling)
         finally:
             await stop_tasks(handling)
             await close(channel)
 
     async def declare(self, channel: Channel) -> None:
         await declare_exchanges(channel, self._settings)
-        await channel.queue_declare(
-            self._dead_letters,
-            durable=True,
-            arguments={"x-queue-type": "quorum", "x-max-length": MAX_DEAD_LETTERS},
-        )
+        for queue in (self._dead_letters, self._overflow):
+            await channel.queue_declare(
+                queue,
+                durable=True,
+                arguments={"x-queue-type": "quorum", "x-max-length": MAX_DEAD_LETTERS},
+            )
         arguments: dict[str, Any] = {
             "x-queue-type": "quorum",
             "x-single-active-consumer": True,
             "x-max-length": MAX_EVENTS,
             "x-overflow": "drop-head",
             "x-expires": UNUSED_MS,
-            "x-delivery-limit": MAX_DELIVERIES,
+            "x-delivery-limit": DELIVERY_LIMIT,
             "x-dead-letter-exchange": "",
-            "x-dead-letter-routing-key": self._dead_letters,
+            "x-dead-letter-routing-key": self._overflow,
         }
         await channel.queue_declare(self._queue, durable=True, arguments=arguments)
         exchange = self._settings.events_exchange
         await channel.queue_bind(self._queue, exchange, routing_key=self._event_handler.topic)
 
-    async def _handle(self, channel: Channel, deliveries: asyncio.Queue[DeliveredMessage]) -> None:
+    async def _handle(
+        self,
+        channel: Channel,
+        acked: AckedDeliveries,
+        deliveries: asyncio.Queue[DeliveredMessage],
+    ) -> None:
         while True:
             message = await deliveries.get()
-            handled = await self._receiver.on_event(self._event_handler, to_delivery(message))
+            delivery = to_delivery(message)
+            handled = await self._receiver.on_event(self._event_handler, delivery)
+            raise_if_cancelled()
             tag = message.delivery_tag or 0
             async with asyncio.timeout(BROKER_SECONDS):
-                if handled:
-                    await channel.basic_ack(tag, wait=False)
-                else:
-                    await channel.basic_reject(tag, requeue=False, wait=False)
+                if not handled:
+                    await self._move(channel, message, delivery)
+                await channel.basic_ack(tag, wait=False)
+            if handled:
+                acked.add(delivery)
+
+    async def _move(self, channel: Channel, message: DeliveredMessage, delivery: Delivery) -> None:
+        """Publish an event to the dead letters, with RabbitMQ's header for them.
+
+        RabbitMQ itself would use one queue for what is rejected and for what overflows.
+        """
+        properties = copy.copy(message.header.properties)
+        death: dict[str, Any] = {
+            "queue": self._queue,
+            "reason": "rejected",
+            "time": dt.datetime.now(dt.UTC),
+            "exchange": message.exchange or "",
+            "routing-keys": [delivery.routing_key],
+            "count": 1,
+        }
+        properties.headers = {**(properties.headers or {}), "x-death": [death]}
+        properties.headers.pop("x-delivery-count", None)
+        try:
+            await channel.basic_publish(
+                message.body,
+                routing_key=self._dead_letters,
+                properties=properties,
+                mandatory=True,
+            )
+        except DeliveryError as error:
+            raise ConnectionLost("the queue of dead letters does not exist or is full") from error
+
+
+def dead_letter_queues(app_name: str) -> tuple[str, str]:
+    """The queues for events that were not handled, and for those that did not fit."""
+    return f"{app_name}.dead-letters.v1", f"{app_name}.overflow.v1"

@@ -18,10 +18,13 @@ from aiormq.connection import TransportFactory
 from yarl import URL
 
 from bff.mesh import wire
-from bff.mesh.transport import ConnectionLost, Unroutable
+from bff.mesh.transport import ConnectionLost, Refused, Unroutable
 
 _HEARTBEAT_SECONDS = 1.0
 """How often aiormq gets a heartbeat while replies bypass it: it would take the broker for dead."""
+
+_TLS_FILES = ("cafile", "capath", "cadata", "certfile", "keyfile")
+"""The options of a URL that aiormq reads TLS certificates from."""
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +47,8 @@ class FastPath(TransportFactory):
         self._is_amqp = True
         self._last_heartbeat = 0.0
         self._outgoing: list[bytes] = []
+        self.close_reason = ""
+        """The broker's words when it closed the connection. aiormq loses them at the opening."""
 
     def add_handler(self, channel: int, handler: FrameHandler) -> None:
         """Pass the frames of a channel to a handler from now on."""
@@ -64,7 +69,7 @@ class FastPath(TransportFactory):
         self, url: URL, **options: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         provider = options.pop("ssl_context_provider")
-        ssl = await provider.get_context() if url.scheme == "amqps" else None
+        ssl = await _ssl_context(provider, url) if url.scheme == "amqps" else None
         reader = asyncio.StreamReader()
         transport, protocol = await self._loop.create_connection(
             lambda: _Protocol(reader, self), url.host or "", url.port or 0, ssl=ssl, **options
@@ -94,6 +99,8 @@ class FastPath(TransportFactory):
             elif kind == wire.HEADER:
                 others.append(_decodable(data[at:end], channel))
             else:
+                if not channel and data.startswith(wire.CLOSE, at + wire.FRAME.size):
+                    self.close_reason = wire.read_close(data[at + wire.FRAME.size : end - 1])
                 others.append(data[at:end])
             at = end
         self._incomplete = data[at:]
@@ -101,6 +108,20 @@ class FastPath(TransportFactory):
             self._last_heartbeat = now
             others.append(wire.HEARTBEAT)
         return b"".join(others)
+
+
+async def _ssl_context(provider: Any, url: URL) -> Any:
+    """
+    Raises:
+        ConnectionLost: a file that the URL names cannot be used.
+    """
+    try:
+        return await provider.get_context()
+    except (OSError, ValueError) as error:
+        named = [f"{name} {url.query[name]!r}" for name in _TLS_FILES if name in url.query]
+        raise ConnectionLost(
+            f"TLS: cannot use {' and '.join(named) or 'the certificates'} of AMQP_URL: {error}"
+        ) from error
 
 
 class _Protocol(asyncio.StreamReaderProtocol):
@@ -200,7 +221,8 @@ class Publisher:
         """Publish a message. The future is done when the broker has confirmed it.
 
         Raises:
-            Unroutable: from the future: no queue accepted the message (`basic.return` or `.nack`).
+            Unroutable: from the future: no queue is bound for the message (`basic.return`).
+            Refused: from the future: a queue refused the message (`basic.nack`).
             ConnectionLost: from the future: the connection ended before the confirm.
             ValueError: `exchange` or `routing_key` is longer than 255 bytes.
         """
@@ -243,12 +265,13 @@ class Publisher:
 
     def _confirm(self, tag: int, *, refused: bool) -> None:
         correlation_id, confirm = self._unconfirmed.pop(tag, ("", None))
-        if correlation_id in self._returned:
-            self._returned.remove(correlation_id)
-            refused = True
+        returned = correlation_id in self._returned
+        self._returned.discard(correlation_id)
         if confirm is None or confirm.done():
             return
-        if refused:
+        if returned:
             confirm.set_exception(Unroutable(correlation_id))
+        elif refused:
+            confirm.set_exception(Refused(correlation_id))
         else:
             confirm.set_result(None)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
+from aiormq.exceptions import ChannelAccessRefused
 
 from bff.mesh import wire
 from bff.mesh.events import EventHandler
@@ -16,6 +18,7 @@ from bff.mesh.rabbitmq.connection import (
     BROKER_SECONDS,
     SupervisedConnection,
     broker_errors,
+    check_publishing,
     declare_exchanges,
     open_channel,
     stop_tasks,
@@ -23,12 +26,17 @@ from bff.mesh.rabbitmq.connection import (
 from bff.mesh.rabbitmq.consumer import QueueConsumer
 from bff.mesh.rabbitmq.event_queue import EventConsumer
 from bff.mesh.rabbitmq.fast_path import FastPath, MessageAssembler, Publisher
-from bff.mesh.rabbitmq.service_queue import ServiceConsumer
+from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
 from bff.mesh.service import Service
-from bff.mesh.transport import ConnectionLost, MeshStatus, Receiver
+from bff.mesh.transport import ConnectionLost, MeshStatus, Receiver, Unroutable
 from bff.settings import MeshSettings
 
 CONTENT_TYPE = "application/json"
+RIGHTS_SECONDS = 15
+"""How often to check the right to publish. RabbitMQ tells of a right that was taken away only when
+it is needed."""
+
+logger = logging.getLogger(__name__)
 
 
 class AmqpTransport:
@@ -52,12 +60,54 @@ class AmqpTransport:
         self._receiver: Receiver | None = None
         self._event_handlers: Sequence[EventHandler] = ()
         self._services: Sequence[Service] = ()
+        self._consumers: Sequence[QueueConsumer] = ()
+        self._connection: AbstractConnection | None = None
+        """The connection that consumes."""
+        self._refused = ""
+        """Which right to publish is missing; empty when none is."""
 
     @property
     def status(self) -> MeshStatus:
-        """Connected when both connections are."""
-        reason = self._publishing.reason or self._consuming.reason
+        """Connected when both connections are, and the broker lets this user publish."""
+        reason = self._publishing.reason or self._consuming.reason or self._refused
         return MeshStatus(not reason, reason)
+
+    @property
+    def consumers_down(self) -> Mapping[str, str]:
+        """The queues that should be consumed and are not, each with the reason."""
+        return {each.queue: each.reason for each in self._consumers if each.reason}
+
+    async def check_queues(
+        self, event_handlers: Sequence[EventHandler], services: Sequence[Service]
+    ) -> Mapping[str, str]:
+        """Declare the queues as consuming does, and take a message of each, which is given back."""
+        assert self._receiver is not None  # noqa: S101
+        await self._consuming.channel()
+        reasons = {}
+        for consumer in self._make_consumers(event_handlers, services, self._receiver):
+            try:
+                if self._connection is None:
+                    raise ConnectionLost("the connection was closed")
+                await consumer.check(self._connection)
+                reasons[consumer.queue] = ""
+            except ConnectionLost as error:
+                reasons[consumer.queue] = str(error)
+        return reasons
+
+    def _make_consumers(
+        self,
+        event_handlers: Sequence[EventHandler],
+        services: Sequence[Service],
+        receiver: Receiver,
+    ) -> list[QueueConsumer]:
+        return [
+            *(EventConsumer(self._settings, handler, receiver) for handler in event_handlers),
+            *(
+                consumer(self._settings, service, receiver, self.publish)
+                for service in services
+                for consumer in (ServiceConsumer, RedeliveredCalls)
+            ),
+        ]
 
     async def start(
         self,
@@ -71,7 +121,7 @@ class AmqpTransport:
         self._consuming.start()
 
     async def stop(self) -> None:
-        """Close both connections, each within 10 seconds."""
+        """Close both connections. Event handlers have 5 seconds for their clean-up."""
         await self._consuming.stop()
         await self._publishing.stop()
 
@@ -79,7 +129,8 @@ class AmqpTransport:
         """Publish a message and wait for the confirm, or for the `basic.return` before it.
 
         Raises:
-            Unroutable: no queue accepted the call.
+            Unroutable: no queue is bound for the call.
+            Refused: a queue refused the message, which another one may have accepted.
             ConnectionLost: the connection broke before the confirm, or too many messages are
                 unconfirmed.
         """
@@ -94,7 +145,7 @@ class AmqpTransport:
             raise ConnectionLost("the connection was closed")
         if self._publisher.unconfirmed >= self._settings.max_pending_requests:
             raise ConnectionLost("the broker does not keep up")
-        confirm = self._publisher.publish(
+        message.confirm = confirm = self._publisher.publish(
             message.correlation_id,
             message.body,
             exchange=self._exchange_of(message),
@@ -110,7 +161,11 @@ class AmqpTransport:
             ),
         )
         message.sent = True
-        await confirm
+        try:
+            await confirm
+        except Unroutable:
+            message.sent = False
+            raise
 
     def _exchange_of(self, message: Message) -> str:
         if message.kind is Kind.EVENT:
@@ -127,11 +182,32 @@ class AmqpTransport:
                 await declare_exchanges(channel, self._settings)
         frame_max = connection.connection_tune.frame_max
         self._publisher = publisher = Publisher(fast_path, channel.number, frame_max)
+        checking = asyncio.get_running_loop().create_task(self._check_rights(connection))
         try:
             yield channel
         finally:
             self._publisher = None
             publisher.close()
+            await stop_tasks(checking)
+
+    async def _check_rights(self, connection: AbstractConnection) -> None:
+        """Find out whether this user may publish, now and later, before a call needs it."""
+        while True:
+            try:
+                with broker_errors():
+                    await check_publishing(connection, self._settings)
+                self._set_refused("")
+            except ConnectionLost as error:
+                if isinstance(error.__cause__, ChannelAccessRefused):
+                    self._set_refused(str(error))
+            await asyncio.sleep(RIGHTS_SECONDS)
+
+    def _set_refused(self, reason: str) -> None:
+        if reason and not self._refused:
+            logger.warning("RabbitMQ refuses to publish", extra={"reason": reason})
+        if reason != self._refused:
+            self._refused = reason
+            self._on_status()
 
     @asynccontextmanager
     async def _open_consumers(
@@ -150,19 +226,12 @@ class AmqpTransport:
                     channel.number, MessageAssembler(wire.DELIVER, receiver.on_reply)
                 )
                 await channel.basic_consume(reply_to, _ignore, no_ack=True)
-        consumers: list[QueueConsumer] = [
-            *(
-                EventConsumer(self._settings, event_handler, receiver)
-                for event_handler in self._event_handlers
-            ),
-            *(
-                ServiceConsumer(self._settings, service, receiver, self.publish)
-                for service in self._services
-            ),
-        ]
+        consumers = self._make_consumers(self._event_handlers, self._services, receiver)
         loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(consumer.run(connection)) for consumer in consumers]
-        self._reply_to = reply_to
+        tasks = [
+            loop.create_task(consumer.run(connection, self._on_status)) for consumer in consumers
+        ]
+        self._reply_to, self._consumers, self._connection = reply_to, consumers, connection
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(BROKER_SECONDS):
@@ -170,9 +239,9 @@ class AmqpTransport:
                         await consumer.ready.wait()
             yield channel
         finally:
-            self._reply_to = ""
+            self._reply_to, self._consumers, self._connection = "", (), None
             receiver.on_replies_lost()
-            await stop_tasks(*tasks)
+            await stop_tasks(*tasks, seconds=2 * BROKER_SECONDS)
 
     def _on_status(self) -> None:
         if self._receiver is not None:

@@ -1,0 +1,268 @@
+"""The index and the connections of an instance are compared both ways and repaired."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from bff.cluster.index import ConnectionIndex
+from bff.cluster.keys import Keys
+from bff.connections.connection import Connection, new_connection_id
+from bff.redis.client import RedisClient, create_client
+from bff.settings import Settings
+from bff.testing import until
+from bff.testing.plugin import SECRET
+from hypothesis import given
+from hypothesis import settings as tries
+from hypothesis import strategies as st
+
+from tests.engine.cluster.conftest import ClusterMember, StartInstance, running
+from tests.engine.doubles import RecordingTransport
+
+FACTS = b"{}"
+
+
+@pytest.fixture
+def keys(settings: Settings) -> Keys:
+    return Keys(settings.prefix)
+
+
+async def ids_of(index: ConnectionIndex, user_id: str) -> set[str]:
+    return {facts.connection_id for facts in await index.connections_of(user_id)}
+
+
+async def fields_of(redis: RedisClient, keys: Keys, user_id: str) -> set[str]:
+    return texts(await redis.hkeys(keys.connections(user_id)))
+
+
+def texts(values: Iterable[Any]) -> set[str]:
+    return {value.decode() for value in values}
+
+
+def repairs(instance: ClusterMember, repair: str) -> float:
+    labels = {"repair": repair}
+    return instance.metrics.registry.get_sample_value("bff_index_repairs_total", labels) or 0.0
+
+
+async def test_a_connection_without_an_entry_gets_it_back(
+    start: StartInstance, redis: RedisClient, keys: Keys
+) -> None:
+    a, b = await start(), await start()
+    first, second = await a.join("alice"), await a.join("alice")
+    other = await b.join("alice")
+    await redis.hdel(keys.connections("alice"), first.id, other.id)
+    await redis.delete(keys.users_of(a.index.lease.member))
+    await a.index.reconciler.compare(["alice"])
+    assert await ids_of(b.index, "alice") == {first.id, second.id}
+    assert await redis.smembers(keys.users_of(a.index.lease.member)) == {b"alice"}
+    await b.index.reconciler.compare(["alice"])
+    assert await ids_of(a.index, "alice") == {first.id, second.id, other.id}
+    assert repairs(a, "restored") == repairs(b, "restored") == 1
+
+
+async def test_an_entry_without_a_connection_is_removed(
+    start: StartInstance, redis: RedisClient, keys: Keys
+) -> None:
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    foreign = await b.join("alice")
+    for member in (a.index.lease.member, f"{a.id}#0"):
+        entry = member.encode() + b" " + FACTS
+        await redis.hset(keys.connections("alice"), new_connection_id(a.id), entry)
+    await a.index.reconciler.compare(["alice"])
+    assert await fields_of(redis, keys, "alice") == {alice.id, foreign.id}
+    assert repairs(a, "removed") == 2
+
+
+async def test_the_comparison_runs_within_a_lease(
+    redis: RedisClient, keys: Keys, settings: Settings
+) -> None:
+    brief = {"lease_seconds": 0.2, "lease_renewal_seconds": 0.1}
+    instance = ClusterMember(redis, settings.model_copy(update=brief))
+    async with running(instance):
+        task = asyncio.create_task(instance.index.run())
+        try:
+            alice = await instance.join("alice")
+            await redis.delete(keys.connections("alice"))
+
+            async def is_back() -> bool:
+                return await fields_of(redis, keys, "alice") == {alice.id}
+
+            await until(is_back)
+        finally:
+            task.cancel()
+
+
+async def test_a_late_write_of_a_user_who_has_left_is_removed(
+    redis: RedisClient, keys: Keys, settings: Settings
+) -> None:
+    """A command that timed out may be executed later than the removal that followed it."""
+    brief = {"lease_seconds": 0.2, "lease_renewal_seconds": 0.1}
+    instance = ClusterMember(redis, settings.model_copy(update=brief))
+    async with running(instance):
+        alice = await instance.join("alice")
+        await instance.leave(alice)
+        await redis.hset(keys.connections("alice"), alice.id, instance.index._entry(alice))
+        task = asyncio.create_task(instance.index.run())
+        try:
+
+            async def is_gone() -> bool:
+                return not await fields_of(redis, keys, "alice")
+
+            await until(is_gone)
+        finally:
+            task.cancel()
+
+
+@pytest.mark.parametrize("use", ["message", "presence"])
+async def test_a_stale_entry_of_a_user_without_connections_is_found_when_it_is_used(
+    start: StartInstance, redis: RedisClient, keys: Keys, use: str
+) -> None:
+    a, b = await start(), await start()
+    entry = a.index.lease.member.encode() + b" " + FACTS
+    await redis.hset(keys.connections("ghost"), new_connection_id(a.id), entry)
+    if use == "message":
+        await b.messenger.to_user("ghost", "news", 1)
+    else:
+        assert await ids_of(a.index, "ghost") == set()
+    await until(lambda: "ghost" in a.context.doubtful_users)
+    await a.index.reconciler.compare(["ghost"])
+    assert not await fields_of(redis, keys, "ghost")
+
+
+async def test_entries_that_no_lease_covers_are_removed_when_they_are_read(
+    start: StartInstance, redis: RedisClient, keys: Keys
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    await redis.hset(keys.connections("alice"), "unknown.1", b"unknown#1 " + FACTS)
+    assert await ids_of(a.index, "alice") == {alice.id}
+    assert await fields_of(redis, keys, "alice") == {alice.id}
+
+
+async def test_a_connection_that_is_being_admitted_is_neither_written_nor_removed(
+    start: StartInstance, redis: RedisClient, keys: Keys
+) -> None:
+    """Its entry counts towards the limit, so only `register` may add it."""
+    a = await start()
+    transport = RecordingTransport()
+    opening = Connection(new_connection_id(a.id), "alice", transport, max_queue_bytes=1 << 20)
+    a.registry.register(opening)
+    await a.index.reconciler.compare(["alice"])
+    assert not await fields_of(redis, keys, "alice")
+    await a.subscriptions.join(opening, {})
+    await a.index.reconciler.compare(["alice"])
+    assert await fields_of(redis, keys, "alice") == {opening.id}
+    assert repairs(a, "restored") == repairs(a, "removed") == 0
+
+
+async def test_entries_without_a_connection_do_not_count_towards_the_limit(
+    start: StartInstance, redis: RedisClient, keys: Keys
+) -> None:
+    a = await start(max_connections_per_user=1)
+    entry = a.index.lease.member.encode() + b" " + FACTS
+    await redis.hset(keys.connections("alice"), new_connection_id(a.id), entry)
+    alice = await a.join("alice")
+    assert await fields_of(redis, keys, "alice") == {alice.id}
+
+
+async def test_users_whose_comparison_failed_are_compared_again(
+    redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    brief = {"lease_seconds": 0.1, "lease_renewal_seconds": 0.05}
+    instance = ClusterMember(redis, settings.model_copy(update=brief))
+    compared: list[str] = []
+
+    async def compare(users: Iterable[str]) -> None:
+        compared.extend(users)
+        if len(compared) < 3:
+            raise ConnectionError
+
+    monkeypatch.setattr(instance.index.reconciler, "compare", compare)
+    instance.context.doubtful_users.add("alice")
+    task = asyncio.create_task(instance.index.reconciler.run())
+    try:
+        await until(lambda: compared == ["alice"] * 3)
+        await until(lambda: not instance.context.doubtful_users)
+    finally:
+        task.cancel()
+
+
+async def test_revocations_reach_connections_that_the_index_does_not_name(
+    start: StartInstance, redis: RedisClient, keys: Keys
+) -> None:
+    a, b = await start(), await start()
+    transports = [RecordingTransport() for _ in range(3)]
+    first = await a.join("alice", transport=transports[0])
+    await b.join("alice", transport=transports[1])
+    bob = await b.join("bob", transport=transports[2])
+    await b.subscriptions.subscribe(bob, {"prices": None})
+    await redis.hdel(keys.connections("alice"), first.id)
+    await redis.delete(keys.connections("bob"))
+    assert await a.messenger.close_user("alice") == 1
+    await until(lambda: all(transport.closed for transport in transports[:2]))
+    assert await a.messenger.unsubscribe("bob", "prices") == 0
+    await until(lambda: "prices" not in bob.topics)
+    assert not transports[2].closed
+
+
+USERS = ("alice", "bob", "carol")
+DAMAGES = ("delete", "lose", "stale", "mark", "set", "foreign")
+
+
+@tries(derandomize=True, deadline=None, max_examples=40)
+@given(
+    joined=st.lists(st.sampled_from(USERS), max_size=5),
+    damages=st.lists(
+        st.tuples(st.sampled_from(USERS), st.sampled_from(DAMAGES), st.integers(0, 4)),
+        max_size=8,
+    ),
+)
+def test_whatever_happened_to_the_entries_they_are_as_the_connections(
+    joined: list[str], damages: list[tuple[str, str, int]]
+) -> None:
+    asyncio.run(damage_and_compare(joined, damages))
+
+
+async def damage_and_compare(joined: list[str], damages: list[tuple[str, str, int]]) -> None:
+    settings = Settings(
+        _env_file=None, environment="test", redis_url="memory://", jwt_secret=SECRET
+    )
+    redis, keys = create_client(settings.redis_url), Keys(settings.prefix)
+    instance = ClusterMember(redis, settings)
+    await instance.index.renew()
+    foreign: set[tuple[str, str]] = set()
+    connections = [await instance.join(user_id) for user_id in joined]
+    for user_id, damage, number in damages:
+        key, connection_id = keys.connections(user_id), f"{instance.id}.stale{number}"
+        own = [connection.id for connection in connections if connection.user_id == user_id]
+        chosen = own[number % len(own)] if own else connection_id
+        if damage == "delete":
+            await redis.delete(key)
+            foreign = {one for one in foreign if one[0] != user_id}
+        elif damage == "lose":
+            await redis.hdel(key, chosen)
+        elif damage == "stale":
+            await redis.hset(key, connection_id, f"{instance.index.lease.member} {{}}")
+        elif damage == "mark":
+            await redis.hset(key, chosen, f"{instance.id}#0 {{}}")
+        elif damage == "set":
+            await redis.delete(keys.users_of(instance.index.lease.member))
+        else:
+            await redis.hset(key, f"{instance.id}x.{number}", f"{instance.id}x#1 {{}}")
+            foreign.add((user_id, f"{instance.id}x.{number}"))
+    await instance.index.reconciler.compare(USERS)
+    for user_id in USERS:
+        entries = await instance.pipeline.read_hash(keys.connections(user_id))
+        mine = {one.id for one in connections if one.user_id == user_id}
+        others = {one for user, one in foreign if user == user_id}
+        assert texts(entries) == mine | others
+        for connection_id in mine:
+            mark = instance.index.lease.member.encode() + b" "
+            assert entries[connection_id.encode()].startswith(mark)
+    members = await redis.smembers(keys.users_of(instance.index.lease.member))
+    assert texts(members) >= set(joined)
+    await instance.pipeline.close()
+    await redis.aclose()

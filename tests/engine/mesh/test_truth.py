@@ -1,0 +1,197 @@
+"""What a caller is told is what is known: an answer, not sent, or unknown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from bff.errors import Code, Outcome, Problem
+from bff.mesh import nuropb
+from bff.mesh.client import MeshClient
+from bff.mesh.events import EventHandler
+from bff.mesh.messages import Delivery, Message
+from bff.mesh.service import Service
+from bff.mesh.transport import ConnectionLost, MeshStatus, Receiver, Refused, Unroutable
+from bff.settings import Settings
+from bff.telemetry.metrics import Metrics
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+ANSWER = b'{"result": 7}'
+
+
+@pytest.fixture
+def amqp_url() -> str:
+    return "memory://"
+
+
+class ManualTransport:
+    """A transport whose confirms and replies come from the test."""
+
+    status = MeshStatus(True, "")
+    consumers_down: Mapping[str, str] = {}
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    async def start(
+        self,
+        receiver: Receiver,
+        event_handlers: Sequence[EventHandler],
+        services: Sequence[Service],
+    ) -> None:
+        self.receiver = receiver
+
+    async def stop(self) -> None: ...
+
+    async def check_queues(
+        self, event_handlers: Sequence[EventHandler], services: Sequence[Service]
+    ) -> Mapping[str, str]:
+        return {}
+
+    async def publish(self, message: Message) -> None:
+        message.confirm = asyncio.get_running_loop().create_future()
+        message.sent = True
+        self.messages.append(message)
+        await message.confirm
+
+    def confirm(self, error: Exception | None = None) -> None:
+        confirm = self.messages[-1].confirm
+        assert confirm is not None
+        if error is None:
+            confirm.set_result(None)
+        else:
+            confirm.set_exception(error)
+
+    def reply(self) -> None:
+        self.receiver.on_reply(self.messages[-1].correlation_id, ANSWER)
+
+
+@pytest.fixture
+def transport() -> ManualTransport:
+    return ManualTransport()
+
+
+@pytest.fixture
+async def mesh(
+    settings: Settings, metrics: Metrics, transport: ManualTransport
+) -> AsyncIterator[MeshClient]:
+    mesh = MeshClient(settings, metrics, transport)
+    await mesh.start()
+    yield mesh
+    await mesh.stop()
+
+
+async def _request(mesh: MeshClient, **more: Any) -> asyncio.Task[Any]:
+    call = asyncio.create_task(mesh.request("s", "m", {}, timeout=20, **more))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    return call
+
+
+async def test_a_reply_is_the_answer_although_its_confirm_never_comes(
+    mesh: MeshClient, transport: ManualTransport
+) -> None:
+    call = await _request(mesh)
+    transport.reply()
+    async with asyncio.timeout(5):
+        assert await call == 7
+
+
+@pytest.mark.parametrize("error", [Refused(), ConnectionLost()], ids=repr)
+async def test_a_reply_is_the_answer_whatever_becomes_of_its_confirm(
+    mesh: MeshClient, transport: ManualTransport, error: Exception
+) -> None:
+    call = await _request(mesh)
+    transport.confirm(error)
+    transport.reply()
+    assert await call == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "outcome"),
+    [
+        (Refused(), Code.SERVICE_UNAVAILABLE, Outcome.UNKNOWN),
+        (ConnectionLost(), Code.MESH_UNAVAILABLE, Outcome.UNKNOWN),
+        (Unroutable(), Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT),
+    ],
+    ids=["nack", "connection lost", "return"],
+)
+@pytest.mark.parametrize("kind", ["request", "command", "event"])
+async def test_only_a_return_proves_that_nothing_was_sent(
+    mesh: MeshClient,
+    transport: ManualTransport,
+    kind: str,
+    error: Exception,
+    code: Code,
+    outcome: Outcome,
+) -> None:
+    calls: dict[str, Callable[[], Any]] = {
+        "request": lambda: mesh.request("s", "m", {}),
+        "command": lambda: mesh.command("s", "m", {}),
+        "event": lambda: mesh.publish("a", 1),
+    }
+    call = asyncio.create_task(calls[kind]())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    transport.confirm(error)
+    with pytest.raises(Problem) as caught:
+        await call
+    assert (caught.value.code, caught.value.outcome) == (code, outcome)
+    assert caught.value.retryable is (outcome is Outcome.NOT_SENT)
+
+
+@pytest.mark.parametrize("replies_first", [True, False])
+async def test_a_reply_in_the_turn_of_the_cancellation_is_kept(
+    mesh: MeshClient, transport: ManualTransport, replies_first: bool
+) -> None:
+    kept: list[Any] = []
+    call = await _request(mesh, late=lambda result, problem: kept.append((result, problem)))
+    transport.confirm()
+    await asyncio.sleep(0)
+    steps: list[Callable[[], object]] = [call.cancel, transport.reply]
+    for step in reversed(steps) if replies_first else steps:
+        step()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert kept == [(7, None)]
+
+
+async def test_a_lost_reply_queue_in_the_turn_of_the_cancellation_is_reported(
+    mesh: MeshClient, transport: ManualTransport
+) -> None:
+    kept: list[Any] = []
+    call = await _request(mesh, late=lambda result, problem: kept.append(problem.outcome))
+    transport.confirm()
+    await asyncio.sleep(0)
+    call.cancel()
+    transport.receiver.on_replies_lost()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert kept == [Outcome.UNKNOWN]
+
+
+@given(
+    correlation_ids=st.lists(st.text(max_size=8), min_size=2, max_size=2),
+    params=st.lists(st.integers(0, 3), min_size=2, max_size=2),
+)
+@settings(derandomize=True, deadline=None, max_examples=100)
+def test_two_calls_have_two_ids_and_a_redelivery_has_one(
+    correlation_ids: list[str], params: list[int]
+) -> None:
+    deliveries = [
+        Delivery(
+            "s",
+            json.dumps({"method": "m", "params": {"n": n}}).encode(),
+            correlation_id,
+            kind="request",
+            reply_to="r",
+        )
+        for correlation_id, n in zip(correlation_ids, params, strict=True)
+    ]
+    first, second = (nuropb.decode_request(one.body, one).id for one in deliveries)
+    same = deliveries[0] == deliveries[1] and bool(correlation_ids[0])
+    assert (first == second) is same

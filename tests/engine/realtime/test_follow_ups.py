@@ -1,0 +1,136 @@
+"""Cancellations are reported and late replies stored, however many there are at once."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from bff.connections.messages import Event
+from bff.errors import Code, Problem
+from bff.realtime import follow_ups
+from bff.realtime.follow_ups import MAX_NOTIFICATIONS, FollowUps, LateReply
+from bff.realtime.injection import HandlerDependencies
+from bff.settings import Settings
+
+AT_ONCE = 2_400
+
+
+class FakeMesh:
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.away = False
+        self.running = self.most = 0
+
+    async def command(self, service: str, method: str, params: dict[str, Any], **_: Any) -> None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        await asyncio.sleep(0)
+        self.running -= 1
+        if self.away:
+            raise Problem(Code.SERVICE_UNAVAILABLE)
+        self.sent.append(params["trace_id"])
+
+
+class FakeMessenger:
+    def __init__(self) -> None:
+        self.stored: list[dict[str, Any]] = []
+
+    def with_key_life(self, seconds: int) -> FakeMessenger:
+        return self
+
+    async def to_user(self, user_id: str, topic: str, event: Any, **_: Any) -> None:
+        Event(topic, event).head(user_id)
+        self.stored.append(event)
+
+
+@pytest.fixture
+def mesh() -> FakeMesh:
+    return FakeMesh()
+
+
+@pytest.fixture
+def messenger() -> FakeMessenger:
+    return FakeMessenger()
+
+
+@pytest.fixture
+def work(mesh: FakeMesh, messenger: FakeMessenger, settings: Settings) -> FollowUps:
+    parts = SimpleNamespace(mesh=mesh, messenger=messenger, settings=settings)
+    return FollowUps(cast(HandlerDependencies, parts))
+
+
+async def test_every_cancellation_is_reported(work: FollowUps, mesh: FakeMesh) -> None:
+    for number in range(AT_ONCE):
+        work.cancelled("shop", "cancel", "alice", f"{number}")
+    await work.stop()
+    assert sorted(mesh.sent, key=int) == [str(number) for number in range(AT_ONCE)]
+    assert mesh.most <= MAX_NOTIFICATIONS
+
+
+@pytest.mark.parametrize("cause", ["the service is away", "no time is left"])
+async def test_cancellations_that_are_not_reported_are_counted_in_one_line(
+    work: FollowUps,
+    mesh: FakeMesh,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    cause: str,
+) -> None:
+    mesh.away = cause == "the service is away"
+    if not mesh.away:
+        monkeypatch.setattr(follow_ups, "_NOTIFY_SECONDS", 0)
+    for number in range(AT_ONCE):
+        work.cancelled("shop", "cancel", "alice", f"{number}")
+    await work.stop()
+    assert mesh.sent == []
+    lines = [record for record in caplog.records if record.levelno >= logging.INFO]
+    assert {record.message for record in lines} == {"could not notify services of cancelled calls"}
+    assert sum(vars(record)["count"] for record in lines) == AT_ONCE
+    assert len(lines) <= 3, "one for each second"
+
+
+async def test_late_replies_beyond_the_limit_are_counted_in_one_line(
+    mesh: FakeMesh,
+    messenger: FakeMessenger,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limited = settings.model_copy(update={"max_pending_requests": 10})
+    parts = SimpleNamespace(mesh=mesh, messenger=messenger, settings=limited)
+    work = FollowUps(cast(HandlerDependencies, parts))
+    for number in range(25):
+        LateReply(work, "alice", f"{number}", "t")(number, None)
+    await work.stop()
+    assert len(messenger.stored) == 10
+    (line,) = caplog.records
+    assert (vars(line)["count"], vars(line)["limit"]) == (15, 10)
+
+
+@pytest.mark.parametrize("depth", [1, 200, *range(245, 256), 1000])
+async def test_a_kept_result_that_is_nested_too_deeply_is_reported(
+    work: FollowUps, messenger: FakeMessenger, depth: int
+) -> None:
+    result: Any = 1
+    for _ in range(depth):
+        result = [result]
+    LateReply(work, "alice", "b-1", "t-1")(result, None)
+    await work.stop()
+    (event,) = messenger.stored
+    assert event["trace_id"] == "b-1"
+    if event["error"] is None:
+        assert event["result"] == result
+    else:
+        assert (event["error"]["code"], event["error"]["outcome"]) == ("service_error", "done")
+    assert (event["error"] is None) is (depth <= 251)
+
+
+async def test_a_reply_in_the_turn_of_a_cancellation_by_the_browser_is_discarded(
+    work: FollowUps, messenger: FakeMessenger
+) -> None:
+    late = LateReply(work, "alice", "b-1", "t-1")
+    late(1, None)
+    late.discard = True
+    await work.stop()
+    assert messenger.stored == []

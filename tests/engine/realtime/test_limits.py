@@ -1,0 +1,203 @@
+"""Token buckets, and the allowance that a user has over all connections and HTTP."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from bff.connections.close_codes import CloseCode
+from bff.realtime import connection_handler, limits
+from bff.realtime.handshake_limit import HandshakeLimit, _network
+from bff.realtime.limits import TokenBucket, TokenBuckets
+from bff.settings import Settings
+from bff.testing import Browser, RunningBff
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+PING = {"type": "ping", "payload": {"trace_id": "p"}}
+
+
+class Clock:
+    """Replaces the module `time` of the modules under test."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = float(int(time.monotonic()))
+        for module in (limits, connection_handler):
+            fake = SimpleNamespace(monotonic=lambda: self.now, time=time.time)
+            monkeypatch.setattr(module, "time", fake)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def test_a_bucket_reports_when_the_next_token_comes(clock: Clock) -> None:
+    bucket = TokenBucket(per_second=2, burst=3)
+    assert [bucket.take() for _ in range(4)] == [0, 0, 0, 0.5]
+    clock.now += 0.25
+    assert bucket.take() == 0.25
+    clock.now += 0.25
+    assert bucket.take() == 0
+    clock.now += 1000
+    assert [bucket.take() for _ in range(4)] == [0, 0, 0, 0.5]
+
+
+_STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["hold", "release", "take", "wait"]), st.integers(min_value=0, max_value=20)
+    ),
+    max_size=200,
+)
+
+
+@hypothesis_settings(derandomize=True, deadline=None, max_examples=150)
+@given(_STEPS)
+def test_in_any_order_the_table_is_bounded_and_no_user_gets_more(
+    steps: list[tuple[str, int]],
+) -> None:
+    """With as many keys as the table keeps, nobody gains by being forgotten."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        clock = Clock(monkeypatch)
+        start = clock.now
+        buckets = TokenBuckets(per_second=1, burst=3, max_keys=25)
+        held: dict[str, list[TokenBucket]] = {}
+        taken: dict[str, int] = {}
+        for step, number in steps:
+            key = str(number)
+            if step == "wait":
+                clock.now += number / 10
+            elif step == "hold":
+                held.setdefault(key, []).append(buckets.hold(key))
+                assert len(set(map(id, held[key]))) == 1
+            elif step == "release" and held.get(key):
+                held[key].pop()
+                buckets.release(key)
+            elif step == "take":
+                took = held[key][0].take() if held.get(key) else buckets.take(key)
+                taken[key] = taken.get(key, 0) + (took == 0)
+                assert taken[key] <= 3 + clock.now - start + 1e-6
+        assert len(buckets._others) <= 25
+        assert len(buckets._held) == sum(bool(one) for one in held.values())
+
+
+def test_idle_users_are_forgotten_and_a_flood_of_users_is_bounded(clock: Clock) -> None:
+    buckets = TokenBuckets(per_second=1, burst=2, max_keys=100)
+    for number in range(1000):
+        buckets.take(f"{number}")
+    assert len(buckets) == 100
+    clock.now += 1
+    for _ in range(60):
+        buckets.take("the same user")
+        buckets.take(f"other {_}")
+    assert len(buckets) < 70
+
+
+@pytest.mark.parametrize(
+    ("address", "neighbour"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:2"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::2%eth0"),
+    ],
+)
+def test_addresses_of_one_client(address: str, neighbour: str) -> None:
+    assert _network(address) == _network(neighbour)
+
+
+@hypothesis_settings(derandomize=True, deadline=None, max_examples=100)
+@given(st.text(max_size=50))
+def test_any_text_may_be_an_address(settings_text: str) -> None:
+    assert isinstance(_network(settings_text), str)
+
+
+def test_zero_switches_the_limits_of_handshakes_off(settings: Settings) -> None:
+    off = {"max_handshakes_per_second": 0, "max_handshakes_per_second_per_address": 0}
+    limit = HandshakeLimit(settings.model_copy(update=off))
+    for _ in range(100_000):
+        limit.check("192.0.2.1")
+
+
+class TestOneAllowance:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_message_burst": 6, "max_messages_per_minute": 1})
+
+    async def test_is_shared_by_all_sockets_and_http(self, bff: RunningBff) -> None:
+        async with bff.browser() as one, bff.browser() as two, bff.http() as http:
+            for browser in (one, two):
+                await browser.ask(PING)
+                await browser.ask(PING)
+            assert (await http.post("/rpc/echo/say")).status_code == 200
+            assert (await http.post("/auth/ticket")).status_code == 200
+            for browser in (one, two):
+                error = (await browser.request("echo", "say"))["error"]
+                assert (error["code"], error["outcome"]) == ("rate_limited", "not_sent")
+                assert 0 < error["retry_after_ms"] <= 60_000
+            for path in ("/rpc/echo/say", "/auth/ticket"):
+                is_refused(await http.post(path))
+        metrics = bff.engine.metrics.registry
+        assert metrics.get_sample_value("bff_http_rate_limited_total") == 2
+        async with bff.browser("bob") as bob:
+            assert (await bob.request("echo", "say"))["error"] is None
+
+    async def test_a_new_connection_does_not_renew_it(self, bff: RunningBff) -> None:
+        for _ in range(3):
+            async with bff.browser() as browser:
+                await browser.ask(PING)
+                await browser.ask(PING)
+        async with bff.browser() as browser:
+            assert (await browser.request("echo", "say"))["error"]["code"] == "rate_limited"
+
+    async def test_administrators_have_one_too(self, bff: RunningBff) -> None:
+        broadcast = {"audience": "all", "topic": "notice", "event": {}}
+        async with bff.http("carol", ["admin"]) as http:
+            answers = [await http.post("/admin/broadcasts", json=broadcast) for _ in range(7)]
+        assert [one.status_code for one in answers] == [201] * 6 + [429]
+        is_refused(answers[-1])
+
+
+def is_refused(response: httpx.Response) -> None:
+    assert response.status_code == 429
+    assert response.json()["code"] == "rate_limited"
+    assert 0 < response.json()["retry_after_ms"] <= 60_000
+    assert 1 <= int(response.headers["retry-after"]) <= 60
+
+
+class TestAClientThatContinues:
+    """10 frames a second are allowed: tokens come back all the time."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_message_burst": 10, "max_messages_per_minute": 600})
+
+    async def test_is_closed(
+        self, bff: RunningBff, clock: Clock, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        async with bff.browser() as browser:
+            closed_after = await self.send(bff, browser, clock, frames_per_second=160)
+            assert await browser.closed() == CloseCode.TOO_MANY_REQUESTS
+        assert 200 < closed_after < 240
+        lines = [one for one in caplog.records if "too many frames" in one.message]
+        assert [one.__dict__["user"] for one in lines] == ["alice"]
+
+    async def test_a_little_more_than_allowed_is_not_closed(
+        self, bff: RunningBff, clock: Clock
+    ) -> None:
+        async with bff.browser() as browser:
+            assert not await self.send(bff, browser, clock, frames_per_second=12)
+
+    async def send(
+        self, bff: RunningBff, browser: Browser, clock: Clock, frames_per_second: int
+    ) -> int:
+        """The number of the frame that closed the connection, or 0 if it is still open."""
+        (handler,) = bff.engine.handlers
+        for number in range(1, 2000):
+            clock.now += 1 / frames_per_second
+            handler.receive('{"type":"ping"}')
+            if handler.connection.closing is not None:
+                return number
+        return 0

@@ -1,0 +1,94 @@
+"""A right that the engine's user of Redis lacks is found, and named in the server's own words."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import bff
+import pytest
+from bff.redis.client import create_client
+from bff.redis.rights import COMMANDS, missing_right
+from redis.asyncio import Redis
+
+from tests import servers
+
+PREFIX = "shop:v1"
+ENGINE = Path(bff.__file__).parent
+COMMANDS_BELOW = {"EVAL", "EVALSHA", "TIME", "INFO", "PUBLISH", *(name for name, *_ in COMMANDS)}
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Redis with one user for tests and one for the engine."""
+    file = tmp_path_factory.mktemp("redis") / "users.acl"
+    file.write_text(
+        "user default on nopass ~* &* +@all\n"
+        f"user shop on nopass ~{PREFIX}:* resetchannels &{PREFIX}:* -@all +@all\n"
+    )
+    server = servers.redis_with_users(file)
+    yield f"redis://{{}}127.0.0.1:{server.port}/0"
+    server.remove()
+
+
+@pytest.fixture
+async def admin(url: str) -> AsyncIterator[Any]:
+    redis: Any = Redis.from_url(url.format(""))
+    async with redis:
+        yield redis
+        await redis.execute_command(
+            "ACL", "SETUSER", "shop", "resetkeys", f"~{PREFIX}:*", f"&{PREFIX}:*", "+@all"
+        )
+
+
+@pytest.fixture
+async def redis(url: str) -> AsyncIterator[Redis]:
+    redis = create_client(url.format("shop:any@"))
+    assert isinstance(redis, Redis)
+    yield redis
+    await redis.aclose()
+
+
+async def test_with_all_rights_nothing_is_missing_and_nothing_remains(
+    redis: Redis, admin: Any
+) -> None:
+    assert await missing_right(redis, PREFIX) == ""
+    assert await admin.dbsize() == 0
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS_BELOW))
+async def test_a_missing_command_is_named(redis: Redis, admin: Any, command: str) -> None:
+    await admin.execute_command("ACL", "SETUSER", "shop", f"-{command.lower()}")
+    reason = await missing_right(redis, PREFIX)
+    assert "NOPERM" in reason or "no permissions" in reason
+    assert f"'{command.lower()}" in reason
+
+
+@pytest.mark.parametrize("rule", ["resetkeys", "resetchannels"])
+async def test_missing_keys_and_channels_are_found(redis: Redis, admin: Any, rule: str) -> None:
+    await admin.execute_command("ACL", "SETUSER", "shop", rule)
+    assert "no permissions to access" in (await missing_right(redis, PREFIX)).lower()
+
+
+async def test_a_server_that_refuses_to_write_is_found(redis: Redis, admin: Any) -> None:
+    await admin.config_set("maxmemory", "1")
+    try:
+        assert "maxmemory" in await missing_right(redis, PREFIX)
+    finally:
+        await admin.config_set("maxmemory", "0")
+
+
+async def test_the_embedded_redis_refuses_nothing() -> None:
+    assert await missing_right(create_client("memory://"), PREFIX) == ""
+
+
+def test_every_command_of_the_engine_is_tried() -> None:
+    """Scripts name their commands in `redis.call`, Python in `submit`."""
+    used = set()
+    for path in (*ENGINE.rglob("*.lua"), *ENGINE.rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        used |= set(re.findall(r"""(?:redis\.p?call|submit)\(\s*['"]([A-Z]+)""", text))
+    assert used
+    assert used - COMMANDS_BELOW == set()

@@ -1,0 +1,209 @@
+"""Settings that would fail later are refused at once: one sentence that names the setting, exit
+code 2, no traceback. What is unusual but valid is accepted."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bff.auth.origins import Origins
+from bff.cli import main
+from bff.db.database import make_engine
+from bff.redis.client import create_client
+from bff.setting_types import secret_fault
+from bff.settings import Settings
+from bff.settings_list import unknown_names
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from yarl import URL
+
+PROPERTY = hypothesis_settings(derandomize=True, deadline=None, max_examples=150)
+GOOD = {
+    "ENVIRONMENT": "production",
+    "JWT_SECRET": secrets.token_hex(32),
+    "JWT_ISSUER": "https://id.invalid",
+    "ALLOWED_ORIGINS": "https://app.invalid",
+}
+JWKS = {"JWT_SECRET": "", "JWT_ALGORITHMS": "RS256"}
+
+REFUSED: dict[str, dict[str, str]] = {
+    "JWKS_URL is no URL": JWKS | {"JWKS_URL": "not-a-url"},
+    "JWKS_URL without TLS": JWKS | {"JWKS_URL": "http://id.invalid/keys"},
+    "JWKS_URL to this machine in name only": JWKS | {"JWKS_URL": "http://127.0.0.1.invalid/keys"},
+    "JWKS_URL is a file": JWKS | {"JWKS_URL": "file:///etc/keys.json"},
+    "JWKS_URL without host": JWKS | {"JWKS_URL": "https:///keys"},
+    "JWKS_URL with a port out of range": JWKS | {"JWKS_URL": "https://id.invalid:65536/keys"},
+    "JWT_ISSUER missing": JWKS | {"JWKS_URL": "https://id.invalid/keys", "JWT_ISSUER": ""},
+    "JWT_AUDIENCE of the mesh": {"JWT_AUDIENCE": "mesh"},
+    "JWT_ALGORITHMS none": {"JWT_ALGORITHMS": "none"},
+    "JWT_ALGORITHMS invented": {"JWT_ALGORITHMS": "HS257"},
+    "JWT_SECRET asks to be changed": {"JWT_SECRET": "please-change-this-secret-in-production"},
+    "JWT_SECRET is an example": {"JWT_SECRET": "this-is-an-Example-of-a-long-key-1987"},
+    "JWT_SECRET is a password": {"JWT_SECRET": "my-super-long-PassWord-for-the-gateway"},
+    "JWT_SECRET counts": {"JWT_SECRET": "0123456789ABCDEF0123456789ABCDEF.-"},
+    "JWT_SECRET repeats itself": {"JWT_SECRET": "kX3fT8uW1zQ5" * 4},
+    "JWT_SECRET is short": {"JWT_SECRET": secrets.token_hex(8)},
+    "MESH_TOKEN_SECRET is a placeholder": {"MESH_TOKEN_SECRET": "change-me-" + "x9Kf3LqPw7" * 3},
+    "MESH_TOKEN_SECRET is that of users": {"MESH_TOKEN_SECRET": GOOD["JWT_SECRET"]},
+    "ALLOWED_ORIGINS with a wildcard": {"ALLOWED_ORIGINS": "https://*.example.com"},
+    "ALLOWED_ORIGINS all": {"ALLOWED_ORIGINS": "*"},
+    "ALLOWED_ORIGINS null": {"ALLOWED_ORIGINS": "null"},
+    "ALLOWED_ORIGINS with a path": {"ALLOWED_ORIGINS": "https://a.invalid/app"},
+    "ALLOWED_ORIGINS without scheme": {"ALLOWED_ORIGINS": "https://a.invalid,b.invalid"},
+    "ALLOWED_ORIGINS with a port out of range": {"ALLOWED_ORIGINS": "https://a.invalid:70000"},
+    "ALLOWED_ORIGINS with port 0": {"ALLOWED_ORIGINS": "https://a.invalid:0"},
+    "ALLOWED_ORIGINS not ASCII": {"ALLOWED_ORIGINS": "https://bücher.invalid"},
+    "REDIS_URL with a port out of range": {"REDIS_URL": "redis://h:99999/0"},
+    "REDIS_URL of a cluster likewise": {"REDIS_URL": "redis+cluster://a:1,b:99999"},
+    "REDIS_URL with a port that is no number": {"REDIS_URL": "redis://h:port/0"},
+    "REDIS_URL with a database that is no number": {"REDIS_URL": "redis://h/main"},
+    "REDIS_URL with an unknown option": {"REDIS_URL": "redis://h/0?tls=yes"},
+    "REDIS_URL with an option that does not fit": {"REDIS_URL": "redis://h/0?socket_timeout=long"},
+    "REDIS_URL that is almost memory": {"REDIS_URL": "memory://localhost"},
+    "AMQP_URL without host": {"AMQP_URL": "amqp://user:pw@/"},
+    "AMQP_URL with a port out of range": {"AMQP_URL": "amqp://h:99999/"},
+    "AMQP_URL with # in the password": {"AMQP_URL": "amqp://user:p#w@h/"},
+    "AMQP_URL with an open bracket": {"AMQP_URL": "amqp://[::1/"},
+    "AMQP_URL that is almost memory": {"AMQP_URL": "memory://mesh"},
+    "DATABASE_URL with a port that is no number": {"DATABASE_URL": "postgresql+asyncpg://h:x/d"},
+    "DATABASE_URL with a port out of range": {"DATABASE_URL": "postgresql+asyncpg://h:99999/d"},
+    "DATABASE_URL with libpq's name": {"DATABASE_URL": "postgresql+asyncpg://h/d?sslmode=require"},
+    "DATABASE_URL with two slashes": {"DATABASE_URL": "sqlite+aiosqlite://bff.sqlite3"},
+    "AUTH_COOKIE is no name": {"AUTH_COOKIE": "a b"},
+    "ROOT_PATH without slash": {"ROOT_PATH": "bff"},
+    "ROOT_PATH with a slash too many": {"ROOT_PATH": "/bff/"},
+}
+"""By the name of the setting that the sentence must name."""
+
+ACCEPTED: dict[str, dict[str, str]] = {
+    "an app of Capacitor": {"ALLOWED_ORIGINS": "capacitor://localhost"},
+    "an app of Ionic": {"ALLOWED_ORIGINS": "ionic://localhost"},
+    "an app of Tauri": {"ALLOWED_ORIGINS": "tauri://localhost"},
+    "an extension": {"ALLOWED_ORIGINS": f"chrome-extension://{'abcdefgh' * 4}"},
+    "an IPv6 origin": {"ALLOWED_ORIGINS": "http://[::1]:8000"},
+    "keys from a sidecar": JWKS | {"JWKS_URL": "http://127.0.0.1:8080/keys"},
+    "sentinels": {"REDIS_URL": "rediss+sentinel://u:p@a:1,b/m/0?sentinel_password=x"},
+    "a socket of PostgreSQL": {"DATABASE_URL": "postgresql+asyncpg://u:p@/d?host=/run/pg"},
+    "TLS to PostgreSQL": {"DATABASE_URL": "postgresql+asyncpg://u:p@h/d?ssl=require"},
+    "a vhost": {"AMQP_URL": "amqps://u:p%2F@h:5671/%2Fshop?cafile=/ca.pem"},
+    "two secrets": {"MESH_TOKEN_SECRET": secrets.token_urlsafe(48)},
+    "a path": {"ROOT_PATH": "/apps/bff"},
+}
+
+
+@pytest.fixture
+def bff(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
+    """Runs a command in an empty folder, with good settings for production and these changes."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*command: str, **changes: str) -> Result:
+        for name, value in (GOOD | changes).items():
+            monkeypatch.setenv(name, value)
+        return CliRunner().invoke(main, command)
+
+    return run
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_wrong_setting_is_one_sentence(bff: Callable[..., Result], what: str) -> None:
+    refused = bff("settings", **REFUSED[what])
+    assert refused.exit_code == 2
+    assert isinstance(refused.exception, SystemExit)
+    sentence, advice = refused.output.splitlines()
+    assert what.partition(" ")[0] in sentence
+    assert advice.startswith("Set them in the environment")
+    for secret in ("JWT_SECRET", "MESH_TOKEN_SECRET"):
+        assert REFUSED[what].get(secret) in ("", None) or REFUSED[what][secret] not in sentence
+
+
+@pytest.mark.parametrize("what", ACCEPTED)
+def test_an_unusual_setting_is_accepted(bff: Callable[..., Result], what: str) -> None:
+    accepted = bff("settings", **ACCEPTED[what])
+    assert accepted.exit_code == 0, accepted.output
+
+
+def make(**changes: Any) -> Settings | None:
+    """Settings with these values, or None if they are refused."""
+    try:
+        return Settings(_env_file=None, jwt_secret="s", environment="test", **changes)
+    except ValidationError:
+        return None
+
+
+AUTHORITY = st.text("ab.:@[]/?#%*, 019-_é", max_size=24)
+TAIL = st.text("ab/0?=&#%:@ ", max_size=8)
+
+
+@PROPERTY
+@given(st.sampled_from(["redis", "rediss", "redis+sentinel", "redis+cluster"]), AUTHORITY, TAIL)
+def test_what_is_accepted_as_redis_makes_a_client(kind: str, authority: str, tail: str) -> None:
+    if accepted := make(redis_url=f"{kind}://{authority}{tail}"):
+        create_client(accepted.redis_url)
+
+
+@PROPERTY
+@given(AUTHORITY, TAIL)
+def test_what_is_accepted_as_mesh_or_database_can_be_used(authority: str, tail: str) -> None:
+    if accepted := make(amqp_url=f"amqp://{authority}{tail}"):
+        assert URL(accepted.amqp_url).host
+    if accepted := make(database_url=f"postgresql+asyncpg://{authority}{tail}"):
+        make_engine(accepted.database_url)
+
+
+@PROPERTY
+@given(st.sampled_from(["https", "http", "capacitor", "file", "HTTPS"]), AUTHORITY, TAIL)
+def test_what_is_accepted_as_origin_is_one(scheme: str, authority: str, tail: str) -> None:
+    if accepted := make(allowed_origins=(f"{scheme}://{authority}{tail}",)):
+        (allowed,) = Origins(accepted.allowed_origins).allowed
+        assert allowed == allowed.lower()
+        assert not set(allowed) & set("*@?#, %")
+        assert allowed.count("/") == 2
+
+
+def test_random_secrets_are_accepted() -> None:
+    for _ in range(1_000):
+        assert secret_fault(secrets.token_hex(32)) is None
+        assert secret_fault(secrets.token_urlsafe(32)) is None
+
+
+def test_in_production_services_get_no_token_that_users_secret_signs(
+    bff: Callable[..., Result],
+) -> None:
+    secret = secrets.token_hex(32)
+    alone = Settings(_env_file=None, jwt_secret=GOOD["JWT_SECRET"])
+    both = Settings(_env_file=None, jwt_secret=GOOD["JWT_SECRET"], mesh_token_secret=secret)
+    assert (alone.mesh_secret, both.mesh_secret) == (None, secret)
+
+
+def test_misspelt_names_are_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("JWT_ISSUERS", "https://id.invalid")
+    monkeypatch.setenv("EDITOR", "vi")
+    (tmp_path / ".env.example").write_text("LOG_LEVEL=INFO\nPUBLIC_PORT=8080\n# UI_PORT=15672\n")
+    (tmp_path / ".env").write_text(
+        "ALLOWED_ORIGIN=https://a.invalid\nJWT_SECRET=x\nPUBLIC_PORT=1\nui_port=2\nBILLING=3\n"
+    )
+    assert list(unknown_names(Settings, tmp_path)) == [
+        "ALLOWED_ORIGIN in .env is not a setting, do you mean ALLOWED_ORIGINS?",
+        "BILLING in .env is not a setting; it is ignored",
+        "JWT_ISSUERS in the environment is not a setting, do you mean JWT_ISSUER?",
+    ]
+
+
+@pytest.mark.parametrize("host", ["::", "::1"])
+def test_ipv6_addresses_can_be_bound(
+    bff: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, host: str
+) -> None:
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6")
+    served: list[str] = []
+    monkeypatch.setattr("bff.cli.run", lambda _, host, port, **__: served.append(host))
+    done = bff("serve", "--host", host, "--port", "0")
+    assert done.exit_code == 0, done.output
+    assert served == [host]

@@ -1,0 +1,115 @@
+"""Compares the index with the connections of this instance, and repairs what differs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final
+
+from bff.cluster.context import ClusterContext
+from bff.cluster.lease import Lease
+from bff.cluster.presence_queue import PresenceQueue
+from bff.cluster.scripts import load
+from bff.connections.connection import Connection
+from bff.redis.client import UNAVAILABLE
+
+logger = logging.getLogger(__name__)
+
+_BATCH: Final = 500
+"""Users that are compared in one round trip."""
+
+
+class Reconciler:
+    """Compares both ways: an entry without a connection is removed, and a connection without an
+    entry is written again.
+
+    In every `LEASE_SECONDS` it compares the users with a connection here, and those in
+    `ClusterContext.doubtful_users`: their entries may be wrong although they have none. A batch of
+    users costs one `SADD` and a script for each user, in one round trip. When nothing differs, each
+    reply is empty.
+    """
+
+    def __init__(
+        self,
+        context: ClusterContext,
+        lease: Lease,
+        presence: PresenceQueue,
+        restore: Callable[[Iterable[Connection]], Awaitable[None]],
+    ) -> None:
+        self._pipeline = context.pipeline
+        self._registry = context.registry
+        self._doubtful_users = context.doubtful_users
+        self._keys = context.keys
+        self._metrics = context.metrics
+        self._seconds = context.settings.lease_seconds
+        self._instance_prefix = context.instance_id + "."
+        self._lease = lease
+        self._presence = presence
+        self._restore = restore
+        self._compare = load(context.pipeline, "compare")
+
+    async def run(self) -> None:
+        """Compare until cancelled. While Redis is unavailable, the lease renewal logs it."""
+        while True:
+            users = list({*self._registry.users(), *self._doubtful_users})
+            self._doubtful_users.clear()
+            batches = [users[start : start + _BATCH] for start in range(0, len(users), _BATCH)]
+            for batch in batches:
+                await asyncio.sleep(self._seconds / len(batches))
+                try:
+                    await self.compare(batch)
+                except UNAVAILABLE:
+                    self._doubtful_users.update(batch)
+            if not batches:
+                await asyncio.sleep(self._seconds)
+
+    async def compare(self, users: Sequence[str]) -> None:
+        """Compare the entries of users with their connections here.
+
+        Raises:
+            RedisError, OSError, TimeoutError: Redis is unavailable.
+        """
+        member = self._lease.member
+        present = [user_id for user_id in users if self._registry.by_user(user_id)]
+        requests: list[Awaitable[object]] = []
+        if present:
+            requests.append(self._pipeline.submit("SADD", self._keys.users_of(member), *present))
+        results = [self._request(user_id, member) for user_id in users]
+        await asyncio.gather(*requests, *results)
+        if self._lease.member != member:
+            return  # all entries are being written again
+        missing: list[Connection] = []
+        stale: dict[str, list[str]] = {}
+        for user_id, result in zip(users, results, strict=True):
+            for connection_id in map(bytes.decode, result.result()):
+                connection = self._registry.by_id(connection_id)
+                if connection is None:
+                    stale.setdefault(user_id, []).append(connection_id)
+                elif connection.is_open:
+                    missing.append(connection)
+        if missing or stale:
+            await self._repair(missing, stale)
+
+    def _request(self, user_id: str, member: str) -> asyncio.Future[list[bytes]]:
+        ids = [connection.id for connection in self._registry.by_user(user_id)]
+        return self._compare(
+            [self._keys.connections(user_id)], [self._instance_prefix, f"{member} ", *ids]
+        )
+
+    async def _repair(self, missing: Sequence[Connection], stale: dict[str, list[str]]) -> None:
+        """Connection ids are unique: one that has left the registry does not come back."""
+        await self._restore(missing)
+        removals = [
+            self._pipeline.submit("HDEL", self._keys.connections(user_id), *ids)
+            for user_id, ids in stale.items()
+        ]
+        removed = sum(await asyncio.gather(*removals))
+        await self._presence.on_disconnected(stale)
+        if missing or removed:  # a connection that has just closed may have been removed already
+            self._metrics.index_repairs.labels("restored").inc(len(missing))
+            self._metrics.index_repairs.labels("removed").inc(removed)
+            logger.warning(
+                "index differed from the connections, repaired",
+                extra={"restored": len(missing), "removed": removed},
+            )

@@ -1,0 +1,92 @@
+"""Deadlines of HTTP connections: for a head, a body, and an answer that is not read."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+_HEAD_SECONDS: Final = 30.0
+"""How long a client may take to send a complete head, from the connect or the head's first byte."""
+_BODY_SECONDS: Final = 10.0
+"""How often the progress of a request body is checked."""
+_MIN_BODY_BYTES: Final = 10 * 1024
+"""Bytes of a body that must arrive between two checks, unless it is complete."""
+_ANSWER_SECONDS: Final = 30.0
+"""How long a client may read nothing of an answer that waits for it."""
+
+
+class DeadlineProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol, which disconnects a client that is too slow.
+
+    The subclass says when a head and a body begin and end.
+    """
+
+    _head_seconds = 0.0
+    """Overrides `_HEAD_SECONDS`, unless it is 0."""
+    _head_timer: asyncio.TimerHandle | None = None
+    _is_in_body = False
+    _body_bytes = 0
+    """Bytes of the body since its last check."""
+    _body_timer: asyncio.TimerHandle | None = None
+    _answer_timer: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_deadlines()
+        super().connection_lost(exc)
+
+    def eof_received(self) -> None:
+        """asyncio closes the transport, but an answer that is not read would keep it open."""
+        self._watch_answer()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_answer()
+
+    def _stop_deadlines(self) -> None:
+        self._is_in_body = False
+        self._stop_head_timer()
+        self._stop_body_timer()
+        if self._answer_timer is not None:
+            self._answer_timer.cancel()
+            self._answer_timer = None
+
+    def _start_head_timer(self) -> None:
+        if self._head_timer is None:
+            seconds = self._head_seconds or _HEAD_SECONDS
+            self._head_timer = self.loop.call_later(seconds, self.transport.abort)
+
+    def _stop_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _start_body_timer(self) -> None:
+        self._body_bytes = 0
+        self._body_timer = self.loop.call_later(_BODY_SECONDS, self._check_body)
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
+
+    def _check_body(self) -> None:
+        """Disconnect a client whose body is too slow, unless the application does not read it."""
+        if self._body_bytes < _MIN_BODY_BYTES and not self.flow.read_paused:
+            self.transport.abort()
+        else:
+            self._start_body_timer()
+
+    def _watch_answer(self) -> None:
+        """Disconnect the client if it reads nothing for `_ANSWER_SECONDS`."""
+        waiting = self.transport.get_write_buffer_size()
+        if waiting and self._answer_timer is None:
+            self._answer_timer = self.loop.call_later(_ANSWER_SECONDS, self._check_answer, waiting)
+
+    def _check_answer(self, waiting: int) -> None:
+        self._answer_timer = None
+        if self.transport.get_write_buffer_size() >= waiting:
+            self.transport.abort()
+        else:
+            self._watch_answer()
