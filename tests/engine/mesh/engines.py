@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import socket
 from typing import Any, Protocol
 
 import aiormq
@@ -151,6 +152,7 @@ class RabbitEngine:
         for connection in self._connections:
             await connection.close()
         await self.proxy.close()
+        self.proxy.release()
 
 
 class Proxy:
@@ -162,10 +164,18 @@ class Proxy:
         self._upstream = (host, port)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._reserved: socket.socket | None = None
+        """Bound, not listening: while the proxy is closed, no other program gets its port."""
 
     async def listen(self) -> None:
-        self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        if self._reserved is None:
+            self._reserved = socket.socket()
+            self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            self._reserved.bind(("127.0.0.1", 0))
+            self.port = self._reserved.getsockname()[1]
+        self._server = await asyncio.start_server(
+            self._forward, "127.0.0.1", self.port, reuse_port=True
+        )
 
     async def close(self) -> None:
         """Refuse new connections and abort the open ones."""
@@ -173,6 +183,11 @@ class Proxy:
             self._server.close()
         for writer in tuple(self._writers):
             writer.transport.abort()
+
+    def release(self) -> None:
+        """Give the port back, at the end."""
+        if self._reserved is not None:
+            self._reserved.close()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

@@ -59,7 +59,7 @@ async def test_a_client_reconnects_after_a_frozen_network(
     service: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(connection, "HEARTBEAT", 1)
+    monkeypatch.setattr(connection, "HEARTBEAT_SECONDS", 1)
     mesh = await start_client()
     assert await _echoes(mesh, service)
     engine.proxy.silent = True

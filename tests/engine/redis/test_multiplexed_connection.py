@@ -154,6 +154,41 @@ async def test_the_number_of_commands_in_flight_is_limited(monkeypatch: pytest.M
         assert [int(reply) for reply in await asyncio.gather(*replies)] == list(range(95))
 
 
+async def test_commands_share_a_write_while_several_writes_await_replies() -> None:
+    async with served(echo) as (_, pipeline):
+        await pipeline.submit("ECHO", "x")
+        executor: Any = pipeline._executor
+        connected = executor._connected
+        written: list[bytes] = []
+        transport = connected._transport
+
+        class Recorder:
+            def write(self, data: bytes) -> None:
+                written.append(data)
+                transport.write(data)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(transport, name)
+
+        connected._transport = Recorder()
+        loop = asyncio.get_running_loop()
+        replies: list[asyncio.Future[Any]] = []
+
+        def submit(number: int) -> None:
+            """One command in each turn of the event loop, faster than any reply."""
+            replies.append(pipeline.submit("ECHO", str(number)))
+            if number < 19:
+                loop.call_soon(submit, number + 1)
+
+        transport.pause_reading()
+        submit(0)
+        await until(lambda: len(replies) == 20)
+        assert len(written) == connection._MAX_WRITES
+        transport.resume_reading()
+        assert [int(reply) for reply in await asyncio.gather(*replies)] == list(range(20))
+        assert len(written) < 20
+
+
 async def test_it_reconnects_when_the_master_has_become_a_replica() -> None:
     is_replica = True
 

@@ -43,10 +43,11 @@ class ConnectionFacts:
 class ConnectionIndex:
     """The index in Redis, and this instance's entries in it.
 
-    An entry is valid as long as its instance renews its lease; an instance counts as dead only
-    when its lease has expired. An instance whose lease expired while it was stalled takes a lease
-    with a new generation and writes all its entries again; the reaper removes only the entries of
-    the dead generation. Every step is idempotent.
+    Each lease has a generation: the first lease of an instance, and each one that it takes after it
+    lost the last. An entry is valid as long as its instance renews its lease; an instance counts
+    as dead only when its lease has expired. An instance whose lease expired while it was stalled
+    takes a lease with a new generation and writes all its entries again; the reaper removes only
+    the entries of the dead generation. Every step is idempotent.
     """
 
     def __init__(

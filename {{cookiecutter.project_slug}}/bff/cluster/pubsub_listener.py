@@ -28,9 +28,10 @@ _MAX_MISSED_PROBES: Final = 3
 _RETRY_SECONDS: Final = (0.1, 5.0)
 """First and longest delay before it connects again."""
 _MIN_READ_SECONDS: Final = 0.05
-"""Time to read what has arrived while this process was stalled, before it counts as silence."""
+"""Shortest read. Messages that arrived while this process was blocked are read before silence is
+declared."""
 _FRAMES_PER_TURN: Final = 10_000
-"""After so many frames (about 5 ms) other tasks run. Messages may arrive without a pause, and all
+"""After this many frames (about 5 ms) other tasks run. Messages may arrive without a pause, and all
 frames that a socket gets within one turn are sent in one write."""
 
 

@@ -36,8 +36,11 @@ class StreamHub:
     offsets were skipped, the missing messages are read from Redis first; if Redis no longer has
     them, the connections get a `gap`.
 
-    A new connection reads pages until it has reached the position of the live messages. Nothing
-    is awaited between this check and the moment at which the connection becomes live.
+    A position is an epoch and an offset: the epoch changes when Redis has lost the stream. The tip
+    is the newest position.
+
+    For a new connection, pages are read until it has reached the position of the live messages.
+    Nothing is awaited between that check and the moment at which the connection becomes live.
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class StreamHub:
             return self._deliver(tracker, position, text)
         elif position.epoch != at.epoch or position.offset > at.offset:
             tracker.undelivered = position
-            self._fill_gap(tracker)
+            self._read_skipped(tracker)
         return 0
 
     def _deliver(self, tracker: StreamTracker, position: Position, text: bytes) -> int:
@@ -117,7 +120,7 @@ class StreamHub:
         trackers = self._streams.trackers()
         return [trackers[start : start + _BATCH] for start in range(0, len(trackers), _BATCH)]
 
-    def _fill_gap(self, tracker: StreamTracker) -> None:
+    def _read_skipped(self, tracker: StreamTracker) -> None:
         """Read the missing messages in a background task."""
         if not tracker.is_syncing and tracker.position is not None:
             self._tasks.start(self._sync(tracker))
@@ -192,7 +195,7 @@ class StreamHub:
                         return
                     at = Position(at.epoch, offset)
                     connection.send_frame(Frame(text, {tracker.stream: at}))
-                if self._has_caught_up(tracker, at, page.tip):
+                if self._try_to_go_live(tracker, at, page.tip):
                     catch_up.read_up_to = at
                     if tracker.position == at:
                         del tracker.catching_up[connection]
@@ -212,14 +215,14 @@ class StreamHub:
             )
             connection.close(CloseCode.SERVER_ERROR, "try again")
 
-    def _has_caught_up(self, tracker: StreamTracker, at: Position, tip: Position) -> bool:
+    def _try_to_go_live(self, tracker: StreamTracker, at: Position, tip: Position) -> bool:
         """Whether everything after `at` will be delivered as live messages."""
         if tracker.position is None:
             tracker.position, undelivered = tip, tracker.undelivered
             if undelivered and (undelivered.epoch != tip.epoch or undelivered.offset > tip.offset):
-                self._fill_gap(tracker)
+                self._read_skipped(tracker)
         if at.epoch != tracker.position.epoch:
-            self._fill_gap(tracker)
+            self._read_skipped(tracker)
             return at == tip
         return at.offset >= tracker.position.offset
 

@@ -92,7 +92,7 @@ class MessageReceiver:
         self._pending_calls.fail_all()
 
     async def on_call(self, service: Service, delivery: Delivery) -> Message | None:
-        """Let the service answer, and count the call."""
+        """Let the service answer, and count the call. None: there is no reply to send."""
         outcome = "malformed"
         try:
             reply = await service.answer(delivery)
@@ -107,7 +107,7 @@ class MessageReceiver:
 
     async def on_event(self, event_handler: EventHandler, delivery: Delivery) -> bool:
         """Run the event handler until it succeeds, fails other than by `RetryEvent`, or has used
-        up its retries."""
+        up its retries. True: acknowledge the event. False: it becomes a dead letter."""
         results = self._metrics.mesh_events
         try:
             if delivery.deliveries >= MAX_DELIVERIES:

@@ -74,11 +74,14 @@ class Dispatcher:
             self._in_flight.leave(caller.user_id)
 
     async def stop(self) -> None:
-        """Wait for the work that ended calls have left. Stop the mesh first."""
+        """Wait for the follow-ups of finished calls: late replies, notices of cancellation.
+
+        The mesh client must be stopped first, so that no call adds another.
+        """
         await self._mesh_proxy.stop()
 
     async def check_topics(self, caller: Caller, topics: Iterable[str]) -> None:
-        """Return if the caller may subscribe to all of these topics.
+        """Check that the caller may subscribe to all of these topics.
 
         Raises:
             Problem: `not_found` when no policy matches a topic; `forbidden`; or what the policy

@@ -24,6 +24,9 @@ _REPLY_SECONDS: Final = 5.0
 """How long Redis may send no reply while commands are in flight."""
 _MAX_IN_FLIGHT: Final = 8_000
 """Commands that may await their reply at the same time; others wait to be sent."""
+_MAX_WRITES: Final = 4
+"""Writes that may await their replies at the same time. Commands that come meanwhile share the next
+write: under load a write, which is a system call, costs more than the commands in it."""
 _RETRY_SECONDS: Final = (0.05, 0.15)
 """Minimum and maximum delay after a failed connection attempt."""
 _NO_LINGER: Final = struct.pack("ii", 1, 0)
@@ -65,6 +68,8 @@ class MultiplexedConnection:
         if self._refusal is not None:
             self._fail_waiting(self._refusal)
         elif connected is not None:
+            if len(connected.writes) >= _MAX_WRITES:
+                return
             room = _MAX_IN_FLIGHT - len(connected.in_flight)
             commands = [waiting.popleft() for _ in range(min(room, len(waiting)))]
             connected.send([command for command in commands if not command.reply.cancelled()])
@@ -124,6 +129,8 @@ class _Connected(asyncio.Protocol):
         on_lost: Callable[[Exception], None],
     ) -> None:
         self.in_flight: Final[deque[PendingCommand]] = deque()
+        self.writes: Final[deque[PendingCommand]] = deque()
+        """The last command of each write that still awaits replies."""
         self._writer = writer
         """Kept, because a StreamWriter closes its transport when it is garbage collected."""
         self._transport = writer.transport
@@ -148,7 +155,9 @@ class _Connected(asyncio.Protocol):
             if (encoded := encode(command)) is not None:
                 encoded_commands.append(encoded)
                 self.in_flight.append(command)
-        self._transport.write(b"".join(encoded_commands))
+        if encoded_commands:
+            self.writes.append(self.in_flight[-1])
+            self._transport.write(b"".join(encoded_commands))
         if self._watchdog is None:
             self._watchdog = self._loop.call_later(_REPLY_SECONDS, self._check)
 
@@ -164,10 +173,14 @@ class _Connected(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._active_at = self._loop.time()
         replies, in_flight, on_reply = self._replies, self.in_flight, self._on_reply
+        writes = self.writes
         replies.feed(data)
-        was_full = len(in_flight) >= _MAX_IN_FLIGHT
+        was_full = len(writes) >= _MAX_WRITES or len(in_flight) >= _MAX_IN_FLIGHT
         while in_flight and (reply := replies.gets()) is not False:
-            on_reply(in_flight.popleft(), reply)
+            command = in_flight.popleft()
+            if command is writes[0]:
+                writes.popleft()
+            on_reply(command, reply)
             if reply.__class__ is ReadOnlyError:
                 self.abort(RedisConnectionError("the master has become a replica"))
         if was_full:
@@ -178,6 +191,7 @@ class _Connected(asyncio.Protocol):
             self._watchdog.cancel()
         fail_all(self.in_flight, self._error)
         self.in_flight.clear()
+        self.writes.clear()
         self._on_lost(self._error)
 
     def _check(self) -> None:

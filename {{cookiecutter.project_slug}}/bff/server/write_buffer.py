@@ -35,7 +35,8 @@ class WriteBuffer(asyncio.Protocol):
         """Nothing is sent any more: a close frame was sent, or the connection is lost."""
         self.outgoing: bytes | list[bytes] | None = None
         """None: nothing waits and the transport's buffer is empty, so a frame can be put here.
-        Bytes: this one frame waits. A list: frames that wait, or that have to wait."""
+        Bytes: this one frame waits. A list: these frames wait. An empty list: none waits, but a
+        new one must, because the transport is paused or the connection is closing."""
         self._outgoing_bytes = 0
         """Size of the frames in the list."""
         self._is_paused = False

@@ -26,15 +26,16 @@ from bff.tasks import cancel_and_wait
 
 BROKER_SECONDS = 5
 """The time limit for each operation of the broker except publishing."""
-HEARTBEAT = 5
-"""Seconds, unless `AMQP_URL` has another `heartbeat`. A silent broker is given up after three
-heartbeats, plus one second each."""
+HEARTBEAT_SECONDS = 5
+"""Interval of heartbeats, unless `AMQP_URL` has another `heartbeat`. The connection is given up
+after three intervals of one second more each: 18 seconds of silence."""
 WATCH_SECONDS = 1
 """How often to check whether the broker blocks the connection."""
 MAX_BACKOFF_SECONDS = 10
 
 for _library in ("aiormq", "aio_pika"):
-    # Both log bodies of messages, and a traceback for each lost connection. `_set` logs one line.
+    # Both libraries write message bodies to the log, and a traceback for each lost connection.
+    # `_set_status` writes one line instead.
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
 
 _NO_QUEUE = "bff.nobody"
@@ -198,10 +199,10 @@ class SupervisedConnection:
                     delays = backoff_delays(0.2, MAX_BACKOFF_SECONDS)
                     await self._watch(connection, channel)
             except ConnectionLost as error:
-                self._set(str(error), None)
+                self._set_status(str(error), None)
             except Exception as error:
                 logger.exception("RabbitMQ connection failed", extra={"purpose": self._purpose})
-                self._set(f"{type(error).__name__}: {error}", None)
+                self._set_status(f"{type(error).__name__}: {error}", None)
             await asyncio.sleep(next(delays))
 
     @asynccontextmanager
@@ -228,14 +229,14 @@ class SupervisedConnection:
         try:
             while not ended:
                 blocked = await _is_blocked(connection)
-                self._set("the broker takes no messages now" if blocked else "", channel)
+                self._set_status("the broker takes no messages now" if blocked else "", channel)
                 ended, _ = await asyncio.wait(
                     ends, timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
         finally:
-            self._set(f"lost: {_cause(ended.pop())}" if ended else "stopped", None)
+            self._set_status(f"lost: {_cause(ended.pop())}" if ended else "stopped", None)
 
-    def _set(self, reason: str, channel: Channel | None) -> None:
+    def _set_status(self, reason: str, channel: Channel | None) -> None:
         if self.reason == reason and self._channel is channel:
             return
         if self.reason != reason:
@@ -266,7 +267,7 @@ class SupervisedConnection:
 
 
 def _with_heartbeat(url: URL) -> URL:
-    return url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT)
+    return url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT_SECONDS)
 
 
 @contextmanager
