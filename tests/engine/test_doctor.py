@@ -86,3 +86,14 @@ async def test_an_identity_provider_that_does_not_answer_is_found(settings: Sett
 def with_keys(settings: Settings, url: str) -> Settings:
     changes = {"jwks_url": url, "jwt_secret": None, "jwt_algorithms": ("RS256",)}
     return settings.model_copy(update=changes)
+
+
+async def test_an_exposed_method_without_scopes_is_a_warning(settings: Settings) -> None:
+    open_to_all, scoped = RealtimeRouter(), RealtimeRouter()
+    open_to_all.expose("invoices", methods=["list", "get_*"])
+    scoped.expose("reports", methods=["list"], scopes=["reports"])
+    findings = await diagnose(create_app(settings, open_to_all, scoped).state.bff)
+    warned = [str(finding) for finding in findings if finding.warning]
+    for name in ("invoices.list", "invoices.get_*", "echo.say"):
+        assert any(name in line and line.startswith("warn") for line in warned), warned
+    assert not any("reports.list" in line for line in warned)
