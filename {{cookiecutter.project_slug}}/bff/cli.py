@@ -171,6 +171,8 @@ def _check_address(host: str, port: int) -> None:
 
 def _local_origins(host: str, port: int) -> list[str]:
     """The origins of the development page, by the names that browsers may use for this machine."""
+    if not port:
+        return []  # the system chooses the port
     hosts = ["localhost", "127.0.0.1", "[::1]"]
     if host not in ("::", "0.0.0.0"):  # noqa: S104
         hosts.append(_in_url(host))
