@@ -10,7 +10,7 @@ import json
 import logging
 import time
 import unicodedata
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
@@ -25,17 +25,12 @@ from bff.settings import Settings
 from bff.telemetry.logs import JsonFormatter, TextFormatter
 from bff.testing import RunningBff, run
 from bff.testing.clients import Browser
-from hypothesis import HealthCheck, example, given
-from hypothesis import settings as tries
-from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from tests.engine.any_text import every_example, is_text, is_topic
 from tests.engine.connections.test_json_reader import REFUSED, TRACE_ID, frame
 from tests.engine.echo import create_app
 
-_SPECIAL = st.sampled_from(list('"\\{}%/:.#?&;=*+ \n\r\t\0\x1f\x7f\x85\xa0\u2028\ufeff\ud83daé😀'))
-TEXTS = st.text(_SPECIAL, max_size=6) | st.text(st.characters(), max_size=6)
-EXAMPLES = ('say-"hi"', "a\\b", "a}:meta", "a%2Fb", "a/b/1", "a\nb", "b\n", "\ud83d", "rooms.a b")
 ADMIN = ("admin",)
 
 realtime = RealtimeRouter()
@@ -101,26 +96,6 @@ async def bff(settings: Settings) -> AsyncIterator[RunningBff]:
 async def browser(bff: RunningBff) -> AsyncIterator[Browser]:
     async with bff.browser("alice") as connected:
         yield connected
-
-
-def every_example(function: Callable[..., Any]) -> Callable[..., Any]:
-    for text in EXAMPLES:
-        function = example(text=text)(function)
-    return tries(
-        derandomize=True,
-        deadline=None,
-        max_examples=40,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
-    )(given(text=TEXTS)(function))
-
-
-def is_text(text: str, max_length: int) -> bool:
-    categories = {unicodedata.category(character) for character in text}
-    return 0 < len(text) <= max_length and not categories & {"Cc", "Cs"}
-
-
-def is_topic(text: str) -> bool:
-    return is_text(text, 255) and "," not in text and not any(map(str.isspace, text))
 
 
 async def asked(browser: Browser, kind: str, **payload: Any) -> Any:
@@ -209,8 +184,10 @@ async def test_trace_ids(browser: Browser, text: str) -> None:
         assert (answer["trace_id"], answer["result"]) == (text, "alice")
     else:
         assert answer["error"]["code"] == "invalid_params"
-        whole = not any(unicodedata.category(one) == "Cs" for one in text)
-        assert answer["trace_id"] == (text if whole else None)
+        is_repeated = len(text) <= 128 and not any(
+            unicodedata.category(one) == "Cs" for one in text
+        )
+        assert answer["trace_id"] == (text if is_repeated else None)
 
 
 @every_example

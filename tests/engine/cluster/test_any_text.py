@@ -3,8 +3,7 @@ instance and after a reconnect too, or it is refused with `invalid_params`."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -15,50 +14,13 @@ from bff.errors import Code, Problem
 from bff.redis.client import create_client
 from bff.settings import Settings
 from bff.testing import until
-from hypothesis import HealthCheck, assume, example, given
+from hypothesis import assume, example, given
 from hypothesis import settings as tries
 from hypothesis import strategies as st
 
+from tests.engine.any_text import TEXTS, every_example, is_text, is_topic
 from tests.engine.cluster.conftest import ClusterMember, running
 from tests.engine.doubles import RecordingTransport
-
-_SPECIAL = st.sampled_from(
-    list('"\\{}%/:,.#* \n\r\t\0\x1f\x7f\x85\xa0\u2028\ufeff\ud83d\ude00aé😀')
-)
-TEXTS = st.text(_SPECIAL, max_size=8) | st.text(st.characters(), max_size=8)
-"""Any text, more often with characters that a format may give a meaning."""
-EXAMPLES = (
-    'say-"hi"',
-    "a\\b",
-    "a}:meta",
-    "a%7Db",
-    "a/b/1",
-    "a\nb",
-    "\ud83d",
-    "rooms.a b",
-    "x" * 256,
-)
-
-
-def every_example(function: Callable[..., Any]) -> Callable[..., Any]:
-    for text in EXAMPLES:
-        function = example(text=text)(function)
-    return tries(
-        derandomize=True,
-        deadline=None,
-        max_examples=60,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
-    )(given(text=TEXTS)(function))
-
-
-def is_text(text: str, max_length: int) -> bool:
-    """Not empty, not too long, Unicode without control characters."""
-    categories = {unicodedata.category(character) for character in text}
-    return 0 < len(text) <= max_length and not categories & {"Cc", "Cs"}
-
-
-def is_topic(text: str) -> bool:
-    return is_text(text, 255) and "," not in text and not any(map(str.isspace, text))
 
 
 async def refused(*sends: Awaitable[Any]) -> None:
