@@ -204,7 +204,7 @@ class Bff:
             finally:
                 await self._stop()
                 self._provided.clear()
-        await self.verifier.close()
+        await self.verifier.tokens.close()
         await self.cluster.pipeline.close()
         await self.redis.aclose()
         await self.database.close()

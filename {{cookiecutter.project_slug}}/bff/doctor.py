@@ -140,11 +140,11 @@ async def _identity(bff: Bff) -> list[Finding]:
         return []
     verifier = TokenVerifier(bff.settings)
     try:
-        count = await verifier.usable_keys()
+        count = await verifier.tokens.usable_keys()
     except LookupError as error:
         return [Finding(False, f"keys of the identity provider: {error}")]
     finally:
-        await verifier.close()
+        await verifier.tokens.close()
     return [Finding(True, f"keys of the identity provider: {count} usable")]
 
 

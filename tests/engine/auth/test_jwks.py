@@ -84,9 +84,9 @@ def make_verifier(
         "jwt_algorithms": algorithms or ("RS256",),
     }
     verifier = TokenVerifier(settings.model_copy(update=changes), provider.client())
-    assert verifier._jwks is not None
+    assert verifier.tokens._jwks is not None
     for name, value in intervals.items():
-        setattr(verifier._jwks, f"_{name}", value)
+        setattr(verifier.tokens._jwks, f"_{name}", value)
     return verifier
 
 

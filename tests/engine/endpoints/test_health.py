@@ -160,11 +160,11 @@ async def test_an_instance_is_ready_once_it_has_the_keys_of_the_identity_provide
             assert not failed["ok"]
             assert "503" in failed["reason"]
             available = True
-            app.state.bff.verifier._jwks._not_before = 0.0
+            app.state.bff.verifier.tokens._jwks._not_before = 0.0
             assert (await identity())["ok"]
             available = False
-            app.state.bff.verifier._jwks._not_before = 0.0
+            app.state.bff.verifier.tokens._jwks._not_before = 0.0
             assert (await identity())["ok"]
-            assert await app.state.bff.verifier.usable_keys() == 1
-        await app.state.bff.verifier.close()
+            assert await app.state.bff.verifier.tokens.usable_keys() == 1
+        await app.state.bff.verifier.tokens.close()
         await app.state.bff.database.close()

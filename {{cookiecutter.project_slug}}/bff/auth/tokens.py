@@ -7,7 +7,7 @@ import logging
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
@@ -55,44 +55,53 @@ class _Secret(HMACKey):
         return signature.digest()
 
 
-class TokenVerifier:
-    """Verifies tokens. Make one and keep it: it caches the keys."""
+class SignedTokens:
+    """Checks the signature of tokens, and returns their claims, which it does not check."""
 
-    def __init__(self, settings: Settings, http: httpx.AsyncClient | None = None) -> None:
-        """
+    def __init__(
+        self,
+        algorithms: Iterable[str],
+        *,
+        secrets: Sequence[str] = (),
+        jwks_url: str | None = None,
+        http: httpx.AsyncClient | None = None,
+    ) -> None:
+        """`secrets` sign with HMAC; the keys at `jwks_url` are public.
+
         Raises:
-            ValueError: `JWT_ALGORITHMS` contains an algorithm that is not supported.
+            ValueError: an algorithm is not supported.
         """
-        self._settings = settings
-        self._algorithms = frozenset(settings.jwt_algorithms)
+        self._algorithms = frozenset(algorithms)
         self._jwks: Jwks[_Keys] | None = None
-        self._secret: _Keys = {}
-        supported = HMAC_ALGORITHMS if settings.jwks_url is None else PUBLIC_KEY_ALGORITHMS
+        self._secrets: _Keys = {}
+        supported = HMAC_ALGORITHMS if jwks_url is None else PUBLIC_KEY_ALGORITHMS
         unknown = sorted(self._algorithms - set(supported))
         if unknown:
             raise ValueError(f"JWT_ALGORITHMS: {unknown[0]} is not one of {', '.join(supported)}")
-        if settings.jwks_url is not None:
-            self._jwks = Jwks(settings.jwks_url, self._parse, http or httpx.AsyncClient())
-        elif settings.jwt_secret is not None:
-            secret = settings.jwt_secret.get_secret_value()
-            self._secret = {(None, name): (_Secret(secret, name),) for name in supported}
+        if jwks_url is not None:
+            self._jwks = Jwks(jwks_url, self._parse, http or httpx.AsyncClient())
+        elif secrets:
+            self._secrets = {
+                (None, name): tuple(_Secret(secret, name) for secret in secrets)
+                for name in supported
+            }
 
-    async def verify(self, token: str) -> Caller:
-        """The caller that a token identifies.
+    async def claims(self, token: str) -> dict[str, Any]:
+        """The claims of a token whose signature is valid.
 
         Raises:
-            Problem: `unauthenticated` if the token is invalid; `service_unavailable` while the keys
-                of the identity provider have never been fetched.
+            Problem: `unauthenticated` if it is not; `service_unavailable` while the keys of the
+                identity provider have never been fetched.
         """
         if len(token) > MAX_TOKEN or not _COMPACT.fullmatch(token):
-            raise _refused("not a token")
+            raise refused("not a token")
         algorithm, key_id = _header(token.partition(".")[0])
         if algorithm not in self._algorithms:
-            raise _refused("algorithm is not in JWT_ALGORITHMS")
+            raise refused("algorithm is not in JWT_ALGORITHMS")
         keys = await self._find(algorithm, key_id)
         if not keys:
-            raise _refused("unknown key")
-        return Caller.from_claims(self._claims(token, keys))
+            raise refused("unknown key")
+        return _verified(token, keys)
 
     async def usable_keys(self) -> int:
         """How many keys can verify tokens. Fetches them if that was never done.
@@ -101,7 +110,7 @@ class TokenVerifier:
             LookupError: the keys of the identity provider could never be fetched, and why.
         """
         if self._jwks is None:
-            return len(self._secret)
+            return len(self._secrets)
         try:
             keys = await self._jwks.current()
         except Problem:
@@ -115,29 +124,11 @@ class TokenVerifier:
 
     async def _find(self, algorithm: str, key_id: str | None) -> tuple[Key, ...]:
         if self._jwks is None:
-            return self._secret.get((None, algorithm), ())
+            return self._secrets.get((None, algorithm), ())
         keys = await self._jwks.current()
         if (key_id, algorithm) not in keys:
             keys = await self._jwks.newer()
         return keys.get((key_id, algorithm), ())
-
-    def _claims(self, token: str, keys: tuple[Key, ...]) -> dict[str, Any]:
-        """The claims of a token, after its signature and its claims were verified."""
-        signed, _, signature = token.rpartition(".")
-        try:
-            proof = base64url_decode(signature.encode())
-            is_signed = any(key.verify(signed.encode(), proof) for key in keys)
-            claims = orjson.loads(base64url_decode(signed.partition(".")[2].encode()))
-        except Exception as error:  # untrusted input: anything can be wrong with it
-            raise _refused(type(error).__name__) from None
-        if not is_signed:
-            raise _refused("wrong signature")
-        if not isinstance(claims, dict):
-            raise _refused("claims are not a JSON object")
-        reason = rejection_reason(claims, self._settings)
-        if reason is not None:
-            raise _refused(reason, "The token has expired" if reason == EXPIRED else None)
-        return claims
 
     def _parse(self, document: bytes) -> _Keys:
         """The usable keys of a JWK set.
@@ -158,6 +149,53 @@ class TokenVerifier:
         return {name: tuple(found) for name, found in keys.items()}
 
 
+class TokenVerifier:
+    """Verifies the tokens of callers. Make one and keep it: it caches the keys."""
+
+    def __init__(self, settings: Settings, http: httpx.AsyncClient | None = None) -> None:
+        """
+        Raises:
+            ValueError: `JWT_ALGORITHMS` contains an algorithm that is not supported.
+        """
+        secret = settings.jwt_secret
+        self._settings = settings
+        self.tokens = SignedTokens(
+            settings.jwt_algorithms,
+            secrets=() if secret is None else (secret.get_secret_value(),),
+            jwks_url=settings.jwks_url,
+            http=http,
+        )
+
+    async def verify(self, token: str) -> Caller:
+        """The caller that a token identifies.
+
+        Raises:
+            Problem: `unauthenticated` if the token is invalid; `service_unavailable` while the keys
+                of the identity provider have never been fetched.
+        """
+        claims = await self.tokens.claims(token)
+        reason = rejection_reason(claims, self._settings)
+        if reason is not None:
+            raise refused(reason, "The token has expired" if reason == EXPIRED else None)
+        return Caller.from_claims(claims)
+
+
+def _verified(token: str, keys: tuple[Key, ...]) -> dict[str, Any]:
+    """The claims of a token that one of the keys has signed."""
+    signed, _, signature = token.rpartition(".")
+    try:
+        proof = base64url_decode(signature.encode())
+        is_signed = any(key.verify(signed.encode(), proof) for key in keys)
+        claims = orjson.loads(base64url_decode(signed.partition(".")[2].encode()))
+    except Exception as error:  # untrusted input: anything can be wrong with it
+        raise refused(type(error).__name__) from None
+    if not is_signed:
+        raise refused("wrong signature")
+    if not isinstance(claims, dict):
+        raise refused("claims are not a JSON object")
+    return claims
+
+
 @lru_cache(maxsize=64)
 def _header(encoded: str) -> tuple[str, str | None]:
     """Algorithm and key id from the header of a token, not verified yet.
@@ -167,12 +205,12 @@ def _header(encoded: str) -> tuple[str, str | None]:
     try:
         header = orjson.loads(base64url_decode(encoded.encode()))
     except Exception:  # untrusted input: anything can be wrong with it
-        raise _refused("malformed header") from None
+        raise refused("malformed header") from None
     if not isinstance(header, dict):
-        raise _refused("malformed header")
+        raise refused("malformed header")
     algorithm, key_id = header.get("alg"), header.get("kid")
     if not isinstance(algorithm, str) or not isinstance(key_id, str | None) or "crit" in header:
-        raise _refused("unsupported header")
+        raise refused("unsupported header")
     return algorithm, key_id
 
 
@@ -207,7 +245,7 @@ def _construct(entry: dict[str, Any], algorithm: str) -> Key | None:
         return None
 
 
-def _refused(reason: str, description: str | None = None) -> Problem:
+def refused(reason: str, description: str | None = None) -> Problem:
     """`reason` is logged: it must not contain any part of the token."""
     logger.info("token refused", extra={"reason": reason})
     return Problem(Code.UNAUTHENTICATED, description)

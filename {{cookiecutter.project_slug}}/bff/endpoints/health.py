@@ -128,7 +128,7 @@ async def _identity(bff: Bff) -> str:
     """Keys that were fetched once stay in use, so the provider may be unavailable afterwards."""
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
-            await bff.verifier.usable_keys()
+            await bff.verifier.tokens.usable_keys()
     except (LookupError, TimeoutError) as error:
         return f"keys of the identity provider: {str(error) or 'no answer'}"
     return ""
