@@ -72,21 +72,21 @@ router = APIRouter()
 async def websocket(
     websocket: WebSocket,
     caller: CallerDep,
-    bff: BffDep,
     tenant: Annotated[str, Depends(tenant)],
     lease: Annotated[str, Depends(lease)],
     settings: Annotated[Settings, Depends(provided(Settings))],
+    bff: BffDep,
 ) -> None:
     assert lease == f"lease of {tenant}"
     assert settings is bff.settings
-    await serve_websocket(websocket, caller, bff)
+    await serve_websocket(websocket, caller)
 
 
 @router.websocket("/admins")
 async def admins(
-    websocket: WebSocket, bff: BffDep, caller: Annotated[Caller, Depends(requires("admin"))]
+    websocket: WebSocket, caller: Annotated[Caller, Depends(requires("admin"))]
 ) -> None:
-    await serve_websocket(websocket, caller, bff)
+    await serve_websocket(websocket, caller)
 
 
 @pytest.fixture(params=[None, "websockets-sansio"], ids=["bff serve", "other server"])

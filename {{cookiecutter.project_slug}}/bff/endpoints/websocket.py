@@ -9,12 +9,12 @@ from typing import Final
 
 from starlette.websockets import WebSocket
 
-from bff.application import Bff
 from bff.auth.caller import Caller
 from bff.connections.asgi_transport import WebSocketTransport, accept
 from bff.connections.close_codes import CloseCode
 from bff.connections.positions import Position, parse_cursor
 from bff.connections.transport import EXTENSION, Detachable, Transport
+from bff.endpoints.dependencies import bff_of
 from bff.problems import SocketRefused
 from bff.realtime.connection_handler import ConnectionHandler
 from bff.realtime.handler_manager import HandlerManager
@@ -23,7 +23,7 @@ _CLOSE_SECONDS: Final = 2.0
 _STREAMS: Final = frozenset(("user", "all"))
 
 
-async def serve(websocket: WebSocket, caller: Caller, bff: Bff) -> None:
+async def serve(websocket: WebSocket, caller: Caller) -> None:
     """Accept a handshake and serve `bff.v1` on the connection.
 
     `?since=` holds the client's positions in the streams `user` and `all`. On `bff serve` this
@@ -38,7 +38,7 @@ async def serve(websocket: WebSocket, caller: Caller, bff: Bff) -> None:
     except ValueError as error:
         raise SocketRefused(CloseCode.BAD_FRAME, f"since: {error}") from None
     await accept(websocket)
-    handlers = bff.handlers
+    handlers = bff_of(websocket).handlers
     detachable: Detachable | None = websocket.scope.get("extensions", {}).get(EXTENSION)
     if detachable is None:
         await _serve_asgi(websocket, caller, handlers, since)

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Header, WebSocket
 
 from app.dependencies import SettingsDep
 from bff import Code, Problem
-from bff.endpoints import BffDep, CallerDep, serve_websocket
+from bff.endpoints import CallerDep, serve_websocket
 
 router = APIRouter()
 
@@ -23,7 +23,7 @@ async def check_tenant(settings: SettingsDep, x_tenant: Annotated[str, Header()]
 
 
 @router.websocket("/ws", dependencies=[Depends(check_tenant)])
-async def websocket(websocket: WebSocket, caller: CallerDep, bff: BffDep) -> None:
+async def websocket(websocket: WebSocket, caller: CallerDep) -> None:
     """A FastAPI route like any other: dependencies that you add run before the handshake is
     accepted, and an `HTTPException` or a `Problem` refuses it."""
-    await serve_websocket(websocket, caller, bff)
+    await serve_websocket(websocket, caller)
