@@ -43,7 +43,7 @@ TAKEN = frozenset(
         "greenlet",
         "hatchling",
         "httptools",
-        "httpx",
+        "httpx2",
         "migrations",
         "mypy",
         "orjson",

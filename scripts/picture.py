@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import httpx
+import httpx2
 import websockets
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -120,7 +120,7 @@ def running(command: list[str], **options: Any) -> Iterator[subprocess.Popen[byt
             process.wait(20)
 
 
-def answer_of(url: str) -> httpx.Response:
+def answer_of(url: str) -> httpx2.Response:
     """The first good answer.
 
     Raises:
@@ -128,8 +128,8 @@ def answer_of(url: str) -> httpx.Response:
     """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
-        with suppress(httpx.TransportError):
-            answer = httpx.get(url, trust_env=False)
+        with suppress(httpx2.TransportError):
+            answer = httpx2.get(url, trust_env=False)
             if answer.is_success:
                 return answer
         time.sleep(0.2)

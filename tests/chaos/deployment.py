@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-import httpx
+import httpx2
 from bff.auth.tokens import issue
 from bff.settings import Settings
 
@@ -106,11 +106,11 @@ class Instance:
         """Wait until `path` returns 200. Returns its last response if that takes too long."""
         answer = ""
         deadline = time.monotonic() + START_SECONDS
-        async with httpx.AsyncClient(trust_env=False, timeout=2) as http:
+        async with httpx2.AsyncClient(trust_env=False, timeout=2) as http:
             while time.monotonic() < deadline:
                 try:
                     response = await http.get(self.url + path)
-                except httpx.TransportError as error:
+                except httpx2.TransportError as error:
                     answer = f"{type(error).__name__} {error}"
                 else:
                     if response.is_success:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import aio_pika
-import httpx
+import httpx2
 from bff.errors import Outcome, Problem
 from bff.mesh.client import MeshClient
 
@@ -129,13 +129,13 @@ class _Http:
         self._urls = [instance.url for instance in deployment.instances.values()]
         self._headers = {"Authorization": f"Bearer {deployment.token('chaos', 'admin')}"}
         self._chance = chance
-        self._client = httpx.AsyncClient(trust_env=False, timeout=_SECONDS)
+        self._client = httpx2.AsyncClient(trust_env=False, timeout=_SECONDS)
 
-    async def post(self, path: str, body: Mapping[str, object]) -> httpx.Response:
+    async def post(self, path: str, body: Mapping[str, object]) -> httpx2.Response:
         url = self._chance.choice(self._urls) + path
         try:
             answer = await self._client.post(url, json=body, headers=self._headers)
-        except httpx.ConnectError as error:
+        except httpx2.ConnectError as error:
             raise NotSent(str(error)) from error
         if answer.is_success:
             return answer

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from scripts.bake import PROJECT, ROOT
@@ -305,7 +305,7 @@ def test_event_streams_are_read_with_fetch(customised: InstalledProject, tmp_pat
                 assert next(met)["event"] == {"by": "alice", "text": "hello"}
                 admin = {"Authorization": f"Bearer {deployment.token('carol', 'admin')}"}
                 url = f"{bff.url}/admin/users/bob/connections"
-                assert httpx.delete(url, headers=admin).is_success
+                assert httpx2.delete(url, headers=admin).is_success
                 assert next(met)["code"] == REVOKED
                 assert reader.wait(30) == 0
             finally:
@@ -374,10 +374,10 @@ def program(
         running.close()
 
 
-def user(bff: Instance, deployment: Deployment, name: str) -> httpx.Client:
+def user(bff: Instance, deployment: Deployment, name: str) -> httpx2.Client:
     """An HTTP client of a user."""
     headers = {"Authorization": f"Bearer {deployment.token(name, *SCOPES)}"}
-    return httpx.Client(base_url=bff.url, headers=headers, timeout=20, trust_env=False)
+    return httpx2.Client(base_url=bff.url, headers=headers, timeout=20, trust_env=False)
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests import servers
@@ -49,7 +49,7 @@ class Person:
 class Admin:
     """Somebody with scope `admin`, at the HTTP interface of any instance."""
 
-    def __init__(self, http: httpx.AsyncClient, token: str) -> None:
+    def __init__(self, http: httpx2.AsyncClient, token: str) -> None:
         self.http = http
         self.headers = {"Authorization": f"Bearer {token}"}
 
@@ -57,7 +57,7 @@ class Admin:
         """The body of an answer that must be a good one. Waits when the rate limit says so."""
         url = f"{instance.url}/admin{path}"
         response = await self.http.request(method, url, headers=self.headers, **more)
-        while response.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        while response.status_code == httpx2.codes.TOO_MANY_REQUESTS:
             await asyncio.sleep(response.json()["retry_after_ms"] / 1000)
             response = await self.http.request(method, url, headers=self.headers, **more)
         assert response.is_success, f"{response.status_code} {response.text}"
@@ -177,13 +177,13 @@ def bob(person: Callable[..., Person]) -> Person:
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(timeout=20, trust_env=False) as client:
+async def http() -> AsyncIterator[httpx2.AsyncClient]:
+    async with httpx2.AsyncClient(timeout=20, trust_env=False) as client:
         yield client
 
 
 @pytest.fixture
-def admin(cluster: Cluster, http: httpx.AsyncClient) -> Admin:
+def admin(cluster: Cluster, http: httpx2.AsyncClient) -> Admin:
     return Admin(http, cluster.deployment.token("carol", "admin"))
 
 

@@ -12,7 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jose import jwt
@@ -151,7 +151,7 @@ def start_cluster(deployment: Deployment) -> Cluster:
 
 def knows_both(deployment: Deployment, instance: Instance) -> bool:
     headers = {"Authorization": f"Bearer {deployment.token('starter', 'admin')}"}
-    stats = httpx.get(f"{instance.url}/admin/stats", headers=headers).json()
+    stats = httpx2.get(f"{instance.url}/admin/stats", headers=headers).json()
     return len(stats["instances"]) == 2
 
 

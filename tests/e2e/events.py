@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 
 from tests.e2e.conftest import Person
 from tests.e2e.waiting import SECONDS
@@ -25,7 +25,7 @@ class Received:
 
 @asynccontextmanager
 async def event_stream(
-    http: httpx.AsyncClient, url: str, person: Person, last_event_id: str = ""
+    http: httpx2.AsyncClient, url: str, person: Person, last_event_id: str = ""
 ) -> AsyncIterator[AsyncIterator[Received]]:
     """What comes, each within the deadline."""
     headers = {"Authorization": f"Bearer {person.token}"}
@@ -36,7 +36,7 @@ async def event_stream(
         yield _events(response)
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[Received]:
+async def _events(response: httpx2.Response) -> AsyncIterator[Received]:
     cursor = ""
     lines = response.aiter_lines()
     while True:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import httpx
+import httpx2
 
 from tests.baked import environment
 from tests.e2e.waiting import until, until_true
@@ -110,14 +110,14 @@ class Instance(Program):
 
     def readiness(self) -> dict[str, Any]:
         """The current response of `/health/ready`."""
-        answer: dict[str, Any] = httpx.get(f"{self.url}/health/ready", timeout=10).json()
+        answer: dict[str, Any] = httpx2.get(f"{self.url}/health/ready", timeout=10).json()
         return answer
 
     def is_ready(self) -> bool:
         assert self.exit_code is None, f"{self.name} has exited:\n{self.output}"
         try:
             ready: bool = self.readiness()["ready"]
-        except httpx.TransportError:
+        except httpx2.TransportError:
             return False
         return ready
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.e2e.browser import Browser
@@ -214,7 +214,7 @@ async def test_an_expired_broadcast_is_not_sent_on_connect(
 )
 async def test_only_scope_admin_may(
     cluster: Cluster,
-    http: httpx.AsyncClient,
+    http: httpx2.AsyncClient,
     person: Callable[..., Person],
     method: str,
     path: str,
@@ -233,7 +233,7 @@ async def _close(admin: Admin, instance: Instance, **whom: Any) -> Any:
 
 
 async def _status(
-    http: httpx.AsyncClient,
+    http: httpx2.AsyncClient,
     instance: Instance,
     method: str,
     path: str,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from websockets.exceptions import InvalidStatus
 
@@ -77,7 +77,7 @@ def stays(deployment: Deployment) -> Instance:
 
 
 @pytest.fixture
-def admin(deployment: Deployment, http: httpx.AsyncClient) -> Admin:
+def admin(deployment: Deployment, http: httpx2.AsyncClient) -> Admin:
     return Admin(http, deployment.token("carol", "admin"))
 
 
@@ -135,7 +135,7 @@ async def crowd_on(
     return list(zip(people, browsers, strict=True))
 
 
-async def readiness(http: httpx.AsyncClient, instance: Instance) -> dict[str, Any]:
+async def readiness(http: httpx2.AsyncClient, instance: Instance) -> dict[str, Any]:
     """The response of `/health/ready`, without blocking the connections of this test."""
     answer: dict[str, Any] = (await http.get(f"{instance.url}/health/ready")).json()
     return answer
@@ -153,7 +153,7 @@ async def test_sockets_leave_evenly_over_the_drain_time_and_nothing_is_lost(
     deployment: Deployment,
     stays: Instance,
     admin: Admin,
-    http: httpx.AsyncClient,
+    http: httpx2.AsyncClient,
     connect: Connect,
     how: str,
 ) -> None:
@@ -179,7 +179,7 @@ async def test_sockets_leave_evenly_over_the_drain_time_and_nothing_is_lost(
     async with asyncio.timeout(EXIT_SECONDS):
         while not checks:
             asked_at = time.monotonic()
-            with suppress(httpx.TransportError):  # a worker without any socket is gone at once
+            with suppress(httpx2.TransportError):  # a worker without any socket is gone at once
                 answer = await readiness(http, leaves)
                 if answer["ready"]:
                     last_ready = asked_at
@@ -221,7 +221,7 @@ async def test_sockets_leave_evenly_over_the_drain_time_and_nothing_is_lost(
 
 @pytest.mark.parametrize("how", ["bff serve", "plain uvicorn"])
 async def test_event_streams_leave_like_sockets_and_miss_nothing(
-    deployment: Deployment, stays: Instance, admin: Admin, http: httpx.AsyncClient, how: str
+    deployment: Deployment, stays: Instance, admin: Admin, http: httpx2.AsyncClient, how: str
 ) -> None:
     leaves = deployment.start(f"streams-{how[:5].strip()}", SERVERS[how][0](deployment))
     leaves.until_ready()

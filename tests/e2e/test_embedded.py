@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from tests.baked import InstalledProject
@@ -50,7 +50,7 @@ def deployment(
 
 
 async def test_bff_dev_answers_a_request_and_delivers_its_event(
-    embedded: Deployment, http: httpx.AsyncClient, connect: Connect
+    embedded: Deployment, http: httpx2.AsyncClient, connect: Connect
 ) -> None:
     instance = embedded.start("dev", [embedded.project.bff, "dev", "--no-reload", "--port", "0"])
     instance.until_ready()
@@ -68,7 +68,7 @@ async def test_bff_dev_answers_a_request_and_delivers_its_event(
     assert "Traceback" not in instance.output
 
 
-async def _connections(instance: Instance, http: httpx.AsyncClient) -> float:
+async def _connections(instance: Instance, http: httpx2.AsyncClient) -> float:
     """The number of connections in the instance's metrics."""
     metrics = (await http.get(f"{instance.url}/metrics")).text
     found = re.search(r"^bff_connections (\S+)$", metrics, re.MULTILINE)
@@ -99,7 +99,7 @@ async def test_it_accepts_more_connections_than_the_soft_limit_of_open_files(
 
 
 async def test_two_workers_share_the_sockets_of_one_port(
-    deployment: Deployment, http: httpx.AsyncClient, connect: Connect
+    deployment: Deployment, http: httpx2.AsyncClient, connect: Connect
 ) -> None:
     assert deployment.bff("migrate").returncode == 0
     instance = deployment.serve("workers", "--workers", "2", MAX_CONNECTIONS_PER_USER="200")
@@ -124,7 +124,7 @@ async def test_two_workers_share_the_sockets_of_one_port(
 
 
 async def test_workers_that_are_killed_are_replaced_and_their_sockets_no_longer_counted(
-    deployment: Deployment, http: httpx.AsyncClient, connect: Connect
+    deployment: Deployment, http: httpx2.AsyncClient, connect: Connect
 ) -> None:
     instance = deployment.serve("killed", "--workers", "2")
     await instance.started(2)
@@ -202,7 +202,7 @@ def test_embedded_engines_need_a_single_worker(embedded: Deployment) -> None:
 
 
 async def test_no_token_ticket_cookie_or_body_is_ever_logged(
-    deployment: Deployment, http: httpx.AsyncClient, connect: Connect
+    deployment: Deployment, http: httpx2.AsyncClient, connect: Connect
 ) -> None:
     """At the most talkative level, with every credential that there is, good and bad."""
     assert deployment.bff("migrate").returncode == 0

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 
 from tests import servers
@@ -66,7 +66,7 @@ def cluster(started: list[Cluster]) -> Cluster:
     return started[0]
 
 
-async def test_readiness_names_each_dependency(cluster: Cluster, http: httpx.AsyncClient) -> None:
+async def test_readiness_names_each_dependency(cluster: Cluster, http: httpx2.AsyncClient) -> None:
     for instance in (cluster.a, cluster.b):
         response = await http.get(f"{instance.url}/health/ready")
         assert response.status_code == 200
@@ -77,7 +77,7 @@ async def test_readiness_names_each_dependency(cluster: Cluster, http: httpx.Asy
 
 
 async def test_without_any_server_it_starts_and_reports_what_is_missing(
-    cluster: Cluster, http: httpx.AsyncClient
+    cluster: Cluster, http: httpx2.AsyncClient
 ) -> None:
     nowhere = f"127.0.0.1:{free_port()}"
     alone = cluster.deployment.serve(
@@ -102,7 +102,7 @@ async def test_an_event_stream_goes_on_at_another_instance_when_its_own_is_kille
     admin: Admin,
     alice: Person,
     connect: Connect,
-    http: httpx.AsyncClient,
+    http: httpx2.AsyncClient,
     tmp_path: Path,
 ) -> None:
     """Through nginx, which knows of no death: it asks, fails, and asks the next."""
@@ -119,7 +119,7 @@ async def test_an_event_stream_goes_on_at_another_instance_when_its_own_is_kille
             seen = await anext(events)
             own.signal(signal.SIGKILL)
             assert await own.exited() == -signal.SIGKILL
-            with pytest.raises(httpx.RemoteProtocolError):
+            with pytest.raises(httpx2.RemoteProtocolError):
                 await anext(events)
         for topic in ("first", "second"):
             await admin.broadcast(other, topic, audience="users", user_ids=[alice.id])
@@ -164,7 +164,7 @@ async def test_of_a_killed_instance_nothing_is_left_after_its_lease(
 async def test_an_instance_frozen_for_longer_than_its_lease_is_whole_again(
     cluster: Cluster,
     admin: Admin,
-    http: httpx.AsyncClient,
+    http: httpx2.AsyncClient,
     alice: Person,
     alices: list[Browser],
     bobs: Browser,
@@ -213,7 +213,7 @@ async def test_while_redis_is_away_sockets_stay_and_afterwards_delivery_is_back(
     own_redis: Server,
     own_rabbitmq: Server,
     admin: Admin,
-    http: httpx.AsyncClient,
+    http: httpx2.AsyncClient,
     alice: Person,
     alices: list[Browser],
     bobs: Browser,

@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Iterator
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from redis.asyncio import Redis
 from sqlalchemy import text
@@ -164,7 +164,7 @@ def ann(deployment: Deployment) -> Person:
 
 
 @pytest.fixture
-def admin(deployment: Deployment, http: httpx.AsyncClient) -> Admin:
+def admin(deployment: Deployment, http: httpx2.AsyncClient) -> Admin:
     return Admin(http, deployment.token("carol", "admin"))
 
 
@@ -188,7 +188,7 @@ async def test_a_ticket_signs_in(
     instance: Instance,
     ann: Person,
     connect: Connect,
-    http: httpx.AsyncClient,
+    http: httpx2.AsyncClient,
 ) -> None:
     headers = {"Authorization": f"Bearer {ann.token}"}
     answer = await http.post(f"{instance.url}/auth/ticket", headers=headers)

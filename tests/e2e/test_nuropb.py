@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 from jose import jwt
 
@@ -128,7 +128,7 @@ async def test_without_the_scope_nothing_is_called(
 
 
 async def test_the_second_reply_after_an_exception_is_ignored(
-    cluster: Cluster, http: httpx.AsyncClient, bobs: Browser
+    cluster: Cluster, http: httpx2.AsyncClient, bobs: Browser
 ) -> None:
     """nuropb 0.1.8 answers twice after an exception, and after NuropbSuccess."""
 
@@ -232,9 +232,9 @@ async def test_a_method_of_an_added_feature_is_answered_here(
 
 
 async def test_the_same_permissions_apply_over_http(
-    cluster: Cluster, http: httpx.AsyncClient, bob: Person
+    cluster: Cluster, http: httpx2.AsyncClient, bob: Person
 ) -> None:
-    async def rpc(path: str, params: dict[str, Any]) -> httpx.Response:
+    async def rpc(path: str, params: dict[str, Any]) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {bob.token}"}
         return await http.post(f"{cluster.b.url}/rpc/{path}", json=params, headers=headers)
 
@@ -258,7 +258,7 @@ async def test_the_same_permissions_apply_over_http(
     assert own.json() == {"sum": 7}
 
 
-async def metric(http: httpx.AsyncClient, cluster: Cluster, name: str) -> float:
+async def metric(http: httpx2.AsyncClient, cluster: Cluster, name: str) -> float:
     """A metric's value, summed over both instances."""
     total = 0.0
     for instance in (cluster.a, cluster.b):

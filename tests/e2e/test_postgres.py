@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -50,7 +50,7 @@ def deployment(
 
 
 async def test_a_bff_on_postgres(
-    deployment: Deployment, database_url: str, http: httpx.AsyncClient, connect: Connect
+    deployment: Deployment, database_url: str, http: httpx2.AsyncClient, connect: Connect
 ) -> None:
     """Two concurrent migrations, then broadcasts stored on A, listed on B, and retained."""
     with ThreadPoolExecutor() as threads:

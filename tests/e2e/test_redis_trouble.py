@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import urlsplit
 
-import httpx
+import httpx2
 import pytest
 
 from tests import servers
@@ -126,7 +126,7 @@ class Flow:
 async def flow(cluster: Cluster) -> AsyncIterator[Flow]:
     deployment = cluster.deployment
     alice = person_of(deployment)("alice")
-    async with httpx.AsyncClient(timeout=30, trust_env=False) as http:
+    async with httpx2.AsyncClient(timeout=30, trust_env=False) as http:
         admin = Admin(http, deployment.token("carol", "admin"))
         browsers = [await Browser.open(one, token=alice.token) for one in (cluster.a, cluster.b)]
         for browser in browsers:
@@ -139,8 +139,8 @@ async def flow(cluster: Cluster) -> AsyncIterator[Flow]:
             await browser.close()
 
 
-async def ask(instance: Instance, path: str) -> httpx.Response:
-    async with httpx.AsyncClient(timeout=10, trust_env=False) as http:
+async def ask(instance: Instance, path: str) -> httpx2.Response:
+    async with httpx2.AsyncClient(timeout=10, trust_env=False) as http:
         return await http.get(f"{instance.url}{path}")
 
 

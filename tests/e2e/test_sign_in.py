@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from jose import jwt
 from websockets.exceptions import InvalidHandshake, InvalidStatus
@@ -49,7 +49,7 @@ BAD_TOKENS: dict[str, Callable[[Deployment], str]] = {
 
 @pytest.mark.parametrize("name", BAD_TOKENS)
 async def test_a_bad_token_is_accepted_and_closed_with_a_code(
-    cluster: Cluster, connect: Connect, http: httpx.AsyncClient, bobs: Browser, name: str
+    cluster: Cluster, connect: Connect, http: httpx2.AsyncClient, bobs: Browser, name: str
 ) -> None:
     """Browsers do not show their pages the status of a refused handshake: hence the close code."""
     token = BAD_TOKENS[name](cluster.deployment)
@@ -65,7 +65,7 @@ async def test_a_bad_token_is_accepted_and_closed_with_a_code(
 
 
 async def test_a_token_too_long_is_refused_and_nothing_hangs(
-    cluster: Cluster, http: httpx.AsyncClient
+    cluster: Cluster, http: httpx2.AsyncClient
 ) -> None:
     """A token may have 16 KiB. A head that is not complete after 64 KiB is read no further."""
     for size, status in ((20_000, 401), (600_000, 431)):
@@ -124,7 +124,7 @@ async def test_a_page_of_an_allowed_origin_is_accepted(
 
 
 async def test_a_ticket_of_one_instance_opens_a_socket_on_the_other_once(
-    cluster: Cluster, http: httpx.AsyncClient, alice: Person, connect: Connect
+    cluster: Cluster, http: httpx2.AsyncClient, alice: Person, connect: Connect
 ) -> None:
     ticket = await _ticket(cluster, http, cluster.a, alice)
     browser = await connect(cluster.b, ticket=ticket)
@@ -135,7 +135,7 @@ async def test_a_ticket_of_one_instance_opens_a_socket_on_the_other_once(
 
 
 async def test_a_ticket_is_good_only_for_the_origin_that_asked(
-    cluster: Cluster, http: httpx.AsyncClient, alice: Person, connect: Connect
+    cluster: Cluster, http: httpx2.AsyncClient, alice: Person, connect: Connect
 ) -> None:
     ticket = await _ticket(cluster, http, cluster.a, alice, origin=ORIGIN)
     with pytest.raises(InvalidStatus) as refused:
@@ -164,7 +164,7 @@ async def test_a_cookie_counts_only_with_an_origin_of_ours(
 
 
 async def test_a_cookie_alone_changes_nothing_over_http(
-    cluster: Cluster, http: httpx.AsyncClient, alice: Person
+    cluster: Cluster, http: httpx2.AsyncClient, alice: Person
 ) -> None:
     async def post(origin: str | None) -> int:
         headers = {"Cookie": f"Authorization={alice.token}"} | (
@@ -207,7 +207,7 @@ async def test_bff_token_makes_tokens_that_are_good(cluster: Cluster, connect: C
 
 async def _ticket(
     cluster: Cluster,
-    http: httpx.AsyncClient,
+    http: httpx2.AsyncClient,
     instance: Instance,
     person: Person,
     origin: str | None = None,

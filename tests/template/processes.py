@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from tests.baked import environment
 
@@ -46,9 +46,9 @@ def wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) 
     while time.monotonic() - begin < DEADLINE:
         assert process.poll() is None, log.read_text()
         try:
-            if httpx.get(f"{address}/health/ready").is_success:
+            if httpx2.get(f"{address}/health/ready").is_success:
                 return time.monotonic() - begin
-        except httpx.TransportError:
+        except httpx2.TransportError:
             pass
         time.sleep(0.1)
     raise AssertionError(log.read_text())

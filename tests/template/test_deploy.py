@@ -14,7 +14,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 import yaml
 from cryptography import x509
@@ -348,7 +348,7 @@ async def test_nginx_ends_tls_and_sends_others_there(default: BakedProject, tmp_
             (plain,) = re.findall(
                 r"listen (127\.0\.0\.1:\d+);", (tmp_path / "nginx.conf").read_text()
             )
-            async with httpx.AsyncClient() as client:
+            async with httpx2.AsyncClient() as client:
                 answer = await client.get(f"http://{plain}/ws?ticket=secret")
     assert seen == ["https"]
     assert answer.status_code == HTTPStatus.PERMANENT_REDIRECT
@@ -414,7 +414,7 @@ async def test_nginx_passes_requests_on_and_keeps_metrics_inside(proxied: Proxie
     async with (
         serve(unused, "127.0.0.1", 0, process_request=answer) as server,
         proxied(server) as address,
-        httpx.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE) as client,
+        httpx2.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE) as client,
     ):
         assert (await client.get("/health/live")).text == "/health/live"
         assert (await client.get("/metrics")).status_code == HTTPStatus.NOT_FOUND
@@ -427,7 +427,7 @@ async def open_socket(address: str) -> None:
 
 
 async def open_stream(address: str) -> None:
-    async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+    async with httpx2.AsyncClient(base_url=f"http://{address}") as client:
         assert (await client.get("/events?topics=tea")).text == "data: hello"
 
 
@@ -467,7 +467,7 @@ async def test_nginx_writes_no_ticket_when_no_instance_answers(
     text = default.read("deploy/nginx.conf")
     async with (
         nginx.before(text, tmp_path, free_port()) as address,
-        httpx.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE) as client,
+        httpx2.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE) as client,
     ):
         for path in ("/ws", "/events"):
             answer = await client.get(path, params={"ticket": "a-secret-ticket"})
@@ -497,7 +497,7 @@ async def test_nginx_limits_what_one_address_may_do(default: BakedProject, tmp_p
     async with (
         serve(wait, "127.0.0.1", 0, process_request=answer) as server,
         nginx.before(text, tmp_path, next(iter(server.sockets)).getsockname()[1]) as address,
-        httpx.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE) as client,
+        httpx2.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE) as client,
     ):
         statuses = [(await client.get("/rpc/a/b")).status_code for _ in range(6)]
         assert statuses == [HTTPStatus.OK] * 4 + [HTTPStatus.TOO_MANY_REQUESTS] * 2

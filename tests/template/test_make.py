@@ -6,7 +6,7 @@ import socket
 import subprocess
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from scripts.bake import ROOT, bake, bring_up_to_date
@@ -23,7 +23,7 @@ def test_demo_serves_its_page_in_seconds_and_ends_cleanly(tmp_path: Path) -> Non
     address = f"http://127.0.0.1:{port}"
     with running(["make", "demo", f"PORT={port}"], ROOT, log) as process:
         assert wait_until_ready(process, address, log) < SECOND_START
-        page = httpx.get(address)
+        page = httpx2.get(address)
         assert page.headers["content-type"].startswith("text/html")
         assert interrupt(process) in INTERRUPTED
     output = log.read_text()

@@ -97,7 +97,7 @@ def test_no_project_can_be_named_like_a_package_that_it_needs(
 ) -> None:
     needed = default.dependencies() + default.development_dependencies()
     hook = (template / "hooks" / "pre_gen_project.py").read_text()
-    taken = re.findall(r'^        "([a-z-]+)",$', hook, flags=re.M)
+    taken = re.findall(r'^        "([a-z0-9-]+)",$', hook, flags=re.M)
     assert {Requirement(line).name for line in needed} <= set(taken)
     assert {"app", "bff", "client", "migrations", "tests"} <= set(taken)
 

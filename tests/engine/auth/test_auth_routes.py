@@ -6,7 +6,7 @@ import json
 from collections.abc import MutableMapping
 from typing import Any
 
-import httpx
+import httpx2
 from bff.settings import Settings
 from fastapi import FastAPI
 
@@ -15,7 +15,7 @@ from tests.engine.auth.conftest import MakeToken
 ORIGIN = "http://localhost:8000"
 
 
-async def get_ticket(http: httpx.AsyncClient, token: str, origin: str | None = ORIGIN) -> str:
+async def get_ticket(http: httpx2.AsyncClient, token: str, origin: str | None = ORIGIN) -> str:
     headers = {"Authorization": f"Bearer {token}"} | ({"Origin": origin} if origin else {})
     response = await http.post("/auth/ticket", headers=headers)
     assert response.status_code == 200
@@ -24,7 +24,7 @@ async def get_ticket(http: httpx.AsyncClient, token: str, origin: str | None = O
 
 
 async def test_a_ticket_is_issued_and_not_cached(
-    http: httpx.AsyncClient, make_token: MakeToken, settings: Settings
+    http: httpx2.AsyncClient, make_token: MakeToken, settings: Settings
 ) -> None:
     response = await http.post("/auth/ticket", headers={"Authorization": make_token()})
     assert response.headers["cache-control"] == "no-store"
@@ -33,7 +33,7 @@ async def test_a_ticket_is_issued_and_not_cached(
 
 
 async def test_requests_without_a_token_or_from_other_origins_get_no_ticket(
-    http: httpx.AsyncClient, make_token: MakeToken
+    http: httpx2.AsyncClient, make_token: MakeToken
 ) -> None:
     assert (await http.post("/auth/ticket")).status_code == 401
     headers = {"Authorization": make_token(), "Origin": "http://evil"}
@@ -41,7 +41,7 @@ async def test_requests_without_a_token_or_from_other_origins_get_no_ticket(
 
 
 async def test_too_many_tickets_are_refused_with_the_time_to_wait(
-    http: httpx.AsyncClient, make_token: MakeToken, settings: Settings
+    http: httpx2.AsyncClient, make_token: MakeToken, settings: Settings
 ) -> None:
     token = make_token()
     for _ in range(settings.max_tickets_per_user):
@@ -79,7 +79,7 @@ async def connect(app: FastAPI, query: str, origin: str) -> list[dict[str, Any]]
 
 
 async def test_a_ticket_opens_one_socket(
-    app: FastAPI, http: httpx.AsyncClient, make_token: MakeToken
+    app: FastAPI, http: httpx2.AsyncClient, make_token: MakeToken
 ) -> None:
     query = f"ticket={await get_ticket(http, make_token())}"
     accept, hello, _ = await connect(app, query, ORIGIN)
@@ -91,7 +91,7 @@ async def test_a_ticket_opens_one_socket(
 
 
 async def test_an_origin_that_is_not_allowed_is_refused_before_the_socket_is_accepted(
-    app: FastAPI, http: httpx.AsyncClient, make_token: MakeToken
+    app: FastAPI, http: httpx2.AsyncClient, make_token: MakeToken
 ) -> None:
     query = f"ticket={await get_ticket(http, make_token())}"
     refusal, body = await connect(app, query, "http://evil")

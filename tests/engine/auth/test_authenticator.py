@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import httpx2
 import pytest
 from bff.auth.authenticator import Authenticator
 from bff.auth.caller import Caller
@@ -137,20 +137,20 @@ async def test_only_a_cookie_needs_an_origin(
     ],
 )
 async def test_unsafe_methods_with_a_cookie_need_an_allowed_origin(
-    http: httpx.AsyncClient, make_token: MakeToken, method: str, origin: str | None, status: int
+    http: httpx2.AsyncClient, make_token: MakeToken, method: str, origin: str | None, status: int
 ) -> None:
     headers = {"Cookie": f"Authorization={make_token()}"} | ({"Origin": origin} if origin else {})
     assert (await http.request(method, "/whoami", headers=headers)).status_code == status
 
 
-async def test_a_header_needs_no_origin(http: httpx.AsyncClient, make_token: MakeToken) -> None:
+async def test_a_header_needs_no_origin(http: httpx2.AsyncClient, make_token: MakeToken) -> None:
     headers = {"Authorization": f"Bearer {make_token()}"}
     for method in ("GET", "POST"):
         response = await http.request(method, "/whoami", headers=headers)
         assert response.json() == {"user_id": "alice", "scopes": ["orders"]}
 
 
-async def test_a_request_without_a_credential_is_401(http: httpx.AsyncClient) -> None:
+async def test_a_request_without_a_credential_is_401(http: httpx2.AsyncClient) -> None:
     response = await http.get("/whoami")
     assert response.status_code == 401
     assert response.headers["content-type"] == "application/problem+json"
@@ -159,7 +159,7 @@ async def test_a_request_without_a_credential_is_401(http: httpx.AsyncClient) ->
 
 
 async def test_a_ticket_is_not_accepted_over_http(
-    http: httpx.AsyncClient, tickets: Tickets, alice: Caller
+    http: httpx2.AsyncClient, tickets: Tickets, alice: Caller
 ) -> None:
     ticket = await tickets.issue(alice, None)
     assert (await http.get("/whoami", params={"ticket": ticket})).status_code == 401

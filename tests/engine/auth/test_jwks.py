@@ -7,7 +7,7 @@ import json
 import time
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from bff.auth import jwks
 from bff.auth.jwks import Jwks
@@ -65,14 +65,14 @@ class Provider:
         self.open = asyncio.Event()
         self.open.set()
 
-    async def __call__(self, request: httpx.Request) -> httpx.Response:
+    async def __call__(self, request: httpx2.Request) -> httpx2.Response:
         self.fetches += 1
         await self.open.wait()
         body = self.body or json.dumps({"keys": self.entries}).encode()
-        return httpx.Response(self.status, content=body, headers={"location": "http://evil/"})
+        return httpx2.Response(self.status, content=body, headers={"location": "http://evil/"})
 
-    def client(self) -> httpx.AsyncClient:
-        return httpx.AsyncClient(transport=httpx.MockTransport(self))
+    def client(self) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(transport=httpx2.MockTransport(self))
 
 
 def make_verifier(

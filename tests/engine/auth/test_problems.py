@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-import httpx
+import httpx2
 import pytest
 from bff import problems
 from bff.errors import Code, Outcome, Problem
@@ -23,7 +23,7 @@ class Thing(BaseModel):
 
 
 @pytest.fixture
-async def http() -> AsyncIterator[httpx.AsyncClient]:
+async def http() -> AsyncIterator[httpx2.AsyncClient]:
     app = FastAPI()
     problems.install(app)
 
@@ -52,13 +52,13 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     async def database() -> None:
         raise OperationalError("SELECT internal-secret", {}, OSError("internal-secret"))
 
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with httpx.AsyncClient(transport=transport, base_url="http://bff") as client:
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://bff") as client:
         yield client
 
 
 @pytest.mark.parametrize("code", list(Code))
-async def test_a_problem_keeps_its_code_and_status(http: httpx.AsyncClient, code: Code) -> None:
+async def test_a_problem_keeps_its_code_and_status(http: httpx2.AsyncClient, code: Code) -> None:
     response = await http.get(f"/problem/{code}")
     body = response.json()
     assert response.status_code == body["status"] == code.status
@@ -69,7 +69,7 @@ async def test_a_problem_keeps_its_code_and_status(http: httpx.AsyncClient, code
     assert body["retryable"] is False
 
 
-async def test_invalid_input_is_named_but_not_repeated(http: httpx.AsyncClient) -> None:
+async def test_invalid_input_is_named_but_not_repeated(http: httpx2.AsyncClient) -> None:
     response = await http.post("/things", json={"name": "n", "size": "secret-of-the-caller"})
     assert response.status_code == 422
     assert response.json()["code"] == "invalid_params"
@@ -80,7 +80,7 @@ async def test_invalid_input_is_named_but_not_repeated(http: httpx.AsyncClient) 
 @pytest.mark.parametrize(
     "body", [b"", b"{", b"[" * 100_000, b"\xff\xfe", b'{"name": "n", "size": 1, "\\ud800": 1}']
 )
-async def test_broken_json_is_a_problem_too(http: httpx.AsyncClient, body: bytes) -> None:
+async def test_broken_json_is_a_problem_too(http: httpx2.AsyncClient, body: bytes) -> None:
     response = await http.post(
         "/things", content=body, headers={"Content-Type": "application/json"}
     )
@@ -89,7 +89,7 @@ async def test_broken_json_is_a_problem_too(http: httpx.AsyncClient, body: bytes
     assert response.json()["code"] == "invalid_params"
 
 
-async def test_an_http_exception_keeps_its_status_and_headers(http: httpx.AsyncClient) -> None:
+async def test_an_http_exception_keeps_its_status_and_headers(http: httpx2.AsyncClient) -> None:
     response = await http.get("/teapot")
     assert response.status_code == response.json()["status"] == 418
     assert response.json()["detail"] == "short and stout"
@@ -97,7 +97,7 @@ async def test_an_http_exception_keeps_its_status_and_headers(http: httpx.AsyncC
     assert response.headers["x-spout"] == "yes"
 
 
-async def test_unknown_routes_and_methods_are_problems(http: httpx.AsyncClient) -> None:
+async def test_unknown_routes_and_methods_are_problems(http: httpx2.AsyncClient) -> None:
     missing = await http.get("/nowhere")
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
     wrong = await http.delete("/things")
@@ -108,7 +108,7 @@ async def test_unknown_routes_and_methods_are_problems(http: httpx.AsyncClient) 
     assert wrong.headers["allow"] == "POST"
 
 
-async def test_a_bug_reveals_no_internals(http: httpx.AsyncClient) -> None:
+async def test_a_bug_reveals_no_internals(http: httpx2.AsyncClient) -> None:
     response = await http.get("/bug")
     assert response.status_code == 500
     assert response.json()["code"] == "internal"
@@ -118,7 +118,7 @@ async def test_a_bug_reveals_no_internals(http: httpx.AsyncClient) -> None:
 
 @pytest.mark.parametrize("path", ["/redis", "/database"])
 async def test_an_unavailable_store_reveals_no_internals(
-    http: httpx.AsyncClient, path: str
+    http: httpx2.AsyncClient, path: str
 ) -> None:
     response = await http.get(path)
     assert response.status_code == 503
@@ -126,12 +126,12 @@ async def test_an_unavailable_store_reveals_no_internals(
     assert "internal-secret" not in response.text
 
 
-async def test_only_safe_methods_are_retryable(http: httpx.AsyncClient) -> None:
+async def test_only_safe_methods_are_retryable(http: httpx2.AsyncClient) -> None:
     assert (await http.get("/redis")).json()["retryable"] is True
     assert (await http.post("/redis")).json()["retryable"] is False
 
 
-async def test_the_openapi_document_describes_problems(http: httpx.AsyncClient) -> None:
+async def test_the_openapi_document_describes_problems(http: httpx2.AsyncClient) -> None:
     document = (await http.get("/openapi.json")).json()
     content = document["paths"]["/things"]["post"]["responses"]["422"]["content"]
     assert list(content) == ["application/problem+json"]

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from app.routes import admin
 from bff import problems
@@ -73,11 +73,11 @@ def app(
 
 
 @pytest.fixture
-async def http(app: FastAPI, settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+async def http(app: FastAPI, settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
     """A client of the administrator carol."""
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {issue(settings, 'carol', ['admin'])}"}
-    async with httpx.AsyncClient(
+    async with httpx2.AsyncClient(
         transport=transport, base_url="http://bff", headers=headers
     ) as client:
         yield client
@@ -94,7 +94,7 @@ def in_days(days: float) -> str:
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 async def test_every_route_needs_the_scope_admin(
-    http: httpx.AsyncClient, settings: Settings, method: str, path: str
+    http: httpx2.AsyncClient, settings: Settings, method: str, path: str
 ) -> None:
     for headers, status in (
         ({"Authorization": ""}, 401),
@@ -118,7 +118,7 @@ def test_the_list_of_routes_is_complete(app: FastAPI) -> None:
 
 
 async def test_a_broadcast_is_created_and_can_be_read(
-    http: httpx.AsyncClient, messenger: RecordingMessenger
+    http: httpx2.AsyncClient, messenger: RecordingMessenger
 ) -> None:
     created = await http.post("/admin/broadcasts", json=new_broadcast(expires_at=in_days(1)))
     assert created.status_code == 201
@@ -133,7 +133,7 @@ async def test_a_broadcast_is_created_and_can_be_read(
 
 
 async def test_to_users_and_to_a_connection(
-    http: httpx.AsyncClient, messenger: RecordingMessenger
+    http: httpx2.AsyncClient, messenger: RecordingMessenger
 ) -> None:
     to_users = new_broadcast(audience="users", user_ids=["alice", "realm/böb 2"])
     assert (await http.post("/admin/broadcasts", json=to_users)).status_code == 201
@@ -177,7 +177,7 @@ async def test_to_users_and_to_a_connection(
     ids=lambda changes: repr(changes)[:60],
 )
 async def test_invalid_broadcasts_are_refused(
-    http: httpx.AsyncClient, messenger: RecordingMessenger, changes: dict[str, Any]
+    http: httpx2.AsyncClient, messenger: RecordingMessenger, changes: dict[str, Any]
 ) -> None:
     response = await http.post("/admin/broadcasts", json=new_broadcast(**changes))
     assert response.status_code == 422
@@ -191,7 +191,9 @@ async def test_invalid_broadcasts_are_refused(
     ['{"a":' * 40 + "1" + "}" * 40, '{"a": "\\ud800"}', '{"\\ud800": 1}'],
     ids=["deep", "lone surrogate", "lone surrogate as key"],
 )
-async def test_json_that_frames_cannot_hold_is_refused(http: httpx.AsyncClient, event: str) -> None:
+async def test_json_that_frames_cannot_hold_is_refused(
+    http: httpx2.AsyncClient, event: str
+) -> None:
     body = f'{{"audience": "all", "topic": "t", "event": {event}}}'
     headers = {"Content-Type": "application/json"}
     response = await http.post("/admin/broadcasts", content=body, headers=headers)
@@ -199,7 +201,7 @@ async def test_json_that_frames_cannot_hold_is_refused(http: httpx.AsyncClient, 
 
 
 async def test_the_stored_event_is_the_sent_event(
-    http: httpx.AsyncClient, messenger: RecordingMessenger
+    http: httpx2.AsyncClient, messenger: RecordingMessenger
 ) -> None:
     body = '{"audience": "all", "topic": "t", "event": {"a": null, "b": "\\u0000"}}'
     headers = {"Content-Type": "application/json"}
@@ -211,7 +213,7 @@ async def test_the_stored_event_is_the_sent_event(
     assert response.status_code == 422
 
 
-async def test_pages(http: httpx.AsyncClient) -> None:
+async def test_pages(http: httpx2.AsyncClient) -> None:
     made = [
         (await http.post("/admin/broadcasts", json=new_broadcast())).json()["id"] for _ in range(3)
     ]
@@ -235,14 +237,14 @@ async def test_pages(http: httpx.AsyncClient) -> None:
     ],
 )
 async def test_unknown_and_invalid_resources(
-    http: httpx.AsyncClient, path: str, status: int
+    http: httpx2.AsyncClient, path: str, status: int
 ) -> None:
     assert (await http.get(path)).status_code == status
 
 
 @pytest.mark.parametrize("user_id", ["alice", "auth0|1", "realm/alice", "ä b"])
 async def test_connections_of_a_user_are_listed_and_closed(
-    http: httpx.AsyncClient, app: FastAPI, messenger: RecordingMessenger, user_id: str
+    http: httpx2.AsyncClient, app: FastAPI, messenger: RecordingMessenger, user_id: str
 ) -> None:
     path = f"/admin/users/{user_id.replace('/', '%2F')}/connections"
     (connection,) = (await http.get(path)).json()
@@ -254,13 +256,13 @@ async def test_connections_of_a_user_are_listed_and_closed(
     assert messenger.closed == [user_id]
 
 
-async def test_stats_count_all_instances(http: httpx.AsyncClient) -> None:
+async def test_stats_count_all_instances(http: httpx2.AsyncClient) -> None:
     stats = (await http.get("/admin/stats")).json()
     assert stats["connections"] == 7
     assert [instance["instance"] for instance in stats["instances"]] == ["i1", "i2"]
 
 
-async def test_the_openapi_document_is_complete(http: httpx.AsyncClient) -> None:
+async def test_the_openapi_document_is_complete(http: httpx2.AsyncClient) -> None:
     document = (await http.get("/openapi.json")).json()
     operations = [
         operation for methods in document["paths"].values() for operation in methods.values()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import httpx
+import httpx2
 import pytest
 from bff.settings import Settings
 
@@ -15,9 +15,9 @@ def development(settings: Settings) -> Settings:
     return settings.model_copy(update={"environment": "development", **engines})
 
 
-def browse(settings: Settings) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_app(settings))
-    return httpx.AsyncClient(transport=transport, base_url="http://localhost:8000")
+def browse(settings: Settings) -> httpx2.AsyncClient:
+    transport = httpx2.ASGITransport(create_app(settings))
+    return httpx2.AsyncClient(transport=transport, base_url="http://localhost:8000")
 
 
 async def test_the_page_and_its_client_are_served(development: Settings) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 
-import httpx
+import httpx2
 import pytest
 from bff.settings import Settings
 from bff.testing import RunningBff, run
@@ -130,8 +130,8 @@ async def test_production_describes_its_api_only_if_told_to(
 ) -> None:
     changed = settings.model_copy(update={"environment": "production", "api_docs": setting})
     app = create_app(changed)
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
         for path in ("/docs", "/openapi.json", "/docs/oauth2-redirect", "/redoc"):
             is_there = setting is True and path in ("/docs", "/openapi.json")
             assert (await http.get(path)).status_code == (200 if is_there else 404), path
@@ -175,7 +175,7 @@ async def test_a_foreign_origin_is_refused_before_anything_else(bff: RunningBff)
 async def test_two_cookies_of_the_name_are_refused(bff: RunningBff) -> None:
     good = f"Authorization={bff.token('alice')}"
     other = f"Authorization={bff.token('mallory')}"
-    async with httpx.AsyncClient(base_url=f"http://{bff.address}") as http:
+    async with httpx2.AsyncClient(base_url=f"http://{bff.address}") as http:
         for cookies, status in (
             (good, 200),
             (f"a=1; {good}; b=Authorization", 200),
@@ -208,7 +208,7 @@ async def test_tokens_of_the_development_page_are_for_known_hosts(
 ) -> None:
     changes = {"environment": "development", "allowed_origins": ("https://bff.invalid:8443",)}
     app = create_app(settings.model_copy(update=changes))
-    transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+    transport = httpx2.ASGITransport(app)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
         answer = await http.post("/dev/token", json={"user": "a"}, headers={"Host": host})
     assert answer.status_code == status

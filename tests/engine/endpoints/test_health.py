@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 from bff.db.database import make_engine
 from bff.settings import Settings
@@ -146,8 +146,8 @@ async def test_an_instance_is_ready_once_it_has_the_keys_of_the_identity_provide
             "jwt_algorithms": ("ES256",),
         }
         app = create_app(settings.model_copy(update=changes))
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
 
             async def identity() -> dict[str, Any]:
                 check: dict[str, Any] = (await http.get("/health/ready")).json()["checks"][

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from types import SimpleNamespace
 
-import httpx
+import httpx2
 import pytest
 from bff.connections.close_codes import CloseCode
 from bff.realtime import connection_handler, limits
@@ -160,7 +160,7 @@ class TestOneAllowance:
         is_refused(answers[-1])
 
 
-def is_refused(response: httpx.Response) -> None:
+def is_refused(response: httpx2.Response) -> None:
     assert response.status_code == 429
     assert response.json()["code"] == "rate_limited"
     assert 0 < response.json()["retry_after_ms"] <= 60_000

@@ -7,7 +7,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
-import httpx
+import httpx2
 import pytest
 import websockets
 from bff.server import admission, deadlines, http
@@ -296,6 +296,6 @@ class TestHandshakes:
 
 
 async def test_a_probe_is_answered_without_a_limit(bff: RunningBff) -> None:
-    async with httpx.AsyncClient(base_url=f"http://{bff.address}") as client:
+    async with httpx2.AsyncClient(base_url=f"http://{bff.address}") as client:
         statuses = [(await client.get("/health/live")).status_code for _ in range(150)]
     assert set(statuses) == {200}

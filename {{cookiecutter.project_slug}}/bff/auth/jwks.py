@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
-import httpx
+import httpx2
 
 from bff.errors import Code, Problem
 from bff.tasks import cancel_and_wait
@@ -34,7 +34,7 @@ class Jwks(Generic[T]):
         self,
         url: str,
         parse: Callable[[bytes], T],
-        http: httpx.AsyncClient,
+        http: httpx2.AsyncClient,
         *,
         max_age: float = 600,
         min_interval: float = 30,

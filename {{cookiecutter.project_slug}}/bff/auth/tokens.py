@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
-import httpx
+import httpx2
 import orjson
 from jose import jwk, jwt
 from jose.backends.base import Key
@@ -64,7 +64,7 @@ class SignedTokens:
         *,
         secrets: Sequence[str] = (),
         jwks_url: str | None = None,
-        http: httpx.AsyncClient | None = None,
+        http: httpx2.AsyncClient | None = None,
     ) -> None:
         """`secrets` sign with HMAC; the keys at `jwks_url` are public.
 
@@ -79,7 +79,7 @@ class SignedTokens:
         if unknown:
             raise ValueError(f"JWT_ALGORITHMS: {unknown[0]} is not one of {', '.join(supported)}")
         if jwks_url is not None:
-            self._jwks = Jwks(jwks_url, self._parse, http or httpx.AsyncClient())
+            self._jwks = Jwks(jwks_url, self._parse, http or httpx2.AsyncClient())
         elif secrets:
             self._secrets = {
                 (None, name): tuple(_Secret(secret, name) for secret in secrets)
@@ -152,7 +152,7 @@ class SignedTokens:
 class TokenVerifier:
     """Verifies the tokens of callers. Make one and keep it: it caches the keys."""
 
-    def __init__(self, settings: Settings, http: httpx.AsyncClient | None = None) -> None:
+    def __init__(self, settings: Settings, http: httpx2.AsyncClient | None = None) -> None:
         """
         Raises:
             ValueError: `JWT_ALGORITHMS` contains an algorithm that is not supported.

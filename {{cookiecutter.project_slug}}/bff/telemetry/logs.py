@@ -19,7 +19,7 @@ _LINE_BREAKS = re.compile("[\x85\u2028\u2029]")
 """Unicode's line breaks, which JSON need not escape."""
 _MIN_LEVELS = {
     "alembic.runtime.plugins": logging.WARNING,
-    "httpx": logging.WARNING,
+    "httpx2": logging.WARNING,
     "uvicorn.error": logging.INFO,
     "websockets.server": logging.WARNING,
 }

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from typing import Any
 
-import httpx
+import httpx2
 import websockets
 
 SECONDS = 15
@@ -93,7 +93,7 @@ class Browser:
 class EventSource:
     """An event stream client, which parses as browsers do (WHATWG HTML, section 9.2.6)."""
 
-    def __init__(self, response: httpx.Response) -> None:
+    def __init__(self, response: httpx2.Response) -> None:
         self.response = response
         self.hello: dict[str, Any] = {}
         self.last_event_id = ""
@@ -148,7 +148,7 @@ class EventSource:
         return code
 
     async def _read_lines(self) -> AsyncIterator[bytes]:
-        """Lines that end with a line feed: httpx' `aiter_lines` splits at other characters too."""
+        """Lines that end with a line feed: `aiter_lines` of httpx2 splits at others too."""
         rest = b""
         async for chunk in self.response.aiter_bytes():
             *lines, rest = (rest + chunk).split(b"\n")

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
+import httpx2
 import uvicorn
 import websockets
 from fastapi import FastAPI
@@ -101,14 +101,14 @@ class RunningBff:
         """The response to a request for an event stream; the test reads the events."""
         encoded = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
         async with (
-            httpx.AsyncClient(base_url=f"http://{self.address}", timeout=SECONDS) as http,
+            httpx2.AsyncClient(base_url=f"http://{self.address}", timeout=SECONDS) as http,
             http.stream("GET", "/events", params=query, headers=encoded) as response,
         ):
             yield EventSource(response)
 
-    def http(self, user: str = "alice", scopes: Sequence[str] = ()) -> httpx.AsyncClient:
+    def http(self, user: str = "alice", scopes: Sequence[str] = ()) -> httpx2.AsyncClient:
         """An HTTP client of that user."""
-        return httpx.AsyncClient(
+        return httpx2.AsyncClient(
             base_url=f"http://{self.address}",
             headers={"Authorization": f"Bearer {self.token(user, scopes)}"},
             timeout=SECONDS,
