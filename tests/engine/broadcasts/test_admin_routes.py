@@ -15,7 +15,7 @@ from bff.auth.authenticator import Authenticator
 from bff.auth.tickets import Tickets
 from bff.auth.tokens import TokenVerifier, issue
 from bff.broadcasts.service import BroadcastService
-from bff.cluster.index import ConnectionFacts
+from bff.cluster.index import ConnectionDetails
 from bff.cluster.lease import InstanceFacts
 from bff.realtime.limits import TokenBuckets
 from bff.redis.client import RedisClient
@@ -25,7 +25,7 @@ from fastapi import FastAPI
 
 from tests.engine.broadcasts.conftest import RecordingMessenger
 
-CONNECTION = ConnectionFacts("i1.abc", "i1", 1_700_000_000.0, "192.0.2.1", "browser", "s-1")
+CONNECTION = ConnectionDetails("i1.abc", "i1", 1_700_000_000.0, "192.0.2.1", "browser", "s-1")
 INSTANCES = [InstanceFacts("i1", "host", 0.0, 3, 2), InstanceFacts("i2", "host", 0.0, 4, 4)]
 ROUTES = [
     ("POST", "/admin/broadcasts"),
@@ -41,7 +41,7 @@ class StandInIndex:
     def __init__(self) -> None:
         self.requested: list[str] = []
 
-    async def connections_of(self, user_id: str) -> list[ConnectionFacts]:
+    async def connections_of(self, user_id: str) -> list[ConnectionDetails]:
         self.requested.append(user_id)
         return [CONNECTION]
 

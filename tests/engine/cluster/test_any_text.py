@@ -87,7 +87,7 @@ async def test_user_ids(members: Members, text: str) -> None:
     found = await a.index.connections_of(text)
     assert {facts.connection_id for facts in found} == {connection.id, again.id}
     await a.messenger.close_user(text)
-    await until(lambda: connection.closing is not None and again.closing is not None)
+    await until(lambda: connection.close_code is not None and again.close_code is not None)
     await a.leave(again)
     await b.leave(connection)
     assert await a.index.connections_of(text) == []

@@ -20,7 +20,7 @@ def events_of(connection: Connection) -> list[dict[str, Any]]:
 
 
 def closed_with(connection: Connection) -> int | None:
-    return connection.closing
+    return connection.close_code
 
 
 async def test_to_user_reaches_the_user_on_every_instance_and_no_other_user(

@@ -84,7 +84,7 @@ class TestAConnectionToRedis:
         await send(a, range(10, 15))
         await until(lambda: numbers_of(alice) == list(range(15)))
         assert proxied.metric("bff_pubsub_restarts_total") >= 1
-        assert alice.closing is None
+        assert alice.close_code is None
 
     async def test_that_is_cut_repeatedly_loses_no_message(
         self, proxy: Proxy, proxied: ClusterMember, start: StartInstance

@@ -227,7 +227,7 @@ async def test_a_page_waits_until_the_transport_has_drained(start: StartInstance
     room.set()
     alice = await catching_up
     await until(lambda: numbers_of(alice) == [1, 2, 3, 4])
-    assert alice.closing is None
+    assert alice.close_code is None
 
 
 async def test_a_socket_that_does_not_drain_is_closed_as_slow_consumer(
@@ -248,7 +248,7 @@ async def test_a_socket_that_does_not_drain_is_closed_as_slow_consumer(
             return written
 
     alice = await a.join("alice", since=str(seen.id), transport=Stuck())
-    assert alice.closing == CloseCode.SLOW_CONSUMER
+    assert alice.close_code == CloseCode.SLOW_CONSUMER
 
 
 # Live connections
@@ -328,7 +328,7 @@ async def test_lost_messages_are_reported_and_the_socket_stays_open(
     await until(lambda: gaps_of(alice) == [{"user": last.id}])
     await b.messenger.to_user("alice", "n", "next")
     await until(lambda: numbers_of(alice) == ["next"])
-    assert alice.closing is None
+    assert alice.close_code is None
     (gap,) = (frame for frame in transport_of(alice).frames if b'"type":"gap"' in frame.payload)
     assert format_cursor(gap.positions) == last.id, (
         "an event stream must continue at the gap's position"

@@ -335,7 +335,7 @@ async def test_an_administrator_can_list_and_close_it(bff: RunningBff) -> None:
     async with bff.events("alice") as source, bff.http("admin", ["admin"]) as http:
         (shown,) = (await http.get("/admin/users/alice/connections")).json()
         assert shown["connection_id"] == source.hello["session_id"]
-        assert shown["device"].startswith("python-httpx2")
+        assert shown["user_agent"].startswith("python-httpx2")
         await bff.engine.messenger.close_user("alice")
         assert await source.closed() == CloseCode.REVOKED
     headers = signed_in(bff) | {"Last-Event-ID": source.last_event_id}

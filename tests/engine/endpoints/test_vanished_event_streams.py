@@ -48,7 +48,7 @@ async def connected(bff: RunningBff) -> AsyncIterator[socket.socket]:
 async def fill(bff: RunningBff) -> None:
     """Send until the kernel takes no more."""
     (connection,) = bff.engine.handlers._registry.by_user("alice")
-    while not connection.transport.buffered and connection.closing is None:
+    while not connection.transport.buffered and connection.close_code is None:
         await bff.engine.messenger.to_user("alice", "bulk", "x" * 60_000)
 
 

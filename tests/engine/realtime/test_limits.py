@@ -198,6 +198,6 @@ class TestAClientThatContinues:
         for number in range(1, 2000):
             clock.now += 1 / frames_per_second
             handler.receive('{"type":"ping"}')
-            if handler.connection.closing is not None:
+            if handler.connection.close_code is not None:
                 return number
         return 0

@@ -219,11 +219,11 @@ async def test_a_slow_consumer_is_closed_and_other_clients_are_not(
         connection = connection_of(bff)
         protocol = protocol_of(connection)
         large = Frame(Event("x", "0123456789" * 5000).encode())
-        while connection.closing is None:
+        while connection.close_code is None:
             connection.send_frame(large)
             assert protocol.buffered <= settings.max_queue_bytes + 65536
             await asyncio.sleep(0)
-        assert connection.closing == CloseCode.SLOW_CONSUMER
+        assert connection.close_code == CloseCode.SLOW_CONSUMER
         await until(lambda: not bff.engine.handlers._registry.by_user("alice"))
         assert (await bob.request("echo", "say"))["error"] is None
     raw.close()

@@ -54,11 +54,11 @@ async def send_until_closing(bff: RunningBff, settings: Settings, *others: str) 
     connection = connection_of(bff, USER)
     number = 0
     async with asyncio.timeout(60):
-        while connection.closing is None:
+        while connection.close_code is None:
             await send(bff, number, USER, *others)
             number += 1
             assert connection.transport.buffered <= settings.max_queue_bytes + MESSAGE
-    assert connection.closing == CloseCode.SLOW_CONSUMER
+    assert connection.close_code == CloseCode.SLOW_CONSUMER
     return number
 
 

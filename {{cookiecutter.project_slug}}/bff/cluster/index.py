@@ -28,16 +28,17 @@ _BATCH: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
-class ConnectionFacts:
+class ConnectionDetails:
     """What administrators may see of a connection."""
 
     connection_id: str
     instance: str
-    since: float
+    connected_at: float
     """Seconds since 1970."""
     address: str
-    device: str
-    session: str
+    user_agent: str
+    session_id: str
+    """The sign-in that the token belongs to (claim `sid`). Empty if it names none."""
 
 
 class ConnectionIndex:
@@ -142,7 +143,7 @@ class ConnectionIndex:
             del self._unregistered[: len(batch)]
         self._has_unregistered.clear()
 
-    async def connections_of(self, user_id: str) -> list[ConnectionFacts]:
+    async def connections_of(self, user_id: str) -> list[ConnectionDetails]:
         """The user's connections on all instances that are not known to be dead.
 
         Raises:
@@ -151,27 +152,27 @@ class ConnectionIndex:
         check_user_id(user_id)
         key = self._keys.connections(user_id)
         entries = await self._pipeline.read_hash(key)
-        known = {self.instance_id, *(facts.instance for facts in self.lease.living)}
+        known = {self.instance_id, *(other.instance for other in self.lease.living)}
         if any(_instance(entry) not in known for entry in entries.values()):
             await self.reaper.remove_dead_entries(user_id)
             entries = await self._pipeline.read_hash(key)
         found = [
-            _connection_facts(field.decode(), entry)
+            _connection_details(field.decode(), entry)
             for field, entry in entries.items()
             if _member(entry) not in self.lease.dead
         ]
-        return [facts for facts in found if not self._is_stale(facts, user_id)]
+        return [details for details in found if not self._is_stale(details, user_id)]
 
-    def _is_stale(self, facts: ConnectionFacts, user_id: str) -> bool:
+    def _is_stale(self, details: ConnectionDetails, user_id: str) -> bool:
         """Whether an entry of this instance has no connection."""
-        if facts.instance != self.instance_id or self._registry.by_id(facts.connection_id):
+        if details.instance != self.instance_id or self._registry.by_id(details.connection_id):
             return False
         self._doubtful_users.add(user_id)
         return True
 
     async def restore(self, connections: Iterable[Connection]) -> None:
         """Write the entries of open connections again, because Redis may have lost them."""
-        connections = [connection for connection in connections if connection.closing is None]
+        connections = [connection for connection in connections if connection.close_code is None]
         for start in range(0, len(connections), _BATCH):
             batch = connections[start : start + _BATCH]
             await self._write(batch)
@@ -278,7 +279,7 @@ class ConnectionIndex:
         return self._keys.users_of(self.lease.member)
 
     def _entry(self, connection: Connection) -> bytes:
-        return b"%s %s" % (self.lease.member.encode(), orjson.dumps(connection.facts))
+        return b"%s %s" % (self.lease.member.encode(), orjson.dumps(connection.details))
 
 
 def _member(entry: bytes) -> str:
@@ -290,13 +291,13 @@ def _instance(entry: bytes) -> str:
     return _member(entry).partition("#")[0]
 
 
-def _connection_facts(connection_id: str, entry: bytes) -> ConnectionFacts:
-    facts = orjson.loads(entry.split(b" ", 1)[1])
-    return ConnectionFacts(
+def _connection_details(connection_id: str, entry: bytes) -> ConnectionDetails:
+    details = orjson.loads(entry.split(b" ", 1)[1])
+    return ConnectionDetails(
         connection_id=connection_id,
         instance=instance_of(connection_id),
-        since=facts.get("since", 0.0),
-        address=facts.get("address", ""),
-        device=facts.get("device", ""),
-        session=facts.get("session", ""),
+        connected_at=details.get("connected_at", 0.0),
+        address=details.get("address", ""),
+        user_agent=details.get("user_agent", ""),
+        session_id=details.get("session_id") or "",
     )

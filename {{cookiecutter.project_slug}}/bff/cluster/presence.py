@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import quote
 
 from bff.cluster.context import ClusterContext
-from bff.cluster.index import ConnectionFacts, ConnectionIndex
+from bff.cluster.index import ConnectionDetails, ConnectionIndex
 from bff.cluster.messenger import Messenger
 from bff.cluster.presence_queue import Claim, PresenceQueue
 from bff.cluster.scripts import load
@@ -57,7 +57,7 @@ class Presence:
         self._max_wait_seconds = context.settings.lease_renewal_seconds
         self._retention_seconds = context.settings.position_retention_seconds
 
-    async def of(self, user_ids: Iterable[str]) -> dict[str, list[ConnectionFacts]]:
+    async def of(self, user_ids: Iterable[str]) -> dict[str, list[ConnectionDetails]]:
         """The connections of each user on all instances; an empty list for an offline user.
 
         Raises:

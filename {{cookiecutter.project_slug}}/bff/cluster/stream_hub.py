@@ -228,7 +228,7 @@ class StreamHub:
 
 
 def _has_left(connection: Connection, tracker: StreamTracker, catch_up: CatchUp) -> bool:
-    return connection.closing is not None or tracker.catching_up.get(connection) is not catch_up
+    return connection.close_code is not None or tracker.catching_up.get(connection) is not catch_up
 
 
 async def wait_for_room(connection: Connection, size: int) -> None:

@@ -184,7 +184,7 @@ class Subscriptions:
             self.revoke(connection, [topic])
 
     async def _subscribe_and_notify(self, connection: Connection, topic: str) -> None:
-        if connection.closing is not None:
+        if connection.close_code is not None:
             return
         try:
             joined = await self.subscribe(connection, {topic: None})

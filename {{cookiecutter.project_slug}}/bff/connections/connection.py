@@ -32,8 +32,8 @@ class Connection:
     __slots__ = (
         "_out",
         "_waiting",
-        "closing",
-        "facts",
+        "close_code",
+        "details",
         "id",
         "max_queue_bytes",
         "topics",
@@ -48,15 +48,16 @@ class Connection:
         transport: Transport,
         *,
         max_queue_bytes: int,
-        facts: dict[str, Any] | None = None,
+        details: dict[str, Any] | None = None,
     ) -> None:
         self.id = connection_id
         self.user_id = user_id
         self.transport = transport
         self.max_queue_bytes = max_queue_bytes
-        self.facts = facts or {}
-        """Shown to administrators: `since` (Unix time), `address`, `device`, `session`."""
-        self.closing: int | None = None
+        self.details = details or {}
+        """Shown to administrators: `connected_at` (Unix time), `address`, `user_agent` and
+        `session_id`."""
+        self.close_code: int | None = None
         """The close code, once the connection is closing."""
         self.topics: frozenset[str] = frozenset()
         """The topics it is subscribed to. Set by the registry."""
@@ -74,7 +75,7 @@ class Connection:
 
         `positions` are the positions at which the connection's streams begin.
         """
-        if self.closing is not None:
+        if self.close_code is not None:
             return
         waiting, self._waiting = self._waiting, []
         self._out = self.transport
@@ -101,7 +102,7 @@ class Connection:
                 connection.close(CloseCode.SLOW_CONSUMER)
 
     def _hold(self, frame: Frame) -> None:
-        if self.closing is not None:
+        if self.close_code is not None:
             return
         if sum(len(waiting.payload) for waiting in self._waiting) > self.max_queue_bytes:
             self.close(CloseCode.SLOW_CONSUMER)
@@ -110,8 +111,8 @@ class Connection:
 
     def close(self, code: int, reason: str = "") -> None:
         """Close the connection. Only the first call has an effect."""
-        if self.closing is None:
-            self.closing = code
+        if self.close_code is None:
+            self.close_code = code
             self._out = None
             self._waiting = []
             self.transport.close(code, reason)

@@ -7,7 +7,7 @@ import logging
 from fastapi import APIRouter, status
 from pydantic import BaseModel
 
-from bff.cluster.index import ConnectionFacts
+from bff.cluster.index import ConnectionDetails
 from bff.cluster.lease import InstanceFacts
 from bff.endpoints.dependencies import AdminDep, IndexDep, MessengerDep
 from bff.endpoints.names import Addressed, UserIdInPath
@@ -25,7 +25,7 @@ class Stats(BaseModel):
 
 
 @router.get("/users/{user_id:text}/connections")
-async def read_connections(user_id: UserIdInPath, index: IndexDep) -> list[ConnectionFacts]:
+async def read_connections(user_id: UserIdInPath, index: IndexDep) -> list[ConnectionDetails]:
     """The user's connections, on all instances."""
     return await index.connections_of(user_id)
 

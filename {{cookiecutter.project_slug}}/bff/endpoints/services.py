@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from bff.cluster.index import ConnectionFacts
+from bff.cluster.index import ConnectionDetails
 from bff.cluster.messenger import Messenger
 from bff.cluster.presence import Presence
 from bff.endpoints.names import MAX_USERS, Addressed, Topic
@@ -53,7 +53,7 @@ class PresenceQuery(BaseModel):
 
 
 class PresenceResult(BaseModel):
-    users: dict[str, list[ConnectionFacts]]
+    users: dict[str, list[ConnectionDetails]]
     """Each user's connections on all instances; empty when the user is offline."""
 
 

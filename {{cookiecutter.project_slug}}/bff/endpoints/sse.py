@@ -89,7 +89,7 @@ class EventStreamResponse(Response):
             transport,
             self._caller,
             address=request.client.host if request.client else "",
-            device=request.headers.get("user-agent", ""),
+            user_agent=request.headers.get("user-agent", ""),
         )
         writing = asyncio.create_task(transport.run())
         disconnect = asyncio.create_task(_disconnected(receive))

@@ -72,7 +72,7 @@ def _open(
         transport,
         caller,
         address=client.host if client else "",
-        device=websocket.headers.get("user-agent", ""),
+        user_agent=websocket.headers.get("user-agent", ""),
     )
 
 

@@ -113,7 +113,7 @@ class ConnectionHandler:
         """Handle the frames that waited for the admission, and from now on each at once."""
         pending, self._pending_frames = self._pending_frames or [], None
         for data in pending:
-            if self.connection.closing is None:
+            if self.connection.close_code is None:
                 self.receive(data)
 
     def stop(self) -> None:
@@ -256,7 +256,7 @@ class ConnectionHandler:
 
         Only the frames that are answered are decoded, for their trace id.
         """
-        if self.connection.closing is not None:
+        if self.connection.close_code is not None:
             return
         now = time.monotonic()
         if now - self._rate_limited_since > _RATE_LIMITED_SECONDS:

@@ -38,22 +38,22 @@ class HandlerManager:
         return iter(tuple(self._handlers))
 
     def open(
-        self, transport: Transport, caller: Caller, *, address: str = "", device: str = ""
+        self, transport: Transport, caller: Caller, *, address: str = "", user_agent: str = ""
     ) -> ConnectionHandler:
         """Register an accepted connection on this instance. Its frames wait until `admit`.
 
-        `address` and `device` (the `User-Agent`) are shown to administrators.
+        `address` and `user_agent` are shown to administrators.
         """
         connection = Connection(
             new_connection_id(self._context.instance_id),
             caller.user_id,
             transport,
             max_queue_bytes=self._context.settings.max_queue_bytes,
-            facts={
-                "since": time.time(),
+            details={
+                "connected_at": time.time(),
                 "address": address,
-                "device": device[:200],
-                "session": caller.session_id,
+                "user_agent": user_agent[:200],
+                "session_id": caller.session_id,
             },
         )
         self._registry.register(connection)
@@ -94,7 +94,7 @@ class HandlerManager:
         else:
             streams = JoinedStreams((*joined, *more))
             connection.open(self._hello(connection, caller, streams), streams.start_positions())
-            if connection.closing is None:
+            if connection.close_code is None:
                 handler.start_receiving()
             if joined.are_resumed:
                 retained = await self._retained(caller, version)
@@ -109,8 +109,8 @@ class HandlerManager:
         `code` is the peer's close code, or the server's own if `by_server` is set.
         """
         connection = handler.connection
-        by = "server" if by_server or connection.closing is not None else "client"
-        code = connection.closing or code
+        by = "server" if by_server or connection.close_code is not None else "client"
+        code = connection.close_code or code
         connection.close(code)
         handler.stop()
         self._handlers.discard(handler)
@@ -124,7 +124,7 @@ class HandlerManager:
                 "user": connection.user_id,
                 "code": code,
                 "by": by,
-                "seconds": round(time.time() - connection.facts["since"], 1),
+                "seconds": round(time.time() - connection.details["connected_at"], 1),
             },
         )
 

@@ -76,7 +76,7 @@ class MeshProxy:
                 late=late,
             )
         except asyncio.CancelledError:
-            browser_gone = connection is not None and connection.closing is not None
+            browser_gone = connection is not None and connection.close_code is not None
             if late is None or not browser_gone:
                 self._cancelled(exposure, caller, call.service, trace_id, late)
             raise
