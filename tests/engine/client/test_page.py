@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
+import re
+
 import httpx2
 import pytest
 from bff.settings import Settings
@@ -20,14 +23,32 @@ def browse(settings: Settings) -> httpx2.AsyncClient:
     return httpx2.AsyncClient(transport=transport, base_url="http://localhost:8000")
 
 
+async def _modules(browser: httpx2.AsyncClient, path: str) -> dict[str, str]:
+    """A module and everything that it imports, by path."""
+    modules: dict[str, str] = {}
+    waiting = [path]
+    while waiting:
+        path = waiting.pop()
+        response = await browser.get(path)
+        assert response.status_code == 200, path
+        assert response.headers["content-type"].startswith("text/javascript")
+        modules[path] = response.text
+        imported = re.findall(r'^(?:import|export) .*from "(.+)";$', response.text, re.MULTILINE)
+        paths = (posixpath.normpath(posixpath.join(path, "..", name)) for name in imported)
+        waiting += [each for each in paths if each not in modules]
+    return modules
+
+
 async def test_the_page_and_its_client_are_served(development: Settings) -> None:
     async with browse(development) as browser:
         page = await browser.get("/")
-        client = await browser.get("/bff-client.js")
+        modules = await _modules(browser, "/bff-client/bff-client.js")
+        other = await browser.get("/bff-client/package.json")
     assert page.headers["content-type"].startswith("text/html")
-    assert 'import { BffClient } from "./bff-client.js";' in page.text
-    assert client.headers["content-type"].startswith("text/javascript")
-    assert "export class BffClient" in client.text
+    assert 'import { BffClient } from "./bff-client/bff-client.js";' in page.text
+    assert any("export class BffClient" in text for text in modules.values())
+    assert len(modules) > 10
+    assert other.status_code == 404
 
 
 async def test_the_page_allows_its_own_script_and_style_and_nothing_else(
@@ -69,7 +90,7 @@ async def test_without_a_secret_there_are_no_development_tokens(development: Set
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/"), ("GET", "/bff-client.js"), ("POST", "/dev/token")]
+    ("method", "path"), [("GET", "/"), ("GET", "/bff-client/bff-client.js"), ("POST", "/dev/token")]
 )
 async def test_outside_development_there_is_no_page(
     settings: Settings, method: str, path: str

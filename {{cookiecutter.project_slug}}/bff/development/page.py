@@ -1,4 +1,4 @@
-"""The development page at `/`, its client script and tokens for it. Mounted in development only."""
+"""The development page at `/`, its client and tokens for it. Mounted in development only."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from bff.http_headers import NO_STORE
 from bff.settings import Settings
 
 _PAGE = Path(__file__).with_name("page.html")
-_CLIENT = Path(__file__).parents[2] / "client" / "bff-client.js"
+_CLIENT = Path(__file__).parents[2] / "client"
 _INLINE = re.compile(r"<(script|style)\b[^>]*>(.*?)</\1>", re.DOTALL)
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _FRESH = {"Cache-Control": NO_STORE}
@@ -36,7 +36,7 @@ class DevelopmentToken(BaseModel):
 
 
 def router(settings: Settings) -> APIRouter:
-    """Routes of the page, of its script, and of tokens for any user."""
+    """Routes of the page, of the client's modules, and of tokens for any user."""
     router = APIRouter(include_in_schema=False)
     html = _PAGE.read_text(encoding="utf-8")
     headers = _FRESH | {"Content-Security-Policy": page_policy(html)}
@@ -45,9 +45,18 @@ def router(settings: Settings) -> APIRouter:
     def page() -> HTMLResponse:
         return HTMLResponse(html, headers=headers)
 
-    @router.get("/bff-client.js")
-    def client() -> FileResponse:
-        return FileResponse(_CLIENT, media_type="text/javascript", headers=_FRESH)
+    scripts = {path.relative_to(_CLIENT).as_posix(): path for path in _CLIENT.rglob("*.js")}
+
+    @router.get("/bff-client/{name:path}")
+    def client(name: str) -> FileResponse:
+        """A module of the client.
+
+        Raises:
+            Problem: `not_found` if there was no such module when the server started.
+        """
+        if name not in scripts:
+            raise Problem(Code.NOT_FOUND, "The client has no such module")
+        return FileResponse(scripts[name], media_type="text/javascript", headers=_FRESH)
 
     hosts = {*_LOCAL_HOSTS, *(urlsplit(origin).hostname for origin in settings.allowed_origins)}
 

@@ -1,0 +1,202 @@
+/** @import { Deferred } from "./promises.js" */
+/** @import { Positions } from "./positions.js" */
+
+import { BffError, isTransient } from "./errors.js";
+import { Timers, deferred } from "./promises.js";
+
+const TOPIC = "topic:";
+const MAX_TOPICS_PER_REQUEST = 100;
+
+/**
+ * What the topics need of the client.
+ *
+ * @typedef {object} Host
+ * @property {Positions} positions
+ * @property {() => boolean} isOpen
+ * @property {(type: string, payload: object, onResult: (result: any) => void) => Promise<any>} call
+ * @property {(failures: number) => number} backoff
+ * @property {(missed: Record<string, string>) => void} onGap
+ * @property {(topic: string, error: unknown) => void} onRefused a topic that was subscribed before
+ */
+
+/** Subscriptions to topics, across reconnects. */
+export class Topics {
+  #host;
+  /** Requested by the page or the BFF, each with the promise of its subscription. */
+  #wanted = /** @type {Map<string, Deferred<void>>} */ (new Map());
+  /** Confirmed on this connection. */
+  #subscribed = /** @type {Set<string>} */ (new Set());
+  #syncing = false;
+  #timers = new Timers();
+
+  /** @param {Host} host */
+  constructor(host) {
+    this.#host = host;
+  }
+
+  /**
+   * Fulfilled once subscribed.
+   *
+   * @param {string} topic
+   */
+  want(topic) {
+    const pending = this.#want(topic);
+    this.sync();
+    return pending.promise;
+  }
+
+  /** @param {string} topic */
+  drop(topic) {
+    this.#abandon(topic, new BffError({ code: "cancelled", description: "Unsubscribed" }));
+    if (!this.#subscribed.has(topic)) this.#onUnsubscribed(topic);
+    this.sync();
+  }
+
+  /** The connection is gone, and its subscriptions with it. */
+  onDisconnected() {
+    this.#timers.stopAll();
+    for (const topic of difference(this.#subscribed, this.#wanted)) this.#onUnsubscribed(topic);
+    this.#subscribed.clear();
+  }
+
+  /**
+   * The client closes: topics that were subscribed are kept for the next `connect`.
+   *
+   * @param {unknown} error
+   */
+  onClosed(error) {
+    this.onDisconnected();
+    for (const [topic, pending] of this.#wanted) if (!pending.settled) this.#abandon(topic, error);
+  }
+
+  /**
+   * Subscribe and unsubscribe until `#subscribed` equals `#wanted`, one request at a time. A
+   * refused topic fails its whole request; then the batch size restarts at one and doubles.
+   */
+  async sync(failures = 0, batchSize = MAX_TOPICS_PER_REQUEST) {
+    if (this.#syncing) return;
+    this.#syncing = true;
+    while (this.#host.isOpen()) {
+      for (const topic of this.#subscribed) this.#wanted.get(topic)?.resolve();
+      const surplus = difference(this.#subscribed, this.#wanted);
+      const missing = difference(this.#wanted.keys(), this.#subscribed);
+      const isLeaving = surplus.length > 0;
+      const topics = (isLeaving ? surplus : missing).slice(0, batchSize);
+      if (topics.length === 0) break;
+      try {
+        await (isLeaving ? this.#unsubscribe(topics) : this.#subscribe(topics));
+        failures = 0;
+        batchSize = Math.min(2 * batchSize, MAX_TOPICS_PER_REQUEST);
+      } catch (error) {
+        batchSize = 1;
+        if (topics.length > 1) continue;
+        if (!isTransient(error)) {
+          this.#onRefused(topics[0], error);
+        } else if (this.#host.isOpen()) {
+          const delayMs = this.#host.backoff(failures);
+          this.#timers.start("retry", delayMs, () => this.sync(failures + 1, 1));
+          this.#moveToEnd(topics[0]);
+          break;
+        }
+      }
+    }
+    this.#syncing = false;
+  }
+
+  /**
+   * An event that the BFF sends when it subscribes the user itself, or ends a subscription. Such a
+   * topic is kept, and subscribed again after a reconnect.
+   *
+   * @param {string} topic
+   * @param {any} event
+   */
+  onServerEvent(topic, event) {
+    if (topic === "subscribed") {
+      const topics = Object.keys(event?.positions ?? {}).map((stream) => stream.replace(TOPIC, ""));
+      for (const each of topics) this.#want(each);
+      this.#onSubscribed(topics, event?.positions);
+    } else if (topic === "unsubscribed") {
+      const error = new BffError({ code: "forbidden", description: "Unsubscribed by the BFF" });
+      for (const each of [event?.topics ?? []].flat()) {
+        this.#abandon(each, error);
+        this.#onUnsubscribed(each);
+      }
+    }
+  }
+
+  /** @param {string} topic */
+  #want(topic) {
+    const pending = this.#wanted.get(topic) ?? deferred();
+    this.#wanted.set(topic, pending);
+    return pending;
+  }
+
+  /** @param {string[]} topics */
+  #subscribe(topics) {
+    const asked = topics.map((topic) => ({ topic, since: this.#host.positions.get(TOPIC + topic) }));
+    return this.#host.call("subscribe", { topics: asked }, ({ positions, recovered }) =>
+      this.#onSubscribed(topics, positions, recovered),
+    );
+  }
+
+  /** @param {string[]} topics */
+  #unsubscribe(topics) {
+    return this.#host.call("unsubscribe", { topics }, () =>
+      topics.forEach((topic) => this.#onUnsubscribed(topic)),
+    );
+  }
+
+  /**
+   * @param {string[]} topics
+   * @param {Record<string, string>} [positions]
+   * @param {Record<string, boolean>} [recovered]
+   */
+  #onSubscribed(topics, positions, recovered) {
+    for (const topic of topics) {
+      this.#subscribed.add(topic);
+      this.#wanted.get(topic)?.resolve();
+    }
+    this.#host.onGap(this.#host.positions.startAt(positions, recovered));
+  }
+
+  /** @param {string} topic */
+  #onUnsubscribed(topic) {
+    this.#subscribed.delete(topic);
+    this.#host.positions.forget(TOPIC + topic);
+  }
+
+  /** @param {string} topic */
+  #moveToEnd(topic) {
+    const pending = this.#wanted.get(topic);
+    this.#wanted.delete(topic);
+    if (pending) this.#wanted.set(topic, pending);
+  }
+
+  /**
+   * @param {string} topic
+   * @param {unknown} error
+   */
+  #abandon(topic, error) {
+    this.#wanted.get(topic)?.reject(error);
+    this.#wanted.delete(topic);
+  }
+
+  /**
+   * @param {string} topic
+   * @param {unknown} error
+   */
+  #onRefused(topic, error) {
+    const wasSubscribed = this.#wanted.get(topic)?.settled;
+    this.#abandon(topic, error);
+    this.#onUnsubscribed(topic);
+    if (wasSubscribed) this.#host.onRefused(topic, error);
+  }
+}
+
+/**
+ * @param {Iterable<string>} all
+ * @param {{ has(name: string): boolean }} some
+ */
+function difference(all, some) {
+  return [...all].filter((each) => !some.has(each));
+}
