@@ -16,10 +16,12 @@ import httpx2
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jose import jwt
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.baked import InstalledProject
 from tests.e2e.processes import Instance
 from tests.e2e.waiting import until_true
+from tests.servers import Server
 
 ORIGIN = "http://localhost:8000"
 ISSUER = "https://issuer.example"
@@ -149,6 +151,23 @@ def start_cluster(deployment: Deployment) -> Cluster:
     return Cluster(deployment, deployment.serve("A"), deployment.serve("B")).whole()
 
 
+async def new_database(server: Server) -> str:
+    """The URL of an empty database, which no other test uses."""
+    name = f"e2e_{secrets.token_hex(4)}"
+    engine = create_async_engine(server.url, isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        await connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    await engine.dispose()
+    return f"{server.url.rpartition('/')[0]}/{name}"
+
+
+def copy_of(installed: InstalledProject, path: Path) -> InstalledProject:
+    """A copy of the project, which the test may change."""
+    unwanted = shutil.ignore_patterns(".env", "*.sqlite3*", "__pycache__", ".*_cache")
+    shutil.copytree(installed.path, path, ignore=unwanted)
+    return replace(installed, path=path)
+
+
 def knows_both(deployment: Deployment, instance: Instance) -> bool:
     headers = {"Authorization": f"Bearer {deployment.token('starter', 'admin')}"}
     stats = httpx2.get(f"{instance.url}/admin/stats", headers=headers).json()
@@ -158,8 +177,7 @@ def knows_both(deployment: Deployment, instance: Instance) -> bool:
 def customised(installed: InstalledProject, path: Path) -> InstalledProject:
     """A copy of the project with one more feature, added as `app/routes/__init__.py` says: a
     new file, and a line in each list of `routes/__init__.py`."""
-    unwanted = shutil.ignore_patterns(".env", "*.sqlite3*", "__pycache__", ".*_cache")
-    shutil.copytree(installed.path, path, ignore=unwanted)
+    project = copy_of(installed, path)
     routes = path / "app" / "routes"
     shutil.copy(_SERVICES / "demo_routes.py.txt", routes / "demo.py")
     lists = routes / "__init__.py"
@@ -172,4 +190,4 @@ def customised(installed: InstalledProject, path: Path) -> InstalledProject:
         assert text.count(old) == 1, f"routes/__init__.py has changed: {old!r}"
         text = text.replace(old, new)
     lists.write_text(text)
-    return replace(installed, path=path)
+    return project

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -15,19 +14,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.baked import InstalledProject
 from tests.e2e.conftest import Admin, Connect, Person, person_of
-from tests.e2e.deployment import Cluster, Deployment, start_cluster
+from tests.e2e.deployment import Cluster, Deployment, new_database, start_cluster
 from tests.servers import Server
 
 
 @pytest.fixture
 async def database_url(postgres_server: Server) -> str:
-    """A database of the test's own, empty."""
-    name = f"e2e_{secrets.token_hex(4)}"
-    engine = create_async_engine(postgres_server.url, isolation_level="AUTOCOMMIT")
-    async with engine.connect() as connection:
-        await connection.execute(text(f"CREATE DATABASE {name}"))
-    await engine.dispose()
-    return f"{postgres_server.url.rpartition('/')[0]}/{name}"
+    return await new_database(postgres_server)
 
 
 @pytest.fixture

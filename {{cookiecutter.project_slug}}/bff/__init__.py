@@ -12,8 +12,8 @@ from bff.cluster.messenger import Messenger
 from bff.cluster.presence import Presence, presence_topic
 from bff.connections.close_codes import CloseCode
 from bff.connections.messages import Call
+from bff.db.alembic_env import run_revisions
 from bff.db.database import Database
-from bff.db.migrate import run_revisions
 from bff.db.tables import NAMING_CONVENTION, Audience, UtcDateTime
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient

@@ -211,11 +211,14 @@ class Bff:
 
     async def _migrate(self) -> None:
         try:
-            await migrate.upgrade(self.settings)
+            newer = await migrate.upgrade(self.settings)
         except database.UNAVAILABLE as error:
             logger.warning(
                 "migrations not applied: database unavailable", extra={"reason": why(error)}
             )
+            return
+        if newer:
+            logger.warning("migrations not applied: newer schema", extra={"reason": newer})
 
     async def _start(self) -> None:
         cluster = self.cluster

@@ -10,13 +10,17 @@ import sys
 from collections.abc import Sequence
 
 import click
+from alembic.util import CommandError
 from pydantic import ValidationError
 
 from bff.auth.tokens import issue
 from bff.db import migrate as migrations
+from bff.db.database import UNAVAILABLE
+from bff.db.histories import HISTORIES, History
 from bff.dead_letters import COMMANDS as DEAD_LETTERS
 from bff.doctor import diagnose
 from bff.factory import FACTORY, SETTINGS, load
+from bff.redis.client import why
 from bff.server.run import run
 from bff.settings import Settings
 from bff.settings_list import list_settings, unknown_names
@@ -116,11 +120,55 @@ def token(user: str, scopes: Sequence[str], minutes: int) -> None:
     click.echo(issue(settings, user, scopes, lifetime=minutes * 60))
 
 
+def _target(
+    _context: click.Context, _parameter: click.Parameter, value: str | None
+) -> tuple[History, str] | None:
+    """`engine:REV` or `app:REV`."""
+    if value is None:
+        return None
+    name, _, revision = value.partition(":")
+    for history in HISTORIES:
+        if history.name == name and revision:
+            return history, revision
+    raise click.BadParameter("name the history and the revision: engine:REV or app:REV")
+
+
 @main.command()
-def migrate() -> None:
-    """Apply all database migrations, the engine's and the app's."""
-    asyncio.run(migrations.upgrade(_settings()))
-    click.echo("The database is up to date.")
+@click.option(
+    "--to",
+    "target",
+    callback=_target,
+    metavar="HISTORY:REV",
+    help="Upgrade or downgrade one history, `engine` or `app`, to a revision: an id, head, base, "
+    "+1 or -1.",
+)
+@click.option("--sql", is_flag=True, help="Print the SQL, from the database's revisions on.")
+@click.option("--current", is_flag=True, help="Print the revisions that the database has.")
+def migrate(target: tuple[History, str] | None, sql: bool, current: bool) -> None:
+    """Apply all database migrations, the engine's and the app's.
+
+    Revisions that a newer version has applied are left as they are.
+    """
+    settings = _settings()
+    if current and (target or sql):
+        raise click.UsageError("--current changes nothing: use it alone")
+    try:
+        if current:
+            for name, applied in asyncio.run(migrations.current(settings)).items():
+                click.echo(f"{name}: {applied}")
+        elif sql:
+            targets = [target] if target else [(each, migrations.HEADS) for each in HISTORIES]
+            click.echo(asyncio.run(migrations.sql(settings, targets)), nl=False)
+        elif target:
+            asyncio.run(migrations.migrate_to(settings, *target))
+            click.echo(f"The {target[0].name}'s tables are at {target[1]}.")
+        else:
+            newer = asyncio.run(migrations.upgrade(settings))
+            click.echo(f"Not changed: {newer}." if newer else "The database is up to date.")
+    except CommandError as error:
+        raise click.ClickException(str(error)) from None
+    except UNAVAILABLE as error:
+        raise click.ClickException(f"database unavailable: {why(error)}") from None
 
 
 @main.command("settings")

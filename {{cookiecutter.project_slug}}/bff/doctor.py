@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bff.application import Bff
 from bff.auth.tokens import TokenVerifier
-from bff.db import migrate
+from bff.db import histories
 from bff.db.database import Database
 from bff.errors import Problem
 from bff.mesh.client import MeshClient
@@ -209,6 +209,8 @@ async def _database_schema_and_rights(settings: Settings) -> list[Finding]:
     schema = await _check(f"{name}: up to date", name, _schema, settings)
     if not schema.ok:
         return [schema]
+    if newer := histories.newer(await _applied(settings)):
+        schema = Finding(True, f"{name}: {newer}", warning=True)
     name = "database rights"
     return [schema, await _check(f"{name}: complete", name, _database_rights, settings)]
 
@@ -223,10 +225,14 @@ async def _database_rights(settings: Settings) -> None:
 
 
 async def _schema(settings: Settings) -> None:
+    if reason := histories.pending(await _applied(settings)):
+        raise LookupError(reason)
+
+
+async def _applied(settings: Settings) -> dict[str, histories.Applied]:
     database = Database(settings)
     try:
-        if reason := await migrate.pending(database.engine):
-            raise LookupError(reason)
+        return await histories.applied(database.engine)
     finally:
         await database.close()
 

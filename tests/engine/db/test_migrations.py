@@ -12,9 +12,11 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from bff.db import histories as history_states
 from bff.db import migrate
 from bff.db.database import Database, make_engine
-from bff.db.migrate import ENGINE, History
+from bff.db.histories import ENGINE, History
 from bff.db.tables import EngineTable
 from bff.settings import Settings
 from sqlalchemy import Connection, inspect, text
@@ -76,7 +78,7 @@ def app_history(tmp_path: Path) -> History:
     (folder / "env.py").write_text(_ENV)
     (folder / "versions" / "0001_broadcast.py").write_text(_FIRST)
     (folder / "versions" / "0002_title.py").write_text(_SECOND)
-    return History("the app's", folder, "alembic_version")
+    return History("app", folder, "alembic_version")
 
 
 @pytest.fixture
@@ -103,9 +105,38 @@ async def tables(settings: Settings) -> set[str]:
 async def pending(settings: Settings, histories: Sequence[History]) -> str:
     database = Database(settings)
     try:
-        return await migrate.pending(database.engine, histories)
+        return history_states.pending(await history_states.applied(database.engine, histories))
     finally:
         await database.close()
+
+
+async def states(
+    settings: Settings, histories: Sequence[History]
+) -> dict[str, history_states.Applied]:
+    database = Database(settings)
+    try:
+        return await history_states.applied(database.engine, histories)
+    finally:
+        await database.close()
+
+
+async def run(settings: Settings, *statements: str) -> list[tuple[Any, ...]]:
+    """Run statements and commit; the rows of the last one."""
+    engine = make_engine(settings.database_url, migrating=True)
+    rows: list[tuple[Any, ...]] = []
+    async with engine.begin() as connection:
+        for statement in statements:
+            result = await connection.exec_driver_sql(statement)
+            rows = [tuple(row) for row in result] if result.returns_rows else []
+    await engine.dispose()
+    return rows
+
+
+def statements(sql: str) -> list[str]:
+    """Those of a script, without its comments and transactions."""
+    lines = [line for line in sql.splitlines() if not line.startswith("--")]
+    parts = (part.strip() for part in "\n".join(lines).split(";"))
+    return [part for part in parts if part and not part.startswith(("BEGIN", "COMMIT"))]
 
 
 def differences(connection: Connection) -> list[Any]:
@@ -238,6 +269,76 @@ async def test_a_schema_of_a_later_version_is_not_pending(
     await connection.execute(text("UPDATE bff_alembic_version SET version_num = '9999'"))
     await connection.commit()
     assert await pending(settings, histories) == ""
+
+
+@pytest.mark.parametrize(("table", "name"), [("bff_", "engine"), ("", "app")])
+async def test_a_history_of_a_later_version_is_left_as_it_is_and_the_other_is_migrated(
+    settings: Settings, app_history: History, connection: AsyncConnection, table: str, name: str
+) -> None:
+    """What an old instance does that starts in the middle of an update."""
+    histories = {"engine": ENGINE, "app": app_history}
+    await migrate.upgrade(settings, (histories[name],))
+    await connection.execute(text(f"UPDATE {table}alembic_version SET version_num = '9999'"))
+    await connection.commit()
+    await connection.close()
+    said = await migrate.upgrade(settings, list(histories.values()))
+    assert said == f"the {name}'s tables are newer than this code (revision 9999)"
+    found = await states(settings, list(histories.values()))
+    assert found.pop(name).revisions == {"9999"}
+    assert [state.is_pending for state in found.values()] == [False]
+    with pytest.raises(CommandError, match=f"{name} revision 9999, which this code does not have"):
+        await migrate.migrate_to(settings, histories[name], "base")
+
+
+async def test_migrate_to_goes_up_and_down_in_one_history_and_keeps_the_rows(
+    settings: Settings, histories: Sequence[History], app_history: History
+) -> None:
+    await migrate.upgrade(settings, histories)
+    await run(settings, "INSERT INTO broadcast (id, title) VALUES (1, 'mine')")
+    for target, expected in (
+        ("0001", {"0001"}),
+        ("+1", {"0002"}),
+        ("-1", {"0001"}),
+        ("head", {"0002"}),
+        ("head", {"0002"}),
+    ):
+        await migrate.migrate_to(settings, app_history, target)
+        assert (await states(settings, histories))["app"].revisions == expected
+    assert await run(settings, "SELECT id FROM broadcast") == [(1,)]
+    assert (await states(settings, histories))["engine"].is_pending is False
+    await migrate.migrate_to(settings, app_history, "base")
+    assert await tables(settings) - {"alembic_version"} == ENGINE_TABLES
+
+
+async def test_migrate_to_an_unknown_revision_changes_nothing(
+    settings: Settings, histories: Sequence[History], app_history: History
+) -> None:
+    await migrate.upgrade(settings, histories)
+    with pytest.raises(CommandError, match="7777"):
+        await migrate.migrate_to(settings, app_history, "7777")
+    assert (await states(settings, histories))["app"].revisions == {"0002"}
+
+
+async def test_the_printed_sql_does_what_an_upgrade_does(
+    settings: Settings, histories: Sequence[History], app_history: History
+) -> None:
+    printed = await migrate.sql(settings, [(each, migrate.HEADS) for each in histories])
+    assert await tables(settings) == set()
+    await run(settings, *statements(printed))
+    assert await pending(settings, histories) == ""
+    assert await tables(settings) == ENGINE_TABLES | APP_TABLES
+    await migrate.migrate_to(settings, app_history, "0001")
+    pending_only = await migrate.sql(settings, [(app_history, migrate.HEADS)])
+    assert "ADD COLUMN title" in pending_only
+    assert "CREATE TABLE" not in pending_only
+
+
+async def test_the_sql_of_a_downgrade_is_printed_too(
+    settings: Settings, histories: Sequence[History], app_history: History
+) -> None:
+    await migrate.upgrade(settings, histories)
+    await run(settings, *statements(await migrate.sql(settings, [(app_history, "0001")])))
+    assert (await states(settings, histories))["app"].revisions == {"0001"}
 
 
 async def test_tables_of_the_app_and_the_engine_are_separate(

@@ -29,11 +29,12 @@ UNAVAILABLE: Final = (OperationalError, InterfaceError, PoolTimeoutError, OSErro
 """The errors of a database that is not available."""
 
 _RIGHTS: Final = (
-    "SELECT * FROM bff_broadcast WHERE 1 = 0",
+    "SELECT id FROM bff_broadcast WHERE 1 = 0",
     "INSERT INTO bff_broadcast SELECT * FROM bff_broadcast WHERE 1 = 0",
     "UPDATE bff_broadcast SET id = id WHERE 1 = 0",
 )
-"""What the engine does with its table."""
+"""What the engine does with its table. A result without `*`: PostgreSQL refuses a cached statement
+once after a migration has changed the columns of its result."""
 
 _UNAVAILABLE_STATES: Final = ("08", "53", "57P")
 """SQLSTATE prefixes: connection exception, insufficient resources, operator intervention."""

@@ -12,7 +12,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from pydantic import BaseModel
 
 from bff.application import Bff
-from bff.db import migrate
+from bff.db import histories
 from bff.redis.client import UNAVAILABLE, why
 from bff.redis.rights import missing_right
 
@@ -145,11 +145,15 @@ async def _redis_warning(bff: Bff) -> str:
 async def _database(bff: Bff) -> str:
     """Rights are tried on PostgreSQL only: in SQLite there are none, and a write would wait for
     others."""
-    if reason := await _with_timeout(lambda: migrate.pending(bff.database.engine)):
+    if reason := await _with_timeout(lambda: _schema(bff)):
         return reason
     if bff.database.engine.dialect.name == "sqlite":
         return ""
     return await _with_timeout(bff.database.missing_right)
+
+
+async def _schema(bff: Bff) -> str:
+    return histories.pending(await histories.applied(bff.database.engine))
 
 
 async def _with_timeout(check: OwnCheck) -> str:

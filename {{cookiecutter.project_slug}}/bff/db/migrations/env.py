@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from bff.db.migrate import run_revisions
+from bff.db.alembic_env import run_revisions
 from bff.db.tables import EngineTable
 
 run_revisions(context.config, EngineTable.metadata)
