@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKS := $(VENV)/.checks-ready
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help

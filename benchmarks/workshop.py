@@ -88,7 +88,7 @@ def _venv(name: str, base: str | Path, lock: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         _run(base, "-m", "venv", folder)
         pip = (python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-        _run(*pip, "--require-hashes", "-r", lock)
+        _run(*pip, "--no-deps", "--require-hashes", "-r", lock)
         _remember(folder, lock)
     return python
 

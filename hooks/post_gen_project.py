@@ -57,7 +57,7 @@ def next_steps(project: Path) -> str:
         commands = [
             f'cd "{folder}"',
             "py -m venv .venv",
-            r".venv\Scripts\pip install --require-hashes -r requirements-dev.lock",
+            r".venv\Scripts\pip install --no-deps --require-hashes -r requirements-dev.lock",
             r".venv\Scripts\pip install --no-deps --no-build-isolation --editable .",
             r".venv\Scripts\bff dev",
         ]

@@ -9,7 +9,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -187,6 +190,19 @@ def test_joses_hmac_key() -> None:
     takes(HMACKey.__init__, "key", "algorithm")
     assert HMACKey("secret", "HS256").prepared_key == b"secret", (
         "python-jose's HMACKey no longer keeps its secret in prepared_key: see bff/COUPLINGS.md"
+    )
+
+
+def test_python_jose_needs_cryptography_only() -> None:
+    program = [sys.executable, "-m", "tests.engine.auth.every_algorithm"]
+    path = os.pathsep.join(map(str, (PAGE.parents[1], TESTS.parents[1])))
+    done = subprocess.run(
+        program, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.splitlines() == ["looked for:"], (
+        "python-jose imports a package that the locks leave out: see bff/COUPLINGS.md\n"
+        + done.stdout
+        + done.stderr
     )
 
 

@@ -21,6 +21,12 @@ from jose import jwk, jwt
 
 from tests.engine.auth.test_tokens import forge, good_claims
 
+CURVES: dict[str, type[Any]] = {
+    "ES256": ec.SECP256R1,
+    "ES384": ec.SECP384R1,
+    "ES512": ec.SECP521R1,
+}
+
 
 class Signer:
     """A key pair of the provider."""
@@ -32,7 +38,7 @@ class Signer:
         if algorithm.startswith("RS"):
             private = rsa.generate_private_key(65537, bits)
         else:
-            private = ec.generate_private_key(ec.SECP256R1())
+            private = ec.generate_private_key(CURVES[algorithm]())
         self.private = private.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
