@@ -116,6 +116,32 @@ async def test_a_late_write_of_a_user_who_has_left_is_removed(
             task.cancel()
 
 
+async def test_an_idle_stale_entry_of_a_user_without_connections_is_found(
+    redis: RedisClient, keys: Keys, settings: Settings
+) -> None:
+    """No message is sent to the user, and nobody reads the entries."""
+    brief = {"lease_seconds": 0.2, "lease_renewal_seconds": 0.1}
+    instance = ClusterMember(redis, settings.model_copy(update=brief))
+    async with running(instance):
+        alice = await instance.join("alice")
+        member = instance.index.lease.member
+        await redis.hset(
+            keys.connections("ghost"), new_connection_id(instance.id), f"{member} {{}}"
+        )
+        await redis.sadd(keys.users_of(member), "ghost", "nobody")
+        task = asyncio.create_task(instance.index.run())
+        try:
+
+            async def is_as_the_connections() -> bool:
+                users = texts(await redis.smembers(keys.users_of(member)))
+                return users == {"alice"} and not await fields_of(redis, keys, "ghost")
+
+            await until(is_as_the_connections)
+            assert await fields_of(redis, keys, "alice") == {alice.id}
+        finally:
+            task.cancel()
+
+
 @pytest.mark.parametrize("use", ["message", "presence"])
 async def test_a_stale_entry_of_a_user_without_connections_is_found_when_it_is_used(
     start: StartInstance, redis: RedisClient, keys: Keys, use: str

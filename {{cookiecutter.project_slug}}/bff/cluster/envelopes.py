@@ -21,6 +21,8 @@ class Kind(StrEnum):
     """`topic`, `epoch`, `offset`, `text`: an event for the topic's subscribers."""
     CONNECTION = "connection"
     """`connection id`, `text`: an event for one connection; it is not stored."""
+    REVOCATION = "revocation"
+    """`id in the stream of revocations`, then a control message that ends something."""
     CLOSE_CONNECTION = "close_connection"
     """`connection id`, `code`: a control message."""
     CLOSE_USER = "close_user"

@@ -13,6 +13,7 @@ from bff.cluster.presence import Presence
 from bff.cluster.presence_queue import PresenceQueue
 from bff.cluster.pubsub_channels import PubSubChannels
 from bff.cluster.pubsub_listener import PubSubListener
+from bff.cluster.revocations import Revocations
 from bff.cluster.stream_hub import StreamHub
 from bff.cluster.stream_registry import StreamRegistry
 from bff.cluster.streams import StreamReader
@@ -58,7 +59,8 @@ class ClusterMember:
         reader = StreamReader(self.pipeline, self.context.keys, settings)
         presence_queue = PresenceQueue(self.context, watched=presence_is_watched)
         self.index = ConnectionIndex(self.context, reader, presence_queue)
-        self.messenger = Messenger(self.context, self.index)
+        revocations = Revocations(self.context)
+        self.messenger = Messenger(self.context, self.index, revocations)
         self.presence = Presence(self.context, self.index, presence_queue, self.messenger)
         self.streams = StreamRegistry(self.context)
         self.stream_hub = StreamHub(self.context, self.streams, self.index, channels, reader)
@@ -66,5 +68,5 @@ class ClusterMember:
             self.context, self.streams, self.index, self.stream_hub, channels, reader
         )
         self.pubsub_listener = PubSubListener(
-            self.context, self.streams, channels, self.stream_hub, self.subscriptions
+            self.context, self.streams, channels, self.stream_hub, self.subscriptions, revocations
         )

@@ -13,6 +13,7 @@ from bff.cluster.context import ClusterContext
 from bff.cluster.envelopes import Kind, envelope, head
 from bff.cluster.index import ConnectionIndex
 from bff.cluster.keys import StreamKeys
+from bff.cluster.revocations import Revocations
 from bff.cluster.scripts import load
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import instance_of
@@ -53,9 +54,12 @@ class Messenger:
     `invalid_params` for what is not a user id, topic, event name or connection id (`names.py`).
     """
 
-    def __init__(self, context: ClusterContext, index: ConnectionIndex) -> None:
+    def __init__(
+        self, context: ClusterContext, index: ConnectionIndex, revocations: Revocations
+    ) -> None:
         self._pipeline = context.pipeline
         self._index = index
+        self._revocations = revocations
         self._settings = context.settings
         self._metrics = context.metrics
         self._keys = context.keys
@@ -170,39 +174,35 @@ class Messenger:
         check_topic(topic)
         addressed: int = await self._publish_to_user(
             [self._keys.connections(user_id)],
-            [
-                envelope(Kind.SUBSCRIBE_USER, user_id, topic),
-                self._keys.instance_channel_prefix,
-                0,
-            ],
+            [envelope(Kind.SUBSCRIBE_USER, user_id, topic), self._keys.instance_channel_prefix],
         )
         return addressed
 
     async def unsubscribe(self, user_id: str, topic: str) -> int:
         """Unsubscribe all current connections of a user; each gets an event `unsubscribed`.
 
-        This is sent to all instances, as `close_user` is. Returns the number of connections in the
-        index.
+        This is sent and kept as by `close_user`. Returns the number of connections in the index.
         """
         check_topic(topic)
-        return await self._send_to_all_instances(user_id, Kind.UNSUBSCRIBE_USER, topic)
+        return await self._revoke_of_user(user_id, Kind.UNSUBSCRIBE_USER, topic)
 
     async def close_connection(
         self, connection_id: str, code: CloseCode = CloseCode.REVOKED
     ) -> int:
         """Close one connection; returns the number of addressed connections."""
         check_connection_id(connection_id)
-        await self._publish(
-            connection_id, envelope(Kind.CLOSE_CONNECTION, connection_id, str(int(code)))
+        await self._revocations.publish(
+            envelope(Kind.CLOSE_CONNECTION, connection_id, str(int(code)))
         )
         return self._addressed(connection_id)
 
     async def close_user(self, user_id: str, code: CloseCode = CloseCode.REVOKED) -> int:
         """Close all connections of a user; returns the number of connections in the index.
 
-        This is sent to all instances, so it also reaches a connection whose entry is missing.
+        This is sent to all instances, so it also reaches a connection whose entry is missing. It is
+        kept in Redis for an instance that does not receive it.
         """
-        return await self._send_to_all_instances(user_id, Kind.CLOSE_USER, str(int(code)))
+        return await self._revoke_of_user(user_id, Kind.CLOSE_USER, str(int(code)))
 
     async def close_users(
         self, user_ids: Iterable[str], code: CloseCode = CloseCode.REVOKED
@@ -219,17 +219,14 @@ class Messenger:
     async def close_all(self, code: CloseCode = CloseCode.DRAIN) -> int:
         """Close every connection of every instance; returns the number of addressed connections."""
         text = envelope(Kind.CLOSE_ALL, str(int(code)))
-        await self._pipeline.submit("PUBLISH", self._keys.all_channel, text)
+        await self._revocations.publish(text)
         return self._index.count()
 
-    async def _send_to_all_instances(self, user_id: str, kind: Kind, line: str) -> int:
-        """Used for what revokes something: the index may lack an entry for some seconds."""
+    async def _revoke_of_user(self, user_id: str, kind: Kind, line: str) -> int:
         check_user_id(user_id)
-        indexed: int = await self._publish_to_user(
-            [self._keys.connections(user_id)],
-            [envelope(kind, user_id, line), self._keys.all_channel, 1],
-        )
-        return indexed
+        indexed = self._pipeline.submit("HLEN", self._keys.connections(user_id))
+        await self._revocations.publish(envelope(kind, user_id, line))
+        return int(await indexed)
 
     async def _publish(self, connection_id: str, text: str) -> None:
         channel = self._keys.instance_channel_prefix + instance_of(connection_id)

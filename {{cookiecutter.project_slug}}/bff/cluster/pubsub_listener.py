@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 from bff.backoff import backoff_delays
 from bff.cluster.context import ClusterContext
 from bff.cluster.envelopes import Kind, envelope
 from bff.cluster.pubsub_channels import PubSubChannels
+from bff.cluster.revocations import Revocations
 from bff.cluster.stream_hub import StreamHub
 from bff.cluster.stream_registry import StreamRegistry
 from bff.cluster.stream_tracker import StreamTracker
@@ -50,6 +52,7 @@ class PubSubListener:
         channels: PubSubChannels,
         hub: StreamHub,
         subscriptions: Subscriptions,
+        revocations: Revocations,
     ) -> None:
         self._redis = context.redis
         self._own_channel = context.own_channel
@@ -63,6 +66,7 @@ class PubSubListener:
         self._channels = channels
         self._hub = hub
         self._subscriptions = subscriptions
+        self._revocations = revocations
         self._error = "not subscribed yet"
         self._received_at = 0.0
         self._subscribed = asyncio.Event()
@@ -105,7 +109,9 @@ class PubSubListener:
             async with asyncio.timeout(self._stalled_after):
                 await self._channels.open(pubsub)
             self._received_at = asyncio.get_running_loop().time()
-            await _run_until_first_ends(self._receive(pubsub), self._publish_probes(pubsub))
+            await _run_until_first_ends(
+                self._receive(pubsub), self._publish_probes(pubsub), self._read_revocations()
+            )
         finally:
             self._channels.close()
             await asyncio.shield(pubsub.aclose())
@@ -141,10 +147,7 @@ class PubSubListener:
         if data == _PROBE:
             self._on_probe()
             return
-        try:
-            self._dispatch(data)
-        except Exception:
-            logger.exception("could not process pub/sub message")
+        self._process(data)
         if self._written >= _FRAMES_PER_TURN:
             self._written = 0
             await asyncio.sleep(0)
@@ -156,6 +159,19 @@ class PubSubListener:
             logger.info("pub/sub subscribed")
         self._metrics.pubsub_subscribed.set(1)
         self._subscribed.set()
+
+    async def _read_revocations(self) -> None:
+        """While Redis is unavailable, the lease renewal logs it."""
+        while True:
+            with suppress(*UNAVAILABLE):
+                await self._revocations.carry_out_missed(self._process)
+            await asyncio.sleep(self._probe_seconds)
+
+    def _process(self, data: bytes) -> None:
+        try:
+            self._dispatch(data)
+        except Exception:
+            logger.exception("could not process pub/sub message")
 
     def _dispatch(self, data: bytes) -> None:
         kind, _, rest = data.partition(b"\n")
@@ -174,6 +190,10 @@ class PubSubListener:
             case b"connection":
                 connection_id, _, text = rest.partition(b"\n")
                 self._send(self._connection(connection_id), text)
+            case b"revocation":
+                revocation_id, _, message = rest.partition(b"\n")
+                self._revocations.on_received(revocation_id.decode())
+                self._dispatch(message)
             case b"close_connection":
                 connection_id, _, code = rest.partition(b"\n")
                 self._close(self._connection(connection_id), code)

@@ -25,9 +25,10 @@ class Reconciler:
     entry is written again.
 
     In every `LEASE_SECONDS` it compares the users with a connection here, and those in
-    `ClusterContext.doubtful_users`: their entries may be wrong although they have none. A batch of
-    users costs one `SADD` and a script for each user, in one round trip. When nothing differs, each
-    reply is empty.
+    `ClusterContext.doubtful_users`: their entries may be wrong although they have none. So may
+    those of other users in the set that the reaper would read; it is scanned page by page. A batch
+    of users costs one `SADD`, one `SSCAN` and a script for each user, in one round trip. When
+    nothing differs, each reply is empty.
     """
 
     def __init__(
@@ -48,6 +49,8 @@ class Reconciler:
         self._presence = presence
         self._restore = restore
         self._compare = load(context.pipeline, "compare")
+        self._scanned: tuple[str, int | bytes] = "", 0
+        """Which set of users was scanned last, and the cursor in it."""
 
     async def run(self) -> None:
         """Compare until cancelled. While Redis is unavailable, the lease renewal logs it."""
@@ -55,14 +58,21 @@ class Reconciler:
             users = list({*self._registry.users(), *self._doubtful_users})
             self._doubtful_users.clear()
             batches = [users[start : start + _BATCH] for start in range(0, len(users), _BATCH)]
-            for batch in batches:
-                await asyncio.sleep(self._seconds / len(batches))
+            for batch in batches or [[]]:
+                await asyncio.sleep(self._seconds / max(1, len(batches)))
                 try:
-                    await self.compare(batch)
+                    await asyncio.gather(self.compare(batch), self._scan())
                 except UNAVAILABLE:
                     self._doubtful_users.update(batch)
-            if not batches:
-                await asyncio.sleep(self._seconds)
+
+    async def _scan(self) -> None:
+        """Doubt the users of one page of the set who have no connection here."""
+        key = self._keys.users_of(self._lease.member)
+        cursor = self._scanned[1] if self._scanned[0] == key else 0
+        reply = await self._pipeline.submit("SSCAN", key, cursor, "COUNT", _BATCH)
+        self._scanned = key, reply[0]
+        users = map(bytes.decode, reply[1])
+        self._doubtful_users.update(one for one in users if not self._registry.by_user(one))
 
     async def compare(self, users: Sequence[str]) -> None:
         """Compare the entries of users with their connections here.
@@ -90,6 +100,17 @@ class Reconciler:
                     missing.append(connection)
         if missing or stale:
             await self._repair(missing, stale)
+        await self._forget(member, users)
+
+    async def _forget(self, member: str, users: Sequence[str]) -> None:
+        """Remove users without a connection here from the set that the reaper reads."""
+        key = self._keys.users_of(member)
+        gone = [user_id for user_id in users if not self._registry.by_user(user_id)]
+        if gone:
+            await self._pipeline.submit("SREM", key, *gone)
+        back = [user_id for user_id in gone if self._registry.by_user(user_id)]
+        if back:
+            await self._pipeline.submit("SADD", key, *back)
 
     def _request(self, user_id: str, member: str) -> asyncio.Future[list[bytes]]:
         ids = [connection.id for connection in self._registry.by_user(user_id)]

@@ -1,0 +1,133 @@
+"""What closes connections or ends subscriptions reaches an instance that missed the publish."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from bff.cluster import revocations
+from bff.cluster.envelopes import Kind, envelope
+from bff.cluster.revocations import Revocations
+from bff.connections.connection import Connection
+from bff.settings import Settings
+from bff.testing import until
+
+from tests.engine.cluster.conftest import ClusterMember, StartInstance
+from tests.engine.doubles import RecordingTransport
+
+
+@pytest.fixture
+def settings(settings: Settings) -> Settings:
+    return settings.model_copy(update={"pubsub_probe_seconds": 0.1})
+
+
+@pytest.fixture
+async def a(start: StartInstance) -> ClusterMember:
+    return await start()
+
+
+@pytest.fixture
+async def deaf(start: StartInstance, monkeypatch: pytest.MonkeyPatch) -> ClusterMember:
+    """An instance that loses every message of others, without an error."""
+    instance = await start()
+    await until(lambda: bool(instance.pubsub_listener._revocations._next_id))
+
+    async def lose(_: object) -> None: ...
+
+    monkeypatch.setattr(instance.pubsub_listener, "_on_message", lose)
+    return instance
+
+
+Revoke = Callable[[ClusterMember, Connection], Awaitable[object]]
+CLOSES: dict[str, Revoke] = {
+    "the user": lambda a, alice: a.messenger.close_user("alice"),
+    "the connection": lambda a, alice: a.messenger.close_connection(alice.id),
+    "all connections": lambda a, alice: a.messenger.close_all(),
+}
+
+
+@pytest.mark.parametrize("what", CLOSES)
+async def test_a_close_that_was_not_received_is_carried_out(
+    a: ClusterMember, deaf: ClusterMember, what: str
+) -> None:
+    alice = await deaf.join("alice")
+    await CLOSES[what](a, alice)
+    await until(lambda: alice.close_code is not None)
+
+
+async def test_the_end_of_a_subscription_that_was_not_received_is_carried_out(
+    a: ClusterMember, deaf: ClusterMember
+) -> None:
+    transport = RecordingTransport()
+    alice, bob = await deaf.join("alice", transport=transport), await deaf.join("bob")
+    for connection in (alice, bob):
+        deaf.registry.subscribe(connection, "prices")
+    await a.messenger.unsubscribe("alice", "prices")
+    await until(lambda: not alice.topics)
+    assert transport.messages()[-1]["payload"]["topic"] == "unsubscribed"
+    assert bob.topics == {"prices"}
+
+
+async def test_a_close_that_was_received_does_not_close_later_connections(
+    a: ClusterMember, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = await a.join("alice")
+    await a.messenger.close_user("alice")
+    await until(lambda: first.close_code is not None)
+    again = await a.join("alice")
+    before = a.pubsub_listener._revocations._next_id
+    await until(lambda: a.pubsub_listener._revocations._next_id != before)
+    assert again.close_code is None
+    await until(lambda: not a.pubsub_listener._revocations._received)
+    assert "missed revocation" not in caplog.text
+
+
+async def test_what_was_revoked_before_an_instance_started_does_not_concern_it(
+    a: ClusterMember, start: StartInstance
+) -> None:
+    await a.messenger.close_user("alice")
+    b = await start()
+    alice = await b.join("alice")
+    await until(lambda: bool(b.pubsub_listener._revocations._next_id))
+    await b.pubsub_listener._revocations.carry_out_missed(b.pubsub_listener._process)
+    assert alice.close_code is None
+
+
+async def test_each_missed_revocation_is_carried_out_once_and_none_is_kept(
+    a: ClusterMember,
+) -> None:
+    reader = Revocations(a.context)
+    carried_out: list[bytes] = []
+    await reader.carry_out_missed(carried_out.append)
+    texts = [envelope(Kind.CLOSE_USER, f"user-{number}", "4003") for number in range(5)]
+    for text in texts:
+        await reader.publish(text)
+    for _ in range(2):
+        await reader.carry_out_missed(carried_out.append)
+    assert carried_out == [text.encode() for text in texts]
+
+
+async def test_a_revocation_that_is_received_before_it_is_read_is_not_repeated(
+    a: ClusterMember,
+) -> None:
+    reader = Revocations(a.context)
+    carried_out: list[bytes] = []
+    await reader.carry_out_missed(carried_out.append)
+    await reader.publish("close_all\n4003")
+    stored: Any = await a.context.redis.xrange(a.context.keys.revocations)
+    reader.on_received(stored[0][0].decode())
+    await reader.carry_out_missed(carried_out.append)
+    assert carried_out == []
+    assert not reader._received
+
+
+async def test_what_is_kept_is_bounded_in_number_and_time(
+    a: ClusterMember, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(revocations, "_MAX_KEPT", 10)
+    for _ in range(300):
+        await a.messenger.close_user("nobody")
+    key = a.context.keys.revocations
+    assert 10 <= int(await a.context.redis.xlen(key)) < 300
+    assert 0 < int(await a.context.redis.ttl(key)) <= 24 * 3600
