@@ -14,21 +14,24 @@ from types import MappingProxyType
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = "{{cookiecutter.project_slug}}"
-PARTS = ("cookiecutter.json", "hooks", "templates", PROJECT)
+PARTS = ("cookiecutter.json", "needs_cookiecutter_2_2.py", "hooks", "templates", PROJECT)
 KEPT = (".env", ".venv", "*.sqlite3*", "__pycache__", ".*_cache", "*.egg-info")
 """Files of a project that a new bake does not change."""
 
 
 def template_files() -> list[Path]:
-    """The template's files, relative to the repository: tracked, or untracked and not ignored."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PARTS],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    paths = {Path(name) for name in listed.split("\0") if name}
+    """The template's files, relative to the repository: tracked, or untracked and not ignored.
+
+    Without git, or in a downloaded archive: all files but those in `KEPT`.
+    """
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *PARTS]
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        paths = {Path(name) for name in done.stdout.split("\0") if name}
+    except FileNotFoundError:
+        paths = set()
+    if not paths:
+        paths = {path for part in PARTS for path in (Path(part), *_files(ROOT, Path(part)))}
     return sorted(path for path in paths if (ROOT / path).is_file())
 
 
@@ -53,14 +56,12 @@ def bake(
 ) -> Path:
     """Generate a project and return its folder. Options that are not given have their defaults.
 
-    `into` is empty or contains an earlier bake of the same project.
-
     Raises:
-        BakeError: an answer was refused, or the template is broken.
+        BakeError: an answer was refused, `into` holds such a project, or the template is broken.
     """
     into.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "cookiecutter", str(template), "--no-input"]
-    command += ["--default-config", "--overwrite-if-exists", "--output-dir", str(into)]
+    command += ["--default-config", "--output-dir", str(into)]
     command += ["--accept-hooks", "yes" if hooks else "no"]
     command += [f"{name}={value}" for name, value in options.items()]
     # Cookiecutter stores the answers of each run in the home folder: use a temporary one.

@@ -418,7 +418,3 @@ def test_a_new_record_is_the_same_every_time(source: Path, tmp_path: Path) -> No
     for name in (".bff/base.zip", ".bff/project.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     assert str(source) not in (first / ".bff" / "project.json").read_text(encoding="utf-8")
-    append(first, "mine.txt", "not of the template\n")
-    bake(source, tmp_path / "first", ANSWERS)
-    for name in (".bff/base.zip", ".bff/project.json"):
-        assert (first / name).read_bytes() == (second / name).read_bytes()

@@ -147,17 +147,8 @@ def read(project: Path) -> Record:
 
 
 def make(project: Path, context: Mapping[str, Any]) -> Record:
-    """Create the record of a generated project from cookiecutter's context.
-
-    If the project already has a record, it is being generated again: then only files that the
-    record lists count as the template's, so that the user's files stay out.
-    """
-    names = list(_names(project))
-    if (project / PROJECT_JSON).is_file():
-        known = read(project)
-        ours = {*known.base, *known.locks}
-        names = [name for name in names if owner(name) is Owner.ENGINE or name in ours]
-    content = {name: (project / name).read_bytes() for name in names}
+    """Create the record of a generated project from cookiecutter's context."""
+    content = {name: (project / name).read_bytes() for name in _names(project)}
     found = VERSION.search((project / "bff" / "version.py").read_text(encoding="utf-8"))
     template = public_address(str(context.get("_template") or ""))
     data = {
