@@ -18,7 +18,8 @@ from bff.auth.tickets import Tickets
 from bff.auth.tokens import TokenVerifier
 from bff.broadcasts.service import BroadcastService
 from bff.cluster.member import ClusterMember
-from bff.cluster.presence import presence_topic
+from bff.cluster.presence import PRESENCE_CHANGED, presence_topic
+from bff.connections.declared_events import DeclaredEvents
 from bff.db import database, migrate
 from bff.db.database import Database
 from bff.development import api_docs, page
@@ -29,6 +30,7 @@ from bff.mesh.memory import MemoryBroker
 from bff.mesh.service import Publish, Service
 from bff.realtime.dispatcher import Dispatcher
 from bff.realtime.drain import Draining
+from bff.realtime.follow_ups import LATE_REPLY
 from bff.realtime.handler_context import HandlerContext
 from bff.realtime.handler_manager import HandlerManager
 from bff.realtime.handshake_limit import HandshakeLimit
@@ -102,6 +104,10 @@ class Bff:
             settings,
             self.metrics,
             presence_is_watched=self.realtime.has_topic(presence_topic("anybody")),
+            declared=DeclaredEvents(
+                [*self.realtime.declared_events(), PRESENCE_CHANGED, LATE_REPLY],
+                required=settings.require_declared_events,
+            ),
         )
         self.messenger = self.cluster.messenger
         self.presence = self.cluster.presence

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 
 class Outcome(StrEnum):
@@ -80,6 +80,20 @@ _MEANINGS = {
     Code.TIMEOUT: _Meaning(504, "NuropbTimeoutError", "No reply in time", transient=True),
     Code.INTERNAL: _Meaning(500, "NuropbException", "Internal error"),
 }
+
+
+class ErrorObject(BaseModel):
+    """The error of a response. `code` is for programs, `description` for people."""
+
+    error: str
+    """The name of NuroPb's exception class, for clients of `nuropb_gw`."""
+    description: str
+    code: Code
+    retryable: bool
+    """A retry can succeed and cannot do the work twice."""
+    outcome: Outcome
+    retry_after_ms: int = 0
+    """A retry can succeed after this time. Absent if it is not known."""
 
 
 class Problem(Exception):

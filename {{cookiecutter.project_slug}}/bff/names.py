@@ -7,7 +7,7 @@ text is accepted by every door: frames, URLs, HTTP bodies, mesh methods, tokens 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
@@ -75,6 +75,29 @@ def is_connection_id(text: object) -> bool:
 def is_trace_id(text: object) -> bool:
     """Whether it can be the id of a request."""
     return isinstance(text, str) and len(text) <= MAX_TRACE_ID and is_text(text)
+
+
+def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
+    """Whether a topic matches a pattern, by the rules of AMQP's topic exchange.
+
+    Both are given as their words, without the dots. Each `#` takes as few words as possible, so
+    only the last one before a mismatch can take more: the time does not grow with the number of
+    `#`.
+    """
+    at = word = 0
+    after_hash, taken = -1, 0
+    while word < len(words):
+        if at < len(pattern) and pattern[at] == "#":
+            at += 1
+            after_hash, taken = at, word
+        elif at < len(pattern) and pattern[at] in ("*", words[word]):
+            at, word = at + 1, word + 1
+        elif after_hash >= 0:
+            taken += 1
+            at, word = after_hash, taken
+        else:
+            return False
+    return all(one == "#" for one in pattern[at:])
 
 
 def check_user_id(user_id: str) -> None:

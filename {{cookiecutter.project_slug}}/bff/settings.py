@@ -173,6 +173,9 @@ class Settings(MeshSettings):
     `LEASE_RENEWAL_SECONDS`."""
     lease_renewal_seconds: Seconds = 5
     """Interval at which an instance renews its lease."""
+    require_declared_events: bool = False
+    """Refuse to send events that no feature declares (`RealtimeRouter.emits`), and payloads that
+    differ from the declared ones."""
     presence_grace_seconds: Annotated[float, Field(ge=0)] = 5
     """A user counts as offline after being disconnected for this time."""
     pubsub_probe_seconds: Seconds = 5

@@ -36,9 +36,9 @@ async def test_the_app_calls_services_and_services_send_to_users(bff: RunningBff
     async with bff.mesh_service(weather), bff.browser("alice") as alice:
         mesh, name = bff.engine.mesh, bff.settings.app_name
         said = await mesh.request("weather", "today", {"city": "Basel"})
-        note = {"user_ids": ["alice"], "topic": "weather", "event": said}
+        note = {"user_ids": ["alice"], "topic": "notice", "event": {"text": said}}
         await mesh.request(name, "send_to_users", note)
-        assert (await alice.event("weather"))["event"] == "sunny in Basel"
+        assert (await alice.event("notice"))["event"] == {"text": "sunny in Basel"}
 
 
 async def test_an_administrator_sends_a_broadcast_to_all(bff: RunningBff) -> None:

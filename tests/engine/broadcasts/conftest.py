@@ -13,6 +13,7 @@ from bff.cluster.messenger import Sent
 from bff.cluster.streams import Page, StreamReader
 from bff.connections.messages import Event
 from bff.db.database import Database
+from bff.names import check_event_name
 from bff.redis.client import RedisClient, create_client
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
@@ -27,6 +28,9 @@ class RecordingMessenger:
     sent: list[tuple[str, Any, str, Any]] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     failure: Exception | None = None
+
+    def check_event(self, topic: str, event: Any) -> None:
+        check_event_name(topic)
 
     async def to_all(self, topic: str, event: Any) -> Sent:
         self._record("all", None, topic, event)

@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 import pytest
-from bff.mesh.events import EventHandler, MeshEvent, RetryEvent, topic_matches
+from bff.mesh.events import EventHandler, MeshEvent, RetryEvent
+from bff.names import topic_matches
 from bff.telemetry.metrics import Metrics
 from bff.testing import until
 

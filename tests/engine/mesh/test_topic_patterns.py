@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 import pytest
-from bff.mesh.events import topic_matches
+from bff.names import topic_matches
 from bff.realtime.exposure import Exposure, Pattern
 from hypothesis import given, settings
 from hypothesis import strategies as st

@@ -18,6 +18,7 @@ HTTP = [
 
 REALTIME = [
     services.realtime,
+    admin.realtime,
     orders.realtime,
 ]
-"""Realtime routers: what browsers call and subscribe to, mesh events, methods for services."""
+"""Realtime routers: what browsers call, subscribe to and get; mesh events, methods for services."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Self
 from fastapi import APIRouter, Depends, Path, Query, Request, Response, status
 from pydantic import AwareDatetime, BaseModel, ConfigDict, model_validator
 
-from bff import Audience
+from bff import Audience, RealtimeRouter
 from bff.endpoints import (
     AdminDep,
     BroadcastsDep,
@@ -31,6 +31,17 @@ router = APIRouter(
     dependencies=[Depends(requires("admin"))],
     responses=responses(401, 403, 422, 503),
 )
+
+realtime = RealtimeRouter()
+
+
+class Notice(BaseModel):
+    text: str
+    broadcast_id: str | None = None
+    """The same each time a client gets a retained broadcast."""
+
+
+notice = realtime.emits("notice", Notice)
 
 BroadcastId = Annotated[str, Path(max_length=36)]
 

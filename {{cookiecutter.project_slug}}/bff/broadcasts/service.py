@@ -20,7 +20,7 @@ from bff.db.database import UNAVAILABLE as DATABASE_UNAVAILABLE
 from bff.db.database import Database
 from bff.db.tables import Audience, Broadcast
 from bff.errors import Code, Outcome, Problem
-from bff.names import check_connection_id, check_event_name, check_user_id
+from bff.names import check_connection_id, check_user_id
 from bff.redis.client import UNAVAILABLE as REDIS_UNAVAILABLE
 from bff.redis.client import why
 from bff.redis.pipeline import AutoPipeline
@@ -66,10 +66,10 @@ class BroadcastService:
 
         Raises:
             Problem: `invalid_params` when the arguments contradict each other, or the event is
-                too large, nested too deep, or not JSON; `service_unavailable` when Redis failed:
-                the broadcast is stored, with the id in the description, and may have been sent.
+                too large, nested too deep, not JSON, or must be declared and is not;
+                `service_unavailable` when Redis failed: the broadcast is stored, with the id in
+                the description, and may have been sent.
         """
-        check_event_name(topic)
         _check_audience(audience, recipients)
         _check_expiry(audience, expires_at)
         event = self._checked_event(event)
@@ -81,6 +81,7 @@ class BroadcastService:
             event=event,
             expires_at=expires_at,
         )
+        self._messenger.check_event(topic, _event(broadcast).event)
         async with self._database.session() as session:
             session.add(broadcast)
             await session.commit()

@@ -18,6 +18,7 @@ from bff.cluster.stream_hub import StreamHub
 from bff.cluster.stream_registry import StreamRegistry
 from bff.cluster.streams import StreamReader
 from bff.cluster.subscriptions import Subscriptions
+from bff.connections.declared_events import DeclaredEvents
 from bff.connections.registry import ConnectionRegistry
 from bff.redis.client import RedisClient
 from bff.redis.pipeline import AutoPipeline
@@ -39,8 +40,10 @@ class ClusterMember:
         metrics: Metrics,
         *,
         presence_is_watched: bool = False,
+        declared: DeclaredEvents | None = None,
     ) -> None:
-        """Without `presence_is_watched`, changes of presence are neither detected nor announced."""
+        """Without `presence_is_watched`, changes of presence are neither detected nor announced.
+        `declared`: the events of the app."""
         self.id = secrets.token_hex(6)
         self.registry = ConnectionRegistry()
         self.pipeline = AutoPipeline(redis)
@@ -60,7 +63,9 @@ class ClusterMember:
         presence_queue = PresenceQueue(self.context, watched=presence_is_watched)
         self.index = ConnectionIndex(self.context, reader, presence_queue)
         revocations = Revocations(self.context)
-        self.messenger = Messenger(self.context, self.index, revocations)
+        self.messenger = Messenger(
+            self.context, self.index, revocations, declared or DeclaredEvents()
+        )
         self.presence = Presence(self.context, self.index, presence_queue, self.messenger)
         self.streams = StreamRegistry(self.context)
         self.stream_hub = StreamHub(self.context, self.streams, self.index, channels, reader)

@@ -6,20 +6,33 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote
+
+from pydantic import BaseModel
 
 from bff.cluster.context import ClusterContext
 from bff.cluster.index import ConnectionDetails, ConnectionIndex
 from bff.cluster.messenger import Messenger
 from bff.cluster.presence_queue import Claim, PresenceQueue
 from bff.cluster.scripts import load
+from bff.connections.declared_events import EventType
 from bff.names import is_topic
 from bff.redis.client import UNAVAILABLE, why
 
 logger = logging.getLogger(__name__)
 
 TOPIC_PREFIX: Final = "presence."
+
+
+class PresenceChange(BaseModel):
+    """A user came online, or went offline."""
+
+    type: Literal["user.online", "user.offline"]
+    user_id: str
+
+
+PRESENCE_CHANGED: Final = EventType(f"{TOPIC_PREFIX}#", PresenceChange, stored=True)
 _ANNOUNCED_SECONDS: Final = 600
 """Life of the idempotency key of an announcement. It is needed until the number of announcements is
 stored, which the next instance does when a claim has expired (`presence_queue.py`)."""
@@ -98,8 +111,13 @@ class Presence:
         is_online = bool((await self.of([user_id]))[user_id])
         announced = int(await self._pipeline.submit("HGET", meta, "presence") or 0)
         if is_online != bool(announced % 2):
-            event = {"type": "user.online" if is_online else "user.offline", "user_id": user_id}
-            topic = presence_topic(user_id)
-            await self._messenger.to_topic(topic, event, idempotency_key=str(announced + 1))
+            change = PresenceChange(
+                type="user.online" if is_online else "user.offline", user_id=user_id
+            )
+            await self._messenger.to_topic(
+                presence_topic(user_id),
+                PRESENCE_CHANGED(change),
+                idempotency_key=str(announced + 1),
+            )
             await self._save_announced([meta], [announced + 1, self._retention_seconds])
         await self._queue.release(claim)

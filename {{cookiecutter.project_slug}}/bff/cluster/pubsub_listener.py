@@ -194,6 +194,14 @@ class PubSubListener:
                 revocation_id, _, message = rest.partition(b"\n")
                 self._revocations.on_received(revocation_id.decode())
                 self._dispatch(message)
+            case b"user_unstored":
+                user_id, _, text = rest.partition(b"\n")
+                self._send(self._registry.by_user(user_id.decode()), text)
+            case b"topic_unstored":
+                topic, _, text = rest.partition(b"\n")
+                self._send(self._streams.subscribers(topic.decode()), text)
+            case b"all_unstored":
+                self._send(self._registry.all(), rest)
             case b"close_connection":
                 connection_id, _, code = rest.partition(b"\n")
                 self._close(self._connection(connection_id), code)
@@ -223,6 +231,7 @@ class PubSubListener:
     def _send(self, connections: Sequence[Connection], text: bytes) -> None:
         Connection.send_to_each(connections, Frame(text))
         self._metrics.deliveries.inc(len(connections))
+        self._written += len(connections)
 
     def _close(self, connections: Sequence[Connection], code: bytes) -> None:
         for connection in connections:

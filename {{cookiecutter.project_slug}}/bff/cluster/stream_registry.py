@@ -28,6 +28,21 @@ class StreamRegistry:
         """The stream of a topic; None without a subscriber here."""
         return self._topics.get(topic)
 
+    def subscribers(self, topic: str) -> Sequence[Connection]:
+        """The connections here that get a message of the topic which is not stored: not those that
+        wait for the response to their subscription, or still read what they have missed."""
+        tracker = self._topics.get(topic)
+        if tracker is None:
+            return ()
+        connections, catching_up = self._registry.by_topic(topic), tracker.catching_up
+        if not catching_up:
+            return connections
+        return [
+            one
+            for one in connections
+            if (catch_up := catching_up.get(one)) is None or catch_up.read_up_to is not None
+        ]
+
     def trackers(self) -> list[StreamTracker]:
         """The trackers of all streams."""
         return [self.all, *self._users.values(), *self._topics.values()]

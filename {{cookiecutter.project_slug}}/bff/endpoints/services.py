@@ -41,7 +41,7 @@ class SendResult(Addressed):
 
 class SendToTopicResult(BaseModel):
     id: str
-    """The id of the stored message."""
+    """The id of the stored message; empty if the event is declared as not stored."""
 
 
 class DisconnectUsers(BaseModel):

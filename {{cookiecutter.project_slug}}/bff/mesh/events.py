@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -65,26 +65,3 @@ class EventHandler:
             )
         if not 0 < len(self.topic.encode()) <= 255:
             raise ValueError(f"event handler {self.name!r}: a topic has 1 to 255 bytes")
-
-
-def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Whether a topic matches a pattern, by the rules of AMQP's topic exchange.
-
-    Both are given as their words, without the dots. Each `#` takes as few words as possible, so
-    only the last one before a mismatch can take more: the time does not grow with the number of
-    `#`.
-    """
-    at = word = 0
-    after_hash, taken = -1, 0
-    while word < len(words):
-        if at < len(pattern) and pattern[at] == "#":
-            at += 1
-            after_hash, taken = at, word
-        elif at < len(pattern) and pattern[at] in ("*", words[word]):
-            at, word = at + 1, word + 1
-        elif after_hash >= 0:
-            taken += 1
-            at, word = after_hash, taken
-        else:
-            return False
-    return all(one == "#" for one in pattern[at:])

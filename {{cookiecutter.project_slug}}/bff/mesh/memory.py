@@ -9,10 +9,11 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
-from bff.mesh.events import EventHandler, topic_matches
+from bff.mesh.events import EventHandler
 from bff.mesh.messages import Delivery, Kind, MalformedMessage, Message
 from bff.mesh.service import Service
 from bff.mesh.transport import ConnectionLost, MeshStatus, Receiver, Unroutable
+from bff.names import topic_matches
 from bff.tasks import TaskSet
 
 MAX_EVENTS = 10_000

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from bff.mesh.events import topic_matches
+from bff.connections.declared_events import EventType
+from bff.names import topic_matches
 from bff.realtime.handlers import Handler
 
 
@@ -37,6 +39,8 @@ class TopicPolicy:
     pattern: str
     scopes: frozenset[str]
     handler: Handler
+    payload: EventType[Any] | None = None
+    """What is sent to these topics, if it is declared."""
 
     def matches(self, topic: str) -> bool:
         """Whether the policy applies to the topic."""

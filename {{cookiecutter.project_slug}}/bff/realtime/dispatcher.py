@@ -166,7 +166,7 @@ class Dispatcher:
 
 def _dumped(call: Call, result: BaseModel) -> Any:
     try:
-        return result.model_dump(mode="json")
+        return result.model_dump(mode="json", by_alias=True)
     except ValueError as error:  # a value without a JSON type, or half a surrogate pair
         logger.exception("result is not JSON", extra={"handler": f"{call.service}.{call.method}"})
         raise Problem(Code.SERVICE_ERROR, outcome=Outcome.DONE) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -21,6 +22,8 @@ class Exposure:
     scopes: frozenset[str]
     check: Handler | None = None
     params: type[BaseModel] | None = None
+    result: Any = None
+    """The type of the result, for the contract; None if it is not declared."""
     timeout: float | None = None
     encrypted: bool = False
     cancel_method: str | None = None
@@ -49,6 +52,8 @@ class Pattern:
     """The methods of one service whose names match a pattern. `*` matches any characters."""
 
     service: str
+    pattern: str
+    """As it is written in `expose`."""
     methods: re.Pattern[str]
     exposure: Exposure
 
@@ -56,7 +61,7 @@ class Pattern:
     def of(cls, service: str, pattern: str, exposure: Exposure) -> Pattern:
         """Compile a pattern as it is written in `expose`."""
         # `fnmatch` does not backtrack into a `*` that has matched; ".*" for each would.
-        return cls(service, re.compile(fnmatch.translate(pattern)), exposure)
+        return cls(service, pattern, re.compile(fnmatch.translate(pattern)), exposure)
 
     def matches(self, service: str, method: str) -> bool:
         """Whether the method is exposed. Names that begin with `_` or `nuropb_` never match."""

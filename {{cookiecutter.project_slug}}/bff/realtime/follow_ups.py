@@ -7,14 +7,28 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from pydantic import BaseModel
+
 from bff.backoff import backoff_delays
+from bff.connections.declared_events import EventType
 from bff.connections.messages import Event
-from bff.errors import Code, Outcome, Problem
+from bff.errors import Code, ErrorObject, Outcome, Problem
 from bff.realtime.injection import HandlerDependencies
 from bff.redis.client import UNAVAILABLE, why
 from bff.tasks import TaskSet
 
-LATE_REPLY_TOPIC = "result"
+
+class LateResult(BaseModel):
+    """The answer to a request that came after its timeout, or after its connection closed."""
+
+    trace_id: str
+    """That of the request."""
+    result: Any
+    error: ErrorObject | None
+
+
+LATE_REPLY = EventType("result", LateResult, stored=True)
+LATE_REPLY_TOPIC = LATE_REPLY.name
 """The topic of the event that holds a late reply."""
 MAX_NOTIFICATIONS = 100
 """Commands about cancelled calls that are sent at once. Others wait, within their time."""

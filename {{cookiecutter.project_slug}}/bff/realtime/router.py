@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from bff.auth.caller import Caller
+from bff.connections.declared_events import EventType
 from bff.connections.messages import Call
 from bff.mesh.events import MeshEvent
 from bff.mesh.messages import MeshRequest
@@ -25,6 +26,7 @@ from bff.realtime.handlers import check_resources, handler
 from bff.realtime.injection import INJECTABLE
 
 Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
+P = TypeVar("P")
 
 
 _METHOD_INJECTABLE = INJECTABLE | {Caller}
@@ -49,6 +51,26 @@ class RealtimeRouter:
     """By name."""
     topic_policies: dict[str, TopicPolicy] = field(default_factory=dict)
     """By pattern, in the order of declaration. The first that matches a topic applies."""
+    events: dict[str, EventType[Any]] = field(default_factory=dict)
+    """The events of `emits`, by name."""
+
+    def emits(
+        self, name: str, payload: type[P], *, stored: bool = True, description: str = ""
+    ) -> EventType[P]:
+        """Declare an event that this feature sends: `messenger.to_user(user, paid(invoice))`.
+
+        `payload` is a Pydantic model, or any type that Pydantic knows. With `stored=False` only
+        connected clients get the event, and it takes no place in a stream: for what is worthless a
+        moment later, such as typing or a cursor. A name with `*` (one word between dots) or `#`
+        (any number of words) is for the messages of many topics:
+        `messenger.to_topic("rooms.kitchen", room_message(message))`.
+
+        Raises:
+            ValueError: it is not an event name, or was declared before.
+        """
+        declared = EventType(name, payload, stored=stored, description=description)
+        self._add_event(declared)
+        return declared
 
     def expose(
         self,
@@ -57,6 +79,7 @@ class RealtimeRouter:
         scopes: Collection[str] = (),
         check: Callable[..., Awaitable[bool]] | None = None,
         params: type[BaseModel] | None = None,
+        result: Any = None,
         timeout: float | None = None,
         encrypted: bool = False,
         cancel_method: str | None = None,
@@ -70,6 +93,7 @@ class RealtimeRouter:
         * `check` runs before each call, which is forbidden unless `check` returns True. It takes
           the same parameters as a method, and the `Call`.
         * `params` is the model of the parameters. Fields that it does not have are dropped.
+        * `result` is the type of the result, for the contract. Results are not checked.
         * `timeout`, in seconds, replaces `REQUEST_TIMEOUT_SECONDS`; browsers cannot extend it.
         * `encrypted`: only the service can read the call.
         * `cancel_method` of the service is called with the `trace_id` of a call that was
@@ -87,7 +111,14 @@ class RealtimeRouter:
             if checking.params not in (None, params):
                 raise TypeError(f"the check takes another model than {params}")
         exposure = Exposure(
-            frozenset(scopes), checking, params, timeout, encrypted, cancel_method, keep_result
+            frozenset(scopes),
+            checking,
+            params,
+            result,
+            timeout,
+            encrypted,
+            cancel_method,
+            keep_result,
         )
         for service, method in product(services, methods):
             check_names(service, method)
@@ -149,11 +180,12 @@ class RealtimeRouter:
         return declare
 
     def topic(
-        self, pattern: str, *, scopes: Collection[str] = ()
+        self, pattern: str, *, scopes: Collection[str] = (), payload: Any = None
     ) -> Callable[[Function], Function]:
-        """Declare who may subscribe to the topics of a pattern.
+        """Declare who may subscribe to the topics of a pattern, and what is sent to them.
 
-        A browser may if its token has all of `scopes` and the function returns True. In the
+        `payload` is the type of the messages: a Pydantic model, or any type that Pydantic knows. A
+        browser may if its token has all of `scopes` and the function returns True. In the
         pattern `*` matches one word between dots, `#` any number of words. The function may take,
         by type: `Topic`, `Caller`, the types in `INJECTABLE` and `Annotated[..., Depends(...)]`.
 
@@ -164,7 +196,8 @@ class RealtimeRouter:
 
         def declare(function: Function) -> Function:
             bound = handler(function, _TOPIC_INJECTABLE, params=False)
-            self._add_topic_policy(TopicPolicy(pattern, frozenset(scopes), bound))
+            messages = None if payload is None else EventType(pattern, payload, stored=True)
+            self._add_topic_policy(TopicPolicy(pattern, frozenset(scopes), bound, messages))
             return function
 
         return declare
@@ -204,6 +237,14 @@ class RealtimeRouter:
         for bound in handlers:
             check_resources(bound, injectable)
 
+    def declared_events(self) -> list[EventType[Any]]:
+        """What `emits` declares, and the payloads of topics that it does not."""
+        of_topics = (policy.payload for policy in self.topic_policies.values())
+        return [
+            *self.events.values(),
+            *(one for one in of_topics if one is not None and one.name not in self.events),
+        ]
+
     def has_topic(self, topic: str) -> bool:
         """Whether a policy matches the topic."""
         return any(policy.matches(topic) for policy in self.topic_policies.values())
@@ -212,7 +253,7 @@ class RealtimeRouter:
         """Add everything that another router declares.
 
         Raises:
-            ValueError: both declare the same method, topic pattern or event handler name.
+            ValueError: both declare the same method, topic pattern, event or event handler name.
         """
         for name, target in other.targets.items():
             self._add_target(name, target)
@@ -225,6 +266,8 @@ class RealtimeRouter:
             self._add_topic_policy(policy)
         for declared in other.event_handlers.values():
             self._add_event_handler(declared)
+        for event in other.events.values():
+            self._add_event(event)
 
     def _add_target(self, name: str, target: Exposure | Method) -> None:
         if name in self.targets:
@@ -245,6 +288,11 @@ class RealtimeRouter:
         if declared.name in self.event_handlers:
             raise ValueError(f"two event handlers are named {declared.name!r}: rename one")
         self.event_handlers[declared.name] = declared
+
+    def _add_event(self, declared: EventType[Any]) -> None:
+        if declared.name in self.events:
+            raise ValueError(f"event {declared.name!r} is declared twice")
+        self.events[declared.name] = declared
 
     def _add_topic_policy(self, policy: TopicPolicy) -> None:
         if policy.pattern in self.topic_policies:

@@ -38,6 +38,7 @@ HTTP = [
 
 REALTIME = [
     services.realtime,
+    admin.realtime,
     orders.realtime,
     chat.realtime,
     rooms.realtime,

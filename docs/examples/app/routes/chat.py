@@ -21,8 +21,16 @@ class Said(BaseModel):
     """How many of the other user's sockets it was sent to."""
 
 
+class Message(BaseModel):
+    by: str
+    text: str
+
+
+message_said = realtime.emits("chat.said", Message)
+
+
 @realtime.method("chat.say", scopes=["chat"])
 async def say(params: Say, caller: Caller, messenger: Messenger) -> Said:
-    event = {"by": caller.user_id, "text": params.text}
-    sent = await messenger.to_user(params.to, "chat.said", event)
+    message = Message(by=caller.user_id, text=params.text)
+    sent = await messenger.to_user(params.to, message_said(message))
     return Said(connections=sent.addressed)

@@ -22,14 +22,19 @@ class Users(BaseModel):
     users: Annotated[list[str], Field(max_length=100)]
 
 
-@realtime.topic("rooms.*", scopes=["rooms"])
+class Message(BaseModel):
+    by: str
+    text: str
+
+
+@realtime.topic("rooms.*", scopes=["rooms"], payload=Message)
 async def may_read(topic: Topic, caller: Caller) -> bool:
     return topic != "rooms.secret" or caller.user_id == "alice"
 
 
 @realtime.method("rooms.write", scopes=["rooms"])
 async def write(params: Write, caller: Caller, messenger: Messenger) -> None:
-    message = {"by": caller.user_id, "text": params.text}
+    message = Message(by=caller.user_id, text=params.text)
     await messenger.to_topic(f"rooms.{params.room}", message)
 
 

@@ -16,9 +16,17 @@ class SoldOut(BaseModel):
     waiting: Annotated[list[str], Field(max_length=500)]
 
 
+class NoSeats(BaseModel):
+    show: str
+    by: str
+
+
+no_seats = realtime.emits("seats.sold_out", NoSeats)
+
+
 @realtime.mesh_method("sold_out")
 async def sold_out(params: SoldOut, request: MeshRequest, messenger: Messenger) -> int:
     """Notify the waiting users; returns how many sockets were addressed."""
-    event = {"show": params.show, "by": request.context.get("user_id")}
-    sent = await messenger.to_users(params.waiting, "seats.sold_out", event)
+    event = no_seats(NoSeats(show=params.show, by=request.context["user_id"]))
+    sent = await messenger.to_users(params.waiting, event)
     return sum(one.addressed for one in sent)

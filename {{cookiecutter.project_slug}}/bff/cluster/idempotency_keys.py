@@ -1,0 +1,33 @@
+"""The idempotency keys of a messenger whose sends may be repeated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bff.cluster.keys import StreamKeys
+
+
+class NoKeys:
+    """The idempotency keys of sends that have none."""
+
+    used: Sequence[str] = ()
+
+    def next(self, stream: StreamKeys) -> tuple[str, int]:
+        """The key of the next send, which must be in the slot of the stream, and its seconds: 0
+        if it is not used."""
+        return stream.idempotency(""), 0
+
+
+class NumberedKeys(NoKeys):
+    """`<scope>/1`, `<scope>/2`, ..."""
+
+    def __init__(self, scope: str, seconds: int) -> None:
+        self._scope = scope
+        self._seconds = seconds
+        self._list: list[str] = []
+        self.used = self._list
+
+    def next(self, stream: StreamKeys) -> tuple[str, int]:
+        key = stream.idempotency(f"{self._scope}/{len(self._list) + 1}")
+        self._list.append(key)
+        return key, self._seconds
