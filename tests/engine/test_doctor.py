@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+import aiormq
 import pytest
+from bff.application import Bff
+from bff.cluster.keys import Keys
 from bff.doctor import Finding, check_encryption, diagnose
 from bff.mesh.describe import MethodDescription, ServiceDescription
+from bff.mesh.events import MeshEvent
+from bff.realtime.event_handler_names import EventHandlerNames
 from bff.realtime.router import RealtimeRouter
+from bff.redis.client import create_client
+from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
+from bff.testing import run, until
 from bff.testing.running import serve
 from fastapi import FastAPI
 
@@ -97,3 +106,63 @@ async def test_an_exposed_method_without_scopes_is_a_warning(settings: Settings)
     for name in ("invoices.list", "invoices.get_*", "echo.say"):
         assert any(name in line and line.startswith("warn") for line in warned), warned
     assert not any("reports.list" in line for line in warned)
+
+
+async def test_queues_that_no_event_handler_owns_are_named(settings: Settings) -> None:
+    """A handler was renamed: its queue still gets events, which nobody handles."""
+    if settings.amqp_url == "memory://":
+        pytest.skip("needs RabbitMQ: TEST_AMQP_URL is not set")
+    topic = f"{settings.app_name}.paid"
+    handled: list[Any] = []
+
+    def app(name: str) -> FastAPI:
+        router = RealtimeRouter()
+
+        @router.event(topic, name=name)
+        async def on_paid(event: MeshEvent) -> None:
+            handled.append(event.payload)
+
+        return create_app(settings, router)
+
+    queue = f"{settings.app_name}.events.paid_old.v1"
+
+    async def named(handler: str) -> list[str]:
+        findings = await diagnose(app(handler).state.bff)
+        return [str(one) for one in findings if one.warning and queue in one.text]
+
+    async with run(app("paid_old")) as old:
+        await until(lambda: _is_recorded(old.engine, "paid_old"))
+        assert await named("paid_new") == [], "an instance of the old version still consumes it"
+    async with run(app("paid_new")) as new:
+        await new.engine.mesh.publish(topic, 1)
+        await until(lambda: handled == [1])
+    (line,) = await named("paid_new")
+    assert line.startswith("warn")
+    assert line.endswith("1 events wait")
+    assert await named("paid_old") == []
+    connection = await aiormq.connect(settings.amqp_url)
+    channel = await connection.channel()
+    for one in (queue, queue.replace("old", "new")):
+        await channel.queue_delete(one)
+    await connection.close()
+    assert await named("paid_new") == []
+
+
+async def _is_recorded(bff: Bff, name: str) -> bool:
+    return name in await EventHandlerNames(bff.cluster.pipeline, bff.cluster.context.keys).all()
+
+
+async def test_names_of_event_handlers_are_forgotten_after_two_weeks(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    redis = create_client(settings.redis_url)
+    pipeline = AutoPipeline(redis)
+    names = EventHandlerNames(pipeline, Keys(settings.prefix))
+    day, now = 24 * 3600, time.time()
+    for days, name in ((15, "oldest"), (13, "older"), (0, "current")):
+        monkeypatch.setattr(time, "time", lambda days=days: now - days * day)
+        await names.record([name])
+    assert await names.all() == {"older", "current"}
+    assert 0 < int(await redis.ttl(Keys(settings.prefix).event_handlers)) <= 14 * day
+    await pipeline.close()
+    await redis.aclose()

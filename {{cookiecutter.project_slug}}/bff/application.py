@@ -30,6 +30,7 @@ from bff.mesh.memory import MemoryBroker
 from bff.mesh.service import Publish, Service
 from bff.realtime.dispatcher import Dispatcher
 from bff.realtime.drain import Draining
+from bff.realtime.event_handler_names import EventHandlerNames
 from bff.realtime.follow_ups import LATE_REPLY
 from bff.realtime.handler_context import HandlerContext
 from bff.realtime.handler_manager import HandlerManager
@@ -237,6 +238,8 @@ class Bff:
         self.background.start("stream_hub", cluster.stream_hub.run())
         self.background.start("index", cluster.index.run())
         self.background.start("presence", cluster.presence.run())
+        names = EventHandlerNames(cluster.pipeline, cluster.context.keys)
+        self.background.start("event_handler_names", names.run(self.realtime.event_handlers))
         try:
             async with asyncio.timeout(_PUBSUB_SECONDS):
                 await cluster.pubsub_listener.wait_until_subscribed()

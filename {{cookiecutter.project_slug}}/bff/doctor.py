@@ -9,17 +9,21 @@ from dataclasses import dataclass
 
 from bff.application import Bff
 from bff.auth.tokens import TokenVerifier
+from bff.cluster.keys import Keys
 from bff.db import histories
 from bff.db.database import Database
 from bff.errors import Problem
 from bff.mesh.client import MeshClient
 from bff.mesh.connect import connect_mesh
 from bff.mesh.describe import ServiceDescription
+from bff.mesh.transport import ConnectionLost
 from bff.realtime.declarations import Method
+from bff.realtime.event_handler_names import EventHandlerNames
 from bff.realtime.exposure import Exposure
 from bff.realtime.router import RealtimeRouter
 from bff.redis import client as redis_client
 from bff.redis.eviction import UNKNOWN, EvictionCheck
+from bff.redis.pipeline import AutoPipeline
 from bff.redis.rights import missing_right
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
@@ -57,6 +61,7 @@ async def diagnose(bff: Bff) -> list[Finding]:
         *await _eviction(settings),
         mesh,
         *(await _queues(bff) if mesh.ok else ()),
+        *(await _unowned_queues(bff) if mesh.ok else ()),
         await _check("database: reachable", "database", _database, settings),
         *await _database_schema_and_rights(settings),
         *await _identity(bff),
@@ -132,6 +137,30 @@ async def _queues(bff: Bff) -> list[Finding]:
     return [
         Finding(not reason, f"mesh queue {queue}: {reason or 'can be consumed'}")
         for queue, reason in reasons.items()
+    ]
+
+
+async def _unowned_queues(bff: Bff) -> list[Finding]:
+    """The queues of event handlers that this version does not have. Nothing when a server is
+    unavailable: others have reported it."""
+    redis = redis_client.create_client(bff.settings.redis_url)
+    pipeline = AutoPipeline(redis)
+    waiting: dict[str, int] = {}
+    try:
+        names = await EventHandlerNames(pipeline, Keys(bff.settings.prefix)).all()
+        unowned = sorted(names - bff.realtime.event_handlers.keys())
+        if unowned:
+            async with _connected(bff.settings) as mesh:
+                waiting = await mesh.unconsumed_events(unowned)
+    except (*redis_client.UNAVAILABLE, ConnectionLost):
+        pass
+    finally:
+        await pipeline.close()
+        await redis.aclose()
+    advice = "no event handler owns it. Rename the handler back, or delete the queue"
+    return [
+        Finding(True, f"mesh queue {queue}: {advice}; {count} events wait", warning=True)
+        for queue, count in waiting.items()
     ]
 
 

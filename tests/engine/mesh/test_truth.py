@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -50,6 +50,9 @@ class ManualTransport:
     async def check_queues(
         self, event_handlers: Sequence[EventHandler], services: Sequence[Service]
     ) -> Mapping[str, str]:
+        return {}
+
+    async def unconsumed_events(self, handler_names: Iterable[str]) -> Mapping[str, int]:
         return {}
 
     async def publish(self, message: Message) -> None:

@@ -33,6 +33,8 @@ class Keys:
         """hash: `<instance>#<generation>` to JSON about the instance."""
         self.presence = f"{prefix}:{{presence}}"
         """zset: user id to when the user's presence is to be checked, in ms of Redis' clock."""
+        self.event_handlers = f"{prefix}:{{event_handlers}}"
+        """zset: name of a mesh event handler of any version to when it was last recorded, in s."""
         self.revocations = f"{prefix}:{{all}}:revocations"
         """stream: control messages that close connections or end subscriptions."""
         self.instance_channel_prefix = f"{prefix}:to:"

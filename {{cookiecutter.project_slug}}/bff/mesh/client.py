@@ -154,6 +154,15 @@ class MeshClient:
         """Try, without consuming, what another client needs for its event handlers and services."""
         return dict(await self._transport.check_queues(mesh._event_handlers, mesh.services))
 
+    async def unconsumed_events(self, handler_names: Iterable[str]) -> dict[str, int]:
+        """How many events wait in the queues of these event handlers: of those queues that exist
+        and that no instance consumes.
+
+        Raises:
+            ConnectionLost: the connection ended.
+        """
+        return dict(await self._transport.unconsumed_events(handler_names))
+
     def _report_status(self) -> None:
         connected = self._transport.status.connected
         self._metrics.mesh_connected.labels(self._name).set(connected)

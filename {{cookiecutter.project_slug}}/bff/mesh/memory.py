@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -194,6 +194,10 @@ class MemoryTransport:
         self, event_handlers: Sequence[EventHandler], services: Sequence[Service]
     ) -> Mapping[str, str]:
         """Nothing can be wrong."""
+        return {}
+
+    async def unconsumed_events(self, handler_names: Iterable[str]) -> Mapping[str, int]:
+        """None: queues end with the process."""
         return {}
 
     async def start(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,4 +99,12 @@ class MeshTransport(Protocol):
         starts the transport without any.
 
         Returns a reason for each queue, empty where nothing is wrong.
+        """
+
+    async def unconsumed_events(self, handler_names: Iterable[str]) -> Mapping[str, int]:
+        """How many events wait in the queues of these event handlers: of those queues that exist
+        and that nobody consumes.
+
+        Raises:
+            ConnectionLost: the connection ended.
         """

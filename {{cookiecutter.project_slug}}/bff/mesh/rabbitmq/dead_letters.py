@@ -19,7 +19,7 @@ from yarl import URL
 
 from bff.mesh.rabbitmq.connection import BROKER_SECONDS, broker_errors, close, open_channel
 from bff.mesh.rabbitmq.consumer import TOPIC_HEADER
-from bff.mesh.rabbitmq.event_queue import dead_letter_queues
+from bff.mesh.rabbitmq.event_queue import dead_letter_queues, queue_of
 from bff.mesh.transport import ConnectionLost
 from bff.setting_types import each_host
 from bff.settings import MeshSettings
@@ -79,7 +79,7 @@ class DeadLetterQueue:
         Returns False, and keeps the letter, when the handler's queue does not exist.
         """
         properties = _without_death(letter)
-        queue = f"{self._app}.events.{letter.handler}.v1"
+        queue = queue_of(self._app, letter.handler)
         try:
             await self._channel.basic_publish(
                 letter.body, routing_key=queue, properties=properties, mandatory=True

@@ -45,7 +45,7 @@ class EventConsumer(QueueConsumer):
     def __init__(
         self, settings: MeshSettings, event_handler: EventHandler, receiver: Receiver
     ) -> None:
-        super().__init__(f"{settings.app_name}.events.{event_handler.name}.v1")
+        super().__init__(queue_of(settings.app_name, event_handler.name))
         self._settings = settings
         self._dead_letters, self._overflow = dead_letter_queues(settings.app_name)
         self._event_handler = event_handler
@@ -131,6 +131,11 @@ class EventConsumer(QueueConsumer):
             )
         except DeliveryError as error:
             raise ConnectionLost("the queue of dead letters does not exist or is full") from error
+
+
+def queue_of(app_name: str, handler_name: str) -> str:
+    """The queue of an event handler."""
+    return f"{app_name}.events.{handler_name}.v1"
 
 
 def dead_letter_queues(app_name: str) -> tuple[str, str]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
-from aiormq.exceptions import ChannelAccessRefused
+from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
 
 from bff.mesh import wire
 from bff.mesh.events import EventHandler
@@ -19,12 +19,13 @@ from bff.mesh.rabbitmq.connection import (
     SupervisedConnection,
     broker_errors,
     check_publishing,
+    close,
     declare_exchanges,
     open_channel,
     stop_tasks,
 )
 from bff.mesh.rabbitmq.consumer import QueueConsumer
-from bff.mesh.rabbitmq.event_queue import EventConsumer
+from bff.mesh.rabbitmq.event_queue import EventConsumer, queue_of
 from bff.mesh.rabbitmq.fast_path import FastPath, MessageAssembler, Publisher
 from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
 from bff.mesh.service import Service
@@ -93,6 +94,22 @@ class AmqpTransport:
             except ConnectionLost as error:
                 reasons[consumer.queue] = str(error)
         return reasons
+
+    async def unconsumed_events(self, handler_names: Iterable[str]) -> Mapping[str, int]:
+        """Ask on a channel for each queue: RabbitMQ closes it when the queue does not exist."""
+        await self._consuming.channel()
+        waiting = {}
+        for queue in (queue_of(self._settings.app_name, name) for name in handler_names):
+            if self._connection is None:
+                raise ConnectionLost("the connection was closed")
+            with broker_errors(), suppress(ChannelNotFoundEntity):
+                channel = await open_channel(self._connection, confirms=False)
+                async with asyncio.timeout(BROKER_SECONDS):
+                    found = await channel.queue_declare(queue, passive=True)
+                await close(channel)
+                if not found.consumer_count:
+                    waiting[queue] = found.message_count or 0
+        return waiting
 
     def _make_consumers(
         self,
