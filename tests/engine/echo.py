@@ -18,7 +18,8 @@ from bff import (
     Settings,
 )
 from bff.application import Provider
-from bff.endpoints import rpc, services, sse, tickets
+from bff.auth.oidc.sign_in import Authorize
+from bff.endpoints import rpc, services, sign_in, sse, tickets
 from fastapi import APIRouter, FastAPI
 
 realtime = RealtimeRouter()
@@ -53,6 +54,7 @@ def create_app(
     http: Sequence[APIRouter] = (),
     provide: Mapping[type[Any], Provider] | None = None,
     broker: MemoryBroker | None = None,
+    authorize: Authorize | None = None,
 ) -> FastAPI:
     """An app with every endpoint of the engine, this feature, and what a test adds."""
     bff = Bff(
@@ -61,6 +63,7 @@ def create_app(
         provide=provide,
         stand_ins=[echo_service],
         broker=broker,
+        authorize=authorize,
     )
     app = FastAPI(title=settings.app_name, lifespan=bff.lifespan)
     bff.install(app)
@@ -69,6 +72,7 @@ def create_app(
         sse.router,
         rpc.router,
         tickets.router,
+        sign_in.router,
         health.router,
         admin.router,
         *http,

@@ -13,7 +13,10 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from bff import problems
 from bff.auth.authenticator import Authenticator
+from bff.auth.oidc.sign_in import Authorize, SignIns
 from bff.auth.origins import Origins
+from bff.auth.session_cookie import SessionCookie
+from bff.auth.sessions import SessionStore
 from bff.auth.tickets import Tickets
 from bff.auth.tokens import TokenVerifier
 from bff.broadcasts.service import BroadcastService
@@ -22,7 +25,7 @@ from bff.cluster.presence import PRESENCE_CHANGED, presence_topic
 from bff.connections.declared_events import DeclaredEvents
 from bff.db import database, migrate
 from bff.db.database import Database
-from bff.development import api_docs, page
+from bff.development import api_docs, identity_provider, page
 from bff.http_headers import ResponseHeaders
 from bff.mesh.client import MeshClient
 from bff.mesh.connect import connect_mesh
@@ -72,6 +75,7 @@ class Bff:
         provide: Mapping[type[Any], Provider] | None = None,
         stand_ins: Sequence[StandIn] = (),
         broker: MemoryBroker | None = None,
+        authorize: Authorize | None = None,
     ) -> None:
         """Create all parts.
 
@@ -82,6 +86,9 @@ class Bff:
           when the app starts and exited when the app stops.
         * `stand_ins`: functions that take `publish` and return a service. With
           `AMQP_URL=memory://` these services run in the process; with RabbitMQ they are ignored.
+        * `authorize`: decides about each user who signs in with `OIDC_ISSUER`. An async function
+          that takes the claims and the scopes according to `OIDC_SCOPES_CLAIM`. It returns the
+          user's scopes, or raises `Problem(Code.FORBIDDEN)`.
         * `broker`: the in-process mesh for `AMQP_URL=memory://`. Pass one to share it with other
           mesh clients of the process.
 
@@ -117,9 +124,22 @@ class Bff:
             self.database, self.cluster.pipeline, self.messenger, settings
         )
 
+        self.allowed_origins = Origins(settings.allowed_origins).allowed
         self.verifier = TokenVerifier(settings)
         self.tickets = Tickets(self.cluster.pipeline, settings)
-        self.authenticator = Authenticator(settings, self.verifier, self.tickets)
+        self.sessions = SessionStore(self.cluster.pipeline, settings)
+        self.session_cookie = SessionCookie(settings)
+        self.identity_provider = identity_provider.embedded(settings)
+        self.sign_ins: SignIns | None = None
+        if settings.oidc_issuer is not None:
+            self.sign_ins = SignIns(
+                settings,
+                self.cluster.pipeline,
+                self.sessions,
+                authorize,
+                self.identity_provider.transport() if self.identity_provider else None,
+            )
+        self.authenticator = Authenticator(settings, self.verifier, self.tickets, self.sessions)
 
         self.broker = broker or MemoryBroker()
         self.mesh: MeshClient = connect_mesh(settings, self.metrics, broker=self.broker)
@@ -171,7 +191,7 @@ class Bff:
         problems.install(app)
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=Origins(self.settings.allowed_origins).allowed,
+            allow_origins=self.allowed_origins,
             allow_credentials=True,
             allow_methods=["*"],
             allow_headers=["*"],
@@ -180,6 +200,8 @@ class Bff:
         app.add_middleware(ResponseHeaders)
         if self.settings.development:
             app.include_router(page.router(self.settings))
+        if self.identity_provider is not None:
+            app.include_router(self.identity_provider.router())
 
     def provided(self, kind: type[T]) -> T:
         """The resource that `provide` declares for this type.
@@ -212,6 +234,8 @@ class Bff:
                 await self._stop()
                 self._provided.clear()
         await self.verifier.tokens.close()
+        if self.sign_ins is not None:
+            await self.sign_ins.close()
         await self.cluster.pipeline.close()
         await self.redis.aclose()
         await self.database.close()

@@ -217,6 +217,24 @@ def _jwks_url(value: str | None) -> str | None:
     return value
 
 
+def _issuer(value: str | None) -> str | None:
+    if value is not None and value != "memory://":
+        parts = _parts(value, "https", "http")
+        _ports(parts)
+        if parts.query or parts.fragment:
+            raise ValueError("must have neither a query (?…) nor a fragment (#…)")
+    return value
+
+
+def _redirect_uri(value: str | None) -> str | None:
+    if value is not None:
+        parts = _parts(value, "https", "http")
+        _ports(parts)
+        if not parts.path.endswith("/auth/callback") or parts.query or parts.fragment:
+            raise ValueError("must end with /auth/callback")
+    return value
+
+
 def is_local(url: str) -> bool:
     """Whether a URL names this machine, so that nobody between can change the answer."""
     host = urlsplit(url).hostname or ""
@@ -251,3 +269,5 @@ RedisUrl = Annotated[str, AfterValidator(_redis_url)]
 AmqpUrl = Annotated[str, AfterValidator(_amqp_url)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 JwksUrl = Annotated[str | None, BlankIsNone, AfterValidator(_jwks_url)]
+Issuer = Annotated[str | None, BlankIsNone, AfterValidator(_issuer)]
+RedirectUri = Annotated[str | None, BlankIsNone, AfterValidator(_redirect_uri)]

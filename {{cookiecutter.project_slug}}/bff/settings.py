@@ -15,9 +15,11 @@ from bff.setting_types import (
     BlankIsNone,
     Count,
     DatabaseUrl,
+    Issuer,
     JwksUrl,
     Names,
     Origins,
+    RedirectUri,
     RedisUrl,
     Seconds,
     is_local,
@@ -121,6 +123,34 @@ class Settings(MeshSettings):
     token_grace_seconds: Seconds = 25
     """Time between a token's expiry and the closing of its connection."""
 
+    oidc_issuer: Issuer = None
+    """The identity provider at which the BFF signs users in (OpenID Connect): its issuer, exactly
+    as the provider spells it. `memory://` is a provider inside this process (development). Empty:
+    the BFF signs nobody in, callers need tokens."""
+    oidc_client_id: str = ""
+    """The id of the BFF at the identity provider."""
+    oidc_client_secret: Annotated[SecretStr | None, BlankIsNone] = None
+    """The secret of the BFF at the identity provider. Set this or `OIDC_PRIVATE_KEY_FILE`."""
+    oidc_private_key_file: Annotated[FilePath | None, BlankIsNone] = None
+    """Path of an RSA or EC (P-256) key in PEM, with which the BFF authenticates at the identity
+    provider (`private_key_jwt`)."""
+    oidc_redirect_uri: RedirectUri = None
+    """The callback that is registered at the identity provider, for example
+    `https://app.example.com/auth/callback`. Empty: `/auth/callback` of the host that the browser
+    uses, which must be in `ALLOWED_ORIGINS`."""
+    oidc_scopes: Names = ("openid", "profile")
+    """What the BFF asks the identity provider for, separated by commas. Many providers issue a
+    refresh token only with `offline_access`."""
+    oidc_scopes_claim: Annotated[str, Field(pattern=r"^[^\s.]+(\.[^\s.]+)*$")] = "scope"
+    """The claim that holds the user's scopes in the BFF, as a list or a text with spaces. A dot
+    leads into an object: `realm_access.roles`."""
+    session_idle_seconds: Count = 8 * 3600
+    """A session ends when neither a request nor a frame has come for this time."""
+    max_session_seconds: Count = 24 * 3600
+    """A session ends after this time, however active it is."""
+    max_sessions_per_user: Count = 50
+    """Sessions per user. The oldest ends when there are more."""
+
     ping_interval_seconds: Seconds = 25
     """Time between two pings to a client."""
     ping_timeout_seconds: Seconds = 10
@@ -209,8 +239,9 @@ class Settings(MeshSettings):
 
     @property
     def embedded(self) -> bool:
-        """Whether Redis or RabbitMQ is replaced by an engine inside this process."""
-        return "memory://" in (self.redis_url, self.amqp_url)
+        """Whether Redis, RabbitMQ or the identity provider is replaced by one inside this
+        process."""
+        return "memory://" in (self.redis_url, self.amqp_url, self.oidc_issuer)
 
     @property
     def mesh_secret(self) -> str | None:
@@ -227,8 +258,10 @@ class Settings(MeshSettings):
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
-        if self.jwt_secret is None and self.jwks_url is None:
+        if self.jwt_secret is None and self.jwks_url is None and self.oidc_issuer is None:
             raise ValueError("set JWT_SECRET or JWKS_URL: without one, no token can be verified")
+        if self.oidc_issuer not in (None, "memory://"):
+            self._check_client()
         if not self.jwt_algorithms:
             raise ValueError("JWT_ALGORITHMS is empty: name at least one")
         supported = HMAC_ALGORITHMS if self.jwks_url is None else PUBLIC_KEY_ALGORITHMS
@@ -246,12 +279,27 @@ class Settings(MeshSettings):
             raise ValueError("REQUEST_TIMEOUT_SECONDS is larger than MAX_REQUEST_TIMEOUT_SECONDS")
         return self
 
+    def _check_client(self) -> None:
+        if not self.oidc_client_id:
+            raise ValueError("OIDC_CLIENT_ID must be set with OIDC_ISSUER")
+        if (self.oidc_client_secret is None) == (self.oidc_private_key_file is None):
+            raise ValueError("with OIDC_ISSUER set OIDC_CLIENT_SECRET or OIDC_PRIVATE_KEY_FILE")
+        if "openid" not in self.oidc_scopes:
+            raise ValueError("OIDC_SCOPES must contain openid")
+
     @model_validator(mode="after")
     def _is_safe(self) -> Self:
         if self.environment != "production":
             return self
         if self.embedded:
-            raise ValueError("memory:// is for development: production needs Redis and RabbitMQ")
+            raise ValueError(
+                "memory:// is for development: production needs Redis, RabbitMQ and, for sign-in, "
+                "an identity provider"
+            )
+        for url_name in ("oidc_issuer", "oidc_redirect_uri"):
+            url: str | None = getattr(self, url_name)
+            if url is not None and not url.startswith("https://") and not is_local(url):
+                raise ValueError(f"{url_name.upper()} must begin with https:// in production")
         for name in ("jwt_secret", "mesh_token_secret"):
             value: SecretStr | None = getattr(self, name)
             if value is not None and (fault := secret_fault(value.get_secret_value())):

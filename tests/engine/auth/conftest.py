@@ -12,6 +12,7 @@ import pytest
 from bff import problems
 from bff.auth.authenticator import Authenticator
 from bff.auth.caller import Caller
+from bff.auth.sessions import SessionStore
 from bff.auth.tickets import Tickets
 from bff.auth.tokens import TokenVerifier
 from bff.endpoints import tickets as tickets_endpoint
@@ -53,8 +54,9 @@ def tickets(redis: RedisClient, settings: Settings) -> Tickets:
 
 
 @pytest.fixture
-def authenticator(settings: Settings, tickets: Tickets) -> Authenticator:
-    return Authenticator(settings, TokenVerifier(settings), tickets)
+def authenticator(settings: Settings, tickets: Tickets, redis: RedisClient) -> Authenticator:
+    sessions = SessionStore(AutoPipeline(redis), settings)
+    return Authenticator(settings, TokenVerifier(settings), tickets, sessions)
 
 
 @pytest.fixture

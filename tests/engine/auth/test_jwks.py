@@ -9,8 +9,8 @@ from typing import Any
 
 import httpx2
 import pytest
-from bff.auth import jwks
-from bff.auth.jwks import Jwks
+from bff.auth import remote_document
+from bff.auth.remote_document import RemoteDocument
 from bff.auth.tokens import TokenVerifier
 from bff.errors import Code, Problem
 from bff.settings import Settings
@@ -269,7 +269,7 @@ async def test_without_any_keys_signing_in_is_unavailable(
 async def test_a_fetch_has_a_timeout(
     settings: Settings, first: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jwks, "_FETCH_SECONDS", 0.05)
+    monkeypatch.setattr(remote_document, "_FETCH_SECONDS", 0.05)
     provider = Provider(first.entry())
     provider.open.clear()
     async with asyncio.timeout(5):
@@ -280,8 +280,8 @@ async def test_a_fetch_has_a_timeout(
 async def test_a_silent_provider_delays_tokens_only_briefly_while_keys_are_cached(
     settings: Settings, first: Signer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jwks, "_FETCH_SECONDS", 3600)
-    monkeypatch.setattr(jwks, "_REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(remote_document, "_FETCH_SECONDS", 3600)
+    monkeypatch.setattr(remote_document, "_REFRESH_SECONDS", 0.05)
     provider = Provider(first.entry())
     verifier = make_verifier(settings, provider, max_age=0, min_interval=0)
     await verifier.verify(first.sign())
@@ -309,7 +309,7 @@ async def test_concurrent_tokens_share_one_fetch(settings: Settings, first: Sign
 async def test_closing_cancels_a_running_fetch() -> None:
     provider = Provider()
     provider.open.clear()
-    keys = Jwks("https://id.example", bytes, provider.client())
+    keys = RemoteDocument("https://id.example", bytes, provider.client())
     waiting = asyncio.create_task(keys.current())
     await until(lambda: provider.fetches == 1)
     await keys.close()

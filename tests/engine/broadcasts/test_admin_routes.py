@@ -12,6 +12,7 @@ import pytest
 from app.routes import admin
 from bff import problems
 from bff.auth.authenticator import Authenticator
+from bff.auth.sessions import SessionStore
 from bff.auth.tickets import Tickets
 from bff.auth.tokens import TokenVerifier, issue
 from bff.broadcasts.service import BroadcastService
@@ -64,7 +65,10 @@ def app(
         index=StandInIndex(),
         allowances=TokenBuckets(per_second=1000, burst=1000),
         authenticator=Authenticator(
-            settings, TokenVerifier(settings), Tickets(AutoPipeline(redis), settings)
+            settings,
+            TokenVerifier(settings),
+            Tickets(AutoPipeline(redis), settings),
+            SessionStore(AutoPipeline(redis), settings),
         ),
     )
     problems.install(app)

@@ -93,6 +93,8 @@ async def test_every_error_of_the_api_is_documented_as_problem_json(bff: Running
     for path, operations in document["paths"].items():
         if path.startswith(("/health", "/dev", "/bff-client", "/admin/stats")) or path == "/":
             continue
+        if path == "/auth/login":  # nobody is signed in yet
+            continue
         for operation in operations.values():
             errors = {code for code in operation["responses"] if code[0] in "45"}
             assert "401" in errors, path

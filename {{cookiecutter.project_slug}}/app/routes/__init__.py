@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from app.routes import admin, health, orders, websocket
-from bff.endpoints import rpc, services, sse, tickets
+from bff.endpoints import rpc, services, sign_in, sse, tickets
 
 HTTP = [
     websocket.router,
     sse.router,
     rpc.router,
     tickets.router,
+    sign_in.router,
     health.router,
     admin.router,
     orders.router,

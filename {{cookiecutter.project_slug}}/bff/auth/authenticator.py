@@ -2,36 +2,57 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote
 
 from starlette.requests import HTTPConnection
 
 from bff.auth.caller import Caller
 from bff.auth.origins import Origins, origin_of
+from bff.auth.session_cookie import SessionCookie, check_single
+from bff.auth.session_key import SessionKey
+from bff.auth.sessions import SessionStore
 from bff.auth.tickets import Tickets
 from bff.auth.tokens import TokenVerifier
 from bff.errors import Code, Problem
 from bff.settings import Settings
 
+logger = logging.getLogger(__name__)
+
+PAGE_HEADER: Final = "x-bff"
+"""Is wanted, with the value 1, on requests with the cookie of a session."""
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _PREFIX = re.compile(r"bearer(?:\s*:\s*|\s+)", re.IGNORECASE)
 
 
 class _Credential(NamedTuple):
-    kind: Literal["ticket", "header", "cookie"]
+    kind: Literal["ticket", "header", "session", "cookie"]
     value: str
+
+    @property
+    def is_cookie(self) -> bool:
+        return self.kind in ("session", "cookie")
 
 
 class Authenticator:
     """Only the first credential found is checked. Tokens in URLs are ignored: URLs are logged.
 
     Browsers send cookies with requests of every page. So a cookie is accepted only together with
-    an `Origin` header from `ALLOWED_ORIGINS`.
+    an `Origin` header from `ALLOWED_ORIGINS`. Requests with the cookie of a session need the header
+    `X-BFF: 1` too, which pages of other origins cannot send without a CORS preflight.
     """
 
-    def __init__(self, settings: Settings, verifier: TokenVerifier, tickets: Tickets) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        verifier: TokenVerifier,
+        tickets: Tickets,
+        sessions: SessionStore,
+    ) -> None:
+        self._session_cookie = SessionCookie(settings) if settings.oidc_issuer else None
+        self._sessions = sessions
         self._cookie = settings.auth_cookie
         self._origins = Origins(settings.allowed_origins)
         self._verifier = verifier
@@ -46,7 +67,7 @@ class Authenticator:
         self._check_origin(connection, self._find(connection, with_ticket=True))
 
     def _check_origin(self, connection: HTTPConnection, credential: _Credential | None) -> None:
-        by_cookie = credential is not None and credential.kind == "cookie"
+        by_cookie = credential is not None and credential.is_cookie
         self._origins.check(connection, required=by_cookie)
 
     async def authenticate_socket(self, connection: HTTPConnection) -> Caller:
@@ -70,7 +91,7 @@ class Authenticator:
             Problem: as `authenticate_socket`.
         """
         credential = self._find(connection, with_ticket=False)
-        by_cookie = credential is not None and credential.kind == "cookie"
+        by_cookie = credential is not None and credential.is_cookie
         own_page = connection.headers.get("sec-fetch-site") == "same-origin"
         self._origins.check(connection, required=by_cookie and not own_page)
         return await self._authenticate(connection, credential)
@@ -82,9 +103,13 @@ class Authenticator:
             Problem: as `authenticate_socket`.
         """
         credential = self._find(connection, with_ticket=False)
-        method = connection.scope.get("method")
-        if credential and credential.kind == "cookie" and method not in _SAFE_METHODS:
-            self._origins.check(connection, required=True)
+        if credential is not None and credential.is_cookie:
+            is_safe = connection.scope.get("method") in _SAFE_METHODS
+            if credential.kind == "session":
+                self._origins.check(connection, required=not is_safe)
+                _check_page(connection, is_safe)
+            elif not is_safe:
+                self._origins.check(connection, required=True)
         return await self._authenticate(connection, credential)
 
     async def _authenticate(
@@ -94,6 +119,12 @@ class Authenticator:
             raise Problem(Code.UNAUTHENTICATED)
         if credential.kind == "ticket":
             return await self._tickets.redeem(credential.value, origin_of(connection))
+        if credential.kind == "session":
+            key = SessionKey.parse(credential.value)
+            caller = None if key is None else await self._sessions.load(key)
+            if caller is None:
+                raise Problem(Code.UNAUTHENTICATED, "The session has ended")
+            return caller
         return await self._verifier.verify(credential.value)
 
     def _find(self, connection: HTTPConnection, *, with_ticket: bool) -> _Credential | None:
@@ -102,23 +133,35 @@ class Authenticator:
             return _Credential("ticket", ticket)
         if header := connection.headers.get("authorization"):
             return _Credential("header", _without_prefix(header))
+        if self._session_cookie is not None and (value := self._session_cookie.read(connection)):
+            return _Credential("session", value)
         if cookie := connection.cookies.get(self._cookie):
-            self._check_single(connection)
+            check_single(connection, self._cookie)
             return _Credential("cookie", _without_prefix(unquote(cookie)))
         return None
 
-    def _check_single(self, connection: HTTPConnection) -> None:
-        """A page of a sibling host can set a second cookie of the name for the whole domain. Which
-        of the two counts must not depend on their order (RFC 6265, section 4.2.2).
 
-        Raises:
-            Problem: `unauthenticated`.
-        """
-        cookies = ";".join(connection.headers.getlist("cookie")).split(";")
-        if sum(cookie.partition("=")[0].strip() == self._cookie for cookie in cookies) > 1:
-            raise Problem(
-                Code.UNAUTHENTICATED, f"There are two cookies {self._cookie}: delete one of them"
-            )
+def _check_page(connection: HTTPConnection, is_safe: bool) -> None:
+    """A page of another origin can send a GET, a form or an image with a user's cookie, but no
+    header of its own.
+
+    A plain navigation of the browser has no such header either. It is recognised by what only the
+    browser sets (Fetch Metadata), and reads at most.
+
+    Raises:
+        Problem: `forbidden`.
+    """
+    headers = connection.headers
+    if headers.get(PAGE_HEADER) == "1":
+        return
+    if (
+        is_safe
+        and headers.get("sec-fetch-mode") == "navigate"
+        and (headers.get("sec-fetch-dest") == "document")
+    ):
+        return
+    logger.info("request refused: the header X-BFF is missing")
+    raise Problem(Code.FORBIDDEN, "Send the header X-BFF: 1")
 
 
 def _without_prefix(value: str) -> str:

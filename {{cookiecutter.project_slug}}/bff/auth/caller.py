@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from bff.auth.claims import numeric_date
+from bff.auth.session_key import SessionKey
 from bff.errors import Code, Problem
 from bff.names import is_text, is_user_id
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """A user and their scopes, from a verified token."""
+    """A user and their scopes, from a verified token or a session."""
 
     user_id: str
     username: str
     scopes: frozenset[str]
     session_id: str
-    """The sign-in that the token belongs to (claim `sid`), or an empty string."""
+    """The sign-in: the id of the session, or the claim `sid` of the token, or an empty string."""
     expires_at: int
-    """When the token expires, in seconds since 1970."""
+    """When the token expires or the session ends, in seconds since 1970."""
+    session: SessionKey | None = field(default=None, repr=False, compare=False)
+    """The key of the session, if the caller has one instead of a token."""
 
     @classmethod
     def from_claims(cls, claims: Mapping[str, Any]) -> Self:
@@ -62,12 +65,19 @@ def _text(value: object) -> str | None:
 def _scopes(claims: Mapping[str, Any]) -> frozenset[str]:
     """From `scope` (RFC 8693, section 4.2), or from `scopes` or `scp` of some providers."""
     for claim in ("scope", "scopes", "scp"):
-        match claims.get(claim):
-            case str() as joined:
-                return frozenset(scope for scope in joined.split() if is_text(scope))
-            case list() as listed:
-                return frozenset(scope for scope in listed if _is_scope(scope))
+        if (scopes := scopes_in(claims.get(claim))) is not None:
+            return scopes
     return frozenset()
+
+
+def scopes_in(value: object) -> frozenset[str] | None:
+    """The scopes in a claim, which is a text with spaces or a list; None if it is neither."""
+    match value:
+        case str() as joined:
+            return frozenset(scope for scope in joined.split() if is_text(scope))
+        case list() as listed:
+            return frozenset(scope for scope in listed if _is_scope(scope))
+    return None
 
 
 def _is_scope(value: object) -> bool:

@@ -14,6 +14,7 @@ import orjson
 from cryptography.fernet import Fernet, InvalidToken
 
 from bff.auth.caller import Caller
+from bff.auth.session_key import SessionKey
 from bff.errors import Code, Problem
 from bff.redis.pipeline import AutoPipeline, Script
 from bff.settings import Settings
@@ -84,7 +85,11 @@ class Tickets:
             raise _refused("entry cannot be decrypted") from None
         if issued_to is not None and issued_to != origin:
             raise _refused("issued to another origin")
-        caller = Caller(**{**fields, "scopes": frozenset(fields["scopes"])})
+        session = fields.pop("session")
+        caller = Caller(
+            **{**fields, "scopes": frozenset(fields["scopes"])},
+            session=None if session is None else SessionKey.parse(session),
+        )
         if caller.expires_at + self._settings.jwt_leeway_seconds < time.time():
             raise _refused("token expired")
         return caller
@@ -110,6 +115,7 @@ def _fields(caller: Caller) -> dict[str, Any]:
         "scopes": sorted(caller.scopes),
         "session_id": caller.session_id,
         "expires_at": caller.expires_at,
+        "session": None if caller.session is None else caller.session.cookie,
     }
 
 

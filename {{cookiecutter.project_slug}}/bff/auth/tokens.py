@@ -21,7 +21,7 @@ from jose.utils import base64url_decode
 
 from bff.auth.caller import Caller
 from bff.auth.claims import EXPIRED, rejection_reason
-from bff.auth.jwks import Jwks
+from bff.auth.remote_document import RemoteDocument
 from bff.errors import Code, Problem
 from bff.settings import HMAC_ALGORITHMS, PUBLIC_KEY_ALGORITHMS, Settings
 
@@ -72,14 +72,14 @@ class SignedTokens:
             ValueError: an algorithm is not supported.
         """
         self._algorithms = frozenset(algorithms)
-        self._jwks: Jwks[_Keys] | None = None
+        self._jwks: RemoteDocument[_Keys] | None = None
         self._secrets: _Keys = {}
         supported = HMAC_ALGORITHMS if jwks_url is None else PUBLIC_KEY_ALGORITHMS
         unknown = sorted(self._algorithms - set(supported))
         if unknown:
             raise ValueError(f"JWT_ALGORITHMS: {unknown[0]} is not one of {', '.join(supported)}")
         if jwks_url is not None:
-            self._jwks = Jwks(jwks_url, self._parse, http or httpx2.AsyncClient())
+            self._jwks = RemoteDocument(jwks_url, self._parse, http or httpx2.AsyncClient())
         elif secrets:
             self._secrets = {
                 (None, name): tuple(_Secret(secret, name) for secret in secrets)

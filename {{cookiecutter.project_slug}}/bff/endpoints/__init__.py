@@ -1,6 +1,6 @@
 """The engine's FastAPI routers and dependencies, for the app to include and use."""
 
-from bff.endpoints import admin, rpc, services, sse, tickets
+from bff.endpoints import admin, rpc, services, sign_in, sse, tickets
 from bff.endpoints.dependencies import (
     AdminDep,
     BffDep,
@@ -50,6 +50,7 @@ __all__ = [
     "rpc",
     "serve_websocket",
     "services",
+    "sign_in",
     "sse",
     "tickets",
 ]

@@ -13,6 +13,7 @@ _SECONDS: Final = "10"
 
 COMMANDS: Final[tuple[tuple[str, ...], ...]] = (
     ("SET", "KEY", "0", "EX", _SECONDS),
+    ("GET", "KEY"),
     ("INCR", "KEY"),
     ("EXPIRE", "KEY", _SECONDS),
     ("TTL", "KEY"),
@@ -31,6 +32,7 @@ COMMANDS: Final[tuple[tuple[str, ...], ...]] = (
     ("ZADD", "KEY", "1", "x"),
     ("ZSCORE", "KEY", "x"),
     ("ZREM", "KEY", "x"),
+    ("ZREMRANGEBYSCORE", "KEY", "0", "0"),
     ("ZRANGE", "KEY", "0", "0"),
     ("ZRANGEBYSCORE", "KEY", "0", "0"),
     ("XADD", "KEY", "*", "x", "x"),

@@ -122,16 +122,20 @@ class RunningBff:
 
 
 @asynccontextmanager
-async def run(app: FastAPI, *, ws: str | None = None) -> AsyncIterator[RunningBff]:
+async def run(
+    app: FastAPI, *, ws: str | None = None, listener: socket.socket | None = None
+) -> AsyncIterator[RunningBff]:
     """Serve an app on a free port until the end of the block.
 
     With RabbitMQ, the app's stand-ins are run too. `ws`: another WebSocket protocol class, like
-    uvicorn's option.
+    uvicorn's option. `listener`: a listening socket to serve on, for settings that name its port.
     """
     engine: Bff = app.state.bff
     settings = engine.settings
     async with AsyncExitStack() as stack:
-        server, address = await stack.enter_async_context(serve(settings, app, ws=ws))
+        server, address = await stack.enter_async_context(
+            serve(settings, app, listener=listener, ws=ws)
+        )
         if settings.amqp_url != "memory://":
             await stack.enter_async_context(serve_on_mesh(engine, *engine.stand_ins))
         yield RunningBff(app, engine, settings, address, server)
@@ -156,10 +160,10 @@ async def serve_on_mesh(
 
 @asynccontextmanager
 async def serve(
-    settings: Settings, app: Any, **options: Any
+    settings: Settings, app: Any, *, listener: socket.socket | None = None, **options: Any
 ) -> AsyncIterator[tuple[uvicorn.Server, str]]:
     """Serve any ASGI application as `bff serve` does. Yields the server and its `host:port`."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with listener or socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(configuration(settings, app, **options))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         try:

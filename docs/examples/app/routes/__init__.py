@@ -19,13 +19,14 @@ from app.routes import (
     seats,
     websocket,
 )
-from bff.endpoints import rpc, services, sse, tickets
+from bff.endpoints import rpc, services, sign_in, sse, tickets
 
 HTTP = [
     websocket.router,
     sse.router,
     rpc.router,
     tickets.router,
+    sign_in.router,
     health.router,
     admin.router,
     orders.router,

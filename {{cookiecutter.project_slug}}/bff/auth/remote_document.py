@@ -1,4 +1,4 @@
-"""A cache of the identity provider's public keys (JWK set, RFC 7517)."""
+"""A cached document of the identity provider: its keys (JWK set, RFC 7517) or its metadata."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ T = TypeVar("T")
 
 _FETCH_SECONDS = 5
 _REFRESH_SECONDS = 0.5
-"""How long a token waits for a refresh while older keys are cached."""
+"""How long a caller waits for a refresh while an older document is cached."""
 _MAX_BYTES = 1024 * 1024
 
 
-class Jwks(Generic[T]):
-    """The keys at a URL, as `parse` returns them.
+class RemoteDocument(Generic[T]):
+    """The document at a URL, as `parse` returns it.
 
-    If a fetch fails the last keys stay in use. Concurrent callers share one fetch, which continues
-    when a caller is cancelled.
+    If a fetch fails the last document stays in use. Concurrent callers share one fetch, which
+    continues when a caller is cancelled.
     """
 
     def __init__(
@@ -36,11 +36,12 @@ class Jwks(Generic[T]):
         parse: Callable[[bytes], T],
         http: httpx2.AsyncClient,
         *,
+        name: str = "keys",
         max_age: float = 600,
         min_interval: float = 30,
         retry_interval: float = 5,
     ) -> None:
-        """Ages and intervals are in seconds.
+        """`name` is for log lines. Ages and intervals are in seconds.
 
         `min_interval` is the least time between fetches: tokens with made-up key ids cannot load
         the provider. `retry_interval` is the least time after a fetch that failed.
@@ -48,10 +49,11 @@ class Jwks(Generic[T]):
         self._url = url
         self._parse = parse
         self._http = http
+        self._name = name
         self._max_age = max_age
         self._min_interval = min_interval
         self._retry_interval = retry_interval
-        self._keys: T | None = None
+        self._document: T | None = None
         self._fetched = 0.0
         self._not_before = 0.0
         self._fetching: asyncio.Task[None] | None = None
@@ -59,23 +61,24 @@ class Jwks(Generic[T]):
         """Why the last fetch failed; empty when it did not."""
 
     async def current(self) -> T:
-        """The keys, at most `max_age` old if the provider answers.
+        """The document, at most `max_age` old if the provider answers.
 
         Raises:
             Problem: `service_unavailable` while no fetch has ever succeeded.
         """
-        if self._keys is None:
+        if self._document is None:
             await self._refresh()
         elif self._now() - self._fetched > self._max_age:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_REFRESH_SECONDS):
                     await self._refresh()
-        if self._keys is None:
+        if self._document is None:
             raise Problem(Code.SERVICE_UNAVAILABLE, "Signing in is not possible at the moment")
-        return self._keys
+        return self._document
 
     async def newer(self) -> T:
-        """The keys, fetched again unless that was done just now: a token names an unknown key."""
+        """The document, fetched again unless that was done just now: for a token that names an
+        unknown key."""
         await self._refresh()
         return await self.current()
 
@@ -93,20 +96,21 @@ class Jwks(Generic[T]):
         if self._fetching is None:
             if self._now() < self._not_before:
                 return
-            self._fetching = asyncio.create_task(self._fetch(), name="jwks")
+            self._fetching = asyncio.create_task(self._fetch(), name="remote_document")
         await asyncio.shield(self._fetching)
 
     async def _fetch(self) -> None:
         wait = self._retry_interval
         try:
             async with asyncio.timeout(_FETCH_SECONDS):
-                self._keys = self._parse(await self._download())
+                self._document = self._parse(await self._download())
             self._fetched, self.error = self._now(), ""
             wait = self._min_interval
         except Exception as error:
             self.error = f"{type(error).__name__}: {str(error) or 'no answer'}"
             logger.warning(
-                "could not fetch keys of the identity provider", extra={"error": self.error}
+                "could not fetch a document of the identity provider",
+                extra={"document": self._name, "error": self.error},
             )
         finally:
             self._not_before = self._now() + wait

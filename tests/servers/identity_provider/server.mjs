@@ -1,0 +1,46 @@
+// A certified OpenID provider with the forms of its development mode. Clients register themselves.
+import Provider from "oidc-provider";
+
+const port = Number(process.argv[2]);
+const grants = {};
+
+const provider = new Provider(`http://127.0.0.1:${port}`, {
+  features: {
+    backchannelLogout: { enabled: true },
+    devInteractions: { enabled: true },
+    pushedAuthorizationRequests: { enabled: true },
+    registration: { enabled: true },
+    revocation: { enabled: true },
+  },
+  claims: { openid: ["sub", "roles"], profile: ["name"] },
+  cookies: { keys: ["only for tests"] },
+  findAccount: (ctx, id) => ({
+    accountId: id,
+    claims: () => ({
+      sub: id,
+      name: `The ${id}`,
+      roles: id.startsWith("admin") ? ["orders", "admin"] : ["orders"],
+    }),
+  }),
+  issueRefreshToken: () => true,
+  rotateRefreshToken: true,
+  // A BFF takes a token for expired 30 s before its end.
+  ttl: {
+    AccessToken: (ctx, token) => (token.accountId.includes("short") ? 10 : 3600),
+    Grant: 3600,
+    IdToken: 3600,
+    Interaction: 600,
+    RefreshToken: 3600,
+    Session: 3600,
+  },
+});
+
+provider.on("grant.success", (ctx) => {
+  const account = ctx.oidc.account?.accountId;
+  grants[account] = [...(grants[account] ?? []), ctx.oidc.params.grant_type];
+});
+provider.use(async (ctx, next) => {
+  if (ctx.path !== "/test/grants") return next();
+  ctx.body = grants[ctx.query.account] ?? [];
+});
+provider.listen(port, "127.0.0.1", () => console.log("ready"));
