@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from bff.cluster.control_log import ControlLog
 from bff.cluster.messenger import Messenger
-from bff.cluster.revocations import Revocations
 from bff.connections.connection import Connection
 from bff.connections.declared_events import DeclaredEvents, EventType
 from bff.errors import Problem
@@ -135,7 +135,7 @@ async def test_what_is_not_stored_takes_no_idempotency_key(start: StartInstance)
 async def strict(start: StartInstance) -> Messenger:
     member = await start()
     declared = DeclaredEvents([updated, typing, room_message], required=True)
-    return Messenger(member.context, member.index, Revocations(member.context), declared)
+    return Messenger(member.context, member.index, ControlLog(member.context), declared)
 
 
 async def test_when_declarations_are_required_others_are_refused(strict: Messenger) -> None:

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Iterable
 
 from bff.cluster.context import ClusterContext
+from bff.cluster.control_log import ControlLog
 from bff.cluster.envelopes import Kind, envelope
 from bff.cluster.index import ConnectionIndex
-from bff.cluster.revocations import Revocations
 from bff.cluster.scripts import load
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import instance_of
@@ -19,11 +19,11 @@ class ConnectionControl:
     """The part of `Messenger` that sends control messages to instances."""
 
     def __init__(
-        self, context: ClusterContext, index: ConnectionIndex, revocations: Revocations
+        self, context: ClusterContext, index: ConnectionIndex, control_log: ControlLog
     ) -> None:
         self._pipeline = context.pipeline
         self._index = index
-        self._revocations = revocations
+        self._control_log = control_log
         self._keys = context.keys
         self._publish_to_user = load(context.pipeline, "publish_to_user")
 
@@ -53,7 +53,7 @@ class ConnectionControl:
     ) -> int:
         """Close one connection; returns the number of addressed connections."""
         check_connection_id(connection_id)
-        await self._revocations.publish(
+        await self._control_log.publish(
             envelope(Kind.CLOSE_CONNECTION, connection_id, str(int(code)))
         )
         return self._addressed(connection_id)
@@ -81,13 +81,13 @@ class ConnectionControl:
     async def close_all(self, code: CloseCode = CloseCode.DRAIN) -> int:
         """Close every connection of every instance; returns the number of addressed connections."""
         text = envelope(Kind.CLOSE_ALL, str(int(code)))
-        await self._revocations.publish(text)
+        await self._control_log.publish(text)
         return self._index.count()
 
     async def _revoke_of_user(self, user_id: str, kind: Kind, line: str) -> int:
         check_user_id(user_id)
         indexed = self._pipeline.submit("HLEN", self._keys.connections(user_id))
-        await self._revocations.publish(envelope(kind, user_id, line))
+        await self._control_log.publish(envelope(kind, user_id, line))
         return int(await indexed)
 
     async def _publish(self, connection_id: str, text: str) -> None:

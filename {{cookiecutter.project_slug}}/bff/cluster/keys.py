@@ -35,7 +35,7 @@ class Keys:
         """zset: user id to when the user's presence is to be checked, in ms of Redis' clock."""
         self.event_handlers = f"{prefix}:{{event_handlers}}"
         """zset: name of a mesh event handler of any version to when it was last recorded, in s."""
-        self.revocations = f"{prefix}:{{all}}:revocations"
+        self.control_log = f"{prefix}:{{all}}:control"
         """stream: control messages that close connections or end subscriptions."""
         self.instance_channel_prefix = f"{prefix}:to:"
         """Prefix of the channel of one instance; the instance id follows."""

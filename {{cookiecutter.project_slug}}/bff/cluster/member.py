@@ -6,6 +6,7 @@ import asyncio
 import secrets
 
 from bff.cluster.context import ClusterContext
+from bff.cluster.control_log import ControlLog
 from bff.cluster.index import ConnectionIndex
 from bff.cluster.keys import Keys
 from bff.cluster.messenger import Messenger
@@ -13,7 +14,6 @@ from bff.cluster.presence import Presence
 from bff.cluster.presence_queue import PresenceQueue
 from bff.cluster.pubsub_channels import PubSubChannels
 from bff.cluster.pubsub_listener import PubSubListener
-from bff.cluster.revocations import Revocations
 from bff.cluster.stream_hub import StreamHub
 from bff.cluster.stream_registry import StreamRegistry
 from bff.cluster.streams import StreamReader
@@ -62,9 +62,9 @@ class ClusterMember:
         reader = StreamReader(self.pipeline, self.context.keys, settings)
         presence_queue = PresenceQueue(self.context, watched=presence_is_watched)
         self.index = ConnectionIndex(self.context, reader, presence_queue)
-        revocations = Revocations(self.context)
+        control_log = ControlLog(self.context)
         self.messenger = Messenger(
-            self.context, self.index, revocations, declared or DeclaredEvents()
+            self.context, self.index, control_log, declared or DeclaredEvents()
         )
         self.presence = Presence(self.context, self.index, presence_queue, self.messenger)
         self.streams = StreamRegistry(self.context)
@@ -73,5 +73,5 @@ class ClusterMember:
             self.context, self.streams, self.index, self.stream_hub, channels, reader
         )
         self.pubsub_listener = PubSubListener(
-            self.context, self.streams, channels, self.stream_hub, self.subscriptions, revocations
+            self.context, self.streams, channels, self.stream_hub, self.subscriptions, control_log
         )

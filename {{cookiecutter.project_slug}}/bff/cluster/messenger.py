@@ -11,12 +11,12 @@ from typing import Any, Final, Self, overload
 
 from bff.cluster.connection_control import ConnectionControl
 from bff.cluster.context import ClusterContext
+from bff.cluster.control_log import ControlLog
 from bff.cluster.envelopes import Kind, envelope, head
 from bff.cluster.idempotency_keys import NoKeys, NumberedKeys
 from bff.cluster.index import ConnectionIndex
 from bff.cluster.keys import StreamKeys
 from bff.cluster.outgoing_events import OutgoingEvents
-from bff.cluster.revocations import Revocations
 from bff.cluster.scripts import load
 from bff.connections.declared_events import DeclaredEvent, DeclaredEvents
 from bff.connections.messages import Event
@@ -59,10 +59,10 @@ class Messenger(ConnectionControl):
         self,
         context: ClusterContext,
         index: ConnectionIndex,
-        revocations: Revocations,
+        control_log: ControlLog,
         declared: DeclaredEvents,
     ) -> None:
-        super().__init__(context, index, revocations)
+        super().__init__(context, index, control_log)
         self._settings = context.settings
         self._metrics = context.metrics
         self._send = load(context.pipeline, "send")

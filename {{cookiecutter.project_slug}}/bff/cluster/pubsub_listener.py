@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from bff.backoff import backoff_delays
 from bff.cluster.context import ClusterContext
+from bff.cluster.control_log import ControlLog
 from bff.cluster.envelopes import Kind, envelope
 from bff.cluster.pubsub_channels import PubSubChannels
-from bff.cluster.revocations import Revocations
 from bff.cluster.stream_hub import StreamHub
 from bff.cluster.stream_registry import StreamRegistry
 from bff.cluster.stream_tracker import StreamTracker
@@ -52,7 +52,7 @@ class PubSubListener:
         channels: PubSubChannels,
         hub: StreamHub,
         subscriptions: Subscriptions,
-        revocations: Revocations,
+        control_log: ControlLog,
     ) -> None:
         self._redis = context.redis
         self._own_channel = context.own_channel
@@ -66,7 +66,7 @@ class PubSubListener:
         self._channels = channels
         self._hub = hub
         self._subscriptions = subscriptions
-        self._revocations = revocations
+        self._control_log = control_log
         self._error = "not subscribed yet"
         self._received_at = 0.0
         self._subscribed = asyncio.Event()
@@ -110,7 +110,7 @@ class PubSubListener:
                 await self._channels.open(pubsub)
             self._received_at = asyncio.get_running_loop().time()
             await _run_until_first_ends(
-                self._receive(pubsub), self._publish_probes(pubsub), self._read_revocations()
+                self._receive(pubsub), self._publish_probes(pubsub), self._read_control_log()
             )
         finally:
             self._channels.close()
@@ -160,11 +160,11 @@ class PubSubListener:
         self._metrics.pubsub_subscribed.set(1)
         self._subscribed.set()
 
-    async def _read_revocations(self) -> None:
+    async def _read_control_log(self) -> None:
         """While Redis is unavailable, the lease renewal logs it."""
         while True:
             with suppress(*UNAVAILABLE):
-                await self._revocations.carry_out_missed(self._process)
+                await self._control_log.carry_out_missed(self._process)
             await asyncio.sleep(self._probe_seconds)
 
     def _process(self, data: bytes) -> None:
@@ -190,9 +190,9 @@ class PubSubListener:
             case b"connection":
                 connection_id, _, text = rest.partition(b"\n")
                 self._send(self._connection(connection_id), text)
-            case b"revocation":
-                revocation_id, _, message = rest.partition(b"\n")
-                self._revocations.on_received(revocation_id.decode())
+            case b"logged":
+                message_id, _, message = rest.partition(b"\n")
+                self._control_log.on_received(message_id.decode())
                 self._dispatch(message)
             case b"user_unstored":
                 user_id, _, text = rest.partition(b"\n")

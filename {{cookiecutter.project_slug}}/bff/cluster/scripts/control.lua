@@ -1,6 +1,6 @@
--- Store a revocation and publish it to all instances.
+-- Store a control message and publish it to all instances.
 --
--- KEYS: revocations
+-- KEYS: control log
 -- ARGV: channel of all instances, head of the envelope, control message, maximum length, seconds
 
 local id = redis.call('XADD', KEYS[1], 'MAXLEN', '~', ARGV[4], '*', 'm', ARGV[3])

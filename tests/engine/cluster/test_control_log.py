@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from bff.cluster import revocations
+from bff.cluster import control_log
+from bff.cluster.control_log import ControlLog
 from bff.cluster.envelopes import Kind, envelope
-from bff.cluster.revocations import Revocations
 from bff.connections.connection import Connection
 from bff.settings import Settings
 from bff.testing import until
@@ -31,7 +31,7 @@ async def a(start: StartInstance) -> ClusterMember:
 async def deaf(start: StartInstance, monkeypatch: pytest.MonkeyPatch) -> ClusterMember:
     """An instance that loses every message of others, without an error."""
     instance = await start()
-    await until(lambda: bool(instance.pubsub_listener._revocations._next_id))
+    await until(lambda: bool(instance.pubsub_listener._control_log._next_id))
 
     async def lose(_: object) -> None: ...
 
@@ -76,11 +76,11 @@ async def test_a_close_that_was_received_does_not_close_later_connections(
     await a.messenger.close_user("alice")
     await until(lambda: first.close_code is not None)
     again = await a.join("alice")
-    before = a.pubsub_listener._revocations._next_id
-    await until(lambda: a.pubsub_listener._revocations._next_id != before)
+    before = a.pubsub_listener._control_log._next_id
+    await until(lambda: a.pubsub_listener._control_log._next_id != before)
     assert again.close_code is None
-    await until(lambda: not a.pubsub_listener._revocations._received)
-    assert "missed revocation" not in caplog.text
+    await until(lambda: not a.pubsub_listener._control_log._received)
+    assert "missed control message" not in caplog.text
 
 
 async def test_what_was_revoked_before_an_instance_started_does_not_concern_it(
@@ -89,15 +89,15 @@ async def test_what_was_revoked_before_an_instance_started_does_not_concern_it(
     await a.messenger.close_user("alice")
     b = await start()
     alice = await b.join("alice")
-    await until(lambda: bool(b.pubsub_listener._revocations._next_id))
-    await b.pubsub_listener._revocations.carry_out_missed(b.pubsub_listener._process)
+    await until(lambda: bool(b.pubsub_listener._control_log._next_id))
+    await b.pubsub_listener._control_log.carry_out_missed(b.pubsub_listener._process)
     assert alice.close_code is None
 
 
-async def test_each_missed_revocation_is_carried_out_once_and_none_is_kept(
+async def test_each_missed_message_is_carried_out_once_and_none_is_kept(
     a: ClusterMember,
 ) -> None:
-    reader = Revocations(a.context)
+    reader = ControlLog(a.context)
     carried_out: list[bytes] = []
     await reader.carry_out_missed(carried_out.append)
     texts = [envelope(Kind.CLOSE_USER, f"user-{number}", "4003") for number in range(5)]
@@ -108,14 +108,14 @@ async def test_each_missed_revocation_is_carried_out_once_and_none_is_kept(
     assert carried_out == [text.encode() for text in texts]
 
 
-async def test_a_revocation_that_is_received_before_it_is_read_is_not_repeated(
+async def test_a_message_that_is_received_before_it_is_read_is_not_repeated(
     a: ClusterMember,
 ) -> None:
-    reader = Revocations(a.context)
+    reader = ControlLog(a.context)
     carried_out: list[bytes] = []
     await reader.carry_out_missed(carried_out.append)
     await reader.publish("close_all\n4003")
-    stored: Any = await a.context.redis.xrange(a.context.keys.revocations)
+    stored: Any = await a.context.redis.xrange(a.context.keys.control_log)
     reader.on_received(stored[0][0].decode())
     await reader.carry_out_missed(carried_out.append)
     assert carried_out == []
@@ -125,9 +125,9 @@ async def test_a_revocation_that_is_received_before_it_is_read_is_not_repeated(
 async def test_what_is_kept_is_bounded_in_number_and_time(
     a: ClusterMember, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(revocations, "_MAX_KEPT", 10)
+    monkeypatch.setattr(control_log, "_MAX_KEPT", 10)
     for _ in range(300):
         await a.messenger.close_user("nobody")
-    key = a.context.keys.revocations
+    key = a.context.keys.control_log
     assert 10 <= int(await a.context.redis.xlen(key)) < 300
     assert 0 < int(await a.context.redis.ttl(key)) <= 24 * 3600

@@ -1,6 +1,6 @@
--- Read the revocations after one that is known.
+-- Read the control messages after one that is known.
 --
--- KEYS: revocations
+-- KEYS: control log
 -- ARGV: the first id to read, or '' to read none
 -- Returns the id that the next read begins with, then ids and control messages in turns.
 

@@ -17,18 +17,18 @@ _MAX_KEPT: Final = 10_000
 _KEPT_SECONDS: Final = 24 * 3600
 
 
-class Revocations:
+class ControlLog:
     """Closes connections and ends subscriptions, also when a publish was lost.
 
-    A revocation is published to all instances, and stored in a stream of Redis. Each instance reads
-    that stream every few seconds, and carries out what it has not received. Then it also closes
-    connections that were opened since the revocation.
+    A control message is published to all instances, and stored in a stream of Redis. Each instance
+    reads that stream every few seconds, and carries out what it has not received. Then it also
+    closes connections that were opened since it was sent.
     """
 
     def __init__(self, context: ClusterContext) -> None:
         self._keys = context.keys
-        self._revoke = load(context.pipeline, "revoke")
-        self._read = load(context.pipeline, "revocations")
+        self._publish = load(context.pipeline, "control")
+        self._read = load(context.pipeline, "control_log")
         self._next_id = ""
         """The id that the next read begins with; empty before the first one."""
         self._received: set[str] = set()
@@ -36,14 +36,14 @@ class Revocations:
 
     def publish(self, text: str) -> asyncio.Future[Any]:
         """Send a control message to all instances."""
-        channel, start = self._keys.all_channel, envelope(Kind.REVOCATION, "")
-        return self._revoke(
-            [self._keys.revocations], [channel, start, text, _MAX_KEPT, _KEPT_SECONDS]
+        channel, start = self._keys.all_channel, envelope(Kind.LOGGED, "")
+        return self._publish(
+            [self._keys.control_log], [channel, start, text, _MAX_KEPT, _KEPT_SECONDS]
         )
 
-    def on_received(self, revocation_id: str) -> None:
-        """A revocation was received and is carried out."""
-        self._received.add(revocation_id)
+    def on_received(self, message_id: str) -> None:
+        """A control message was received and is carried out."""
+        self._received.add(message_id)
 
     async def carry_out_missed(self, carry_out: Callable[[bytes], None]) -> None:
         """Read what was sent since the last read, and carry out what was not received.
@@ -51,17 +51,17 @@ class Revocations:
         Raises:
             RedisError, OSError, TimeoutError: Redis is unavailable.
         """
-        first, *rest = await self._read([self._keys.revocations], [self._next_id])
+        first, *rest = await self._read([self._keys.control_log], [self._next_id])
         self._next_id = first.decode()
-        for revocation_id, text in zip(rest[::2], rest[1::2], strict=True):
-            if revocation_id.decode() not in self._received:
+        for message_id, text in zip(rest[::2], rest[1::2], strict=True):
+            if message_id.decode() not in self._received:
                 logger.warning(
-                    "missed revocation carried out", extra={"revocation": revocation_id.decode()}
+                    "missed control message carried out", extra={"id": message_id.decode()}
                 )
                 carry_out(text)
         unread = _order(self._next_id)
         self._received = {one for one in self._received if _order(one) >= unread}
 
 
-def _order(revocation_id: str) -> tuple[int, ...]:
-    return tuple(map(int, revocation_id.split("-")))
+def _order(message_id: str) -> tuple[int, ...]:
+    return tuple(map(int, message_id.split("-")))
