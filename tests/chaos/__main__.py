@@ -14,10 +14,11 @@ import click
 
 from tests.chaos import report
 from tests.chaos.checker import check
-from tests.chaos.deployment import PROJECT, STREAM_LENGTH, Clock
+from tests.chaos.deployment import PROJECT, STREAM_LENGTH, Clock, Shape
 from tests.chaos.history import History
+from tests.chaos.plan import RedisKind
 from tests.chaos.run import ALLOWANCE, run
-from tests.chaos.servers import ServerError
+from tests.servers.server import ServerError
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,7 +35,24 @@ from tests.chaos.servers import ServerError
     type=click.Path(exists=True, file_okay=False, resolve_path=True, path_type=Path),
     help="The project whose deployment is used. Default: the template's.",
 )
-def main(seed: int | None, seconds: float, folder: Path | None, project: Path) -> None:
+@click.option(
+    "--redis",
+    default=RedisKind.SERVER.value,
+    show_default=True,
+    type=click.Choice([kind.value for kind in RedisKind]),
+    help="One server, a cluster of three nodes, or a master and a replica under Sentinel.",
+)
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(1), help="Of each instance."
+)
+def main(
+    seed: int | None,
+    seconds: float,
+    folder: Path | None,
+    project: Path,
+    redis: str,
+    workers: int,
+) -> None:
     """Inject faults into a deployment for some time, and check what its clients receive.
 
     Exits with 1 if a guarantee was violated, with 2 if the deployment could not start.
@@ -43,12 +61,14 @@ def main(seed: int | None, seconds: float, folder: Path | None, project: Path) -
     folder = folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     history = History(folder / "history.jsonl")
-    click.echo(f"Seed {seed}, {seconds:g} s; history and logs in {folder}")
+    arguments = f"--seed {seed} --seconds {seconds:g} --redis {redis} --workers {workers}"
+    click.echo(f"{arguments}; history and logs in {folder}")
+    shape = Shape(RedisKind(redis), workers)
     logging.disable()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     stopped = ""
     try:
-        asyncio.run(run(project, seed, seconds, history, folder / "servers", Clock()))
+        asyncio.run(run(project, seed, seconds, history, folder / "logs", Clock(), shape))
     except* ServerError as errors:
         stopped = str(errors.exceptions[0])
     except* KeyboardInterrupt:
@@ -61,7 +81,7 @@ def main(seed: int | None, seconds: float, folder: Path | None, project: Path) -
     verdict = check(history.records, allowance=ALLOWANCE, max_stream_length=STREAM_LENGTH)
     click.echo(report.text(history.records, verdict))
     if verdict.violations:
-        click.echo(f'Again: make chaos ARGS="--seed {seed} --seconds {seconds:g}"')
+        click.echo(f'Again: make chaos ARGS="{arguments}"')
         sys.exit(1)
 
 

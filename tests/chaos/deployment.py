@@ -1,4 +1,4 @@
-"""Redis, RabbitMQ and three instances of the BFF, which connect to the servers through proxies."""
+"""Redis, RabbitMQ and three instances of the BFF, most of whose connections run through proxies."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Self, TypeVar
+from urllib.parse import urlsplit
 
 import httpx2
 from bff.auth.tokens import issue
 from bff.settings import Settings
 
+from tests import servers
 from tests.chaos.history import Died, History, Sick
-from tests.chaos.plan import INSTANCES
+from tests.chaos.plan import INSTANCES, RedisKind, links
 from tests.chaos.proxy import Proxy
-from tests.chaos.servers import Rabbitmq, Redis, ServerError, free_port
+from tests.chaos.redis_nodes import RedisNodes
+from tests.servers.server import Server, ServerError, free_port
 
 PROJECT = Path(__file__).resolve().parents[2] / "{{cookiecutter.project_slug}}"
 """The default project: that of the template."""
@@ -32,6 +36,10 @@ LEASE = 3.0
 RENEWAL = 1.0
 STREAM_LENGTH = 60
 """Small enough that a client that is away for long misses messages."""
+
+
+T = TypeVar("T")
+Made = TypeVar("Made", bound="Server | RedisNodes")
 
 
 class Clock:
@@ -71,6 +79,7 @@ class Instance:
         folder: Path,
         history: History,
         clock: Clock,
+        workers: int,
     ) -> None:
         self.name = name
         self.port = free_port()
@@ -80,6 +89,7 @@ class Instance:
         self._folder = folder
         self._history = history
         self._clock = clock
+        self._workers = ["--workers", str(workers)] if workers > 1 else []
         self._number = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -93,7 +103,10 @@ class Instance:
         self._number += 1
         with (self._folder / f"{self.process}.log").open("wb") as output:
             self._process = subprocess.Popen(
-                [self._project.python, "-P", str(INSTANCE), "serve", "--port", str(self.port)],
+                [
+                    *(self._project.python, "-P", str(INSTANCE), "serve"),
+                    *("--port", str(self.port), *self._workers),
+                ],
                 cwd=self._project.folder,
                 env=self._project.environment(self._variables),
                 stdin=subprocess.DEVNULL,
@@ -143,54 +156,33 @@ class Instance:
         self._history.add(Died(at=self._clock(), process=self.process))
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What a deployment consists of."""
+
+    redis: RedisKind = RedisKind.SERVER
+    workers: int = 1
+    """Of each instance."""
+
+
 class Deployment:
     """All processes and proxies, and their addresses."""
 
-    def __init__(self, project: Path, folder: Path, history: History, clock: Clock) -> None:
-        """
-        Raises:
-            ServerError: Redis or RabbitMQ is not installed.
-        """
+    redis: RedisNodes
+    rabbitmq: Server
+
+    def __init__(
+        self, project: Path, folder: Path, history: History, clock: Clock, shape: Shape
+    ) -> None:
         self._project = Project(project)
-        self.redis = Redis(folder / "redis")
-        self.rabbitmq = Rabbitmq(folder / "rabbitmq")
-        self.links = {
-            f"{name}-{server}": Proxy(port)
-            for name in INSTANCES
-            for server, port in (("redis", self.redis.port), ("rabbitmq", self.rabbitmq.port))
-        }
+        self._shape = shape
+        self.links: dict[str, Proxy] = {}
         self.instances: dict[str, Instance] = {}
         self._folder = folder
         self._history = history
         self._clock = clock
-        secret = secrets.token_hex(32)
-        self.settings = Settings(
-            app_name="chaos",
-            redis_url=self.redis.url,
-            amqp_url=self.rabbitmq.url,
-            jwt_secret=secret,
-            jwt_algorithms="HS256",
-            jwks_url=None,
-        )
-        self._variables = {
-            "APP_NAME": self.settings.app_name,
-            "ENVIRONMENT": "production",
-            "LOG_FORMAT": "text",
-            "REDIS_URL": self.redis.url,
-            "AMQP_URL": self.rabbitmq.url,
-            "DATABASE_URL": f"sqlite+aiosqlite:///{folder}/chaos.sqlite3",
-            "JWT_SECRET": secret,
-            "JWT_ALGORITHMS": "HS256",
-            "JWKS_URL": "",
-            "LEASE_SECONDS": str(LEASE),
-            "LEASE_RENEWAL_SECONDS": str(RENEWAL),
-            "PUBSUB_PROBE_SECONDS": "1",
-            "STREAM_CHECK_SECONDS": "3",
-            "DRAIN_SECONDS": "2",
-            "MAX_STREAM_LENGTH": str(STREAM_LENGTH),
-            "MAX_MESSAGES_PER_MINUTE": "1000000",  # one user sends all the traffic over HTTP
-            "MAX_MESSAGE_BURST": "10000",
-        }
+        self._made: list[Server | RedisNodes] = []
+        self.settings: Settings
 
     async def __aenter__(self) -> Self:
         try:
@@ -207,31 +199,86 @@ class Deployment:
         return issue(self.settings, user, scopes, lifetime=24 * 3600)
 
     async def _start(self) -> None:
-        await asyncio.gather(_aside(self.redis.start), _aside(self.rabbitmq.start))
-        migrated = await asyncio.create_subprocess_exec(
-            *(self._project.python, "-m", "bff.cli", "migrate"),
-            cwd=self._project.folder,
-            env=self._project.environment(self._variables),
-            stdout=asyncio.subprocess.DEVNULL,
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.redis = await _aside(lambda: self._keep(RedisNodes(self._shape.redis)))
+        self.rabbitmq = await _aside(lambda: self._keep(servers.private_rabbitmq()))
+        self.settings = Settings(
+            app_name="chaos",
+            redis_url=self.redis.url,
+            amqp_url=self.rabbitmq.url,
+            jwt_secret=secrets.token_hex(32),
+            jwt_algorithms="HS256",
+            jwks_url=None,
         )
-        if await migrated.wait():
-            raise ServerError("bff migrate failed")
-        for proxy in self.links.values():
-            await proxy.start()
+        variables = self._variables()
+        await self._migrate(variables)
+        for link in links(self._shape.redis):
+            url = self.redis.url if link.endswith("-redis") else self.rabbitmq.url
+            self.links[link] = await Proxy(urlsplit(url).port or 0).start()
         for name in INSTANCES:
-            redis, rabbitmq = self.links[f"{name}-redis"], self.links[f"{name}-rabbitmq"]
-            variables = self._variables | {
-                "REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
-                "AMQP_URL": f"amqp://guest:guest@127.0.0.1:{rabbitmq.port}/",
-            }
             self.instances[name] = Instance(
-                name, self._project, variables, self._folder, self._history, self._clock
+                name,
+                self._project,
+                variables | self._through_proxies(name),
+                self._folder,
+                self._history,
+                self._clock,
+                self._shape.workers,
             )
             self.instances[name].start()
         for instance in self.instances.values():
             if reason := await instance.serves("/health/ready"):
                 raise ServerError(f"instance {instance.process} does not start: {reason}")
         self.redis.remember()
+
+    def _variables(self) -> dict[str, str]:
+        assert self.settings.jwt_secret is not None
+        return {
+            "APP_NAME": self.settings.app_name,
+            "ENVIRONMENT": "production",
+            "LOG_FORMAT": "text",
+            "REDIS_URL": self.redis.url,
+            "AMQP_URL": self.rabbitmq.url,
+            "DATABASE_URL": f"sqlite+aiosqlite:///{self._folder}/chaos.sqlite3",
+            "JWT_SECRET": self.settings.jwt_secret.get_secret_value(),
+            "JWT_ALGORITHMS": "HS256",
+            "JWKS_URL": "",
+            "LEASE_SECONDS": str(LEASE),
+            "LEASE_RENEWAL_SECONDS": str(RENEWAL),
+            "PUBSUB_PROBE_SECONDS": "1",
+            "STREAM_CHECK_SECONDS": "3",
+            "PING_INTERVAL_SECONDS": "2",
+            "DRAIN_SECONDS": "2",
+            "MAX_STREAM_LENGTH": str(STREAM_LENGTH),
+            "MAX_MESSAGES_PER_MINUTE": "1000000",  # one user sends all the traffic over HTTP
+            "MAX_MESSAGE_BURST": "10000",
+        }
+
+    def _through_proxies(self, instance: str) -> dict[str, str]:
+        """The addresses of those servers that can have a proxy before them."""
+        return {
+            variable: url.replace(f":{urlsplit(url).port}", f":{self.links[link].port}")
+            for variable, url, link in (
+                ("REDIS_URL", self.redis.url, f"{instance}-redis"),
+                ("AMQP_URL", self.rabbitmq.url, f"{instance}-rabbitmq"),
+            )
+            if link in self.links
+        }
+
+    async def _migrate(self, variables: dict[str, str]) -> None:
+        migrated = await asyncio.create_subprocess_exec(
+            *(self._project.python, "-m", "bff.cli", "migrate"),
+            cwd=self._project.folder,
+            env=self._project.environment(variables),
+            stdout=asyncio.subprocess.DEVNULL,
+        )
+        if await migrated.wait():
+            raise ServerError("bff migrate failed")
+
+    def _keep(self, made: Made) -> Made:
+        """Remove it in the end, also if the start fails later."""
+        self._made.append(made)
+        return made
 
     async def _stop(self) -> None:
         for instance in self.instances.values():
@@ -240,10 +287,9 @@ class Deployment:
             await instance.ended()
         for proxy in self.links.values():
             await proxy.stop()
-        await _aside(self.redis.kill)
-        await _aside(self.rabbitmq.kill)
-        await _aside(self.rabbitmq.remove_mapper)
+        for made in self._made:
+            await _aside(made.remove)
 
 
-async def _aside(work: Callable[[], object]) -> None:
-    await asyncio.to_thread(work)
+async def _aside(work: Callable[[], T]) -> T:
+    return await asyncio.to_thread(work)

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import defaultdict
-from collections.abc import Sequence
-
-from redis.asyncio import Redis
+from collections.abc import Callable, Sequence
 
 from tests.chaos.deployment import Clock, Deployment
 from tests.chaos.history import Broke, Healed, History
-from tests.chaos.plan import INSTANCES, SERVERS, Action, Fault
-from tests.chaos.servers import Server
+from tests.chaos.plan import ALL_INSTANCES, INSTANCES, Action, Fault
+from tests.servers.server import Server
 
 
 class Faults:
@@ -32,15 +30,28 @@ class Faults:
                 tasks.create_task(self._one(fault))
 
     async def _one(self, fault: Fault) -> None:
-        async with self._locks[fault.target]:
+        async with self._locks[_lock(fault)]:
             self._history.add(Broke(at=self._clock(), fault=fault.number, what=str(fault)))
-            if fault.target in INSTANCES:
+            if fault.target == ALL_INSTANCES:
+                await self._replace_all()
+            elif fault.target in INSTANCES:
                 await self._on_instance(fault)
-            elif fault.target in SERVERS:
-                await self._on_server(fault)
-            else:
+            elif fault.target in self._deployment.links:
                 await self._on_link(fault)
+            elif fault.target == "rabbitmq":
+                await self._on_server(self._deployment.rabbitmq, fault)
+            else:
+                await self._on_redis(fault)
             self._history.add(Healed(at=self._clock(), fault=fault.number))
+
+    async def _replace_all(self) -> None:
+        """A rolling update: each instance when the one before is ready."""
+        for name, instance in self._deployment.instances.items():
+            async with self._locks[name]:
+                instance.signal(signal.SIGTERM)
+                await instance.ended()
+                instance.start()
+                await instance.heals()
 
     async def _on_instance(self, fault: Fault) -> None:
         instance = self._deployment.instances[fault.target]
@@ -56,30 +67,32 @@ class Faults:
         instance.start()
         await instance.heals()
 
-    async def _on_server(self, fault: Fault) -> None:
+    async def _on_redis(self, fault: Fault) -> None:
         redis = self._deployment.redis
-        server: Server = redis if fault.target == "redis" else self._deployment.rabbitmq
         if fault.action is Action.UNSUBSCRIBE:
-            await self._unsubscribe()
+            await asyncio.to_thread(redis.unsubscribe)
             return
-        if fault.action is Action.FREEZE:
-            server.signal(signal.SIGSTOP)
-            await asyncio.sleep(fault.seconds)
-            server.signal(signal.SIGCONT)
-            return
-        server.kill()
+        node = await asyncio.to_thread(redis.node, fault.target)
         if fault.action is Action.WIPE:
-            redis.wipe()
+            await self._on_server(node, fault, node.wipe)
         elif fault.action is Action.ROLL_BACK:
-            redis.roll_back()
+            await self._on_server(node, fault, node.roll_back)
+        else:
+            await self._on_server(node, fault)
+        await asyncio.to_thread(redis.remember)
+
+    async def _on_server(
+        self, server: Server, fault: Fault, while_down: Callable[[], None] = lambda: None
+    ) -> None:
+        if fault.action is Action.FREEZE:
+            server.pause()
+            await asyncio.sleep(fault.seconds)
+            server.resume()
+            return
+        await asyncio.to_thread(server.kill)
+        while_down()
         await asyncio.sleep(fault.seconds)
         await asyncio.to_thread(server.start)
-        if server is redis:
-            redis.remember()
-
-    async def _unsubscribe(self) -> None:
-        async with Redis.from_url(self._deployment.redis.url, socket_timeout=5) as client:
-            await client.client_kill_filter(_type="pubsub")
 
     async def _on_link(self, fault: Fault) -> None:
         link = self._deployment.links[fault.target]
@@ -94,3 +107,8 @@ class Faults:
         if fault.then_cut:
             link.cut()
         link.release()
+
+
+def _lock(fault: Fault) -> str:
+    """Two nodes of one Redis have no faults at the same time."""
+    return "redis" if fault.target.startswith("redis") else fault.target

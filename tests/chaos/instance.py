@@ -38,6 +38,11 @@ async def say(params: Numbered, messenger: Messenger) -> Stored:
     return Stored(id=await _send(messenger, params))
 
 
+@realtime.method("chaos.echo", scopes=[])
+async def echo(params: Numbered) -> Numbered:
+    return params
+
+
 @realtime.topic("chaos.*")
 async def anybody_may(topic: Topic) -> bool:
     return True

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 INSTANCES = ("a", "b", "c")
-SERVERS = ("redis", "rabbitmq")
-LINKS = tuple(f"{instance}-{server}" for instance in INSTANCES for server in SERVERS)
-"""The connections between an instance and a server, which run through a proxy."""
+ALL_INSTANCES = "instances"
 
 FIRST = 2.0
 """Seconds until the first fault."""
@@ -19,11 +17,20 @@ LENGTH = (0.5, 6.0)
 """How many seconds a fault lasts: shorter or longer than a lease."""
 
 
+class RedisKind(StrEnum):
+    """The Redis of a deployment."""
+
+    SERVER = "server"
+    CLUSTER = "cluster"
+    SENTINEL = "sentinel"
+
+
 class Action(StrEnum):
     """The kind of fault."""
 
     KILL = "killed with -9, started again"
     TERMINATE = "told to end with SIGTERM, started again"
+    REPLACE = "replaced one after the other"
     FREEZE = "frozen"
     RESTART = "killed with -9, started again with its data"
     ROLL_BACK = "killed with -9, started again with older data"
@@ -40,6 +47,20 @@ ON_REDIS = (Action.RESTART, Action.ROLL_BACK, Action.WIPE, Action.FREEZE, Action
 ON_RABBITMQ = (Action.RESTART, Action.FREEZE)
 ON_LINKS = (Action.CUT, Action.SILENCE, Action.DEAFEN, Action.BLACK_HOLE)
 
+NODES = {
+    RedisKind.SERVER: ("redis",),
+    RedisKind.CLUSTER: ("redis-1", "redis-2", "redis-3"),
+    RedisKind.SENTINEL: ("redis-master", "redis-replica", "redis-sentinel"),
+}
+"""The servers that make up each kind."""
+
+
+def links(redis: RedisKind) -> tuple[str, ...]:
+    """The connections of instances to servers that run through a proxy. The nodes of a cluster and
+    a sentinel name their own addresses, so no proxy can be before them."""
+    servers = ("redis", "rabbitmq") if redis is RedisKind.SERVER else ("rabbitmq",)
+    return tuple(f"{instance}-{server}" for instance in INSTANCES for server in servers)
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -48,7 +69,7 @@ class Fault:
     number: int
     at: float
     target: str
-    """One of `INSTANCES`, `SERVERS` or `LINKS`."""
+    """An instance or all of them, a server, a node of Redis, or a link."""
     action: Action
     seconds: float
     then_cut: bool
@@ -56,10 +77,11 @@ class Fault:
 
     def __str__(self) -> str:
         cut = ", then reset" if self.then_cut and self.action in ON_LINKS[1:] else ""
-        return f"{self.target}: {self.action.value} ({self.seconds:.1f} s{cut})"
+        length = "" if self.action is Action.REPLACE else f" ({self.seconds:.1f} s{cut})"
+        return f"{self.target}: {self.action.value}{length}"
 
 
-def plan(seed: int, seconds: float) -> list[Fault]:
+def plan(seed: int, seconds: float, redis: RedisKind = RedisKind.SERVER) -> list[Fault]:
     """The faults of a run, ordered by time.
 
     Every action comes up before any comes up again.
@@ -69,7 +91,7 @@ def plan(seed: int, seconds: float) -> list[Fault]:
     deck: list[tuple[str, Action]] = []
     at = FIRST
     while at < seconds:
-        deck = deck or _shuffled(chance)
+        deck = deck or _shuffled(chance, redis)
         target, action = deck.pop()
         faults.append(
             Fault(
@@ -85,12 +107,25 @@ def plan(seed: int, seconds: float) -> list[Fault]:
     return faults
 
 
-def _shuffled(chance: random.Random) -> list[tuple[str, Action]]:
+def _shuffled(chance: random.Random, redis: RedisKind) -> list[tuple[str, Action]]:
     deck = [
         *((chance.choice(INSTANCES), action) for action in ON_INSTANCES),
-        *(("redis", action) for action in ON_REDIS),
+        (ALL_INSTANCES, Action.REPLACE),
+        *_on_redis(chance, redis),
         *(("rabbitmq", action) for action in ON_RABBITMQ),
-        *((chance.choice(LINKS), action) for action in ON_LINKS),
+        *((chance.choice(links(redis)), action) for action in ON_LINKS),
     ]
     chance.shuffle(deck)
     return deck
+
+
+def _on_redis(chance: random.Random, redis: RedisKind) -> list[tuple[str, Action]]:
+    if redis is not RedisKind.SENTINEL:
+        return [(chance.choice(NODES[redis]), action) for action in ON_REDIS]
+    return [
+        ("redis-master", Action.RESTART),
+        ("redis-master", Action.FREEZE),
+        ("redis-master", Action.UNSUBSCRIBE),
+        ("redis-replica", Action.RESTART),
+        ("redis-sentinel", Action.RESTART),
+    ]

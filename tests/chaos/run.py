@@ -7,51 +7,82 @@ import random
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from bff.cluster.keys import Keys
 from bff.mesh.connect import connect_mesh
+from bff.redis.client import create_client
 from bff.telemetry.metrics import Metrics
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from tests.chaos.client import Client
-from tests.chaos.deployment import LEASE, RENEWAL, Clock, Deployment
+from tests.chaos.clients import (
+    Client,
+    EventStreamClient,
+    Page,
+    Pages,
+    Visitor,
+    WebSocketClient,
+    node_command,
+)
+from tests.chaos.clients.base import Recorder
+from tests.chaos.deployment import LEASE, RENEWAL, Clock, Deployment, Shape
 from tests.chaos.faults import Faults
 from tests.chaos.history import DeadLettered, History, Indexed
 from tests.chaos.plan import plan
-from tests.chaos.traffic import ByAdmin, ByMesh, ByMethod, Traffic, Way, dead_letters
+from tests.chaos.traffic import ByAdmin, ByMesh, ByMethod, Http, Traffic, Way, dead_letters
 
 USERS = ("alice", "bob", "carol")
 TOPICS = ("chaos.tea", "chaos.milk")
-DEVICES = 3
-"""Per user."""
+SOCKETS = 3
+"""Per user, beside an event stream and a page with `bff-client.js`."""
 ALLOWANCE = LEASE + 2 * RENEWAL + 2
+_INDEX_SECONDS = 2
 LAST_SECONDS = 60
 """Time to deliver everything after the last fault."""
 
 
 async def run(
-    project: Path, seed: int, seconds: float, history: History, folder: Path, clock: Clock
+    project: Path,
+    seed: int,
+    seconds: float,
+    history: History,
+    folder: Path,
+    clock: Clock,
+    shape: Shape,
 ) -> None:
     """Inject faults into a project's deployment for `seconds` and record the history.
 
     Raises:
         ServerError: a server is missing, or something does not start.
     """
-    async with Deployment(project, folder, history, clock) as deployment:
+    async with Deployment(project, folder, history, clock, shape) as deployment:
         mesh = connect_mesh(deployment.settings, Metrics())
         await mesh.start()
         clock.start()
-        clients = _clients(seed, deployment, history, clock)
+        recorder = Recorder(history, clock)
+        visitors = _visitors(seed, deployment, recorder)
+        pages = Pages(
+            [] if (node := node_command()) is None else _pages(deployment),
+            project=project,
+            addresses=list(deployment.instances.values()),
+            recorder=recorder,
+        )
+        clients: list[Client] = [*visitors, *pages.pages.values()]
         traffic = Traffic(history, clock, random.Random(f"{seed} traffic"))
-        chance = random.Random(f"{seed} ways")
-        ways: list[Way] = [ByMethod(deployment, chance), ByAdmin(deployment, chance), ByMesh(mesh)]
+        http = Http(
+            list(deployment.instances.values()),
+            deployment.token("chaos", "admin"),
+            random.Random(f"{seed} ways"),
+        )
+        ways: list[Way] = [ByMethod(http), ByAdmin(http), ByMesh(mesh)]
         streams = [*(f"user:{user}" for user in USERS), *(f"topic:{t}" for t in TOPICS), "all"]
         async with asyncio.TaskGroup() as background:
-            tasks = [background.create_task(client.run()) for client in clients]
+            tasks = [background.create_task(visitor.run()) for visitor in visitors]
+            if node is not None:
+                tasks.append(background.create_task(pages.run(node)))
             tasks.append(background.create_task(_watch_index(deployment, history, clock)))
             flow = background.create_task(traffic.flow(ways, streams))
-            await Faults(deployment, history, clock).carry_out(plan(seed, seconds))
+            await Faults(deployment, history, clock).carry_out(plan(seed, seconds, shape.redis))
             await asyncio.sleep(max(0.0, seconds - clock()))
             flow.cancel()
             await asyncio.wait({flow})
@@ -59,7 +90,7 @@ async def run(
             for task in tasks:
                 task.cancel()
         await mesh.stop()
-        for message in await dead_letters(deployment):
+        for message in await dead_letters(deployment.rabbitmq.url, deployment.settings.app_name):
             history.add(DeadLettered(at=clock(), message=message))
 
 
@@ -86,41 +117,54 @@ async def _settle(
 
 
 def _has_last(client: Client, last: dict[str, set[int]]) -> bool:
-    streams = (f"user:{client.user}", "all", *(f"topic:{topic}" for topic in client.topics))
-    return all(last[stream] <= client.applied for stream in streams)
+    return all(last[stream] <= client.applied for stream in client.streams)
 
 
-def _clients(seed: int, deployment: Deployment, history: History, clock: Clock) -> list[Client]:
-    instances = list(deployment.instances.values())
-    return [
-        Client(
+def _visitors(seed: int, deployment: Deployment, recorder: Recorder) -> list[Visitor]:
+    def visitor(kind: type[Visitor], user: str, device: str, topics: Sequence[str]) -> Visitor:
+        return kind(
             f"{user}/{device}",
             user,
-            TOPICS[:device],
+            topics,
             deployment.token(user),
-            instances,
-            history,
-            clock,
-            random.Random(f"{seed} {user} {device}"),
+            addresses=list(deployment.instances.values()),
+            recorder=recorder,
+            chance=random.Random(f"{seed} {user} {device}"),
         )
-        for user in USERS
-        for device in range(DEVICES)
+
+    return [
+        *(
+            visitor(WebSocketClient, user, str(number), TOPICS[:number])
+            for user in USERS
+            for number in range(SOCKETS)
+        ),
+        *(visitor(EventStreamClient, user, "events", TOPICS) for user in USERS),
     ]
+
+
+def _pages(deployment: Deployment) -> list[Page]:
+    return [Page(f"{user}/page", user, TOPICS, deployment.token(user)) for user in USERS]
 
 
 async def _watch_index(deployment: Deployment, history: History, clock: Clock) -> None:
     """Record the index in Redis every second, if Redis replies."""
     keys = Keys(deployment.settings.prefix)
-    async with Redis.from_url(
-        deployment.redis.url, socket_timeout=2, socket_connect_timeout=2, decode_responses=True
-    ) as redis:
-        while True:
-            with suppress(RedisError, OSError, TimeoutError):
-                async with redis.pipeline(transaction=True) as pipeline:
-                    pipeline.zrange(keys.leases, 0, -1)
-                    for user in USERS:
-                        pipeline.hkeys(keys.connections(user))
-                    leases, *found = await pipeline.execute()
-                connections = [connection for each in found for connection in each]
-                history.add(Indexed(at=clock(), leases=leases, connections=connections))
-            await asyncio.sleep(1)
+    redis = create_client(deployment.redis.url)
+    while True:
+        with suppress(RedisError, OSError, TimeoutError):
+            async with asyncio.timeout(_INDEX_SECONDS):
+                leases = await redis.zrange(keys.leases, 0, -1)
+                found = [await redis.hkeys(keys.connections(user)) for user in USERS]
+            history.add(
+                Indexed(
+                    at=clock(),
+                    leases=[_text(lease) for lease in leases],
+                    connections=[_text(entry) for each in found for entry in each],
+                )
+            )
+        await asyncio.sleep(1)
+
+
+def _text(value: Any) -> str:
+    text: str = value.decode()
+    return text

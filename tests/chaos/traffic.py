@@ -17,7 +17,8 @@ import httpx2
 from bff.errors import Outcome, Problem
 from bff.mesh.client import MeshClient
 
-from tests.chaos.deployment import Clock, Deployment
+from tests.chaos.clients import Address
+from tests.chaos.clients.base import Clock
 from tests.chaos.history import History, Refused, Sent, Taken, Unknown
 from tests.chaos.instance import EVENT, RULE
 
@@ -51,8 +52,8 @@ class ByMethod:
 
     name = "method"
 
-    def __init__(self, deployment: Deployment, chance: random.Random) -> None:
-        self._http = _Http(deployment, chance)
+    def __init__(self, http: Http) -> None:
+        self._http = http
 
     def reaches(self, stream: str) -> bool:
         return True
@@ -68,8 +69,8 @@ class ByAdmin:
 
     name = "admin"
 
-    def __init__(self, deployment: Deployment, chance: random.Random) -> None:
-        self._http = _Http(deployment, chance)
+    def __init__(self, http: Http) -> None:
+        self._http = http
 
     def reaches(self, stream: str) -> bool:
         return not stream.startswith("topic:")
@@ -107,27 +108,26 @@ class ByMesh:
         return None
 
 
-async def dead_letters(deployment: Deployment) -> list[int]:
+async def dead_letters(amqp_url: str, app_name: str) -> list[int]:
     """The events that were dead-lettered."""
     async with (
         asyncio.timeout(2 * _SECONDS),
-        await aio_pika.connect(deployment.rabbitmq.url) as connection,
+        await aio_pika.connect(amqp_url) as connection,
     ):
         channel = await connection.channel()
-        name = f"{deployment.settings.app_name}.dead-letters.v1"
-        queue = await channel.get_queue(name)
+        queue = await channel.get_queue(f"{app_name}.dead-letters.v1")
         found = []
         while letter := await queue.get(no_ack=True, fail=False):
             found.append(json.loads(letter.body)["event"]["message"])
     return found
 
 
-class _Http:
-    """Sends requests to any instance, like a load balancer."""
+class Http:
+    """Sends requests of an administrator to any of the addresses, like a load balancer."""
 
-    def __init__(self, deployment: Deployment, chance: random.Random) -> None:
-        self._urls = [instance.url for instance in deployment.instances.values()]
-        self._headers = {"Authorization": f"Bearer {deployment.token('chaos', 'admin')}"}
+    def __init__(self, addresses: Sequence[Address], token: str, chance: random.Random) -> None:
+        self._urls = [address.url for address in addresses]
+        self._headers = {"Authorization": f"Bearer {token}"}
         self._chance = chance
         self._client = httpx2.AsyncClient(trust_env=False, timeout=_SECONDS)
 
@@ -139,7 +139,9 @@ class _Http:
             raise NotSent(str(error)) from error
         if answer.is_success:
             return answer
-        problem = answer.json()
+        problem = answer.json() if "json" in answer.headers["content-type"] else {}
+        if not problem:
+            raise RuntimeError(f"status {answer.status_code}")
         if problem["outcome"] == Outcome.NOT_SENT:
             raise NotSent(problem["code"])
         raise RuntimeError(problem["code"])

@@ -15,6 +15,7 @@ from tests.servers.server import GivenServer, Server
 __all__ = [
     "Server",
     "keeping_redis",
+    "keeping_redis_cluster",
     "postgres",
     "private_rabbitmq",
     "private_redis",
@@ -23,6 +24,7 @@ __all__ = [
     "redis_cluster",
     "redis_under_sentinel",
     "redis_with_users",
+    "safe_redis_under_sentinel",
     "secret_redis",
 ]
 
@@ -64,6 +66,18 @@ def private_redis() -> Server:
 def keeping_redis() -> RedisServer:
     """A private Redis that keeps its data when it is killed."""
     return RedisServer(_redis_program(), appendonly="yes").start()
+
+
+def keeping_redis_cluster() -> RedisCluster:
+    """Three private nodes that keep their data when they are killed."""
+    return RedisCluster(_redis_program(), appendonly="yes").start()
+
+
+def safe_redis_under_sentinel(patience_ms: int = 1000) -> RedisUnderSentinel:
+    """A private master, replica and sentinel, which keep their data. A master without a replica
+    accepts no writes, so that a failover loses none that it has confirmed since."""
+    settings = {"appendonly": "yes", "min_replicas_to_write": "1"}
+    return RedisUnderSentinel(_redis_program(), patience_ms, **settings).start()
 
 
 def secret_redis(password: str) -> RedisServer:

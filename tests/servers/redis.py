@@ -19,6 +19,7 @@ from tests.servers.server import (
 )
 
 COMMAND_SECONDS = 60
+_EMPTY = '""'
 
 
 class RedisServer(ProcessServer):
@@ -50,7 +51,26 @@ class RedisServer(ProcessServer):
 
     def wipe(self) -> None:
         """While it is down: delete all data."""
-        shutil.rmtree(self.folder / "appendonlydir", ignore_errors=True)
+        shutil.rmtree(self._data, ignore_errors=True)
+
+    def remember(self) -> None:
+        """Save the data of `appendonly="yes"` for `roll_back`."""
+        shutil.rmtree(self._older, ignore_errors=True)
+        shutil.copytree(self._data, self._older)
+
+    def roll_back(self) -> None:
+        """While it is down: restore the data that `remember` saved."""
+        self.wipe()
+        if self._older.exists():
+            shutil.copytree(self._older, self._data)
+
+    @property
+    def _data(self) -> Path:
+        return self.folder / "appendonlydir"
+
+    @property
+    def _older(self) -> Path:
+        return self.folder / "older"
 
     def control(self, *arguments: str, stdin: Path | None = None) -> str:
         program = self.program.with_name("redis-cli")
@@ -66,6 +86,19 @@ class RedisServer(ProcessServer):
         if done.returncode or output.startswith(("ERR", "NOAUTH", "WRONGPASS")):
             raise ServerError(output)
         return output
+
+
+class _RewritableRedis(RedisServer):
+    """With a file of settings, in which a sentinel keeps its role across restarts."""
+
+    def __init__(self, program: Path, **settings: str) -> None:
+        super().__init__(program, **settings)
+        self._file = self.folder / "redis.conf"
+        lines = (f"{name} {value or _EMPTY}" for name, value in self.settings.items())
+        self._file.write_text("\n".join(lines) + "\n")
+
+    def command(self) -> list[str]:
+        return [str(self.program), str(self._file)]
 
 
 class SentinelServer(RedisServer):
@@ -130,7 +163,7 @@ class _Several(Server):
 class RedisCluster(_Several):
     """Three nodes without replicas. A restarted node rejoins."""
 
-    def __init__(self, program: Path) -> None:
+    def __init__(self, program: Path, **settings: str) -> None:
         super().__init__(
             *(
                 RedisServer(
@@ -138,6 +171,7 @@ class RedisCluster(_Several):
                     cluster_enabled="yes",
                     cluster_port=str(free_port()),
                     cluster_node_timeout="1000",
+                    **settings,
                 )
                 for _ in range(3)
             )
@@ -157,10 +191,13 @@ class RedisUnderSentinel(_Several):
     """A master, a replica and a sentinel, which fails over when the master is silent for
     `patience_ms`."""
 
-    def __init__(self, program: Path, patience_ms: int = 1000) -> None:
-        self.master = RedisServer(program)
-        self.replica = RedisServer(
-            program, replicaof=f"127.0.0.1 {self.master.port}", replica_announce_ip="127.0.0.1"
+    def __init__(self, program: Path, patience_ms: int = 1000, **settings: str) -> None:
+        self.master = _RewritableRedis(program, **settings)
+        self.replica = _RewritableRedis(
+            program,
+            replicaof=f"127.0.0.1 {self.master.port}",
+            replica_announce_ip="127.0.0.1",
+            **settings,
         )
         self.sentinel = SentinelServer(program, self.master, patience_ms)
         super().__init__(self.master, self.replica, self.sentinel)
@@ -172,3 +209,11 @@ class RedisUnderSentinel(_Several):
         return str(self.replica.port) in replicas and "master_link_status:up" in (
             self.replica.control("info", "replication")
         )
+
+    def current_master(self) -> RedisServer:
+        """The one that the sentinel names."""
+        address = self.sentinel.control("sentinel", "get-master-addr-by-name", "mymaster")
+        return self.master if str(self.master.port) in address.split() else self.replica
+
+    def current_replica(self) -> RedisServer:
+        return self.replica if self.current_master() is self.master else self.master

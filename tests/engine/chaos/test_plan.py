@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from tests.chaos.plan import INSTANCES, LINKS, ON_INSTANCES, ON_LINKS, SERVERS, Action, plan
+import pytest
+
+from tests.chaos.plan import (
+    ALL_INSTANCES,
+    INSTANCES,
+    NODES,
+    ON_INSTANCES,
+    ON_LINKS,
+    Action,
+    RedisKind,
+    links,
+    plan,
+)
 
 
 def test_a_plan_is_a_function_of_its_seed() -> None:
@@ -23,11 +35,20 @@ def test_a_minute_has_every_kind_of_fault_whatever_the_seed() -> None:
         assert faults[-1].at < 60
 
 
-def test_each_action_is_done_to_what_it_can_be_done_to() -> None:
-    for fault in plan(7, 1000):
-        targets = {*INSTANCES, *SERVERS}
+@pytest.mark.parametrize("redis", RedisKind)
+def test_each_action_is_done_to_what_it_can_be_done_to(redis: RedisKind) -> None:
+    for fault in plan(7, 1000, redis):
+        targets = {*INSTANCES, *NODES[redis], "rabbitmq"}
         if fault.action in ON_LINKS:
-            targets = {*LINKS}
+            targets = {*links(redis)}
+        elif fault.action is Action.REPLACE:
+            targets = {ALL_INSTANCES}
         elif fault.action in ON_INSTANCES and fault.action is not Action.FREEZE:
             targets = {*INSTANCES}
         assert fault.target in targets, fault
+
+
+def test_only_one_server_can_have_a_proxy_before_it() -> None:
+    assert {link.partition("-")[2] for link in links(RedisKind.SERVER)} == {"redis", "rabbitmq"}
+    for redis in (RedisKind.CLUSTER, RedisKind.SENTINEL):
+        assert {link.partition("-")[2] for link in links(redis)} == {"rabbitmq"}

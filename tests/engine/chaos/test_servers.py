@@ -6,18 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from scripts.bake import PROJECT, ROOT
-from tests.chaos import servers
-
-
-@pytest.mark.parametrize("program", ["redis-server", "rabbitmq-server"])
-def test_a_program_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
-    monkeypatch.setattr(servers, "_BEFORE_PATH", {})
-    monkeypatch.setenv("PATH", "")
-    with pytest.raises(servers.ServerError, match=f"{program} is missing. Install it"):
-        servers.find(program)
 
 
 def test_without_servers_the_command_reports_what_is_missing_and_exits(tmp_path: Path) -> None:
@@ -29,4 +18,4 @@ def test_without_servers_the_command_reports_what_is_missing_and_exits(tmp_path:
         text=True,
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("redis-server is missing. Install it; on Debian: ")
+    assert done.stderr.startswith("redis-server is missing. Install it: ")

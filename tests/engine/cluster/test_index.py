@@ -324,6 +324,19 @@ async def test_release_removes_all_entries(start: StartInstance, redis: RedisCli
     assert await living(b.index) == {b.id}
 
 
+async def test_release_removes_what_was_waiting_although_redis_has_lost_the_list_of_users(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    """Redis was away when the connection was closed, a node came back empty, the instance stops."""
+    a = await start()
+    connection = await a.join("alice")
+    a.index.unregister(connection)
+    keys = a.index._keys
+    await redis.delete(keys.users_of(a.index.lease.member), keys.leases)
+    await a.index.release()
+    assert not await redis.exists(keys.connections("alice"))
+
+
 async def test_the_lease_is_renewed_after_redis_was_unavailable(
     redis: RedisClient, settings: Settings
 ) -> None:

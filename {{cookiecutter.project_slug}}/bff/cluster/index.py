@@ -271,7 +271,12 @@ class ConnectionIndex:
             return self.lease.dead
 
     async def release(self) -> None:
-        """Remove all entries of this instance and its lease, when it stops."""
+        """Remove all entries of this instance and its lease, when it stops.
+
+        Those that wait for their removal first: Redis may have lost the list of users by which the
+        others are found.
+        """
+        await self.remove_unregistered()
         await self.reaper.reap(self.lease.member)
 
     @property
