@@ -17,6 +17,7 @@ async def test_the_hello_is_the_first_frame_and_names_user_and_connection(
             "user_id",
             "username",
             "expires_at",
+            "expires_in",
             "ping_interval",
             "positions",
             "recovered",

@@ -1,6 +1,6 @@
-/** Client of the BFF: requests, live events and topics over one WebSocket (`bff.v1`). */
+/** Client of the BFF: requests, live events and topics over one connection (`bff.v1`). */
 
-/** The error codes of the BFF, and `connection_lost` of this client. */
+/** The error codes of the BFF, and `connection_lost` and `unreadable` of this client. */
 export type BffErrorCode =
   | "unauthenticated"
   | "forbidden"
@@ -16,7 +16,8 @@ export type BffErrorCode =
   | "mesh_unavailable"
   | "timeout"
   | "internal"
-  | "connection_lost";
+  | "connection_lost"
+  | "unreadable";
 
 /** Whether the work was done: not started, finished with the error, or unknown. */
 export type Outcome = "not_sent" | "done" | "unknown";
@@ -43,6 +44,8 @@ export interface Session {
   readonly username: string;
   /** When the token expires, in seconds since 1970. */
   readonly expires_at: number;
+  /** Seconds from the hello until the token expires. */
+  readonly expires_in: number;
   /** Seconds between the server's pings. */
   readonly ping_interval: number;
   /** The id of the newest message of each stream. */
@@ -56,21 +59,61 @@ export type Positions = Readonly<Record<string, string>>;
 
 export type State = "connecting" | "open" | "waiting" | "closed";
 
+/** A WebSocket; or server-sent events, with requests over HTTP. */
+export type TransportKind = "websocket" | "events";
+
+/** The close codes of the protocol (`docs/protocol.md`), by name. */
+export declare const CloseCode: {
+  readonly NORMAL: 1000;
+  readonly GOING_AWAY: 1001;
+  readonly PROTOCOL_ERROR: 1002;
+  readonly UNSUPPORTED_DATA: 1003;
+  readonly NO_STATUS: 1005;
+  readonly ABNORMAL: 1006;
+  readonly INVALID_DATA: 1007;
+  readonly MESSAGE_TOO_BIG: 1009;
+  readonly INTERNAL_ERROR: 1011;
+  readonly SERVICE_RESTART: 1012;
+  readonly DRAIN: 4001;
+  readonly SLOW_CONSUMER: 4002;
+  readonly TOKEN_EXPIRED: 4003;
+  readonly NO_PONG: 4004;
+  readonly SERVER_ERROR: 4006;
+  readonly TOO_MANY_REQUESTS: 4007;
+  readonly CONNECTION_LIMIT: 4008;
+  readonly NOT_AUTHENTICATED: 4500;
+  readonly BAD_FRAME: 4501;
+  readonly REVOKED: 4504;
+  readonly SESSION_ENDED: 4505;
+};
+
+/** What happened, in words for people, by the name of a close code. */
+export function closeText(name: string): string;
+
+/** The state of the connection with its details. */
+export type Status = StateChange;
+
 export type StateChange =
-  | { readonly state: "connecting" }
-  | { readonly state: "open"; readonly session: Session }
+  | { readonly state: "connecting"; readonly transport: TransportKind }
+  | { readonly state: "open"; readonly transport: TransportKind; readonly session: Session }
   | {
       /** The connection was lost; the client reconnects after `delayMs`. */
       readonly state: "waiting";
       readonly code: number;
+      /** The name of the code in `CloseCode`, or `OTHER`. */
+      readonly name: string;
+      /** What the server said, or the client about a failure; for logs. */
       readonly reason: string;
       readonly delayMs: number;
+      /** When that is, on the clock of this computer, in milliseconds since 1970. */
+      readonly retryAt: number;
       readonly error?: unknown;
     }
   | {
-      /** The client does not reconnect. 1000: `close` was called; 4500: not authenticated. */
+      /** The client does not reconnect. `NORMAL`: `close` was called, or `connect` was not yet. */
       readonly state: "closed";
       readonly code: number;
+      readonly name: string;
       readonly reason: string;
       readonly error?: unknown;
     };
@@ -101,6 +144,8 @@ export interface Limits {
   backoffBaseMs?: number;
   /** Longest back-off. Default 30 000. */
   backoffCapMs?: number;
+  /** Longest back-off while the page is visible. Default 5 000. */
+  visibleBackoffCapMs?: number;
   /** A connection that was open this long resets the back-off. Default 5 000. */
   stableMs?: number;
   /** How many requests may wait for the connection. Default 30. */
@@ -123,6 +168,11 @@ export interface Options extends Limits {
   getTicket?: (hint: TicketHint) => string | Promise<string>;
   /** `positions` before the page was reloaded: the client resumes from there. */
   positions?: Positions;
+  /**
+   * What the client may use, by default both: a WebSocket, and while none can be had an event
+   * stream. With `getTicket` only a WebSocket: event streams take no tickets.
+   */
+  transports?: readonly TransportKind[];
   /** Default `globalThis.WebSocket`. */
   WebSocket?: new (url: string, protocols: string[]) => object;
 }
@@ -139,11 +189,28 @@ export type EventListener<E = unknown> = (event: E, meta: EventMeta) => void;
 /** Removes the listener. */
 export type Off = () => void;
 
+/** A followed topic. */
+export interface Following {
+  readonly topic: string;
+  /** Fulfilled once subscribed; rejects if the topic is refused, or with `off` and `close`. */
+  readonly ready: Promise<void>;
+  /** Stop following. The last follower ends the subscription. */
+  off(): void;
+}
+
+/** Who is signed in. */
+export interface Me {
+  readonly user_id: string;
+  readonly [field: string]: unknown;
+}
+
 /** One user's connection to the BFF. It reconnects until it is closed or refused. */
 export class BffClient {
   constructor(options?: Options);
 
   readonly state: State;
+  /** The state with its details: a new object for each change. */
+  readonly status: Status;
   /** The last hello, or null before the first. */
   readonly session: Session | null;
   /** Fulfilled with the hello when the connection is open; rejected when the client closes. */
@@ -151,7 +218,10 @@ export class BffClient {
   /** The id of the last message delivered in each stream. */
   readonly positions: Positions;
 
-  /** Connect; skips the delay if the client is waiting to reconnect. Returns `ready`. */
+  /**
+   * Connect; without effect if the client is connected. A client that waits to reconnect does it
+   * now, but not before the time that a draining server sent. Returns `ready`.
+   */
   connect(): Promise<Session>;
   /** Close the connection. The client does not reconnect until `connect` is called. */
   close(reason?: string): void;
@@ -180,18 +250,38 @@ export class BffClient {
    * If it is refused later, or revoked by the BFF, the event `unsubscribed` is emitted.
    */
   subscribe(topic: string): Promise<void>;
-  /** Unsubscribe from a topic, however often it was subscribed. */
+  /** Unsubscribe from a topic, however often it was subscribed. Followers stay. */
   unsubscribe(topic: string): void;
+  /**
+   * Subscribe to a topic and listen to it, across reconnects, until `off`. Allowed at any time. Each
+   * follower counts for itself. A refusal is also told to `onError`.
+   */
+  follow<E = unknown>(topic: string, listener: EventListener<E>): Following;
+
+  /** Who is signed in with the cookie, or null. */
+  me(): Promise<Me | null>;
+  /** Leave the page for the sign-in; it returns to this page, or to a path of the same origin. */
+  login(returnTo?: string): Promise<void>;
+  /**
+   * Close the connection and end the session. Goes to the address that the BFF names, and returns
+   * it; null if there is none.
+   */
+  logout(): Promise<string | null>;
 
   /** Listen to the events of a topic, or of all with "*". */
   on<E = unknown>(topic: string, listener: EventListener<E>): Off;
-  /** Listen to changes of the connection's state. */
-  onState(listener: (change: StateChange) => void): Off;
+  /** Listen to changes of the connection's state; with `current` to the present one too. */
+  onState(listener: (change: StateChange) => void, options?: { current?: boolean }): Off;
   /**
    * Listen to lost messages. The listener gets the streams and the ids at which they continue,
    * before any later message: reload the data that depends on these streams.
    */
   onGap(listener: (streams: Positions) => void): Off;
-  /** Listen to errors that belong to no request. */
+  /** Listen to errors that belong to no request, and to frames that cannot be read. */
   onError(listener: (error: BffError) => void): Off;
+  /**
+   * The client has closed because the user is not signed in, or the session has ended. Called once
+   * for each `connect`.
+   */
+  onSignInRequired(listener: (status: Status) => void): Off;
 }

@@ -6,4 +6,6 @@
  */
 
 export { BffClient } from "./core/client.js";
+export { closeText } from "./core/close-texts.js";
+export { CloseCode } from "./core/close-codes.js";
 export { BffError } from "./core/errors.js";

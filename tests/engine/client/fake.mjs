@@ -108,9 +108,10 @@ export function opened() {
   return FakeWebSocket.all.length;
 }
 
-/** A client and the list of its changes of state. */
+/** A client and the list of its changes of state. It has the scripted socket only. */
 export function makeClient(options = {}) {
-  const bff = new BffClient({ url: "ws://bff.test/ws", WebSocket: FakeWebSocket, ...options });
+  const fixed = { url: "ws://bff.test/ws", WebSocket: FakeWebSocket, transports: ["websocket"] };
+  const bff = new BffClient({ ...fixed, ...options });
   const states = [];
   bff.onState((change) => states.push(change));
   return { bff, states };
@@ -140,7 +141,7 @@ export function withPage() {
   Object.assign(globalThis, { addEventListener: listen, document });
   return {
     document,
-    happens: (name) => page.dispatchEvent(new Event(name)),
+    happens: (name, facts) => page.dispatchEvent(Object.assign(new Event(name), facts)),
   };
 }
 

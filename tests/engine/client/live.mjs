@@ -7,6 +7,7 @@ import { after, test } from "node:test";
 import { BffClient, BffError } from "../../../{{cookiecutter.project_slug}}/client/bff-client.js";
 
 const PATIENCE_MS = 15_000;
+const BELOW_THE_RATE_LIMIT_MS = 200;
 const base = process.env.BFF_URL;
 const kept = Number(process.env.KEPT);
 const clients = [];
@@ -235,6 +236,80 @@ test("a forbidden or unknown topic is refused; others are subscribed", async () 
   await soon(connecting);
   const ends = await soon(Promise.all(wishes));
   assert.deepEqual(ends, [undefined, "forbidden", "not_found", undefined]);
+});
+
+/** What a proxy makes of a WebSocket: nothing, until it is mended. */
+class BrokenProxy {
+  static isMended = false;
+
+  constructor(...given) {
+    if (BrokenProxy.isMended) return new WebSocket(...given);
+    setTimeout(() => this.onclose?.({ code: 1006, reason: "" }));
+  }
+
+  close() {}
+}
+
+/** A client of this user that has an event stream, and what it is told. */
+async function behindBrokenProxy(user, topic) {
+  BrokenProxy.isMended = false;
+  const client = make({ getToken: () => tokenFor(user), WebSocket: BrokenProxy });
+  const told = listen(client, topic);
+  await soon(client.connect());
+  assert.equal(client.status.transport, "events");
+  return { client, told };
+}
+
+test("without WebSockets events come as a stream, and requests go over HTTP", async () => {
+  const { client, told } = await behindBrokenProxy("max", "numbered");
+  await send("max", 1, 2);
+  await until(() => told.length === 2);
+  assert.deepEqual(await client.request("echo", "say", { text: "tea" }), {
+    user_id: "max",
+    text: "tea",
+  });
+  await assert.rejects(client.request("secrets", "list"), { code: "not_found" });
+  client.close();
+  await send("max", 3, 4);
+  await soon(client.connect());
+  await until(() => told.length === 4);
+  assert.deepEqual(told, [1, 2, 3, 4]);
+});
+
+test("without WebSockets topics are delivered, and refused ones told", async () => {
+  const { client, told } = await behindBrokenProxy("nat", "prices.salt");
+  const sender = await connected("sender");
+  const set = (price) => sender.request("prices", "set", { topic: "prices.salt", price });
+  await set(1);
+  const followed = client.follow("prices.salt", () => {});
+  await soon(followed.ready);
+  await assert.rejects(soon(client.subscribe("prices.secret")), { code: "forbidden" });
+  await set(2);
+  await until(() => told.length === 1);
+  await soon(client.subscribe("prices.pepper"));
+  await set(3);
+  await until(() => told.length === 2);
+  followed.off();
+  assert.deepEqual(told, [2, 3]);
+  assert.equal(client.state, "open");
+});
+
+test("when WebSockets work again, nothing is lost or doubled in the change", async () => {
+  const { client, told } = await behindBrokenProxy("ora", "numbered");
+  await soon(client.subscribe("prices.oil"));
+  const sender = await connected("sender");
+  BrokenProxy.isMended = true;
+  let n = 0;
+  while (client.status.transport === "events") {
+    n += 1;
+    await send("ora", n, n);
+    await sender.request("prices", "set", { topic: "prices.oil", price: n });
+    assert.ok(n < 300, "the socket was not taken");
+    await new Promise((resolve) => setTimeout(resolve, BELOW_THE_RATE_LIMIT_MS));
+  }
+  await send("ora", n + 1, n + 1);
+  await until(() => told.includes(n + 1));
+  assert.deepEqual(told, Array.from({ length: n + 1 }, (_, index) => index + 1));
 });
 
 test("a token that expires is renewed on the open connection", async () => {

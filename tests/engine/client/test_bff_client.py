@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from bff.cluster.messenger import Messenger
+from bff.connections.close_codes import CloseCode
 from bff.realtime.declarations import Topic
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
@@ -25,6 +27,8 @@ from tests.engine.echo import create_app
 OLDEST_NODE = 20
 NODE_WITH_WEBSOCKET = 22
 HERE = Path(__file__).parent
+CLIENT = HERE.parents[2] / "{{cookiecutter.project_slug}}" / "client"
+MAX_LINES = 250
 KEPT = 5
 """Messages that a stream keeps."""
 
@@ -105,6 +109,22 @@ def bff_url(tmp_path: Path) -> Iterator[str]:
     assert not thread.is_alive(), "the BFF did not stop"
 
 
+def test_the_client_knows_every_close_code() -> None:
+    source = (CLIENT / "core" / "close-codes.js").read_text(encoding="utf-8")
+    named = {
+        name: int(code)
+        for name, code in re.findall(r"^  ([A-Z_]+): (\d{4}),$", source, re.MULTILINE)
+    }
+    assert {code.name: code.value for code in CloseCode}.items() <= named.items()
+
+
+def test_files_of_the_client_are_short() -> None:
+    files = [path for path in CLIENT.rglob("*.js") if "node_modules" not in path.parts]
+    lines = {path.name: path.read_text(encoding="utf-8").count("\n") for path in files}
+    assert len(lines) > 10
+    assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
+
+
 def run(command: list[str], file: str, **environment: str) -> None:
     """Run one file of Node tests; its report is the message of a failure."""
     done = subprocess.run(
@@ -117,7 +137,9 @@ def run(command: list[str], file: str, **environment: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("file", ["bff-client.test.mjs", "delivery.test.mjs", "guarantee.test.mjs"])
+@pytest.mark.parametrize(
+    "file", ["bff-client.test.mjs", "delivery.test.mjs", "guarantee.test.mjs", "bad-days.test.mjs"]
+)
 def test_the_client_with_a_scripted_socket(node: list[str], file: str) -> None:
     run(node, file)
 

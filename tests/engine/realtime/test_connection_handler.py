@@ -185,6 +185,7 @@ async def test_a_fresh_token_extends_the_connection(bff: RunningBff, browser: Br
     frame = {"type": "authenticate", "payload": {"token": token, "trace_id": "t"}}
     answer = await browser.ask(frame)
     assert answer["result"]["expires_at"] > time.time() + 3000
+    assert 3000 < answer["result"]["expires_in"] <= 3600
 
 
 async def test_invalid_tokens_and_those_of_other_users_are_refused(

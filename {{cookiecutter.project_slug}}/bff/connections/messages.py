@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Final, Literal, Protocol, Self, get_args
@@ -181,6 +182,11 @@ class Event(_Outbound):
         return b'%s,"id":%s/' % (self.encode()[:-2], encode(stream)[:-1])
 
 
+def seconds_until(unix_time: int) -> int:
+    """For clients, whose own clock may be wrong: the seconds that are left, never negative."""
+    return max(0, unix_time - int(time.time()))
+
+
 @dataclass(frozen=True, slots=True)
 class Hello(_Outbound):
     """The first frame of every connection."""
@@ -205,6 +211,7 @@ class Hello(_Outbound):
                 "user_id": self.user_id,
                 "username": self.username,
                 "expires_at": self.expires_at,
+                "expires_in": seconds_until(self.expires_at),
                 "ping_interval": self.ping_interval,
                 "positions": self.positions,
                 "recovered": self.recovered,

@@ -32,6 +32,7 @@ from bff.connections.messages import (
     SubscribeFrame,
     UnsubscribeFrame,
     parse,
+    seconds_until,
 )
 from bff.connections.refused_frames import type_and_trace_id
 from bff.errors import Code, Outcome, Problem
@@ -224,7 +225,7 @@ class ConnectionHandler:
         self._expiry = self._close_at_expiry()
         if lost := self._context.dispatcher.out_of_scope(caller, self.connection.topics):
             self._context.subscriptions.revoke(self.connection, lost)
-        return {"expires_at": caller.expires_at}
+        return {"expires_at": caller.expires_at, "expires_in": seconds_until(caller.expires_at)}
 
     def _close_at_expiry(self) -> asyncio.TimerHandle:
         delay = self.caller.expires_at + self._settings.token_grace_seconds - time.time()

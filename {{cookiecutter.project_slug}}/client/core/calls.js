@@ -1,6 +1,7 @@
 /** @import { CallOptions } from "../bff-client.js" */
 /** @import { Deferred } from "./promises.js" */
 /** @import { ErrorFacts } from "./errors.js" */
+/** @import { Transport } from "./types.d.ts" */
 
 import { BffError } from "./errors.js";
 import { MAX_TIMER_MS, deferred, ignore } from "./promises.js";
@@ -20,6 +21,7 @@ const LONE_SURROGATE = /[^\\](?:\\\\)*\\ud[89a-f][0-9a-f]{2}/;
  * @property {(result: any) => void} onResult
  * @property {() => void} onAbort
  * @property {boolean} isSent
+ * @property {AbortController} [http] the call is an HTTP request: the connection may end before it
  * @property {Deferred<any>} answer
  * @property {ReturnType<typeof setTimeout>} [timer]
  */
@@ -34,7 +36,7 @@ export class Calls {
 
   /**
    * @param {{ requestTimeoutMs: number, maxWaiting: number, maxFrameBytes: number }} limits
-   * @param {(text: string) => boolean} send returns whether the text was sent
+   * @param {Transport["send"]} send
    */
   constructor(limits, send) {
     this.#limits = limits;
@@ -97,7 +99,7 @@ export class Calls {
 
   /** The connection was lost: the outcome of calls that were sent is unknown. */
   failSent() {
-    for (const call of this.#pending.values()) if (call.isSent) this.#failLost(call);
+    for (const call of this.#pending.values()) if (call.isSent && !call.http) this.#failLost(call);
   }
 
   failAll() {
@@ -110,16 +112,17 @@ export class Calls {
 
   /** @param {Call} call */
   #write(call) {
-    let text;
+    let sent;
     try {
-      text = this.#frame(call);
+      sent = this.#send(...this.#frame(call));
     } catch (error) {
       const description = error instanceof Error ? error.message : String(error);
       this.#fail(call, { code: "invalid_params", description, cause: error });
       return;
     }
-    if (!this.#send(text)) return;
+    if (!sent) return;
     call.isSent = true;
+    if (sent instanceof AbortController) call.http = sent;
     this.#expireAfter(call, call.deadline - performance.now() + GRACE_MS);
   }
 
@@ -127,17 +130,19 @@ export class Calls {
    * Throws if the frame is too large, or a text is not Unicode: the BFF would refuse it.
    *
    * @param {Call} call
+   * @returns {[frame: { type: string, payload: object }, text: string]}
    */
   #frame({ type, payload, traceId, deadline }) {
     const timeout_ms = Math.max(1, Math.ceil(deadline - performance.now()));
-    const text = JSON.stringify({ type, payload: { ...payload, timeout_ms, trace_id: traceId } });
+    const frame = { type, payload: { ...payload, timeout_ms, trace_id: traceId } };
+    const text = JSON.stringify(frame);
     if (LONE_SURROGATE.test(text)) {
       throw new TypeError("A text contains half a character, for example a cut emoji");
     }
     const { length } = new TextEncoder().encode(text);
     const { maxFrameBytes } = this.#limits;
     if (length > maxFrameBytes) throw new RangeError(`${length} bytes, more than ${maxFrameBytes}`);
-    return text;
+    return [frame, text];
   }
 
   /** @param {Call} call */
@@ -145,7 +150,7 @@ export class Calls {
     const cause = call.signal?.reason;
     this.#fail(call, { code: "cancelled", description: "Cancelled", cause });
     const cancel = { type: "cancel", payload: { trace_id: call.traceId } };
-    if (call.isSent) this.#send(JSON.stringify(cancel));
+    if (call.isSent && !call.http) this.#send(cancel, JSON.stringify(cancel));
   }
 
   /**
@@ -180,6 +185,7 @@ export class Calls {
   #remove(call) {
     this.#pending.delete(call.traceId);
     clearTimeout(call.timer);
+    call.http?.abort();
     call.signal?.removeEventListener("abort", call.onAbort);
   }
 }

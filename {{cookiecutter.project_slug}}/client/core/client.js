@@ -1,91 +1,53 @@
-/** @import { CallOptions, Options, Session } from "../bff-client.js" */
+/** @import { CallOptions, Options } from "../bff-client.js" */
 /** @import { Listener } from "./listeners.js" */
 
-import { Calls } from "./calls.js";
-import { Connection } from "./connection.js";
-import { Credentials } from "./credentials.js";
-import { BffError, connectionLost } from "./errors.js";
-import { GAP, Inbox } from "./inbox.js";
-import { Listeners } from "./listeners.js";
-import { limitsOf } from "./options.js";
-import { Topics } from "./topics.js";
-import { Transports } from "./transports.js";
-
-const [STATE, ERROR] = [Symbol("state"), Symbol("error")];
+import { connectionLost } from "./errors.js";
+import { GAP } from "./inbox.js";
+import { call } from "./listeners.js";
+import { ERROR, Parts, SIGN_IN, STATE } from "./parts.js";
 
 /** One user's connection to the BFF. It reconnects until it is closed or refused. */
 export class BffClient {
-  #connection;
-  #calls;
-  #topics;
-  #listeners = new Listeners();
-  #inbox;
+  #parts;
 
   /** @param {Options} [options] */
-  constructor({ url = "/ws", getToken, getTicket, positions, WebSocket, ...limits } = {}) {
-    const checked = limitsOf(limits);
-    if (getTicket && getToken) throw new TypeError("pass getTicket or getToken, not both");
-    const Socket = WebSocket ?? globalThis.WebSocket;
-    if (!Socket) throw new TypeError("no WebSocket on this platform: pass one");
-    const address = new URL(url, globalThis.location?.href);
-    address.hash = "";
-    const ticketUrl = new URL("auth/ticket", address.href.replace(/^ws/, "http"));
-    const socketUrl = new URL(address.href.replace(/^http/, "ws"));
-    const credentials = new Credentials(ticketUrl, getToken, getTicket, checked.refreshMs);
-    this.#inbox = new Inbox(this.#listeners, (topic, event) =>
-      this.#topics.onServerEvent(topic, event),
-    );
-    this.#inbox.positions.startAt(positions);
-    this.#calls = new Calls(checked, (text) => this.#connection.send(text));
-    const since = () => this.#inbox.since;
-    const transports = new Transports(socketUrl, credentials, Socket, since);
-    this.#connection = new Connection(checked, credentials, transports, {
-      onOpen: (hello) => this.#onOpen(hello),
-      onFrame: (type, payload) => this.#onFrame(type, payload),
-      authenticate: (token) => this.authenticate(token),
-      onLost: () => this.#onLost(),
-      onClosed: (error) => this.#onClosed(error),
-      onState: (change) => this.#listeners.emit(STATE, change),
-    });
-    this.#topics = new Topics({
-      positions: this.#inbox.positions,
-      isOpen: () => this.#connection.state === "open",
-      call: (type, payload, onResult) => this.#call(type, payload, {}, onResult),
-      backoff: (failures) => this.#connection.backoff(failures),
-      onGap: (missed) => this.#inbox.gap(missed),
-      onRefused: (topic, error) =>
-        this.#inbox.emit("unsubscribed", { topics: [topic], error }, null),
-    });
+  constructor(options = {}) {
+    this.#parts = new Parts(options);
   }
 
   get state() {
-    return this.#connection.state;
+    return this.#parts.connection.status.state;
+  }
+
+  /** The state with its details: a new object for each change. */
+  get status() {
+    return this.#parts.connection.status;
   }
 
   /** The last hello, or null before the first. */
   get session() {
-    return this.#connection.session;
+    return this.#parts.connection.session;
   }
 
   /** Fulfilled with the hello when the connection is open; rejected when the client closes. */
   get ready() {
-    return this.#connection.ready;
+    return this.#parts.connection.ready;
   }
 
   /** The id of the last message delivered in each stream. */
   get positions() {
-    return this.#inbox.positions.all;
+    return this.#parts.inbox.positions.all;
   }
 
-  /** Connect; skips the delay if the client is waiting to reconnect. Returns `ready`. */
+  /** Connect. A client that waits to reconnect does it now. Returns `ready`. */
   connect() {
-    this.#connection.connect();
+    this.#parts.connection.connect();
     return this.ready;
   }
 
   /** Close the connection. The client does not reconnect until `connect` is called. */
   close(reason = "closed by the page") {
-    this.#connection.close(reason);
+    this.#parts.connection.close(reason);
   }
 
   /**
@@ -118,8 +80,47 @@ export class BffClient {
    * @param {string} token
    * @param {CallOptions} options
    */
-  async authenticate(token, options = {}) {
-    return this.#connection.renew(await this.#call("authenticate", { token }, options));
+  authenticate(token, options = {}) {
+    return this.#isFinished ? rejected() : this.#parts.authenticate(token, options);
+  }
+
+  /** Who is signed in with the cookie, or null. */
+  async me() {
+    return (await signIn()).me(this.#parts.http);
+  }
+
+  /**
+   * Leave the page for the sign-in, and come back to `returnTo`, by default to this page.
+   *
+   * @param {string} [returnTo] a path of the BFF's own origin
+   */
+  async login(returnTo) {
+    (await signIn()).login(this.#parts.http, returnTo);
+  }
+
+  /** Close the connection and end the session. Leaves the page if the BFF names an address. */
+  async logout() {
+    this.close("signed out");
+    return (await signIn()).logout(this.#parts.http);
+  }
+
+  /**
+   * Follow a topic, across reconnects, until `off` is called. Each follower counts for itself.
+   *
+   * @param {string} topic
+   * @param {Listener} listener
+   */
+  follow(topic, listener) {
+    const removeListener = this.on(topic, listener);
+    const ready = this.#parts.topics.follow(topic);
+    let isOn = true;
+    const off = () => {
+      if (!isOn) return;
+      isOn = false;
+      removeListener();
+      this.#parts.topics.unfollow(topic);
+    };
+    return { topic, ready, off };
   }
 
   /**
@@ -127,18 +128,17 @@ export class BffClient {
    *
    * @param {string} topic
    */
-  async subscribe(topic) {
-    if (this.state === "closed") throw connectionLost("The client is closed");
-    await this.#topics.want(topic);
+  subscribe(topic) {
+    return this.#isFinished ? rejected() : this.#parts.topics.keep(topic);
   }
 
   /**
-   * Unsubscribe from a topic.
+   * End what `subscribe` has begun. Followers stay.
    *
    * @param {string} topic
    */
   unsubscribe(topic) {
-    this.#topics.drop(topic);
+    this.#parts.topics.release(topic);
   }
 
   /**
@@ -148,16 +148,19 @@ export class BffClient {
    * @param {Listener} listener
    */
   on(topic, listener) {
-    return this.#listeners.add(topic, listener);
+    return this.#parts.listeners.add(topic, listener);
   }
 
   /**
-   * Listen to changes of the connection's state.
+   * Listen to changes of the connection's state; with `{ current: true }` to the present one too.
    *
    * @param {Listener} listener
+   * @param {{ current?: boolean }} options
    */
-  onState(listener) {
-    return this.#listeners.add(STATE, listener);
+  onState(listener, { current = false } = {}) {
+    const off = this.#parts.listeners.add(STATE, listener);
+    if (current) call(listener, this.status);
+    return off;
   }
 
   /**
@@ -166,7 +169,7 @@ export class BffClient {
    * @param {Listener} listener
    */
   onGap(listener) {
-    return this.#listeners.add(GAP, listener);
+    return this.#parts.listeners.add(GAP, listener);
   }
 
   /**
@@ -175,55 +178,38 @@ export class BffClient {
    * @param {Listener} listener
    */
   onError(listener) {
-    return this.#listeners.add(ERROR, listener);
+    return this.#parts.listeners.add(ERROR, listener);
   }
 
-  /** @param {Session} hello */
-  #onOpen(hello) {
-    const missed = this.#inbox.positions.startAt(hello.positions, hello.recovered);
-    this.#topics.sync();
-    this.#calls.sendWaiting();
-    this.#listeners.emit(STATE, { state: "open", session: hello });
-    this.#inbox.gap(missed);
+  /**
+   * The client has closed because the user must sign in. Called once for each `connect`.
+   *
+   * @param {Listener} listener
+   */
+  onSignInRequired(listener) {
+    return this.#parts.listeners.add(SIGN_IN, listener);
   }
 
-  #onLost() {
-    this.#topics.onDisconnected();
-    this.#calls.failSent();
-  }
-
-  /** @param {Error} error */
-  #onClosed(error) {
-    this.#topics.onClosed(error);
-    this.#calls.failAll();
+  /** Whether the client was closed. Before the first `connect` requests and topics wait. */
+  get #isFinished() {
+    return this.state === "closed" && this.#parts.connection.hasBegun;
   }
 
   /**
    * @param {string} type
    * @param {object} payload
    * @param {CallOptions} options
-   * @param {(result: any) => void} [onResult]
    */
-  async #call(type, payload, options, onResult) {
-    if (this.state === "closed") throw connectionLost("The client is closed");
-    return this.#calls.start(type, payload, options, onResult);
+  #call(type, payload, options) {
+    return this.#isFinished ? rejected() : this.#parts.calls.start(type, payload, options);
   }
+}
 
-  /**
-   * @param {string} type
-   * @param {any} payload
-   */
-  #onFrame(type, payload) {
-    if (type === "event") {
-      this.#inbox.receive(payload);
-    } else if (type === "response") {
-      this.#calls.settle(payload.trace_id, payload.error, payload.result);
-    } else if (type === "error") {
-      if (payload.trace_id) this.#calls.settle(payload.trace_id, payload);
-      else this.#listeners.emit(ERROR, new BffError(payload));
-    } else if (type === "gap") {
-      this.#inbox.positions.startAt(payload.streams);
-      this.#inbox.gap(payload.streams ?? {});
-    }
-  }
+/** Loaded when it is needed, as the event stream is. */
+function signIn() {
+  return import("./sign-in.js");
+}
+
+function rejected() {
+  return Promise.reject(connectionLost("The client is closed"));
 }

@@ -1,73 +1,36 @@
-/** @import { Session, StateChange } from "../bff-client.js" */
+/** @import { Session, Status, TransportKind } from "../bff-client.js" */
 /** @import { Credentials } from "./credentials.js" */
-/** @import { SocketTransport } from "./socket-transport.js" */
+/** @import { Deferred } from "./promises.js" */
 /** @import { Transports } from "./transports.js" */
+/** @import { ConnectionListener, End, Transport } from "./types.d.ts" */
 
+import { CloseCode, allowsReconnect, nameOf } from "./close-codes.js";
 import { connectionLost } from "./errors.js";
-import { parseFrame } from "./frames.js";
-import { Heartbeat } from "./heartbeat.js";
-import { watchPage } from "./page.js";
+import { Link } from "./link.js";
+import { isPageVisible, watchPage } from "./page.js";
 import { Timers, deferred } from "./promises.js";
-import { TokenRenewal } from "./token-renewal.js";
-
-const NORMAL = 1000;
-const ABNORMAL = 1006;
-const TOKEN_EXPIRED = 4003;
-const NOT_AUTHENTICATED = 4500;
-const RECONNECT_CODES = new Set([1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015]);
-const MAX_DRAIN_MS = 5 * 60_000;
 
 /**
- * Why a connection ended, or could not be opened.
- *
- * @typedef {object} End
- * @property {number} code
- * @property {string} reason
- * @property {unknown} [error]
- * @property {boolean} [isFinal] another attempt would end the same way
- */
-
-/**
- * @typedef {object} TransportListener
- * @property {(data: unknown) => void} onFrame
- * @property {(end: End) => void} onClose
- */
-
-/**
- * What the connection reports to the client.
- *
- * @typedef {object} ConnectionListener
- * @property {(hello: Session) => void} onOpen
- * @property {(type: string, payload: any) => void} onFrame a frame after the hello
- * @property {(token: string) => Promise<unknown>} authenticate
- * @property {() => void} onLost
- * @property {(error: Error) => void} onClosed
- * @property {(change: StateChange) => void} onState
- */
-
-/**
- * Keeps one connection open: connects, reconnects, notices a dead link. Every method reports a
- * change of state last, because a listener may cause another one.
+ * Keeps one link open: connects, waits, reconnects. Every method reports a change of state last,
+ * because a listener may cause another one.
  */
 export class Connection {
   #limits;
   #credentials;
   #transports;
   #listener;
+  #link;
 
-  state = /** @type {StateChange["state"]} */ ("closed");
+  status = /** @type {Status} */ ({ state: "closed", ...ended(CloseCode.NORMAL, "not connected yet") });
   session = /** @type {Session | null} */ (null);
-  #ready = /** @type {import("./promises.js").Deferred<Session>} */ (deferred());
-  #transport = /** @type {SocketTransport | null} */ (null);
-  #attempt = /** @type {AbortController | null} */ (null);
-  #unwatchPage = /** @type {(() => void) | null} */ (null);
+  /** Whether `connect` was ever called. */
+  hasBegun = false;
+  #ready = /** @type {Deferred<Session>} */ (deferred());
+  #unwatchPage = () => {};
   #failures = 0;
-  #drainMs = /** @type {number | null} */ (null);
   /** Before this time (of `performance.now`) a drained client does not reconnect by itself. */
   #drainedUntil = 0;
   #timers = new Timers();
-  #heartbeat;
-  #renewal;
 
   /**
    * @param {import("./options.js").Limits} limits
@@ -80,12 +43,20 @@ export class Connection {
     this.#credentials = credentials;
     this.#transports = transports;
     this.#listener = listener;
-    this.#renewal = new TokenRenewal(credentials, listener.authenticate);
-    this.#heartbeat = new Heartbeat(
-      limits.pingTimeoutMs,
-      () => this.#transport?.send('{"type":"ping","payload":{}}'),
-      () => this.#onDisconnect({ code: ABNORMAL, reason: "ping timeout" }),
-    );
+    this.#link = new Link(limits, credentials, transports, {
+      onOpen: (hello, transport) => this.#onOpen(hello, transport),
+      onReplaced: (hello) => {
+        this.renew(hello);
+        listener.onReplaced(hello);
+      },
+      onFrame: (type, payload) => listener.onFrame(type, payload),
+      onEnd: (end) => this.#onEnd(end),
+      authenticate: (token) => listener.authenticate(token),
+    });
+  }
+
+  get isOpen() {
+    return this.status.state === "open";
   }
 
   /** Fulfilled with the hello when the connection is open; rejected when the client closes. */
@@ -93,33 +64,39 @@ export class Connection {
     return this.#ready.promise;
   }
 
-  /** Connect; skips the delay if the client is waiting to reconnect. */
+  /** Connect; if the client waits to reconnect, at once, but not before `drain` allows it. */
   connect() {
-    if (this.state === "closed") {
-      this.#failures = 0;
-      this.#renewReady();
-      this.#unwatchPage = watchPage(() => this.#onPageActive());
+    this.hasBegun = true;
+    if (this.status.state !== "closed") {
+      this.#hurry();
+      return;
     }
-    if (this.state === "closed" || this.state === "waiting") this.#connectOnce();
+    this.#failures = 0;
+    this.#renewReady();
+    this.#unwatchPage = watchPage({
+      onActive: () => (this.isOpen ? this.#link.check() : this.#hurry()),
+      onOffline: () => this.isOpen && this.#link.check(),
+      onHide: () => this.#onHide(),
+    });
+    this.#connectOnce();
   }
 
   /** @param {string} reason */
   close(reason) {
-    if (this.state !== "closed") this.#finish({ code: NORMAL, reason });
+    if (this.status.state !== "closed") this.#finish({ code: CloseCode.NORMAL, reason });
+  }
+
+  /** @type {Transport["send"]} */
+  send(frame, text) {
+    return this.#link.send(frame, text);
   }
 
   /**
-   * Send a frame if the connection is open and not draining; returns whether it was sent.
+   * The BFF accepted a token.
    *
-   * @param {string} text
+   * @param {Partial<Session> & { expires_at: number }} facts
    */
-  send(text) {
-    if (this.state !== "open" || this.#drainMs !== null) return false;
-    return this.#transport?.send(text) ?? false;
-  }
-
-  /** The BFF accepted a new token on the open connection. */
-  renew(/** @type {Partial<Session> & { expires_at: number }} */ facts) {
+  renew(facts) {
     this.#credentials.accepted(facts);
     this.session = { .../** @type {Session} */ (this.session), ...facts };
     return this.session;
@@ -131,56 +108,58 @@ export class Connection {
    * @param {number} failures
    */
   backoff(failures) {
-    const { backoffBaseMs, backoffCapMs } = this.#limits;
-    return Math.random() * Math.min(backoffCapMs, backoffBaseMs * 2 ** failures);
+    const { backoffBaseMs, backoffCapMs, visibleBackoffCapMs } = this.#limits;
+    const capMs = isPageVisible() ? Math.min(visibleBackoffCapMs, backoffCapMs) : backoffCapMs;
+    return Math.random() * Math.min(capMs, backoffBaseMs * 2 ** failures);
   }
 
-  async #connectOnce() {
-    this.#dispose();
-    const { signal } = (this.#attempt = new AbortController());
-    this.#timers.start("connect", this.#limits.connectTimeoutMs, () =>
-      this.#onDisconnect({ code: ABNORMAL, reason: "connect timeout" }),
-    );
-    this.#setState({ state: "connecting" });
-    if (signal.aborted) return;
-    const transport = await this.#transports.open(signal, {
-      onFrame: (data) => this.#onFrame(data),
-      onClose: (end) => this.#onDisconnect(end),
-    });
-    if (signal.aborted) transport?.close();
-    else this.#transport = transport;
+  #connectOnce() {
+    this.#timers.stopAll();
+    const transport = this.#transports.next();
+    /** @type {Status} */
+    const status = { state: "connecting", transport };
+    this.#setStatus(status);
+    if (this.status === status) this.#link.open(transport);
   }
 
-  /** @param {Session} hello */
-  #onHello(hello) {
-    this.#timers.stop("connect");
+  /**
+   * Also called when another transport has taken over: then calls that were sent are lost.
+   *
+   * @param {Session} hello
+   * @param {TransportKind} transport
+   */
+  #onOpen(hello, transport) {
+    if (this.isOpen) this.#listener.onLost();
     this.#timers.start("stable", this.#limits.stableMs, () => (this.#failures = 0));
+    this.renew(hello);
     this.session = hello;
-    this.#credentials.accepted(hello);
-    this.state = "open";
-    this.#heartbeat.start(2000 * hello.ping_interval || Infinity);
-    this.#renewal.start();
+    this.status = { state: "open", transport, session: hello };
+    this.#renewReady();
     this.#ready.resolve(hello);
     this.#listener.onOpen(hello);
   }
 
   /** @param {End} end */
-  #onDisconnect(end) {
-    const { code, isFinal, ...detail } = end;
-    const again = !isFinal && ((code >= 4000 && code <= 4499) || RECONNECT_CODES.has(code));
-    if (!again && !(code === NOT_AUTHENTICATED && this.#credentials.refused())) {
+  #onEnd(end) {
+    const { code, reason, error, isFinal } = end;
+    if (!this.isOpen) this.#transports.onFailed(end);
+    const again = !isFinal && allowsReconnect(code);
+    if (!again && !(code === CloseCode.NOT_AUTHENTICATED && this.#credentials.refused())) {
       this.#finish(end);
       return;
     }
-    if (code === TOKEN_EXPIRED) this.#credentials.expired();
-    this.#drainedUntil = performance.now() + (this.#drainMs ?? 0);
-    const delayMs = (this.#drainMs ?? 0) + this.backoff(this.#failures);
+    if (code === CloseCode.TOKEN_EXPIRED) this.#credentials.expired();
+    const drainMs = this.#link.drainMs ?? 0;
+    this.#drainedUntil = performance.now() + drainMs;
+    const delayMs = drainMs + this.backoff(this.#failures);
     this.#failures += 1;
-    this.#dispose();
+    this.#timers.stopAll();
+    this.#link.close();
     this.#listener.onLost();
     this.#renewReady();
     this.#retryAfter(delayMs);
-    this.#setState({ state: "waiting", code, ...detail, delayMs });
+    const retryAt = Date.now() + delayMs;
+    this.#setStatus({ state: "waiting", ...ended(code, reason, error), delayMs, retryAt });
   }
 
   /** @param {number} delayMs */
@@ -188,59 +167,47 @@ export class Connection {
     this.#timers.start("retry", delayMs, () => this.#connectOnce());
   }
 
+  #onHide() {
+    const end = { code: CloseCode.GOING_AWAY, reason: "page hidden" };
+    if (this.isOpen || this.status.state === "connecting") this.#onEnd(end);
+  }
+
+  /** Do not wait for the back-off, but for the time that `drain` named. */
+  #hurry() {
+    if (this.status.state !== "waiting") return;
+    const drainedMs = this.#drainedUntil - performance.now();
+    if (drainedMs > 0) this.#retryAfter(drainedMs);
+    else this.#connectOnce();
+  }
+
   /** @param {End} end */
-  #finish(end) {
-    this.#dispose();
-    this.#unwatchPage?.();
-    const { code, reason, error } = end;
+  #finish({ code, reason, error }) {
+    this.#timers.stopAll();
+    this.#link.close();
+    this.#unwatchPage();
     const lost = connectionLost(`Connection closed (${code}) ${reason}`.trim(), error);
     this.#listener.onClosed(lost);
     this.#renewReady();
     this.#ready.reject(lost);
-    this.#setState({ state: "closed", code, reason, ...(error !== undefined && { error }) });
+    this.#setStatus({ state: "closed", ...ended(code, reason, error) });
   }
 
-  /** @param {StateChange} change */
-  #setState(change) {
-    this.state = change.state;
-    this.#listener.onState(change);
+  /** @param {Status} status */
+  #setStatus(status) {
+    this.status = status;
+    this.#listener.onStatus();
   }
 
   #renewReady() {
     if (this.#ready.settled) this.#ready = deferred();
   }
+}
 
-  #dispose() {
-    this.#timers.stopAll();
-    this.#heartbeat.stop();
-    this.#renewal.stop();
-    this.#attempt?.abort();
-    this.#drainMs = null;
-    this.#transport?.close();
-    this.#transport = null;
-  }
-
-  /** Reconnect without delay, but not before the time that `drain` named. */
-  #onPageActive() {
-    const drainedMs = this.#drainedUntil - performance.now();
-    if (this.state === "waiting" && drainedMs > 0) this.#retryAfter(drainedMs);
-    else if (this.state === "waiting") this.#connectOnce();
-    else if (this.state === "open") this.#heartbeat.check();
-  }
-
-  /** @param {unknown} data */
-  #onFrame(data) {
-    const { type, payload } = parseFrame(data);
-    if (this.state !== "open") {
-      if (type === "event" && payload.topic === "hello") this.#onHello(payload.event ?? {});
-      return;
-    }
-    this.#heartbeat.received();
-    if (type === "drain") {
-      const ms = Number(payload.reconnect_after_ms);
-      this.#drainMs = Math.min(Math.max(ms, 0) || 0, MAX_DRAIN_MS);
-    } else {
-      this.#listener.onFrame(type, payload);
-    }
-  }
+/**
+ * @param {number} code
+ * @param {string} reason
+ * @param {unknown} [error]
+ */
+function ended(code, reason, error) {
+  return { code, name: nameOf(code), reason, ...(error !== undefined && { error }) };
 }

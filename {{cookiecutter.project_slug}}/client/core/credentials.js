@@ -1,5 +1,5 @@
 /** @import { TicketHint } from "../bff-client.js" */
-/** @typedef {(hint: TicketHint) => string | Promise<string>} Fetcher */
+/** @import { Fetcher, Http } from "./http.js" */
 
 /** How the client authenticates: with a ticket for each attempt, or with the cookie. */
 export class Credentials {
@@ -12,15 +12,15 @@ export class Credentials {
   #isRefused = false;
 
   /**
-   * @param {URL} ticketUrl
+   * @param {Http} http
    * @param {Fetcher | undefined} getToken
    * @param {Fetcher | undefined} getTicket
    * @param {number} refreshMs
    */
-  constructor(ticketUrl, getToken, getTicket, refreshMs) {
+  constructor(http, getToken, getTicket, refreshMs) {
     this.#getToken = getToken;
     this.#getTicket = getToken
-      ? (/** @type {TicketHint} */ hint) => exchangeToken(ticketUrl, getToken, hint)
+      ? (/** @type {TicketHint} */ hint) => exchangeToken(http, hint)
       : getTicket;
     this.#refreshMs = refreshMs;
   }
@@ -75,13 +75,11 @@ export class Credentials {
 }
 
 /**
- * @param {URL} ticketUrl
- * @param {Fetcher} getToken
+ * @param {Http} http
  * @param {TicketHint} hint
  */
-async function exchangeToken(ticketUrl, getToken, hint) {
-  const headers = { Authorization: `Bearer ${await getToken(hint)}` };
-  const response = await fetch(ticketUrl, { method: "POST", headers, signal: hint.signal });
+async function exchangeToken(http, hint) {
+  const response = await http.fetch("auth/ticket", { method: "POST", ...hint });
   if (!response.ok) {
     const error = new Error(`No ticket: HTTP status ${response.status}`);
     throw Object.assign(error, { status: response.status });

@@ -1,14 +1,15 @@
 /**
- * The parts of a frame; neither, if it cannot be read.
+ * The parts of a frame. If it cannot be read, the type is undefined and the payload is the data.
  *
  * @param {unknown} data
- * @returns {{ type?: any, payload?: any }}
+ * @returns {{ type?: unknown, payload: any }}
  */
 export function parseFrame(data) {
   try {
     const { type, payload } = JSON.parse(/** @type {string} */ (data));
-    return { type, payload: payload ?? {} };
+    if (payload === null || typeof payload !== "object") return { payload: data };
+    return { type, payload };
   } catch {
-    return {};
+    return { payload: data };
   }
 }

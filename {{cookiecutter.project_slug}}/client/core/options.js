@@ -1,4 +1,4 @@
-/** @import { Options } from "../bff-client.js" */
+/** @import { Limits as LimitOptions } from "../bff-client.js" */
 
 const DEFAULTS = {
   requestTimeoutMs: 10_000,
@@ -7,6 +7,7 @@ const DEFAULTS = {
   refreshMs: 60_000,
   backoffBaseMs: 500,
   backoffCapMs: 30_000,
+  visibleBackoffCapMs: 5_000,
   stableMs: 5_000,
   maxWaiting: 30,
   maxFrameBytes: 64 * 1024,
@@ -17,7 +18,7 @@ const DEFAULTS = {
 /**
  * The limits among the options, with their defaults.
  *
- * @param {Options} options
+ * @param {LimitOptions} options
  * @returns {Limits}
  */
 export function limitsOf(options) {
@@ -25,4 +26,15 @@ export function limitsOf(options) {
     if (!(name in DEFAULTS)) throw new TypeError(`BffClient has no option ${name}`);
   }
   return { ...DEFAULTS, ...options };
+}
+
+/**
+ * The URL of the WebSocket. Throws if it is not valid, or relative and there is no page.
+ *
+ * @param {string | URL} url
+ */
+export function socketUrl(url) {
+  const address = new URL(url, globalThis.location?.href);
+  address.hash = "";
+  return new URL(address.href.replace(/^http/, "ws"));
 }

@@ -1,16 +1,31 @@
+export function isPageVisible() {
+  return globalThis.document?.visibilityState === "visible";
+}
+
 /**
- * Call `onActive` when the page becomes visible or the network returns. Returns a function that
- * ends it.
+ * Watch the page's life. Returns a function that ends it.
  *
- * @param {() => void} onActive
+ * `onActive`: the page is visible, awake or online again. `onOffline`: the network is gone.
+ * `onHide`: the page goes away, perhaps into the back/forward cache, which takes no page with an
+ * open connection.
+ *
+ * @param {{ onActive(): void, onOffline(): void, onHide(): void }} listener
  */
-export function watchPage(onActive) {
+export function watchPage({ onActive, onOffline, onHide }) {
   const control = new AbortController();
-  const listener = () => {
+  const listen = (
+    /** @type {Partial<EventTarget> | undefined} */ target,
+    /** @type {string} */ name,
+    /** @type {(event: any) => void} */ then,
+  ) => target?.addEventListener?.(name, then, { signal: control.signal });
+  const ifVisible = () => {
     if (globalThis.document?.visibilityState !== "hidden") onActive();
   };
-  for (const name of ["online", "visibilitychange"]) {
-    globalThis.addEventListener?.(name, listener, { signal: control.signal });
-  }
+  listen(globalThis, "online", ifVisible);
+  listen(globalThis, "visibilitychange", ifVisible);
+  listen(globalThis, "pageshow", ({ persisted }) => persisted && onActive());
+  listen(globalThis.document, "resume", onActive);
+  listen(globalThis, "offline", onOffline);
+  listen(globalThis, "pagehide", onHide);
   return () => control.abort();
 }

@@ -1,3 +1,5 @@
+/** @import { TransportListener } from "./types.d.ts" */
+
 import { ignore } from "./promises.js";
 
 const SUBPROTOCOL = "bff.v1";
@@ -9,6 +11,8 @@ const NORMAL = 1000;
  * later.
  */
 export class SocketTransport {
+  kind = /** @type {const} */ ("websocket");
+  listener;
   #socket;
 
   /**
@@ -16,25 +20,32 @@ export class SocketTransport {
    *
    * @param {URL} url
    * @param {new (url: string, protocols: string[]) => any} WebSocket
-   * @param {import("./connection.js").TransportListener} listener
+   * @param {TransportListener} listener
    */
-  constructor(url, WebSocket, { onFrame, onClose }) {
+  constructor(url, WebSocket, listener) {
     const socket = new WebSocket(url.href, [SUBPROTOCOL]);
+    this.listener = listener;
     socket.onerror = ignore;
-    socket.onmessage = (/** @type {MessageEvent} */ { data }) => onFrame(data);
-    socket.onclose = (/** @type {CloseEvent} */ { code, reason }) => onClose({ code, reason });
+    socket.onmessage = (/** @type {MessageEvent} */ { data }) => this.listener.onFrame(data);
+    socket.onclose = (/** @type {CloseEvent} */ { code, reason }) =>
+      this.listener.onClose({ code, reason });
     this.#socket = socket;
   }
 
   /**
    * Returns whether the frame was sent.
    *
+   * @param {unknown} _frame
    * @param {string} text
    */
-  send(text) {
+  send(_frame, text) {
     if (this.#socket.readyState !== OPEN) return false;
     this.#socket.send(text);
     return true;
+  }
+
+  ping() {
+    this.send(null, '{"type":"ping","payload":{}}');
   }
 
   close() {

@@ -16,13 +16,18 @@ const MAX_TOPICS_PER_REQUEST = 100;
  * @property {(type: string, payload: object, onResult: (result: any) => void) => Promise<any>} call
  * @property {(failures: number) => number} backoff
  * @property {(missed: Record<string, string>) => void} onGap
- * @property {(topic: string, error: unknown) => void} onRefused a topic that was subscribed before
+ * @property {(topic: string, error: unknown) => void} onRefused a topic that was subscribed
+ *   before, or is followed
  */
 
 /** Subscriptions to topics, across reconnects. */
 export class Topics {
   #host;
-  /** Requested by the page or the BFF, each with the promise of its subscription. */
+  /** How many parts of the page follow a topic. */
+  #followers = /** @type {Map<string, number>} */ (new Map());
+  /** Topics that the page or the BFF subscribed, whether they are followed or not. */
+  #kept = /** @type {Set<string>} */ (new Set());
+  /** All of these, each with the promise of its subscription. */
   #wanted = /** @type {Map<string, Deferred<void>>} */ (new Map());
   /** Confirmed on this connection. */
   #subscribed = /** @type {Set<string>} */ (new Set());
@@ -39,14 +44,45 @@ export class Topics {
    *
    * @param {string} topic
    */
-  want(topic) {
-    const pending = this.#want(topic);
-    this.sync();
-    return pending.promise;
+  keep(topic) {
+    this.#kept.add(topic);
+    return this.#want(topic);
   }
 
   /** @param {string} topic */
-  drop(topic) {
+  release(topic) {
+    this.#kept.delete(topic);
+    if (!this.#followers.has(topic)) this.#drop(topic);
+  }
+
+  /**
+   * As `keep`, until each has called `unfollow`.
+   *
+   * @param {string} topic
+   */
+  follow(topic) {
+    this.#followers.set(topic, (this.#followers.get(topic) ?? 0) + 1);
+    return this.#want(topic);
+  }
+
+  /** @param {string} topic */
+  unfollow(topic) {
+    const left = (this.#followers.get(topic) ?? 0) - 1;
+    if (left > 0) {
+      this.#followers.set(topic, left);
+    } else {
+      this.#followers.delete(topic);
+      if (!this.#kept.has(topic)) this.#drop(topic);
+    }
+  }
+
+  /** Those that this connection has subscribed. */
+  get subscribed() {
+    return this.#subscribed;
+  }
+
+  /** @param {string} topic */
+  #drop(topic) {
     this.#abandon(topic, new BffError({ code: "cancelled", description: "Unsubscribed" }));
     if (!this.#subscribed.has(topic)) this.#onUnsubscribed(topic);
     this.sync();
@@ -60,13 +96,18 @@ export class Topics {
   }
 
   /**
-   * The client closes: topics that were subscribed are kept for the next `connect`.
+   * The client closes: topics that were subscribed, or are followed, are kept for the next
+   * `connect`.
    *
    * @param {unknown} error
    */
   onClosed(error) {
     this.onDisconnected();
-    for (const [topic, pending] of this.#wanted) if (!pending.settled) this.#abandon(topic, error);
+    for (const [topic, pending] of [...this.#wanted]) {
+      if (pending.settled) continue;
+      this.#abandon(topic, error);
+      if (this.#followers.has(topic)) this.#wanted.set(topic, deferred());
+    }
   }
 
   /**
@@ -113,7 +154,10 @@ export class Topics {
   onServerEvent(topic, event) {
     if (topic === "subscribed") {
       const topics = Object.keys(event?.positions ?? {}).map((stream) => stream.replace(TOPIC, ""));
-      for (const each of topics) this.#want(each);
+      for (const each of topics) {
+        this.#kept.add(each);
+        this.#wanted.set(each, this.#wanted.get(each) ?? deferred());
+      }
       this.#onSubscribed(topics, event?.positions);
     } else if (topic === "unsubscribed") {
       const error = new BffError({ code: "forbidden", description: "Unsubscribed by the BFF" });
@@ -128,7 +172,8 @@ export class Topics {
   #want(topic) {
     const pending = this.#wanted.get(topic) ?? deferred();
     this.#wanted.set(topic, pending);
-    return pending;
+    this.sync();
+    return pending.promise;
   }
 
   /** @param {string[]} topics */
@@ -179,6 +224,7 @@ export class Topics {
   #abandon(topic, error) {
     this.#wanted.get(topic)?.reject(error);
     this.#wanted.delete(topic);
+    this.#kept.delete(topic);
   }
 
   /**
@@ -189,7 +235,7 @@ export class Topics {
     const wasSubscribed = this.#wanted.get(topic)?.settled;
     this.#abandon(topic, error);
     this.#onUnsubscribed(topic);
-    if (wasSubscribed) this.#host.onRefused(topic, error);
+    if (wasSubscribed || this.#followers.has(topic)) this.#host.onRefused(topic, error);
   }
 }
 

@@ -1,66 +1,109 @@
+/** @import { TransportKind } from "../bff-client.js" */
 /** @import { Credentials } from "./credentials.js" */
-/** @import { End, TransportListener } from "./connection.js" */
+/** @import { End, TransportListener } from "./types.d.ts" */
+/** @import { StreamNeeds } from "./event-stream-transport.js" */
+/** @typedef {new (url: string, protocols: string[]) => any} SocketClass */
 
 import { SocketTransport } from "./socket-transport.js";
 
 const ABNORMAL = 1006;
 const NOT_AUTHENTICATED = 4500;
+/** After so many sockets without a hello an event stream is tried. */
+const MAX_FAILED_SOCKETS = 2;
 
-/** Opens the connection: credentials, positions, address. */
+/** Opens the connection, and decides over what: a WebSocket, or an event stream. */
 export class Transports {
   #url;
+  #kinds;
   #credentials;
   #WebSocket;
   #since;
+  #needs;
+  #failedSockets = 0;
+  #tried = /** @type {TransportKind | null} */ (null);
 
   /**
-   * @param {URL} url of the WebSocket
+   * @param {() => URL} url of the WebSocket
+   * @param {readonly TransportKind[]} kinds
    * @param {Credentials} credentials
-   * @param {new (url: string, protocols: string[]) => any} WebSocket
-   * @param {() => string | null} since the positions to resume from
+   * @param {SocketClass | undefined} WebSocket
+   * @param {() => string | null} since the positions with which a socket resumes
+   * @param {StreamNeeds} needs of an event stream
    */
-  constructor(url, credentials, WebSocket, since) {
+  constructor(url, kinds, credentials, WebSocket, since, needs) {
     this.#url = url;
+    this.#kinds = WebSocket ? kinds : kinds.filter((kind) => kind !== "websocket");
     this.#credentials = credentials;
     this.#WebSocket = WebSocket;
     this.#since = since;
+    this.#needs = needs;
+  }
+
+  get hasSocket() {
+    return this.#kinds.includes("websocket");
+  }
+
+  /** What the next attempt uses. When sockets fail, every second attempt is an event stream. */
+  next() {
+    const canStream = this.#kinds.includes("events");
+    const isSocketsTurn = this.#failedSockets < MAX_FAILED_SOCKETS || this.#tried === "events";
+    this.#tried = this.hasSocket && (!canStream || isSocketsTurn) ? "websocket" : "events";
+    return this.#tried;
+  }
+
+  /** A hello arrived. */
+  onOpen() {
+    if (this.#tried === "websocket") this.#failedSockets = 0;
+  }
+
+  /**
+   * An attempt failed. Without a code of the BFF it may be a proxy; one that lets nothing pass
+   * costs the whole time of an attempt, and is not asked twice.
+   *
+   * @param {End} end
+   */
+  onFailed({ code, error, isTimeout }) {
+    if (this.#tried !== "websocket" || error !== undefined) return;
+    if (code !== ABNORMAL) this.#failedSockets = 0;
+    else this.#failedSockets += isTimeout ? MAX_FAILED_SOCKETS : 1;
   }
 
   /**
    * Returns null, and reports nothing, if `signal` was aborted.
    *
+   * @param {TransportKind} kind
    * @param {AbortSignal} signal
    * @param {TransportListener} listener
    */
-  async open(signal, listener) {
-    let url;
+  async open(kind, signal, listener) {
+    let isFinal = true;
     try {
-      url = await this.#socketUrl(signal);
+      const url = new URL(this.#url());
+      isFinal = false;
+      if (kind === "events") {
+        const { EventStreamTransport } = await import("./event-stream-transport.js");
+        return signal.aborted ? null : new EventStreamTransport(this.#needs, this, listener);
+      }
+      await this.#complete(url, signal);
+      isFinal = true;
+      if (!signal.aborted) return new SocketTransport(url, /** @type {any} */ (this.#WebSocket), listener);
     } catch (error) {
-      if (!signal.aborted) listener.onClose(endOf(error));
-      return null;
+      if (!signal.aborted) listener.onClose({ ...endOf(error), isFinal });
     }
-    if (signal.aborted) return null;
-    try {
-      return new SocketTransport(url, this.#WebSocket, listener);
-    } catch (error) {
-      listener.onClose({ ...endOf(error), code: ABNORMAL, isFinal: true });
-      return null;
-    }
+    return null;
   }
 
   /**
-   * The URL with the positions to resume from and a new ticket.
+   * Add the positions to resume from, and a new ticket.
    *
+   * @param {URL} url
    * @param {AbortSignal} signal
    */
-  async #socketUrl(signal) {
-    const url = new URL(this.#url);
+  async #complete(url, signal) {
     const since = this.#since();
     if (since) url.searchParams.set("since", since);
     const ticket = await this.#credentials.ticket(signal);
     if (ticket !== null) url.searchParams.set("ticket", ticket);
-    return url;
   }
 }
 

@@ -1,0 +1,113 @@
+/** @import { Options, Session } from "../bff-client.js" */
+
+import { Calls } from "./calls.js";
+import { needsSignIn } from "./close-codes.js";
+import { Connection } from "./connection.js";
+import { Credentials } from "./credentials.js";
+import { BffError } from "./errors.js";
+import { Http } from "./http.js";
+import { Inbox } from "./inbox.js";
+import { Listeners } from "./listeners.js";
+import { limitsOf, socketUrl } from "./options.js";
+import { Topics } from "./topics.js";
+import { Transports } from "./transports.js";
+
+export const [STATE, ERROR, SIGN_IN] = [Symbol("state"), Symbol("error"), Symbol("sign-in")];
+
+/** The parts of a client, and what they tell each other. */
+export class Parts {
+  listeners = new Listeners();
+  inbox = new Inbox(this.listeners, (topic, event) => this.topics.onServerEvent(topic, event));
+
+  /** @param {Options} options */
+  constructor({ url = "/ws", getToken, getTicket, positions, WebSocket, transports, ...rest }) {
+    const limits = limitsOf(rest);
+    if (getTicket && getToken) throw new TypeError("pass getTicket or getToken, not both");
+    const address = () => socketUrl(url);
+    this.http = new Http(address, getToken);
+    const credentials = new Credentials(this.http, getToken, getTicket, limits.refreshMs);
+    this.calls = new Calls(limits, (frame, text) => this.connection.send(frame, text));
+    this.inbox.positions.startAt(positions);
+    const kinds = transports ?? (getTicket ? ["websocket"] : ["websocket", "events"]);
+    const Socket = WebSocket ?? globalThis.WebSocket;
+    const since = () => this.inbox.since;
+    const links = new Transports(address, kinds, credentials, Socket, since, {
+      http: this.http,
+      since: () => Object.values(this.inbox.positions.all).join(","),
+      topics: () => this.topics.subscribed,
+      reply: (traceId, error, result) => this.calls.settle(traceId, error, result),
+    });
+    this.connection = new Connection(limits, credentials, links, this);
+    this.topics = new Topics({
+      positions: this.inbox.positions,
+      isOpen: () => this.connection.isOpen,
+      call: (type, payload, onResult) => this.calls.start(type, payload, {}, onResult),
+      backoff: (failures) => this.connection.backoff(failures),
+      onGap: (missed) => this.inbox.gap(missed),
+      onRefused: (topic, error) => {
+        this.inbox.emit("unsubscribed", { topics: [topic], error }, null);
+        this.listeners.emit(ERROR, error);
+      },
+    });
+  }
+
+  /** @param {string} token */
+  async authenticate(token, options = {}) {
+    return this.connection.renew(await this.calls.start("authenticate", { token }, options));
+  }
+
+  /** @param {Session} hello */
+  onOpen({ positions, recovered }) {
+    const missed = this.inbox.positions.startAt(positions, recovered);
+    this.topics.sync();
+    this.calls.sendWaiting();
+    this.onStatus();
+    this.inbox.gap(missed);
+  }
+
+  /** @param {Session} hello */
+  onReplaced({ positions, recovered }) {
+    this.inbox.gap(this.inbox.positions.startAt(positions, recovered));
+  }
+
+  onLost() {
+    this.topics.onDisconnected();
+    this.calls.failSent();
+  }
+
+  /** @param {Error} error */
+  onClosed(error) {
+    this.topics.onClosed(error);
+    this.calls.failAll();
+  }
+
+  onStatus() {
+    const { status } = this.connection;
+    this.listeners.emit(STATE, status);
+    const isCurrent = status === this.connection.status;
+    if (isCurrent && status.state === "closed" && needsSignIn(status.code)) {
+      this.listeners.emit(SIGN_IN, status);
+    }
+  }
+
+  /**
+   * @param {unknown} type
+   * @param {any} payload
+   */
+  onFrame(type, payload) {
+    if (type === "event" && typeof payload.topic === "string") {
+      this.inbox.receive(payload);
+    } else if (type === "response") {
+      this.calls.settle(payload.trace_id, payload.error, payload.result);
+    } else if (type === "error") {
+      if (payload.trace_id) this.calls.settle(payload.trace_id, payload);
+      else this.listeners.emit(ERROR, new BffError(payload));
+    } else if (type === "gap") {
+      this.inbox.positions.startAt(payload.streams);
+      this.inbox.gap(payload.streams ?? {});
+    } else if (type !== "pong") {
+      const description = "The BFF sent a frame that this client cannot read";
+      this.listeners.emit(ERROR, new BffError({ code: "unreadable", description, cause: payload }));
+    }
+  }
+}
