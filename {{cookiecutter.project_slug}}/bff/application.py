@@ -42,6 +42,7 @@ from bff.realtime.injection import HandlerDependencies
 from bff.realtime.limits import TokenBuckets
 from bff.realtime.mesh_handlers import join_mesh
 from bff.realtime.router import RealtimeRouter
+from bff.realtime.topic_limit import TopicLimit
 from bff.redis import client as redis_client
 from bff.redis.client import UNAVAILABLE, why
 from bff.redis.eviction import EvictionCheck
@@ -174,6 +175,7 @@ class Bff:
                 broadcasts=self.broadcasts,
                 verify=self.verifier.verify,
                 allowances=self.allowances,
+                topic_limit=TopicLimit(settings, self.cluster.registry),
                 settings=settings,
                 metrics=self.metrics,
             )

@@ -5,6 +5,7 @@ The docstring below a field is its explanation: `bff settings` prints it.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, FilePath, SecretStr, model_validator
@@ -30,6 +31,7 @@ HMAC_ALGORITHMS: Final = ("HS256", "HS384", "HS512")
 PUBLIC_KEY_ALGORITHMS: Final = ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512")
 MESH_AUDIENCE: Final = "mesh"
 """The `aud` of a mesh token, which must not be usable to sign in."""
+_MIN_CONNECTS_PER_MINUTE: Final = 60
 
 
 class MeshSettings(BaseSettings):
@@ -242,6 +244,17 @@ class Settings(MeshSettings):
         """Whether Redis, RabbitMQ or the identity provider is replaced by one inside this
         process."""
         return "memory://" in (self.redis_url, self.amqp_url, self.oidc_issuer)
+
+    @property
+    def unused_topic_seconds(self) -> int:
+        """How long the position of a topic without a message is kept. Clients choose topics, so
+        this is not a day; the checks of live streams renew it."""
+        return max(self.stream_retention_seconds, 3 * ceil(self.stream_check_seconds))
+
+    @property
+    def max_connects_per_minute(self) -> int:
+        """Connects that a user may make within a minute, over all instances."""
+        return max(_MIN_CONNECTS_PER_MINUTE, 6 * self.max_connections_per_user)
 
     @property
     def mesh_secret(self) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from bff.auth.caller import Caller
 from bff.auth.tickets import Tickets
+from bff.cluster import index as index_module
 from bff.cluster import messenger as messenger_module
 from bff.cluster import presence as presence_module
 from bff.cluster.messenger import Messenger
@@ -161,7 +162,7 @@ async def test_each_act_leaves_what_the_table_says(
     presence = {"meta": STREAM, "stream": STREAM, "idem": 600}
     acts: list[tuple[str, Act, dict[str, int]]] = [
         ("a ticket", _ticket, {"ticket": TICKET, "tickets": TICKET}),
-        ("a connect", _connect, {"connections": FOREVER, "meta": POSITION}),
+        ("a connect", _connect, {"connections": FOREVER, "meta": POSITION, "connects": 60}),
         ("a message to a connected user", _message, {"stream": STREAM}),
         ("a subscription to a topic without messages", _subscribe, {"meta": STREAM}),
         ("an event that is handled", events.handle, {"idem": REDELIVERY_SECONDS}),
@@ -208,7 +209,8 @@ async def test_each_act_leaves_what_the_table_says(
     for one in tuple(member.registry):
         member.subscriptions.leave(one)
     await member.index.remove_unregistered()
-    assert {kind_of(key) for key in known - await scan()} == {"connections"}
+    gone = {kind_of(key) for key in known - await scan()}
+    assert gone - {"ticket", "tickets", "connects"} == {"connections"}
     await events.close()
 
     promised_bytes = table()
@@ -226,6 +228,7 @@ async def test_everything_is_gone_after_its_life(
     """Time passes faster: every life is one or two seconds."""
     monkeypatch.setattr(presence_module, "_ANNOUNCED_SECONDS", 1)
     monkeypatch.setattr(messenger_module, "_RELEASED_SECONDS", 1)
+    monkeypatch.setattr(index_module, "_CONNECTS_SECONDS", 1)
     short = {
         "stream_retention_seconds": 1,
         "position_retention_seconds": 2,

@@ -19,12 +19,18 @@ from bff.cluster.scripts import load
 from bff.cluster.streams import Page, StreamReader, page_arguments
 from bff.connections.connection import Connection, instance_of
 from bff.connections.positions import Position
+from bff.errors import Code, Problem
 from bff.names import check_user_id
 from bff.redis.client import UNAVAILABLE, why
+from bff.telemetry.metrics import CONNECTIONS_REFUSED
 
 logger = logging.getLogger(__name__)
 
 _BATCH: Final = 500
+_CONNECTS_SECONDS: Final = 60
+"""The connects of a user are counted for this time."""
+_REFUSAL: Final = 2
+"""Length of the reply to a user who connects too often; a page is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,29 +87,38 @@ class ConnectionIndex:
     # Connections
 
     async def register(
-        self, connection: Connection, since: Mapping[str, Position]
+        self, connection: Connection, since: Mapping[str, Position], *, again: bool = False
     ) -> tuple[Page, Page, Position] | None:
         """Add a connection, then read what the streams `user` and `all` contain after positions.
 
-        All commands share one round trip, and Redis executes them in this order.
+        All commands share one round trip, and Redis executes them in this order. A second attempt
+        (`again`) does not count as another connect of the user.
 
         Returns:
             A page of each stream and the version of the retained broadcasts; None when the user
             has too many connections.
 
         Raises:
+            Problem: `rate_limited`, the user connects too often.
             RedisError, OSError, TimeoutError: Redis is unavailable.
         """
         member = self.lease.member
         user = self._keys.user(connection.user_id)
         user_added = self._pipeline.submit("SADD", self._users_key, connection.user_id)
         registered = self._register(
-            [user.meta, user.stream, self._keys.connections(connection.user_id)],
+            [
+                user.meta,
+                user.stream,
+                self._keys.connections(connection.user_id),
+                self._keys.connects(connection.user_id),
+            ],
             [
                 *page_arguments(since.get("user"), self._settings),
                 connection.id,
                 self._entry(connection),
                 self._settings.max_connections_per_user,
+                self._settings.max_connects_per_minute,
+                0 if again else _CONNECTS_SECONDS,
             ],
         )
         all_read = self._reader.request_all(since.get("all"), after=registered)
@@ -111,11 +126,21 @@ class ConnectionIndex:
         user_page = await registered
         if not user_page:
             return None
+        if len(user_page) == _REFUSAL:
+            raise self._too_many_connects(connection.user_id, *user_page)
         if self.lease.member != member:
             await self._write([connection])
         await self._presence.on_connected([connection.user_id])
         all_page, retained_version = Page.of_all(await all_read)
         return Page.of(user_page), all_page, retained_version
+
+    def _too_many_connects(self, user_id: str, seconds: int, connects: int) -> Problem:
+        CONNECTIONS_REFUSED.labels("user").inc()
+        if connects == self._settings.max_connects_per_minute + 1:
+            logger.warning(
+                "connections refused: the user connects too often", extra={"user": user_id}
+            )
+        return Problem(Code.RATE_LIMITED, "Too many connects: wait", retry_after_seconds=seconds)
 
     def unregister(self, connection: Connection) -> None:
         """Remove a connection that has left the registry; soon, in a batch with others."""

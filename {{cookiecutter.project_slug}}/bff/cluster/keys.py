@@ -52,6 +52,10 @@ class Keys:
         """hash: connection id to `<instance>#<generation> <facts>`."""
         return f"{self.prefix}:{{u:{_tagged(user_id)}}}:connections"
 
+    def connects(self, user_id: str) -> str:
+        """string: the connects of the user within a minute."""
+        return f"{self.prefix}:{{u:{_tagged(user_id)}}}:connects"
+
     def user(self, user_id: str) -> StreamKeys:
         """The stream of one user."""
         return self._stream("user", f"{self.prefix}:{{u:{_tagged(user_id)}}}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from math import ceil
 from typing import Any, NamedTuple
 
 from bff.cluster.keys import Keys, StreamKeys
@@ -64,11 +63,6 @@ class StreamReader:
     def __init__(self, pipeline: AutoPipeline, keys: Keys, settings: Settings) -> None:
         self._settings = settings
         self._all = keys.all
-        self._unused_topic_seconds = max(
-            settings.stream_retention_seconds, 3 * ceil(settings.stream_check_seconds)
-        )
-        """Clients choose topics. So a topic without a message must not leave a key for a day; the
-        checks of live streams renew it."""
         self._read = load(pipeline, "read")
         self._read_all = load(pipeline, "read_all")
 
@@ -80,7 +74,7 @@ class StreamReader:
         """
         arguments = page_arguments(after, self._settings)
         is_topic = stream.name.startswith("topic:")
-        arguments.append(self._unused_topic_seconds if is_topic else arguments[0])
+        arguments.append(self._settings.unused_topic_seconds if is_topic else arguments[0])
         return Page.of(await self._read([stream.meta, stream.stream], arguments))
 
     def request_all(

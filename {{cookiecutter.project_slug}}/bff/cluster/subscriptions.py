@@ -68,20 +68,18 @@ class Subscriptions:
             The streams, and the version of the retained broadcasts.
 
         Raises:
-            Problem: `rate_limited`, the user has too many connections.
+            Problem: `rate_limited`, the user has too many connections, or connects too often; then
+                with the time until the next connect is accepted.
             RedisError, OSError, TimeoutError: Redis is unavailable.
         """
         of_user, of_all = self._streams.join(connection)
         user_catch_up = of_user.catching_up[connection]
         all_catch_up = of_all.catching_up[connection]
-        registered = await self._index.register(connection, since)
-        if registered is None:
-            await self._index.remove_dead_entries(connection.user_id)
-            registered = await self._index.register(connection, since)
-        if registered is None:
+        try:
+            user_page, all_page, retained_version = await self._register(connection, since)
+        except Problem:
             self._index.unregister(connection)
-            raise Problem(Code.RATE_LIMITED, "Too many connections")
-        user_page, all_page, retained_version = registered
+            raise
         joined = JoinedStreams(
             (
                 JoinedStream(of_user, user_catch_up, since.get("user"), user_page),
@@ -89,6 +87,17 @@ class Subscriptions:
             )
         )
         return joined, retained_version
+
+    async def _register(
+        self, connection: Connection, since: Mapping[str, Position]
+    ) -> tuple[Page, Page, Position]:
+        registered = await self._index.register(connection, since)
+        if registered is None:
+            await self._index.remove_dead_entries(connection.user_id)
+            registered = await self._index.register(connection, since, again=True)
+        if registered is None:
+            raise Problem(Code.RATE_LIMITED, "Too many connections")
+        return registered
 
     def leave(self, connection: Connection) -> None:
         """Remove a connection: here now, from the index soon. Idempotent."""

@@ -69,6 +69,10 @@ class ConnectionRegistry:
         """The connections here that are subscribed to the topic: a copy."""
         return tuple(self._by_topic.get(topic, {}).values())
 
+    def has_subscriber(self, topic: str) -> bool:
+        """Whether a connection here is subscribed to the topic."""
+        return topic in self._by_topic
+
     def users(self) -> Sequence[str]:
         """The users with a connection here: a copy."""
         return tuple(self._by_user)

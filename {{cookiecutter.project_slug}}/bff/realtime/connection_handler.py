@@ -213,6 +213,7 @@ class ConnectionHandler:
             raise Problem(
                 Code.CANCELLED, "Unsubscribed before it was allowed", outcome=Outcome.NOT_SENT
             )
+        self._context.topic_limit.check(self.caller.user_id, topics)
         joined = await subscriptions.subscribe(self.connection, topics)
         return {"positions": joined.positions(), "recovered": joined.recovered()}
 

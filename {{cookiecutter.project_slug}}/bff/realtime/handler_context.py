@@ -11,6 +11,7 @@ from bff.cluster.subscriptions import Subscriptions
 from bff.connections.registry import ConnectionRegistry
 from bff.realtime.dispatcher import Dispatcher
 from bff.realtime.limits import TokenBuckets
+from bff.realtime.topic_limit import TopicLimit
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 
@@ -30,5 +31,6 @@ class HandlerContext:
     verify: Verify
     allowances: TokenBuckets
     """What each user may still send to this instance, over all connections and HTTP."""
+    topic_limit: TopicLimit
     settings: Settings
     metrics: Metrics

@@ -82,9 +82,7 @@ class HandlerManager:
             retained = [] if joined.are_resumed else await self._retained(caller, version)
             more = await self._subscribe(connection, since, topics) if topics else ()
         except Problem as problem:
-            too_many = problem.code is Code.RATE_LIMITED
-            code = CloseCode.CONNECTION_LIMIT if too_many else CloseCode.SERVER_ERROR
-            connection.close(code, problem.description)
+            connection.close(_close_code_of(problem), problem.description)
         except UNAVAILABLE as error:
             logger.warning(
                 "connection refused: Redis unavailable",
@@ -131,6 +129,7 @@ class HandlerManager:
     async def _subscribe(
         self, connection: Connection, since: Mapping[str, Position], topics: Collection[str]
     ) -> JoinedStreams:
+        self._context.topic_limit.check(connection.user_id, topics)
         requests = {topic: since.get(f"topic:{topic}") for topic in topics}
         return await self._subscriptions.subscribe(connection, requests)
 
@@ -168,3 +167,10 @@ class HandlerManager:
             frame = Frame(broadcast.encode())
             await wait_for_room(connection, len(frame.payload))
             connection.send_frame(frame)
+
+
+def _close_code_of(problem: Problem) -> CloseCode:
+    if problem.code is not Code.RATE_LIMITED:
+        return CloseCode.SERVER_ERROR
+    passes = problem.retry_after_seconds is not None
+    return CloseCode.TOO_MANY_REQUESTS if passes else CloseCode.CONNECTION_LIMIT

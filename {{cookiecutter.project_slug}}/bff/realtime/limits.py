@@ -24,15 +24,15 @@ class TokenBucket:
         self.holders = 0
         """Connections that use this bucket (`TokenBuckets`)."""
 
-    def take(self) -> float:
-        """Take one token. Returns 0, or the seconds until there is one."""
+    def take(self, count: int = 1) -> float:
+        """Take tokens, at most `burst`. Returns 0, or the seconds until there are so many."""
         now = time.monotonic()
         refill = (now - self._updated_at) * self._per_second
         self._tokens = min(self._burst, self._tokens + refill)
         self._updated_at = now
-        if self._tokens < 1:
-            return (1 - self._tokens) / self._per_second
-        self._tokens -= 1
+        if self._tokens < count:
+            return (count - self._tokens) / self._per_second
+        self._tokens -= count
         return 0.0
 
     @property
@@ -76,13 +76,13 @@ class TokenBuckets:
             del self._held[key]
             self._keep(key, bucket)
 
-    def take(self, key: str) -> float:
-        """Take one token of a key. Returns 0, or the seconds until there is one."""
+    def take(self, key: str, count: int = 1) -> float:
+        """Take tokens of a key. Returns 0, or the seconds until there are so many."""
         bucket = self._held.get(key) or self._others.get(key)
         if bucket is None:
             bucket = self._new()
             self._keep(key, bucket)
-        return bucket.take()
+        return bucket.take(count)
 
     def check(self, key: str) -> None:
         """Take one token of a key.

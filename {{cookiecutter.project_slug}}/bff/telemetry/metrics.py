@@ -16,7 +16,7 @@ from bff.version import __version__
 
 CONNECTIONS_REFUSED: Final = Counter(
     "bff_connections_refused",
-    "Connections and handshakes refused before sign-in, by limit: max_connections, address, total",
+    "Connections and handshakes refused, by limit: max_connections, address, total, user",
     ["limit"],
     registry=None,
 )
