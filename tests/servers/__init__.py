@@ -10,7 +10,7 @@ from tests.servers.container import Container
 from tests.servers.postgres import PostgresServer
 from tests.servers.rabbitmq import RabbitmqServer
 from tests.servers.redis import RedisCluster, RedisServer, RedisUnderSentinel
-from tests.servers.server import GivenServer, Server
+from tests.servers.server import GivenServer, Server, free_port
 
 __all__ = [
     "Server",
@@ -20,6 +20,7 @@ __all__ = [
     "private_rabbitmq",
     "private_redis",
     "rabbitmq",
+    "rabbitmq_with_tls",
     "redis",
     "redis_cluster",
     "redis_under_sentinel",
@@ -116,6 +117,25 @@ def private_rabbitmq() -> Server:
         url="amqp://guest:guest@127.0.0.1:{port}/",
         ready=("rabbitmq-diagnostics", "-q", "check_port_connectivity"),
     ).start()
+
+
+def rabbitmq_with_tls(folder: Path) -> RabbitmqServer:
+    """A private RabbitMQ that also listens for TLS, on `tls_port`, with `ca.pem`, `server.pem` and
+    `server.key` of a folder. It requires a client certificate of that CA."""
+    program = programs.provide("rabbitmq-server", container=False)
+    assert program is not None
+    tls_port = free_port()
+    server = RabbitmqServer(
+        program,
+        listeners__ssl__1=f"127.0.0.1:{tls_port}",
+        ssl_options__cacertfile=str(folder / "ca.pem"),
+        ssl_options__certfile=str(folder / "server.pem"),
+        ssl_options__keyfile=str(folder / "server.key"),
+        ssl_options__verify="verify_peer",
+        ssl_options__fail_if_no_peer_cert="true",
+    )
+    server.tls_port = tls_port
+    return server.start()
 
 
 def _given(variable: str) -> Server | None:

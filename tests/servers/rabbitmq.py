@@ -19,7 +19,10 @@ CONTROL_SECONDS = 60
 class RabbitmqServer(ProcessServer):
     """Keeps its durable queues and their messages across a restart."""
 
-    def __init__(self, program: Path) -> None:
+    tls_port = 0
+
+    def __init__(self, program: Path, **settings: str) -> None:
+        """`settings` are lines of rabbitmq.conf, `__` for a dot in their names."""
         super().__init__(program)
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
         self._name = f"bff-{secrets.token_hex(4)}@localhost"
@@ -27,7 +30,10 @@ class RabbitmqServer(ProcessServer):
         self._distribution_port = free_port()
         self._mapper: subprocess.Popen[bytes] | None = None
         (self.folder / "enabled_plugins").write_text("[].\n")
-        (self.folder / "rabbitmq.conf").write_text("disk_free_limit.absolute = 50MB\n")
+        lines = {"disk_free_limit__absolute": "50MB"} | settings
+        (self.folder / "rabbitmq.conf").write_text(
+            "".join(f"{name.replace('__', '.')} = {value}\n" for name, value in lines.items())
+        )
 
     def command(self) -> list[str]:
         return [str(self.program)]

@@ -5,25 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Iterator
+from contextlib import suppress
 from typing import Any
 
 logger = logging.getLogger(__name__)
 
 _CANCEL_AGAIN_SECONDS = 1.0
+_STOP_SECONDS = 5.0
 
 
-async def cancel_and_wait(
-    *tasks: asyncio.Task[Any], again_seconds: float = _CANCEL_AGAIN_SECONDS
-) -> None:
+async def cancel_and_wait(*tasks: asyncio.Task[Any], again_seconds: float | None = None) -> None:
     """Cancel tasks and wait until they are done.
 
-    A task that is still running after `again_seconds` is cancelled again: on Python 3.11,
+    A task that is still running after `again_seconds` (1) is cancelled again: on Python 3.11,
     `asyncio.wait_for` in any library can lose a cancellation. This also interrupts its clean-up.
     """
     while running := [task for task in tasks if not task.done()]:
         for task in running:
             task.cancel()
-        await asyncio.wait(running, timeout=again_seconds)
+        await asyncio.wait(running, timeout=again_seconds or _CANCEL_AGAIN_SECONDS)
 
 
 class TaskSet:
@@ -47,10 +47,15 @@ class TaskSet:
         return task
 
     async def stop(self, *, wait_seconds: float = 0) -> None:
-        """Wait up to `wait_seconds` for the tasks to finish, then cancel the others."""
+        """Wait up to `wait_seconds` for the tasks to finish, then cancel the others, and wait up to
+        5 seconds for their end."""
         if self._tasks and wait_seconds:
             await asyncio.wait(tuple(self._tasks), timeout=wait_seconds)
-        await cancel_and_wait(*self._tasks)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_STOP_SECONDS):
+                await cancel_and_wait(*self._tasks)
+        if self._tasks:
+            logger.critical("background task does not stop", extra={"task": self._name})
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

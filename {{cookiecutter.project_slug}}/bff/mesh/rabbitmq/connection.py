@@ -127,9 +127,10 @@ async def check_publishing(connection: AbstractConnection, settings: MeshSetting
         await close(channel)
 
 
-async def stop_tasks(*tasks: asyncio.Task[Any], seconds: float = BROKER_SECONDS) -> None:
-    """Cancel tasks and give them `seconds` for their clean-up. Then cancel them once more, and wait
-    for one second."""
+async def stop_tasks(*tasks: asyncio.Task[Any], seconds: float | None = None) -> None:
+    """Cancel tasks and give them `seconds` (5) for their clean-up. Then cancel them once more, and
+    wait for one second."""
+    seconds = BROKER_SECONDS if seconds is None else seconds
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds + 1):
             await cancel_and_wait(*tasks, again_seconds=seconds)

@@ -20,6 +20,7 @@ from yarl import URL
 from bff.mesh.rabbitmq.connection import BROKER_SECONDS, broker_errors, close, open_channel
 from bff.mesh.rabbitmq.consumer import TOPIC_HEADER
 from bff.mesh.rabbitmq.event_queue import dead_letter_queues, queue_of
+from bff.mesh.rabbitmq.fast_path import FastPath
 from bff.mesh.transport import ConnectionLost
 from bff.setting_types import each_host
 from bff.settings import MeshSettings
@@ -172,7 +173,7 @@ async def _connect(settings: MeshSettings) -> aiormq.abc.AbstractConnection:
         try:
             with broker_errors():
                 async with asyncio.timeout(BROKER_SECONDS):
-                    return await aiormq.connect(URL(url))
+                    return await aiormq.connect(URL(url), transport_factory=FastPath())
         except ConnectionLost as error:
             lost = error
     raise lost
