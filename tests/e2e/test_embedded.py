@@ -123,6 +123,19 @@ async def test_two_workers_share_the_sockets_of_one_port(
     assert await instance.exited() in (0, -signal.SIGTERM)
 
 
+@pytest.mark.long
+async def test_workers_that_start_slowly_are_not_killed(
+    deployment: Deployment, tmp_path: Path
+) -> None:
+    """As on a machine that is busy: uvicorn alone gives them five seconds to import the app."""
+    slow = "import sys, time\nif '--multiprocessing-fork' in sys.argv: time.sleep(7)\n"
+    (tmp_path / "sitecustomize.py").write_text(slow)
+    path = f"{tmp_path}:{deployment.settings['PYTHONPATH']}"
+    instance = deployment.serve("slow", "--workers", "2", PYTHONPATH=path)
+    await instance.started(2)
+    assert "died" not in instance.output
+
+
 async def test_workers_that_are_killed_are_replaced_and_their_sockets_no_longer_counted(
     deployment: Deployment, http: httpx2.AsyncClient, connect: Connect
 ) -> None:

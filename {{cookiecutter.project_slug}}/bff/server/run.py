@@ -27,6 +27,11 @@ _GC_THRESHOLDS = (20_000, 50, 100)
 """Idle connections are long-lived objects. With the default thresholds, full collections would
 traverse all of them often and block the loop, longer with each connection."""
 
+_WORKER_SECONDS = 20
+"""Within which a worker answers its parent, which kills it otherwise. The first answer comes when
+the worker has imported the engine: on a busy machine that takes longer than uvicorn's 5 s, and
+workers would be killed and started without end."""
+
 
 class Server(uvicorn.Server):
     """uvicorn's server, with a garbage collector tuned for many long-lived connections."""
@@ -71,6 +76,7 @@ def configuration(
         ws_ping_timeout=settings.ping_timeout_seconds,
         ws_per_message_deflate=False,
         timeout_graceful_shutdown=5,
+        timeout_worker_healthcheck=_WORKER_SECONDS,
         server_header=False,
         log_config=None,
         **options,
