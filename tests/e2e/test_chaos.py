@@ -14,16 +14,23 @@ from tests.servers import programs
 
 SEED = 7
 SECONDS = 60
-LONG_SEEDS = (11, 42, 1815)
+LONG_RUNS = (
+    (11, ""),
+    (42, "--redis cluster"),
+    (1815, "--redis sentinel"),
+    (1848, "--workers 2"),
+)
 LONG_SECONDS = 300
 
 
-def break_it(project: InstalledProject, seed: int, seconds: int, folder: Path) -> dict[str, int]:
+def break_it(
+    project: InstalledProject, seed: int, seconds: int, folder: Path, shape: str = ""
+) -> dict[str, int]:
     """Break a project's deployment for some time; the figures of the report."""
     for program in ("redis-server", "rabbitmq-server"):
         if programs.provide(program) is None:
             pytest.skip(f"{program} is here as a container only: chaos needs the program")
-    arguments = f"--seed {seed} --seconds {seconds} --folder {folder}"
+    arguments = f"--seed {seed} --seconds {seconds} --folder {folder} {shape}"
     done = subprocess.run(
         ["make", "chaos", f"PROJECT={project.path}", f"ARGS={arguments}"],
         cwd=ROOT,
@@ -46,9 +53,9 @@ def test_a_minute_of_faults_breaks_no_promise(installed: InstalledProject, tmp_p
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("seed", LONG_SEEDS)
+@pytest.mark.parametrize(("seed", "shape"), LONG_RUNS)
 def test_five_minutes_of_faults_break_no_promise(
-    installed: InstalledProject, tmp_path: Path, seed: int
+    installed: InstalledProject, tmp_path: Path, seed: int, shape: str
 ) -> None:
-    figures = break_it(installed, seed, LONG_SECONDS, tmp_path)
+    figures = break_it(installed, seed, LONG_SECONDS, tmp_path, shape)
     assert figures["delivered"] > 0, figures
