@@ -5,7 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from bff.auth.caller import Caller
 from bff.connections.frames import Frame
+
+
+class NothingRevoked:
+    """No caller is revoked."""
+
+    async def check(self, caller: Caller) -> None: ...
 
 
 class RecordingTransport:

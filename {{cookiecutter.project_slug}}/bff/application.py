@@ -119,6 +119,7 @@ class Bff:
             ),
         )
         self.messenger = self.cluster.messenger
+        self.revocations = self.cluster.revocations
         self.presence = self.cluster.presence
         self.index = self.cluster.index
         self.broadcasts = BroadcastService(
@@ -140,7 +141,10 @@ class Bff:
                 authorize,
                 self.identity_provider.transport() if self.identity_provider else None,
             )
-        self.authenticator = Authenticator(settings, self.verifier, self.tickets, self.sessions)
+        self.revocations.sessions = self.sessions
+        self.authenticator = Authenticator(
+            settings, self.verifier, self.tickets, self.sessions, self.revocations
+        )
 
         self.broker = broker or MemoryBroker()
         self.mesh: MeshClient = connect_mesh(settings, self.metrics, broker=self.broker)
@@ -173,13 +177,15 @@ class Bff:
                 subscriptions=self.cluster.subscriptions,
                 dispatcher=self.dispatcher,
                 broadcasts=self.broadcasts,
-                verify=self.verifier.verify,
+                verify=self.authenticator.verify,
+                revocations=self.revocations,
                 allowances=self.allowances,
                 topic_limit=TopicLimit(settings, self.cluster.registry),
                 settings=settings,
                 metrics=self.metrics,
             )
         )
+        self.revocations.on_revoked = self.handlers.close_revoked
         self.draining = Draining(self.handlers, self.cluster.registry, settings.drain_seconds)
         self.background = ServiceTasks()
 
@@ -262,6 +268,7 @@ class Bff:
         await self.mesh.start()
         self.background.start("pubsub_listener", cluster.pubsub_listener.run())
         self.background.start("stream_hub", cluster.stream_hub.run())
+        self.background.start("revocations", cluster.revocations.run())
         self.background.start("index", cluster.index.run())
         self.background.start("presence", cluster.presence.run())
         names = EventHandlerNames(cluster.pipeline, cluster.context.keys)

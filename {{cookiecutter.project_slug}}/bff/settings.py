@@ -34,6 +34,10 @@ MESH_AUDIENCE: Final = "mesh"
 _MIN_CONNECTS_PER_MINUTE: Final = 60
 
 
+_CLOCK_SECONDS: Final = 600
+"""More than the clocks of issuers, instances and Redis differ."""
+
+
 class MeshSettings(BaseSettings):
     """The settings of a mesh client. A mesh service needs only these, the BFF needs all."""
 
@@ -113,6 +117,9 @@ class Settings(MeshSettings):
     """Required value of a token's `aud`. Empty: tokens that have an `aud` are refused."""
     jwt_leeway_seconds: Annotated[float, Field(ge=0, le=300)] = 10
     """Allowed difference between the clocks of the issuer and the BFF."""
+    max_token_seconds: Count = 24 * 3600
+    """Longest lifetime of a token, from its `iat` to its `exp`; longer ones are refused. A
+    revocation is kept for this time, so that it outlives every token that it covers."""
     auth_cookie: Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")] = "Authorization"
     """Name of the cookie that may carry the token."""
     allowed_origins: Origins = ()
@@ -238,6 +245,11 @@ class Settings(MeshSettings):
         """Prefix of every Redis key. It contains a version, so that old and new instances can run
         side by side during a rolling update."""
         return f"{self.app_name}:v1"
+
+    @property
+    def revocation_seconds(self) -> int:
+        """How long a revocation is kept: longer than a token or a session may live."""
+        return max(self.max_token_seconds, self.max_session_seconds) + _CLOCK_SECONDS
 
     @property
     def embedded(self) -> bool:

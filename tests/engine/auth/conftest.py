@@ -26,6 +26,8 @@ from bff.testing.plugin import SECRET
 from fastapi import FastAPI, WebSocket
 from jose import jwt
 
+from tests.engine.doubles import NothingRevoked
+
 MakeToken = Callable[..., str]
 
 
@@ -56,7 +58,7 @@ def tickets(redis: RedisClient, settings: Settings) -> Tickets:
 @pytest.fixture
 def authenticator(settings: Settings, tickets: Tickets, redis: RedisClient) -> Authenticator:
     sessions = SessionStore(AutoPipeline(redis), settings)
-    return Authenticator(settings, TokenVerifier(settings), tickets, sessions)
+    return Authenticator(settings, TokenVerifier(settings), tickets, sessions, NothingRevoked())
 
 
 @pytest.fixture

@@ -143,7 +143,19 @@ async def test_invalid_claims_are_refused(
 
 
 async def test_times_of_1970_are_accepted(settings: Settings, make_token: MakeToken) -> None:
+    await TokenVerifier(settings).verify(make_token(nbf=0))
+    settings = settings.model_copy(update={"max_token_seconds": 2**40})
     await TokenVerifier(settings).verify(make_token(nbf=0, iat=0))
+
+
+async def test_a_token_that_lives_longer_than_a_revocation_is_refused(
+    settings: Settings, make_token: MakeToken
+) -> None:
+    now, longest = int(time.time()), settings.max_token_seconds
+    await TokenVerifier(settings).verify(make_token(iat=now - 100, exp=now - 100 + longest))
+    leeway = int(settings.jwt_leeway_seconds)
+    await assert_refused(settings, make_token(iat=now - 100, exp=now - 98 + leeway + longest))
+    await assert_refused(settings, make_token(iat=None, exp=now + 60 + longest))
 
 
 async def test_clocks_may_differ_by_the_leeway(settings: Settings, make_token: MakeToken) -> None:

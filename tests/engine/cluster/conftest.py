@@ -89,7 +89,12 @@ async def start(redis: RedisClient, settings: Settings) -> AsyncIterator[StartIn
 @asynccontextmanager
 async def running(instance: ClusterMember) -> AsyncIterator[ClusterMember]:
     await instance.index.renew()
-    loops = (instance.pubsub_listener.run(), instance.stream_hub.run(), instance.presence.run())
+    loops = (
+        instance.pubsub_listener.run(),
+        instance.stream_hub.run(),
+        instance.presence.run(),
+        instance.revocations.run(),
+    )
     tasks = [asyncio.create_task(loop) for loop in loops]
     try:
         async with asyncio.timeout(10):

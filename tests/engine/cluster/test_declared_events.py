@@ -135,7 +135,9 @@ async def test_what_is_not_stored_takes_no_idempotency_key(start: StartInstance)
 async def strict(start: StartInstance) -> Messenger:
     member = await start()
     declared = DeclaredEvents([updated, typing, room_message], required=True)
-    return Messenger(member.context, member.index, ControlLog(member.context), declared)
+    return Messenger(
+        member.context, member.index, ControlLog(member.context), member.revocations, declared
+    )
 
 
 async def test_when_declarations_are_required_others_are_refused(strict: Messenger) -> None:

@@ -11,6 +11,7 @@ from starlette.requests import HTTPConnection
 
 from bff.auth.caller import Caller
 from bff.auth.origins import Origins, origin_of
+from bff.auth.revocations import RevocationCheck, SessionEnded
 from bff.auth.session_cookie import SessionCookie, check_single
 from bff.auth.session_key import SessionKey
 from bff.auth.sessions import SessionStore
@@ -50,6 +51,7 @@ class Authenticator:
         verifier: TokenVerifier,
         tickets: Tickets,
         sessions: SessionStore,
+        revocations: RevocationCheck,
     ) -> None:
         self._session_cookie = SessionCookie(settings) if settings.oidc_issuer else None
         self._sessions = sessions
@@ -57,6 +59,7 @@ class Authenticator:
         self._origins = Origins(settings.allowed_origins)
         self._verifier = verifier
         self._tickets = tickets
+        self._revocations = revocations
 
     def check_origin(self, connection: HTTPConnection) -> None:
         """Check the origin of a handshake, before the socket is accepted.
@@ -118,14 +121,35 @@ class Authenticator:
         if credential is None:
             raise Problem(Code.UNAUTHENTICATED)
         if credential.kind == "ticket":
-            return await self._tickets.redeem(credential.value, origin_of(connection))
-        if credential.kind == "session":
-            key = SessionKey.parse(credential.value)
-            caller = None if key is None else await self._sessions.load(key)
-            if caller is None:
-                raise Problem(Code.UNAUTHENTICATED, "The session has ended")
-            return caller
-        return await self._verifier.verify(credential.value)
+            caller = await self._tickets.redeem(credential.value, origin_of(connection))
+        elif credential.kind == "session":
+            caller = await self._of_session(credential.value)
+        else:
+            caller = await self._verifier.verify(credential.value)
+        await self._revocations.check(caller)
+        return caller
+
+    async def verify(self, token: str) -> Caller:
+        """The caller that a token identifies.
+
+        Raises:
+            Problem: `unauthenticated` if the token is invalid or revoked; `service_unavailable`
+                while the keys of the identity provider have never been fetched.
+        """
+        caller = await self._verifier.verify(token)
+        await self._revocations.check(caller)
+        return caller
+
+    async def _of_session(self, cookie: str) -> Caller:
+        """
+        Raises:
+            SessionEnded: there is no such session.
+        """
+        key = SessionKey.parse(cookie)
+        caller = None if key is None else await self._sessions.load(key)
+        if caller is None:
+            raise SessionEnded
+        return caller
 
     def _find(self, connection: HTTPConnection, *, with_ticket: bool) -> _Credential | None:
         has_query = bool(connection.scope.get("query_string"))

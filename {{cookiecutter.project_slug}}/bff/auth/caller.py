@@ -23,6 +23,11 @@ class Caller:
     """The sign-in: the id of the session, or the claim `sid` of the token, or an empty string."""
     expires_at: int
     """When the token expires or the session ends, in seconds since 1970."""
+    token_id: str = ""
+    """The claim `jti` of the token, or an empty string."""
+    issued_at: float = 0
+    """When the token was issued (claim `iat`) or the session began, in seconds since 1970; 0 if
+    the token does not say."""
     session: SessionKey | None = field(default=None, repr=False, compare=False)
     """The key of the session, if the caller has one instead of a token."""
 
@@ -44,6 +49,8 @@ class Caller:
             scopes=_scopes(claims),
             session_id=_text(claims.get("sid")) or "",
             expires_at=expires_at,
+            token_id=_text(claims.get("jti")) or "",
+            issued_at=numeric_date(claims.get("iat")) or 0,
         )
 
     def require(self, *scopes: str) -> None:

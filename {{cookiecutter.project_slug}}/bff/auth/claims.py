@@ -26,8 +26,11 @@ def rejection_reason(claims: Mapping[str, Any], settings: Settings) -> str | Non
         not_before = numeric_date(claims["nbf"])
         if not_before is None or not_before > now + leeway:
             return "not valid yet"
-    if "iat" in claims and numeric_date(claims["iat"]) is None:
+    issued_at = numeric_date(claims.get("iat", now))
+    if issued_at is None:
         return "iat is not a time"
+    if expires_at - issued_at > settings.max_token_seconds + leeway:
+        return "lives longer than MAX_TOKEN_SECONDS"
     if settings.jwt_issuer is not None and claims.get("iss") != settings.jwt_issuer:
         return "wrong issuer"
     audience, claimed = settings.jwt_audience, claims.get("aud")

@@ -134,6 +134,7 @@ class SessionStore:
             scopes=frozenset(scopes),
             session_id=key.sid,
             expires_at=found.expires_at,
+            issued_at=found.created_at,
             session=key,
         )
 

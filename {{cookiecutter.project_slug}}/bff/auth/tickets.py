@@ -115,6 +115,8 @@ def _fields(caller: Caller) -> dict[str, Any]:
         "scopes": sorted(caller.scopes),
         "session_id": caller.session_id,
         "expires_at": caller.expires_at,
+        "token_id": caller.token_id,
+        "issued_at": caller.issued_at,
         "session": None if caller.session is None else caller.session.cookie,
     }
 

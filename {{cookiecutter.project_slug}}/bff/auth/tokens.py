@@ -259,6 +259,7 @@ def issue(
     *,
     username: str | None = None,
     session_id: str | None = None,
+    token_id: str | None = None,
 ) -> str:
     """A token for `user` that is valid for `lifetime` seconds.
 
@@ -275,6 +276,7 @@ def issue(
         "scope": " ".join(scopes),
         "username": username,
         "sid": session_id,
+        "jti": token_id,
         "iss": settings.jwt_issuer,
         "aud": settings.jwt_audience,
     }

@@ -9,6 +9,7 @@ from bff.cluster.context import ClusterContext
 from bff.cluster.control_log import ControlLog
 from bff.cluster.envelopes import Kind, envelope
 from bff.cluster.index import ConnectionIndex
+from bff.cluster.revocations import Revocations
 from bff.cluster.scripts import load
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import instance_of
@@ -19,11 +20,16 @@ class ConnectionControl:
     """The part of `Messenger` that sends control messages to instances."""
 
     def __init__(
-        self, context: ClusterContext, index: ConnectionIndex, control_log: ControlLog
+        self,
+        context: ClusterContext,
+        index: ConnectionIndex,
+        control_log: ControlLog,
+        revocations: Revocations,
     ) -> None:
         self._pipeline = context.pipeline
         self._index = index
         self._control_log = control_log
+        self._revocations = revocations
         self._keys = context.keys
         self._publish_to_user = load(context.pipeline, "publish_to_user")
 
@@ -77,6 +83,11 @@ class ConnectionControl:
         for user_id in users:
             check_user_id(user_id)
         return await asyncio.gather(*(self.close_user(user_id, code) for user_id in users))
+
+    async def close_session(self, session_id: str) -> None:
+        """End a session (`Caller.session_id`): close its connections on every instance with 4505,
+        and refuse its tokens, tickets and cookie from now on. Other sessions of the user stay."""
+        await self._revocations.revoke_session(session_id)
 
     async def close_all(self, code: CloseCode = CloseCode.DRAIN) -> int:
         """Close every connection of every instance; returns the number of addressed connections."""

@@ -39,6 +39,9 @@ class Kind(StrEnum):
     """`user id`, `topic`: a control message."""
     CLOSE_ALL = "close_all"
     """`code`: a control message."""
+    REVOKED = "revoked"
+    """`epoch`, `number of changes`, and `time <kind>:<id>` for each revocation: a control message
+    to all instances."""
     PROBE = "probe"
     """No further lines: an instance sends it to itself to test its subscription."""
 

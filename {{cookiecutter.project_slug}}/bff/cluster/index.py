@@ -16,7 +16,7 @@ from bff.cluster.presence_queue import PresenceQueue
 from bff.cluster.reaper import Reaper
 from bff.cluster.reconciler import Reconciler
 from bff.cluster.scripts import load
-from bff.cluster.streams import Page, StreamReader, page_arguments
+from bff.cluster.streams import Page, PageOfAll, StreamReader, page_arguments
 from bff.connections.connection import Connection, instance_of
 from bff.connections.positions import Position
 from bff.errors import Code, Problem
@@ -88,15 +88,14 @@ class ConnectionIndex:
 
     async def register(
         self, connection: Connection, since: Mapping[str, Position], *, again: bool = False
-    ) -> tuple[Page, Page, Position] | None:
+    ) -> tuple[Page, PageOfAll] | None:
         """Add a connection, then read what the streams `user` and `all` contain after positions.
 
         All commands share one round trip, and Redis executes them in this order. A second attempt
         (`again`) does not count as another connect of the user.
 
         Returns:
-            A page of each stream and the version of the retained broadcasts; None when the user
-            has too many connections.
+            A page of each stream; None when the user has too many connections.
 
         Raises:
             Problem: `rate_limited`, the user connects too often.
@@ -131,8 +130,7 @@ class ConnectionIndex:
         if self.lease.member != member:
             await self._write([connection])
         await self._presence.on_connected([connection.user_id])
-        all_page, retained_version = Page.of_all(await all_read)
-        return Page.of(user_page), all_page, retained_version
+        return Page.of(user_page), PageOfAll.of(await all_read)
 
     def _too_many_connects(self, user_id: str, seconds: int, connects: int) -> Problem:
         CONNECTIONS_REFUSED.labels("user").inc()

@@ -42,6 +42,8 @@ class Keys:
         self.all_channel = f"{prefix}:all"
         """The channel to which every instance subscribes."""
         self.all = self._stream("all", f"{prefix}:{{all}}")
+        self.revocations = f"{prefix}:{{all}}:revoked"
+        """zset: `<kind>:<id>` of what is revoked to when, in seconds since 1970."""
 
     def users_of(self, member: str) -> str:
         """set: the users with a connection of `<instance>#<generation>`. The reaper reads it when

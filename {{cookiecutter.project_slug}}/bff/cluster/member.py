@@ -14,6 +14,7 @@ from bff.cluster.presence import Presence
 from bff.cluster.presence_queue import PresenceQueue
 from bff.cluster.pubsub_channels import PubSubChannels
 from bff.cluster.pubsub_listener import PubSubListener
+from bff.cluster.revocations import Revocations
 from bff.cluster.stream_hub import StreamHub
 from bff.cluster.stream_registry import StreamRegistry
 from bff.cluster.streams import StreamReader
@@ -63,8 +64,13 @@ class ClusterMember:
         presence_queue = PresenceQueue(self.context, watched=presence_is_watched)
         self.index = ConnectionIndex(self.context, reader, presence_queue)
         control_log = ControlLog(self.context)
+        self.revocations = Revocations(self.context)
         self.messenger = Messenger(
-            self.context, self.index, control_log, declared or DeclaredEvents()
+            self.context,
+            self.index,
+            control_log,
+            self.revocations,
+            declared or DeclaredEvents(),
         )
         self.presence = Presence(self.context, self.index, presence_queue, self.messenger)
         self.streams = StreamRegistry(self.context)
@@ -73,5 +79,11 @@ class ClusterMember:
             self.context, self.streams, self.index, self.stream_hub, channels, reader
         )
         self.pubsub_listener = PubSubListener(
-            self.context, self.streams, channels, self.stream_hub, self.subscriptions, control_log
+            self.context,
+            self.streams,
+            channels,
+            self.stream_hub,
+            self.subscriptions,
+            control_log,
+            self.revocations,
         )

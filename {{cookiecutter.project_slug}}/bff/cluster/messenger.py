@@ -17,6 +17,7 @@ from bff.cluster.idempotency_keys import NoKeys, NumberedKeys
 from bff.cluster.index import ConnectionIndex
 from bff.cluster.keys import StreamKeys
 from bff.cluster.outgoing_events import OutgoingEvents
+from bff.cluster.revocations import Revocations
 from bff.cluster.scripts import load
 from bff.connections.declared_events import DeclaredEvent, DeclaredEvents
 from bff.connections.messages import Event
@@ -60,9 +61,10 @@ class Messenger(ConnectionControl):
         context: ClusterContext,
         index: ConnectionIndex,
         control_log: ControlLog,
+        revocations: Revocations,
         declared: DeclaredEvents,
     ) -> None:
-        super().__init__(context, index, control_log)
+        super().__init__(context, index, control_log, revocations)
         self._settings = context.settings
         self._metrics = context.metrics
         self._send = load(context.pipeline, "send")

@@ -13,6 +13,7 @@ from bff.cluster.context import ClusterContext
 from bff.cluster.control_log import ControlLog
 from bff.cluster.envelopes import Kind, envelope
 from bff.cluster.pubsub_channels import PubSubChannels
+from bff.cluster.revocations import Revocations
 from bff.cluster.stream_hub import StreamHub
 from bff.cluster.stream_registry import StreamRegistry
 from bff.cluster.stream_tracker import StreamTracker
@@ -53,6 +54,7 @@ class PubSubListener:
         hub: StreamHub,
         subscriptions: Subscriptions,
         control_log: ControlLog,
+        revocations: Revocations,
     ) -> None:
         self._redis = context.redis
         self._own_channel = context.own_channel
@@ -67,6 +69,7 @@ class PubSubListener:
         self._hub = hub
         self._subscriptions = subscriptions
         self._control_log = control_log
+        self._revocations = revocations
         self._error = "not subscribed yet"
         self._received_at = 0.0
         self._subscribed = asyncio.Event()
@@ -114,6 +117,7 @@ class PubSubListener:
             )
         finally:
             self._channels.close()
+            self._revocations.on_stalled()
             await asyncio.shield(pubsub.aclose())
 
     async def _receive(self, pubsub: Any) -> None:
@@ -158,6 +162,7 @@ class PubSubListener:
             self._resync_needed.set()
             logger.info("pub/sub subscribed")
         self._metrics.pubsub_subscribed.set(1)
+        self._revocations.on_subscribed()
         self._subscribed.set()
 
     async def _read_control_log(self) -> None:
@@ -214,6 +219,8 @@ class PubSubListener:
             case b"unsubscribe_user":
                 user_id, _, topic = rest.partition(b"\n")
                 self._subscriptions.unsubscribe_user(user_id.decode(), topic.decode())
+            case b"revoked":
+                self._revocations.on_message(rest)
             case b"close_all":
                 self._close(list(self._registry), rest)
 

@@ -42,13 +42,22 @@ class Page(NamedTuple):
             [(int(offset), text) for offset, text in messages] if len(reply) > 3 else (),
         )
 
+
+class PageOfAll(NamedTuple):
+    """A page of the stream `all`, and what Redis counts beside it, in the same epoch."""
+
+    page: Page
+    retained_version: Position
+    """The version of the retained broadcasts."""
+    revocations_version: Position
+
     @classmethod
-    def of_all(cls, reply: list[Any]) -> tuple[Page, Position]:
-        """Parse the result of the script `read_all`: a page of the stream `all`, and the version
-        of the retained broadcasts."""
-        renewed, found = reply
-        page = cls.of(found)
-        return page, Position(page.tip.epoch, int(renewed))
+    def of(cls, reply: list[Any]) -> PageOfAll:
+        """Parse the result of the script `read_all`."""
+        retained, revocations, found = reply
+        page = Page.of(found)
+        epoch = page.tip.epoch
+        return cls(page, Position(epoch, int(retained)), Position(epoch, int(revocations)))
 
 
 def page_arguments(after: Position | None, settings: Settings) -> list[str | int]:
@@ -80,7 +89,7 @@ class StreamReader:
     def request_all(
         self, since: Position | None, *, after: asyncio.Future[Any] | None = None
     ) -> asyncio.Future[Any]:
-        """Request a page of the stream `all`; `Page.of_all` parses the result.
+        """Request a page of the stream `all`; `PageOfAll.of` parses the result.
 
         The command is submitted at once, and executed after the command whose reply is `after`.
         """

@@ -14,7 +14,7 @@ from bff.cluster.joined_streams import JoinedStream, JoinedStreams
 from bff.cluster.pubsub_channels import PubSubChannels
 from bff.cluster.stream_hub import StreamHub
 from bff.cluster.stream_registry import StreamRegistry
-from bff.cluster.streams import Page, StreamReader
+from bff.cluster.streams import Page, PageOfAll, StreamReader
 from bff.connections.connection import Connection
 from bff.connections.messages import Event
 from bff.connections.positions import Position
@@ -54,7 +54,7 @@ class Subscriptions:
 
     async def join(
         self, connection: Connection, since: Mapping[str, Position]
-    ) -> tuple[JoinedStreams, Position]:
+    ) -> tuple[JoinedStreams, PageOfAll]:
         """Join a registered connection to the streams `user` and `all`, and add it to the index.
 
         No message can be lost in between: the connection joins the streams on this instance
@@ -65,7 +65,7 @@ class Subscriptions:
             since: how far the client has read, by the name of the stream.
 
         Returns:
-            The streams, and the version of the retained broadcasts.
+            The streams, and what was read of the stream `all`, with the versions beside it.
 
         Raises:
             Problem: `rate_limited`, the user has too many connections, or connects too often; then
@@ -76,21 +76,21 @@ class Subscriptions:
         user_catch_up = of_user.catching_up[connection]
         all_catch_up = of_all.catching_up[connection]
         try:
-            user_page, all_page, retained_version = await self._register(connection, since)
+            user_page, of_all_read = await self._register(connection, since)
         except Problem:
             self._index.unregister(connection)
             raise
         joined = JoinedStreams(
             (
                 JoinedStream(of_user, user_catch_up, since.get("user"), user_page),
-                JoinedStream(of_all, all_catch_up, since.get("all"), all_page),
+                JoinedStream(of_all, all_catch_up, since.get("all"), of_all_read.page),
             )
         )
-        return joined, retained_version
+        return joined, of_all_read
 
     async def _register(
         self, connection: Connection, since: Mapping[str, Position]
-    ) -> tuple[Page, Page, Position]:
+    ) -> tuple[Page, PageOfAll]:
         registered = await self._index.register(connection, since)
         if registered is None:
             await self._index.remove_dead_entries(connection.user_id)

@@ -51,6 +51,8 @@ class CloseCode(IntEnum):
     """The client sent several frames in a row that cannot be parsed."""
     REVOKED = 4504
     """An administrator closed the connection."""
+    SESSION_ENDED = 4505
+    """The session has ended or was revoked; sign in again."""
 
 
 _SENDABLE = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))

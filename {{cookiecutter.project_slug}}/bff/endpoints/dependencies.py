@@ -13,6 +13,7 @@ from starlette.requests import HTTPConnection
 from bff.application import Bff
 from bff.auth.caller import Caller
 from bff.auth.mesh_context import mesh_context
+from bff.auth.revocations import SessionEnded
 from bff.broadcasts.service import BroadcastService
 from bff.cluster.index import ConnectionIndex
 from bff.cluster.messenger import Messenger
@@ -73,6 +74,8 @@ class CurrentCaller(Bearer):
         bff.handshake_limit.check(address_of(connection))
         try:
             return await bff.authenticator.authenticate_socket(connection)
+        except SessionEnded as ended:
+            raise SocketRefused(CloseCode.SESSION_ENDED, ended.description) from None
         except Problem as problem:
             if problem.code is Code.FORBIDDEN:
                 raise

@@ -31,6 +31,8 @@ MAX_USERS = 1000
 
 UserIds = Annotated[list[UserId], Field(max_length=MAX_USERS)]
 UserIdInPath = Annotated[UserId, Path()]
+SessionIdInPath = Annotated[UserId, Path(description="The claim `sid`, or the id of a session")]
+TokenIdInPath = Annotated[UserId, Path(description="The claim `jti`")]
 Topic = EventName
 """The topic of an event. Browsers can subscribe to those without spaces and commas only."""
 

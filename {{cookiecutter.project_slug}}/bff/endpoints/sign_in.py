@@ -201,6 +201,8 @@ async def _create_session(
         address=address_of(request),
         user_agent=request.headers.get("user-agent", ""),
     )
+    if sign_in.provider_sid and await bff.revocations.is_revoked(sign_in.provider_sid):
+        raise SignInRefused("the session has ended at the identity provider")
     key, superfluous = await bff.sessions.create(sign_in)
     previous = [flow.previous] if flow.previous else []
     await _end(bff, [*previous, *superfluous])
@@ -213,7 +215,7 @@ async def _create_session(
 
 async def _end(bff: Bff, sids: Iterable[str]) -> None:
     """End sessions, and their connections on every instance."""
-    await asyncio.gather(*(bff.sessions.end_session(sid) for sid in sids))
+    await asyncio.gather(*(bff.revocations.revoke_session(sid) for sid in sids))
 
 
 async def _revoke(sign_ins: SignIns, tokens: Tokens) -> None:

@@ -39,6 +39,7 @@ _REFUSALS: Final = {
     CloseCode.CONNECTION_LIMIT: Code.RATE_LIMITED,
     CloseCode.TOKEN_EXPIRED: Code.UNAUTHENTICATED,
     CloseCode.REVOKED: Code.FORBIDDEN,
+    CloseCode.SESSION_ENDED: Code.UNAUTHENTICATED,
 }
 """Refusals with these close codes become an HTTP error, after which `EventSource` gives up. With
 other codes a stream is started and ended, after which `EventSource` reconnects."""

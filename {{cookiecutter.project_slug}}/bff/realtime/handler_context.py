@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bff.auth.caller import Caller
 from bff.broadcasts.service import BroadcastService
+from bff.cluster.revocations import Revocations
 from bff.cluster.subscriptions import Subscriptions
 from bff.connections.registry import ConnectionRegistry
 from bff.realtime.dispatcher import Dispatcher
@@ -29,6 +30,7 @@ class HandlerContext:
     dispatcher: Dispatcher
     broadcasts: BroadcastService
     verify: Verify
+    revocations: Revocations
     allowances: TokenBuckets
     """What each user may still send to this instance, over all connections and HTTP."""
     topic_limit: TopicLimit

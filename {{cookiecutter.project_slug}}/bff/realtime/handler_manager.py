@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from bff.auth.caller import Caller
+from bff.auth.revocations import ENDED, Kind, Revocation, SessionEnded
 from bff.cluster.joined_streams import JoinedStreams
 from bff.cluster.stream_hub import wait_for_room
 from bff.connections.close_codes import CloseCode, close_code_label
@@ -31,11 +32,12 @@ class HandlerManager:
         self._registry = context.registry
         self._subscriptions = context.subscriptions
         self._metrics = context.metrics
-        self._handlers: set[ConnectionHandler] = set()
+        self._revocations = context.revocations
+        self._handlers: dict[Connection, ConnectionHandler] = {}
 
     def __iter__(self) -> Iterator[ConnectionHandler]:
         """The handlers of open connections: a copy, so connections may open and close meanwhile."""
-        return iter(tuple(self._handlers))
+        return iter(tuple(self._handlers.values()))
 
     def open(
         self, transport: Transport, caller: Caller, *, address: str = "", user_agent: str = ""
@@ -60,7 +62,7 @@ class HandlerManager:
         self._metrics.connections.inc()
         self._metrics.connections_opened.inc()
         handler = ConnectionHandler(connection, caller, self._context)
-        self._handlers.add(handler)
+        self._handlers[connection] = handler
         return handler
 
     async def admit(
@@ -77,10 +79,15 @@ class HandlerManager:
         """
         connection, caller = handler.connection, handler.caller
         try:
-            joined, version = await self._subscriptions.join(connection, since)
+            joined, of_all = await self._subscriptions.join(connection, since)
+            if await self._revocations.covers_at(handler.caller, of_all.revocations_version):
+                raise SessionEnded
+            version = of_all.retained_version
             # A client that has missed nothing may have all of them: its hello does not wait.
             retained = [] if joined.are_resumed else await self._retained(caller, version)
             more = await self._subscribe(connection, since, topics) if topics else ()
+        except SessionEnded:
+            connection.close(CloseCode.SESSION_ENDED, ENDED)
         except Problem as problem:
             connection.close(_close_code_of(problem), problem.description)
         except UNAVAILABLE as error:
@@ -111,7 +118,7 @@ class HandlerManager:
         code = connection.close_code or code
         connection.close(code)
         handler.stop()
-        self._handlers.discard(handler)
+        self._handlers.pop(connection, None)
         self._subscriptions.leave(connection)
         self._metrics.connections.dec()
         self._metrics.connections_closed.labels(close_code_label(code), by).inc()
@@ -125,6 +132,31 @@ class HandlerManager:
                 "seconds": round(time.time() - connection.details["connected_at"], 1),
             },
         )
+
+    def close_revoked(self, revocations: Sequence[Revocation]) -> None:
+        """Close the connections of sessions, tokens and users that were revoked.
+
+        A connection of a later sign-in of the user stays open.
+        """
+        names: dict[Kind, set[str]] = {kind: set() for kind in Kind}
+        for revocation in revocations:
+            names[revocation.kind].add(revocation.name)
+        candidates = [
+            handler
+            for user_id in names[Kind.USER]
+            for connection in self._registry.by_user(user_id)
+            if (handler := self._handlers.get(connection)) is not None
+        ]
+        sessions, tokens = names[Kind.SESSION], names[Kind.TOKEN]
+        if sessions or tokens:
+            candidates += [
+                handler
+                for handler in self
+                if handler.caller.session_id in sessions or handler.caller.token_id in tokens
+            ]
+        for handler in candidates:
+            if self._revocations.covers(handler.caller):
+                handler.connection.close(CloseCode.SESSION_ENDED, ENDED)
 
     async def _subscribe(
         self, connection: Connection, since: Mapping[str, Position], topics: Collection[str]

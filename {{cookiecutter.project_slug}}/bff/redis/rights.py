@@ -34,6 +34,7 @@ COMMANDS: Final[tuple[tuple[str, ...], ...]] = (
     ("ZREM", "KEY", "x"),
     ("ZREMRANGEBYSCORE", "KEY", "0", "0"),
     ("ZRANGE", "KEY", "0", "0"),
+    ("ZCARD", "KEY"),
     ("ZRANGEBYSCORE", "KEY", "0", "0"),
     ("XADD", "KEY", "*", "x", "x"),
     ("XRANGE", "KEY", "-", "+", "COUNT", "1"),

@@ -36,9 +36,24 @@ class RunningBff:
     """Host and port."""
     server: uvicorn.Server
 
-    def token(self, user: str, scopes: Sequence[str] = (), lifetime: int = 600) -> str:
-        """A token of that user, valid for `lifetime` seconds."""
-        return issue(self.settings, user, scopes, lifetime=lifetime)
+    def token(
+        self,
+        user: str,
+        scopes: Sequence[str] = (),
+        lifetime: int = 600,
+        *,
+        session_id: str | None = None,
+        token_id: str | None = None,
+    ) -> str:
+        """A token of that user, valid for `lifetime` seconds, with these `sid` and `jti`."""
+        return issue(
+            self.settings,
+            user,
+            scopes,
+            lifetime=lifetime,
+            session_id=session_id,
+            token_id=token_id,
+        )
 
     @asynccontextmanager
     async def browser(

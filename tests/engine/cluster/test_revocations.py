@@ -1,0 +1,272 @@
+"""What is revoked is known to every instance, and outlives the data of Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+from bff.auth.caller import Caller
+from bff.auth.revocations import Kind, Revocation, RevocationList, SessionEnded
+from bff.cluster.keys import Keys
+from bff.connections.positions import Position
+from bff.errors import Problem
+from bff.redis.client import RedisClient
+from bff.settings import Settings
+from bff.testing import until
+
+from tests.engine.cluster.conftest import ClusterMember, StartInstance, running
+
+ALICE = Caller(
+    user_id="alice",
+    username="Alice",
+    scopes=frozenset(),
+    session_id="s-1",
+    expires_at=int(time.time()) + 600,
+    token_id="t-1",
+    issued_at=time.time() - 60,
+)
+OTHER_SESSION = replace(ALICE, session_id="s-2", token_id="t-2")
+
+
+async def until_in_sync(*instances: ClusterMember) -> None:
+    await until(lambda: all(one.revocations._version is not None for one in instances))
+
+
+async def is_refused(instance: ClusterMember, caller: Caller) -> bool:
+    try:
+        await instance.revocations.check(caller)
+    except SessionEnded:
+        return True
+    return False
+
+
+async def version(instance: ClusterMember) -> Position:
+    """What Redis counts: a connect reads it."""
+    _, of_all = await instance.subscriptions.join(await instance.join("nora"), {})
+    return of_all.revocations_version
+
+
+async def test_a_revoked_session_is_refused_on_every_instance_and_no_other_session_is(
+    start: StartInstance,
+) -> None:
+    a, b = await start(), await start()
+    await a.revocations.revoke_session("s-1")
+    assert await is_refused(a, ALICE)
+    await until(lambda: b.revocations.covers(ALICE))
+    for instance in (a, b):
+        assert not await is_refused(instance, OTHER_SESSION)
+
+
+async def test_a_revoked_token_is_refused_and_no_other_token_is(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    await a.revocations.revoke_token("t-1")
+    await until(lambda: b.revocations.covers(ALICE))
+    assert not b.revocations.covers(OTHER_SESSION)
+
+
+async def test_a_revoked_user_is_refused_with_every_earlier_sign_in(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    await a.revocations.revoke_user("alice")
+    await until(lambda: b.revocations.covers(ALICE))
+    assert b.revocations.covers(OTHER_SESSION)
+    assert b.revocations.covers(replace(ALICE, issued_at=0)), "iat is unknown"
+    assert not b.revocations.covers(replace(ALICE, issued_at=time.time() + 1))
+    assert not b.revocations.covers(replace(ALICE, user_id="bob"))
+
+
+async def test_an_instance_that_starts_later_knows_the_earlier_revocations(
+    start: StartInstance,
+) -> None:
+    a = await start()
+    await a.revocations.revoke_session("s-1")
+    late = await start()
+    assert await is_refused(late, ALICE)
+    await until_in_sync(late)
+    assert late.revocations.covers(ALICE)
+
+
+async def test_a_connect_sees_a_revocation_whose_message_has_not_come(
+    redis: RedisClient, settings: Settings, start: StartInstance
+) -> None:
+    a = await start()
+    await until_in_sync(a)
+    unheard = ClusterMember(redis, settings)  # listens to nothing
+    await unheard.revocations.sync()
+    assert not await unheard.revocations.covers_at(ALICE, await version(unheard))
+    await a.revocations.revoke_session("s-1")
+    assert not unheard.revocations.covers(ALICE)
+    assert await unheard.revocations.covers_at(ALICE, await version(a))
+
+
+async def test_http_asks_redis_while_pubsub_is_stalled(
+    redis: RedisClient, settings: Settings, start: StartInstance
+) -> None:
+    a = await start()
+    stalled = ClusterMember(redis, settings)
+    await stalled.revocations.sync()
+    assert not await is_refused(stalled, ALICE)
+    await a.revocations.revoke_session("s-1")
+    assert await is_refused(stalled, ALICE)
+    assert not await is_refused(stalled, OTHER_SESSION)
+
+
+async def test_a_revocation_during_a_stall_is_applied_once_messages_arrive_again(
+    redis: RedisClient, settings: Settings, start: StartInstance
+) -> None:
+    a = await start()
+    stalled = ClusterMember(redis, settings)
+    closed: list[str] = []
+    stalled.revocations.on_revoked = lambda new: closed.extend(one.key for one in new)
+    await a.revocations.revoke_session("s-1")
+    assert closed == []
+    async with running(stalled):
+        await until(lambda: closed == ["s:s-1"])
+
+
+async def test_a_lost_message_is_made_up_for_by_the_next_one(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(), await start()
+    await until_in_sync(a, b)
+    with monkeypatch.context() as patch:
+        heard = asyncio.Event()
+        patch.setattr(b.revocations, "on_message", lambda _: heard.set())
+        await a.revocations.revoke_session("s-1")
+        await heard.wait()
+    assert not b.revocations.covers(ALICE)
+    await a.revocations.revoke_session("s-9")
+    await until(lambda: b.revocations.covers(ALICE))
+
+
+async def test_instances_write_what_redis_has_lost(
+    redis: RedisClient, settings: Settings, start: StartInstance
+) -> None:
+    a, b = await start(), await start()
+    await a.revocations.revoke_session("s-1")
+    await a.revocations.revoke_user("bob")
+    await until(lambda: b.revocations.covers(ALICE))
+    key = Keys(settings.prefix).revocations
+    before = await redis.zrange(key, 0, -1, withscores=True)
+    assert len(before) == 2
+    await until_in_sync(a, b)
+    await redis.delete(key, Keys(settings.prefix).all.meta)
+    for instance in (a, b):
+        await instance.revocations.sync()
+    assert await redis.zrange(key, 0, -1, withscores=True) == before
+    late = await start()
+    await until_in_sync(late)
+    assert late.revocations.covers(ALICE)
+
+
+async def test_a_lost_key_is_noticed_although_the_number_of_changes_is_still_there(
+    redis: RedisClient, settings: Settings, start: StartInstance
+) -> None:
+    a = await start()
+    await a.revocations.revoke_session("s-1")
+    await a.revocations.sync()
+    key = Keys(settings.prefix).revocations
+    await redis.delete(key)
+    await a.revocations.sync()
+    assert await redis.zcard(key) == 1
+
+
+async def test_a_repeated_revocation_is_published_once(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    await until_in_sync(a, b)
+    first = await version(a)
+    until_then = time.time()
+    for _ in range(3):
+        await a.revocations.revoke_user("alice", until_then)
+    assert (await version(b)).offset == first.offset + 1
+
+
+async def test_a_revocation_is_kept_as_long_as_a_token_can_live(
+    redis: RedisClient, settings: Settings, start: StartInstance
+) -> None:
+    a = await start()
+    now, keep = time.time(), settings.revocation_seconds
+    await a.revocations.revoke_user("old", now - keep - 1)
+    await a.revocations.revoke_user("young", now - keep + 100)
+    await a.revocations.sync()
+    assert not a.revocations.covers(replace(ALICE, user_id="old", issued_at=0))
+    assert a.revocations.covers(replace(ALICE, user_id="young", issued_at=0))
+    await a.revocations.sync()
+    key = Keys(settings.prefix).revocations
+    assert await redis.zrange(key, 0, -1) == [b"u:young"]
+    assert 0 < await redis.ttl(key) <= keep
+
+
+async def test_what_is_no_id_is_refused(start: StartInstance) -> None:
+    a = await start()
+    for bad in ("", "a\nb", "x" * 129):
+        for revoke in (
+            a.revocations.revoke_session,
+            a.revocations.revoke_token,
+            a.revocations.revoke_user,
+        ):
+            with pytest.raises(Problem):
+                await revoke(bad)
+
+
+async def test_sessions_end_together_with_their_revocation(start: StartInstance) -> None:
+    ended: list[tuple[str, str]] = []
+
+    class Sessions:
+        async def end_session(self, sid: str) -> None:
+            ended.append(("session", sid))
+
+        async def end_provider_session(self, provider_sid: str) -> list[str]:
+            ended.append(("provider", provider_sid))
+            return ["own-1", "own-2"]
+
+        async def end_user(self, user_id: str, before: float) -> list[str]:
+            ended.append(("user", user_id))
+            return []
+
+    a = await start()
+    a.revocations.sessions = Sessions()
+    await a.revocations.revoke_provider_session("p-1")
+    assert sorted(ended) == [
+        ("provider", "p-1"),
+        ("session", "own-1"),
+        ("session", "own-2"),
+        ("session", "p-1"),
+    ]
+    assert a.revocations.covers(replace(ALICE, session_id="own-2"))
+    assert await a.revocations.is_revoked("p-1")
+    assert not await a.revocations.is_revoked("p-2")
+    await a.messenger.close_session("own-3")
+    assert ended[-1] == ("session", "own-3")
+    await a.revocations.revoke_user("alice")
+    assert ended[-1] == ("user", "alice")
+
+
+def test_the_list_keeps_the_latest_time_of_a_name() -> None:
+    known = RevocationList()
+    late, early = Revocation(Kind.USER, "alice", 20), Revocation(Kind.USER, "alice", 10)
+    assert known.add([late]) == [late]
+    assert known.add([early]) == []
+    assert known.covers(replace(ALICE, issued_at=15))
+    assert not known.covers(replace(ALICE, issued_at=21))
+    assert known.since(20) == [late]
+    known.remove_before(21)
+    assert len(known) == 0
+
+
+async def test_a_redis_that_does_not_answer_delays_few_requests(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start()
+    asked: list[Caller] = []
+
+    async def ask(caller: Caller) -> bool:
+        asked.append(caller)
+        raise ConnectionError
+
+    a.revocations.on_stalled()
+    monkeypatch.setattr(a.revocations, "ask", ask)
+    for _ in range(10):
+        await a.revocations.check(ALICE)
+    assert len(asked) == 1
