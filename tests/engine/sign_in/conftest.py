@@ -145,7 +145,12 @@ class Page:
     @property
     def cookie(self) -> str:
         """The value of the session's cookie."""
-        return str(self.http.cookies["bff"])
+        (value,) = [one.value for one in self.http.cookies.jar if one.name == "bff"]
+        return value or ""
+
+    @cookie.setter
+    def cookie(self, value: str) -> None:
+        self.http.cookies.set("bff", value, domain="127.0.0.1")
 
     def socket(self, **options: Any) -> Any:
         """A WebSocket that a script of the page opens; the hello is to be read."""

@@ -71,7 +71,7 @@ async def test_a_sign_out_ends_the_session_here_and_at_the_provider(page: Page) 
     response = await page.fetch("POST", "/auth/logout")
     assert response.status_code == 200, response.text
     assert await page.me() is None
-    page.http.cookies.set("bff", cookie)
+    page.cookie = cookie
     assert await page.me() is None
     path = response.json()["redirect_to"]
     assert path.startswith("/auth/logout?ticket=")

@@ -120,7 +120,7 @@ class EmbeddedIdentityProvider:
 
     def transport(self) -> httpx2.AsyncBaseTransport:
         """Answers the requests of the BFF to the provider."""
-        return httpx2.MockTransport(self._respond)
+        return httpx2.MockTransport(lambda request: self._respond(request))
 
     async def _respond(self, request: httpx2.Request) -> httpx2.Response:
         form = _fields(request.content)

@@ -1,0 +1,202 @@
+"""A provider that lies, fails or answers nonsense, and what needs no provider."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import httpx2
+import pytest
+from bff.auth.session_cookie import SessionCookie
+from bff.development.identity_provider import EmbeddedIdentityProvider
+from bff.settings import Settings
+from bff.testing import RunningBff
+from starlette.requests import Request
+
+from tests.engine.sign_in.conftest import Embedded, Page, Provider
+from tests.engine.sign_in.test_attacks import refused
+
+
+@pytest.fixture
+def provider() -> Provider:
+    return Embedded()
+
+
+@pytest.fixture
+def idp(signing_bff: RunningBff) -> EmbeddedIdentityProvider:
+    assert signing_bff.engine.identity_provider is not None
+    return signing_bff.engine.identity_provider
+
+
+def lie(monkeypatch: pytest.MonkeyPatch, idp: EmbeddedIdentityProvider, **claims: Any) -> None:
+    """ID tokens with other claims; None leaves one out. Functions get the true value."""
+    sign = idp.sign
+
+    def signed(true: Any) -> str:
+        told = dict(true)
+        for name, value in claims.items():
+            told[name] = value(told.get(name)) if callable(value) else value
+        return sign({name: value for name, value in told.items() if value is not None})
+
+    monkeypatch.setattr(idp, "sign", signed)
+
+
+LIES: dict[str, dict[str, Any]] = {
+    "another nonce": {"nonce": "x"},
+    "no nonce": {"nonce": None},
+    "another issuer": {"iss": "https://evil.example"},
+    "token of another client": {"aud": "other"},
+    "token of another client too": {"aud": ["bff", "other"]},
+    "another authorised party": {"aud": ["bff", "other"], "azp": "other"},
+    "no audience": {"aud": None},
+    "expired": {"exp": 1},
+    "no expiry": {"exp": None},
+    "clock off by an hour": {"iat": lambda now: now + 3600},
+    "no user": {"sub": None},
+    "userinfo of another user": {"sub": "bob"},
+}
+
+
+async def test_a_wrong_id_token_signs_nobody_in(page: Page, idp: EmbeddedIdentityProvider) -> None:
+    for claims in LIES.values():
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            lie(monkeypatch, idp, **claims)
+            await refused(page, await page.approve(await page.begin(), "ann"), 401)
+    await page.sign_in("ann")
+    assert await page.me() is not None
+
+
+async def test_an_id_token_of_another_key_signs_nobody_in(
+    page: Page,
+    idp: EmbeddedIdentityProvider,
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+) -> None:
+    other = settings.model_copy(update={"jwt_secret": None})
+    monkeypatch.setattr(idp, "sign", EmbeddedIdentityProvider(other).sign)
+    await refused(page, await page.approve(await page.begin(), "ann"), 401)
+
+
+@pytest.mark.parametrize("seconds", [-60, 60])
+async def test_clock_off_by_a_minute(
+    page: Page, idp: EmbeddedIdentityProvider, monkeypatch: pytest.MonkeyPatch, seconds: int
+) -> None:
+    now = int(time.time())
+    lie(monkeypatch, idp, iat=now + seconds, exp=now + seconds + 30)
+    await page.sign_in("ann")
+    assert await page.me() is not None
+
+
+async def test_provider_away_at_each_step_of_the_sign_in(
+    page: Page, idp: EmbeddedIdentityProvider
+) -> None:
+    for path in ("/keys", "/token", "/userinfo"):
+        for how in ("no connection", "500", "nonsense"):
+            with pytest.MonkeyPatch.context() as monkeypatch:
+                forget_documents(page.bff)
+                url = await page.begin("/x")
+                broken = break_path(monkeypatch, idp, path, how)
+                response = await page.http.get(await page.approve(url, "ann"))
+            assert response.status_code == 503, (path, how)
+            assert "/auth/login?return_to=/x" in response.text
+            assert broken.count, (path, how)
+    forget_documents(page.bff)
+    await page.sign_in("ann")
+    assert await page.me() is not None
+
+
+async def test_provider_away_before_the_sign_in(
+    page: Page, idp: EmbeddedIdentityProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_path(monkeypatch, idp, "/.well-known/openid-configuration", "no connection")
+    response = await page.http.get("/auth/login?return_to=/x")
+    assert response.status_code == 503
+    assert "/auth/login?return_to=/x" in response.text
+
+
+async def test_provider_away_at_the_sign_out(
+    page: Page, idp: EmbeddedIdentityProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await page.sign_in("ann")
+    break_path(monkeypatch, idp, "/revoke", "no connection")
+    assert (await page.fetch("POST", "/auth/logout")).status_code == 200
+    assert await page.me() is None
+
+
+def forget_documents(bff: RunningBff) -> None:
+    """The keys are fetched again, at once although a fetch has just failed."""
+    assert bff.engine.sign_ins is not None
+    bff.engine.sign_ins.provider._tokens = None
+
+
+class Broken:
+    """A path that does not answer as it should."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.count = 0
+
+
+def break_path(
+    monkeypatch: pytest.MonkeyPatch, idp: EmbeddedIdentityProvider, path: str, how: str
+) -> Broken:
+    respond, broken = idp._respond, Broken(path)
+
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path != broken.path:
+            return await respond(request)
+        broken.count += 1
+        if how == "no connection":
+            raise httpx2.ConnectError("refused")
+        return httpx2.Response(500) if how == "500" else httpx2.Response(200, text="<html>")
+
+    monkeypatch.setattr(idp, "_respond", answer)
+    return broken
+
+
+SPELLINGS = [
+    "//evil.example",
+    "///evil.example",
+    "/\\evil.example",
+    "\\\\evil.example",
+    "https://evil.example",
+    "https:evil.example",
+    "javascript:alert(1)",
+    "/\t/evil.example",
+    "/\n/evil.example",
+    " //evil.example",
+    "evil.example",
+    "",
+    "http:///evil.example",
+    "/é",
+    "//evil.example%2f..",
+    "/" + "x" * 2000,
+]
+
+
+async def test_open_redirect_in_every_spelling(page: Page) -> None:
+    for return_to in SPELLINGS:
+        response = await page.http.get("/auth/login", params={"return_to": return_to})
+        assert response.status_code == 422, return_to
+    for path in ("/", "/a?b=//c", "/a/../b", "/%2F%2Fevil.example", "/#x"):
+        await page.begin(path)
+
+
+def test_cookie_tossing_from_a_sister_domain(settings: Settings) -> None:
+    """A sister domain can set cookies of the plain name, but none with the prefix `__Host-`. Over
+    https, and in production in any case, only the latter counts."""
+
+    def read(scheme: str, cookie: str, **changes: Any) -> str | None:
+        scope = {
+            "type": "http",
+            "scheme": scheme,
+            "server": ("app.example.com", 443),
+            "path": "/",
+            "headers": [(b"cookie", cookie.encode())],
+        }
+        return SessionCookie(settings.model_copy(update=changes)).read(Request(scope))
+
+    assert read("https", "bff=tossed") is None
+    assert read("https", "bff=tossed; __Host-bff=good") == "good"
+    assert read("http", "bff=tossed", environment="production") is None
+    assert read("http", "bff=plain") == "plain"
