@@ -87,8 +87,8 @@ export declare const CloseCode: {
   readonly SESSION_ENDED: 4505;
 };
 
-/** What happened, in words for people, by the name of a close code. */
-export function closeText(name: string): string;
+/** What happened, in words for people, by close code. */
+export function closeText(code: number): string;
 
 /** The state of the connection with its details. */
 export type Status = StateChange;
@@ -100,8 +100,6 @@ export type StateChange =
       /** The connection was lost; the client reconnects after `delayMs`. */
       readonly state: "waiting";
       readonly code: number;
-      /** The name of the code in `CloseCode`, or `OTHER`. */
-      readonly name: string;
       /** What the server said, or the client about a failure; for logs. */
       readonly reason: string;
       readonly delayMs: number;
@@ -110,10 +108,9 @@ export type StateChange =
       readonly error?: unknown;
     }
   | {
-      /** The client does not reconnect. `NORMAL`: `close` was called, or `connect` was not yet. */
+      /** The client does not reconnect. `NORMAL`: `close` was called, or `connect` was not. */
       readonly state: "closed";
       readonly code: number;
-      readonly name: string;
       readonly reason: string;
       readonly error?: unknown;
     };
@@ -201,7 +198,9 @@ export interface Following {
 /** Who is signed in. */
 export interface Me {
   readonly user_id: string;
-  readonly [field: string]: unknown;
+  readonly username: string;
+  readonly scopes: readonly string[];
+  readonly expires_at: number;
 }
 
 /** One user's connection to the BFF. It reconnects until it is closed or refused. */

@@ -138,7 +138,7 @@ describe("the state", () => {
   test("can be read at any time, and is told at once if asked for", async () => {
     const { bff } = makeClient();
     const seen = [];
-    assert.deepEqual([bff.status.state, bff.status.name], ["closed", "NORMAL"]);
+    assert.deepEqual([bff.status.state, bff.status.code], ["closed", CloseCode.NORMAL]);
     bff.onState((status) => seen.push(status.state), { current: true });
     bff.connect();
     assert.deepEqual(bff.status, { state: "connecting", transport: "websocket" });
@@ -147,15 +147,16 @@ describe("the state", () => {
     assert.equal(bff.status, bff.status);
     assert.equal(bff.status.session.session_id, "i.1");
     socket().breakWith(4006, "redis");
-    const { name, reason, delayMs, retryAt } = bff.status;
-    assert.deepEqual([name, reason, delayMs], ["SERVER_ERROR", "redis", 250]);
+    const { code, reason, delayMs, retryAt } = bff.status;
+    assert.deepEqual([code, reason, delayMs], [CloseCode.SERVER_ERROR, "redis", 250]);
     assert.equal(retryAt, Date.now() + 250);
     assert.deepEqual(seen, ["closed", "connecting", "open", "waiting"]);
   });
 
   test("has words for every code", () => {
-    for (const name of Object.keys(CloseCode)) assert.match(closeText(name), /^[A-Z].{8,}\.$/);
-    assert.equal(closeText("OTHER"), "The connection was closed.");
+    for (const code of Object.values(CloseCode)) assert.match(closeText(code), /^[A-Z].{8,}\.$/);
+    assert.equal(new Set(Object.values(CloseCode).map(closeText)).size, 21);
+    assert.equal(closeText(3000), "The connection was closed.");
   });
 
   test("is closed when the user has too many connections, and says so", async () => {
@@ -163,7 +164,7 @@ describe("the state", () => {
     bff.connect();
     await settle();
     socket().breakWith(CloseCode.CONNECTION_LIMIT);
-    assert.deepEqual([bff.status.state, bff.status.name], ["closed", "CONNECTION_LIMIT"]);
+    assert.deepEqual([bff.status.state, bff.status.code], ["closed", CloseCode.CONNECTION_LIMIT]);
     await pass(600_000);
     assert.equal(opened(), 1);
   });
@@ -172,10 +173,10 @@ describe("the state", () => {
     test(`asks for the sign-in once after ${code}`, async () => {
       const { bff } = await openClient();
       const asked = [];
-      bff.onSignInRequired(({ name }) => asked.push(name));
+      bff.onSignInRequired((status) => asked.push(status.code));
       socket().breakWith(code);
       await pass(600_000);
-      assert.equal(asked.length, 1);
+      assert.deepEqual(asked, [code]);
       assert.equal(opened(), 1);
     });
   }
@@ -290,7 +291,7 @@ describe("a page", () => {
     const { bff } = await openClient();
     page.happens("pagehide");
     assert.equal(socket().closedWith, 1000);
-    assert.deepEqual([bff.state, bff.status.name], ["waiting", "GOING_AWAY"]);
+    assert.deepEqual([bff.state, bff.status.code], ["waiting", CloseCode.GOING_AWAY]);
     page.happens("pageshow", { persisted: true });
     await settle();
     assert.equal(opened(), 2);
@@ -520,15 +521,16 @@ describe("behind a proxy that breaks WebSockets", () => {
   });
 
   test("a refused stream says what a refused socket says", async () => {
-    const expected = { 401: "NOT_AUTHENTICATED", 403: "NOT_AUTHENTICATED", 429: "CONNECTION_LIMIT" };
-    for (const [status, name] of Object.entries(expected)) {
+    const { NOT_AUTHENTICATED, CONNECTION_LIMIT } = CloseCode;
+    const expected = { 401: NOT_AUTHENTICATED, 403: NOT_AUTHENTICATED, 429: CONNECTION_LIMIT };
+    for (const [status, code] of Object.entries(expected)) {
       const fallback = new Fallback();
       const problem = { code: "forbidden", detail: "why", outcome: "not_sent" };
       fallback.answers["/events"] = () => Response.json(problem, { status: Number(status) });
       const { bff } = makeClient({ transports: ["events"] });
       const lost = await failure(bff.connect());
       assert.match(lost.description, /why/);
-      assert.deepEqual([bff.status.state, bff.status.name], ["closed", name]);
+      assert.deepEqual([bff.status.state, bff.status.code], ["closed", code]);
     }
   });
 
@@ -538,7 +540,7 @@ describe("behind a proxy that breaks WebSockets", () => {
     const { bff } = makeClient({ transports: ["events"] });
     bff.connect();
     while (bff.state === "connecting") await settle();
-    assert.deepEqual([bff.state, bff.status.name], ["waiting", "ABNORMAL"]);
+    assert.deepEqual([bff.state, bff.status.code], ["waiting", CloseCode.ABNORMAL]);
   });
 
   test("a server that is away is asked in both ways", async () => {

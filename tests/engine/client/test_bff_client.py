@@ -111,10 +111,8 @@ def bff_url(tmp_path: Path) -> Iterator[str]:
 
 def test_the_client_knows_every_close_code() -> None:
     source = (CLIENT / "core" / "close-codes.js").read_text(encoding="utf-8")
-    named = {
-        name: int(code)
-        for name, code in re.findall(r"^  ([A-Z_]+): (\d{4}),$", source, re.MULTILINE)
-    }
+    constants = re.findall(r"^export const ([A-Z_]+) = (\d{4});$", source, re.MULTILINE)
+    named = {name: int(code) for name, code in constants}
     assert {code.name: code.value for code in CloseCode}.items() <= named.items()
 
 

@@ -4,7 +4,7 @@
 /** @import { Transport } from "./types.d.ts" */
 
 import { BffError } from "./errors.js";
-import { MAX_TIMER_MS, deferred, ignore } from "./promises.js";
+import { Timers, deferred, ignore } from "./promises.js";
 
 /** Once a call is sent, wait this much longer than its timeout: the BFF's error says more. */
 const GRACE_MS = 1_000;
@@ -23,7 +23,6 @@ const LONE_SURROGATE = /[^\\](?:\\\\)*\\ud[89a-f][0-9a-f]{2}/;
  * @property {boolean} isSent
  * @property {AbortController} [http] the call is an HTTP request: the connection may end before it
  * @property {Deferred<any>} answer
- * @property {ReturnType<typeof setTimeout>} [timer]
  */
 
 /** Calls that wait for their response, or to be sent. */
@@ -32,6 +31,7 @@ export class Calls {
   #send;
   /** @type {Map<string, Call>} */
   #pending = new Map();
+  #timers = new Timers();
   #count = 0;
 
   /**
@@ -69,7 +69,7 @@ export class Calls {
     if (signal?.aborted) this.#abort(call);
     else this.#write(call);
     if (this.#unsent.length > this.#limits.maxWaiting) {
-      const description = "Too many requests are waiting for the connection";
+      const description = "Too many requests are waiting";
       this.#fail(call, { code: "too_many_in_flight", description, retryable: true });
     }
     return call.answer.promise;
@@ -158,11 +158,10 @@ export class Calls {
    * @param {number} ms
    */
   #expireAfter(call, ms) {
-    clearTimeout(call.timer);
-    call.timer = setTimeout(() => {
+    this.#timers.start(call.traceId, ms, () => {
       const description = "No reply in time";
       this.#fail(call, { code: "timeout", description, retryable: !call.isSent });
-    }, Math.min(ms, MAX_TIMER_MS));
+    });
   }
 
   /** @param {Call} call */
@@ -184,7 +183,7 @@ export class Calls {
   /** @param {Call} call */
   #remove(call) {
     this.#pending.delete(call.traceId);
-    clearTimeout(call.timer);
+    this.#timers.stop(call.traceId);
     call.http?.abort();
     call.signal?.removeEventListener("abort", call.onAbort);
   }

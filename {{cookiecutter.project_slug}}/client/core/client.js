@@ -86,7 +86,7 @@ export class BffClient {
 
   /** Who is signed in with the cookie, or null. */
   async me() {
-    return (await signIn()).me(this.#parts.http);
+    return (await signIn()).me(this.#parts.httpNeeds);
   }
 
   /**
@@ -95,13 +95,13 @@ export class BffClient {
    * @param {string} [returnTo] a path of the BFF's own origin
    */
   async login(returnTo) {
-    (await signIn()).login(this.#parts.http, returnTo);
+    (await signIn()).login(this.#parts.httpNeeds, returnTo);
   }
 
   /** Close the connection and end the session. Leaves the page if the BFF names an address. */
   async logout() {
     this.close("signed out");
-    return (await signIn()).logout(this.#parts.http);
+    return (await signIn()).logout(this.#parts.httpNeeds);
   }
 
   /**
@@ -112,13 +112,10 @@ export class BffClient {
    */
   follow(topic, listener) {
     const removeListener = this.on(topic, listener);
-    const ready = this.#parts.topics.follow(topic);
-    let isOn = true;
+    const ready = this.#parts.topics.want(topic, removeListener);
     const off = () => {
-      if (!isOn) return;
-      isOn = false;
       removeListener();
-      this.#parts.topics.unfollow(topic);
+      this.#parts.topics.release(topic, removeListener);
     };
     return { topic, ready, off };
   }
@@ -129,7 +126,7 @@ export class BffClient {
    * @param {string} topic
    */
   subscribe(topic) {
-    return this.#isFinished ? rejected() : this.#parts.topics.keep(topic);
+    return this.#isFinished ? rejected() : this.#parts.topics.want(topic);
   }
 
   /**

@@ -1,32 +1,34 @@
-const TEXTS = /** @type {Record<string, string>} */ ({
-  NORMAL: "The page closed the connection.",
-  GOING_AWAY: "The page or a proxy ended the connection.",
-  PROTOCOL_ERROR: "The client broke the WebSocket protocol.",
-  UNSUPPORTED_DATA: "The client sent binary data.",
-  NO_STATUS: "The connection was closed without a code.",
-  ABNORMAL: "The connection was lost.",
-  INVALID_DATA: "The client sent text that is not UTF-8.",
-  MESSAGE_TOO_BIG: "The client sent a frame that is too large.",
-  INTERNAL_ERROR: "The server had an error.",
-  SERVICE_RESTART: "The server restarts.",
-  DRAIN: "The server is shutting down.",
-  SLOW_CONSUMER: "The page reads too slowly.",
-  TOKEN_EXPIRED: "The token has expired.",
-  NO_PONG: "The page did not answer a ping.",
-  SERVER_ERROR: "The server is not available at the moment.",
-  TOO_MANY_REQUESTS: "The page sends too many requests.",
-  CONNECTION_LIMIT: "You have too many connections. Close another tab or window.",
-  NOT_AUTHENTICATED: "You are not signed in.",
-  BAD_FRAME: "The client sent frames that cannot be read.",
-  REVOKED: "An administrator closed the connection.",
-  SESSION_ENDED: "Your session has ended. Sign in again.",
+import * as codes from "./close-codes.js";
+
+const TEXTS = /** @type {Record<number, string>} */ ({
+  [codes.NORMAL]: "The page closed the connection.",
+  [codes.GOING_AWAY]: "The page or a proxy ended the connection.",
+  [codes.PROTOCOL_ERROR]: "The client broke the WebSocket protocol.",
+  [codes.UNSUPPORTED_DATA]: "The client sent binary data.",
+  [codes.NO_STATUS]: "The connection was closed without a code.",
+  [codes.ABNORMAL]: "The connection was lost.",
+  [codes.INVALID_DATA]: "The client sent text that is not UTF-8.",
+  [codes.MESSAGE_TOO_BIG]: "The client sent a frame that is too large.",
+  [codes.INTERNAL_ERROR]: "The server had an error.",
+  [codes.SERVICE_RESTART]: "The server restarts.",
+  [codes.DRAIN]: "The server is shutting down.",
+  [codes.SLOW_CONSUMER]: "The page reads too slowly.",
+  [codes.TOKEN_EXPIRED]: "The token has expired.",
+  [codes.NO_PONG]: "The page did not answer a ping.",
+  [codes.SERVER_ERROR]: "The server is not available at the moment.",
+  [codes.TOO_MANY_REQUESTS]: "The page sends too many requests.",
+  [codes.CONNECTION_LIMIT]: "You have too many connections. Close another tab or window.",
+  [codes.NOT_AUTHENTICATED]: "You are not signed in.",
+  [codes.BAD_FRAME]: "The client sent frames that cannot be read.",
+  [codes.REVOKED]: "An administrator closed the connection.",
+  [codes.SESSION_ENDED]: "Your session has ended. Sign in again.",
 });
 
 /**
- * What happened, in words for people, by the name of a close code.
+ * What happened, in words for people.
  *
- * @param {string} name
+ * @param {number} code
  */
-export function closeText(name) {
-  return TEXTS[name] ?? "The connection was closed.";
+export function closeText(code) {
+  return TEXTS[code] ?? "The connection was closed.";
 }

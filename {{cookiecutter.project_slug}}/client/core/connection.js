@@ -2,9 +2,15 @@
 /** @import { Credentials } from "./credentials.js" */
 /** @import { Deferred } from "./promises.js" */
 /** @import { Transports } from "./transports.js" */
-/** @import { ConnectionListener, End, Transport } from "./types.d.ts" */
+/** @import { ConnectionListener, End } from "./types.d.ts" */
 
-import { CloseCode, allowsReconnect, nameOf } from "./close-codes.js";
+import {
+  GOING_AWAY,
+  NORMAL,
+  NOT_AUTHENTICATED,
+  TOKEN_EXPIRED,
+  allowsReconnect,
+} from "./close-codes.js";
 import { connectionLost } from "./errors.js";
 import { Link } from "./link.js";
 import { isPageVisible, watchPage } from "./page.js";
@@ -19,9 +25,10 @@ export class Connection {
   #credentials;
   #transports;
   #listener;
-  #link;
+  /** The connection itself, open or not. */
+  link;
 
-  status = /** @type {Status} */ ({ state: "closed", ...ended(CloseCode.NORMAL, "not connected yet") });
+  status = /** @type {Status} */ ({ state: "closed", ...ended(NORMAL, "not connected yet") });
   session = /** @type {Session | null} */ (null);
   /** Whether `connect` was ever called. */
   hasBegun = false;
@@ -43,16 +50,7 @@ export class Connection {
     this.#credentials = credentials;
     this.#transports = transports;
     this.#listener = listener;
-    this.#link = new Link(limits, credentials, transports, {
-      onOpen: (hello, transport) => this.#onOpen(hello, transport),
-      onReplaced: (hello) => {
-        this.renew(hello);
-        listener.onReplaced(hello);
-      },
-      onFrame: (type, payload) => listener.onFrame(type, payload),
-      onEnd: (end) => this.#onEnd(end),
-      authenticate: (token) => listener.authenticate(token),
-    });
+    this.link = new Link(limits, credentials, transports, this, listener);
   }
 
   get isOpen() {
@@ -74,8 +72,8 @@ export class Connection {
     this.#failures = 0;
     this.#renewReady();
     this.#unwatchPage = watchPage({
-      onActive: () => (this.isOpen ? this.#link.check() : this.#hurry()),
-      onOffline: () => this.isOpen && this.#link.check(),
+      onActive: () => (this.isOpen ? this.link.check() : this.#hurry()),
+      onOffline: () => this.isOpen && this.link.check(),
       onHide: () => this.#onHide(),
     });
     this.#connectOnce();
@@ -83,12 +81,7 @@ export class Connection {
 
   /** @param {string} reason */
   close(reason) {
-    if (this.status.state !== "closed") this.#finish({ code: CloseCode.NORMAL, reason });
-  }
-
-  /** @type {Transport["send"]} */
-  send(frame, text) {
-    return this.#link.send(frame, text);
+    if (this.status.state !== "closed") this.#finish({ code: NORMAL, reason });
   }
 
   /**
@@ -119,7 +112,7 @@ export class Connection {
     /** @type {Status} */
     const status = { state: "connecting", transport };
     this.#setStatus(status);
-    if (this.status === status) this.#link.open(transport);
+    if (this.status === status) this.link.open(transport);
   }
 
   /**
@@ -128,7 +121,7 @@ export class Connection {
    * @param {Session} hello
    * @param {TransportKind} transport
    */
-  #onOpen(hello, transport) {
+  onOpen(hello, transport) {
     if (this.isOpen) this.#listener.onLost();
     this.#timers.start("stable", this.#limits.stableMs, () => (this.#failures = 0));
     this.renew(hello);
@@ -140,21 +133,21 @@ export class Connection {
   }
 
   /** @param {End} end */
-  #onEnd(end) {
+  onEnd(end) {
     const { code, reason, error, isFinal } = end;
     if (!this.isOpen) this.#transports.onFailed(end);
     const again = !isFinal && allowsReconnect(code);
-    if (!again && !(code === CloseCode.NOT_AUTHENTICATED && this.#credentials.refused())) {
+    if (!again && !(code === NOT_AUTHENTICATED && this.#credentials.refused())) {
       this.#finish(end);
       return;
     }
-    if (code === CloseCode.TOKEN_EXPIRED) this.#credentials.expired();
-    const drainMs = this.#link.drainMs ?? 0;
+    if (code === TOKEN_EXPIRED) this.#credentials.expired();
+    const drainMs = this.link.drainMs ?? 0;
     this.#drainedUntil = performance.now() + drainMs;
     const delayMs = drainMs + this.backoff(this.#failures);
     this.#failures += 1;
     this.#timers.stopAll();
-    this.#link.close();
+    this.link.close();
     this.#listener.onLost();
     this.#renewReady();
     this.#retryAfter(delayMs);
@@ -168,8 +161,8 @@ export class Connection {
   }
 
   #onHide() {
-    const end = { code: CloseCode.GOING_AWAY, reason: "page hidden" };
-    if (this.isOpen || this.status.state === "connecting") this.#onEnd(end);
+    const end = { code: GOING_AWAY, reason: "page hidden" };
+    if (this.isOpen || this.status.state === "connecting") this.onEnd(end);
   }
 
   /** Do not wait for the back-off, but for the time that `drain` named. */
@@ -183,7 +176,7 @@ export class Connection {
   /** @param {End} end */
   #finish({ code, reason, error }) {
     this.#timers.stopAll();
-    this.#link.close();
+    this.link.close();
     this.#unwatchPage();
     const lost = connectionLost(`Connection closed (${code}) ${reason}`.trim(), error);
     this.#listener.onClosed(lost);
@@ -209,5 +202,5 @@ export class Connection {
  * @param {unknown} [error]
  */
 function ended(code, reason, error) {
-  return { code, name: nameOf(code), reason, ...(error !== undefined && { error }) };
+  return { code, reason, ...(error !== undefined && { error }) };
 }

@@ -1,5 +1,7 @@
 /** @import { TicketHint } from "../bff-client.js" */
-/** @import { Fetcher, Http } from "./http.js" */
+/** @typedef {(hint: TicketHint) => string | Promise<string>} Fetcher */
+
+import { Timers } from "./promises.js";
 
 /** How the client authenticates: with a ticket for each attempt, or with the cookie. */
 export class Credentials {
@@ -10,17 +12,19 @@ export class Credentials {
   #mustBeFresh = false;
   /** Whether the credential was refused, and not accepted since. */
   #isRefused = false;
+  #timers = new Timers();
+  #renewal = new AbortController();
 
   /**
-   * @param {Http} http
+   * @param {() => URL} address of the WebSocket
    * @param {Fetcher | undefined} getToken
    * @param {Fetcher | undefined} getTicket
    * @param {number} refreshMs
    */
-  constructor(http, getToken, getTicket, refreshMs) {
+  constructor(address, getToken, getTicket, refreshMs) {
     this.#getToken = getToken;
     this.#getTicket = getToken
-      ? (/** @type {TicketHint} */ hint) => exchangeToken(http, hint)
+      ? (/** @type {TicketHint} */ hint) => exchangeToken(address(), getToken, hint)
       : getTicket;
     this.#refreshMs = refreshMs;
   }
@@ -61,25 +65,59 @@ export class Credentials {
     return again;
   }
 
-  /** After how many milliseconds the token must be replaced, or null: it cannot be. */
-  get renewInMs() {
+  /**
+   * Send a new token before the old one expires (otherwise: 4003), until `stopRenewal`.
+   *
+   * @param {(token: string) => Promise<unknown>} send
+   */
+  startRenewal(send) {
+    this.stopRenewal();
     const leftMs = this.#expiresAt - performance.now();
-    if (!this.#getToken || !Number.isFinite(leftMs)) return null;
-    return Math.max(leftMs - this.#refreshMs, this.#refreshMs / 2);
+    if (!this.#getToken || !Number.isFinite(leftMs)) return;
+    const { signal } = (this.#renewal = new AbortController());
+    const ms = Math.max(leftMs - this.#refreshMs, this.#refreshMs / 2);
+    this.#timers.start("renew", ms, () => this.#renew(send, signal));
   }
 
-  /** @param {AbortSignal} signal */
-  async freshToken(signal) {
-    return /** @type {Fetcher} */ (this.#getToken)({ signal, fresh: true });
+  stopRenewal() {
+    this.#timers.stopAll();
+    this.#renewal.abort();
+  }
+
+  /**
+   * @param {(token: string) => Promise<unknown>} send
+   * @param {AbortSignal} signal
+   */
+  async #renew(send, signal) {
+    try {
+      const token = await this.#getToken?.({ signal, fresh: true });
+      if (token !== undefined && !signal.aborted) await send(token);
+    } catch {
+      // Tried again by the next timer, or on reconnect.
+    }
+    if (!signal.aborted) this.startRenewal(send);
   }
 }
 
 /**
- * @param {Http} http
+ * A URL next to that of the WebSocket.
+ *
+ * @param {URL} address
+ * @param {string} path
+ */
+export function httpUrl(address, path) {
+  return new URL(path, address.href.replace(/^ws/, "http"));
+}
+
+/**
+ * @param {URL} address
+ * @param {Fetcher} getToken
  * @param {TicketHint} hint
  */
-async function exchangeToken(http, hint) {
-  const response = await http.fetch("auth/ticket", { method: "POST", ...hint });
+async function exchangeToken(address, getToken, hint) {
+  const headers = { Authorization: `Bearer ${await getToken(hint)}` };
+  const init = { method: "POST", headers, signal: hint.signal };
+  const response = await fetch(httpUrl(address, "auth/ticket"), init);
   if (!response.ok) {
     const error = new Error(`No ticket: HTTP status ${response.status}`);
     throw Object.assign(error, { status: response.status });

@@ -1,12 +1,12 @@
-/** @import { Http } from "./http.js" */
+/** @import { HttpNeeds } from "./http.js" */
 /** @import { Transports } from "./transports.js" */
 /** @import { End, TransportListener } from "./types.d.ts" */
 /** @import { ErrorFacts } from "./errors.js" */
 
-import { problemOf } from "./http-problem.js";
+import { ABNORMAL, CONNECTION_LIMIT, NOT_AUTHENTICATED } from "./close-codes.js";
+import { Http, problemOf } from "./http.js";
 import { SocketProbe } from "./socket-probe.js";
 
-const [ABNORMAL, CONNECTION_LIMIT, NOT_AUTHENTICATED] = [1006, 4008, 4500];
 const END_BY_STATUS = /** @type {Record<number, number>} */ ({
   401: NOT_AUTHENTICATED,
   403: NOT_AUTHENTICATED,
@@ -17,11 +17,12 @@ const END_BY_STATUS = /** @type {Record<number, number>} */ ({
 const DEAF = { onFrame() {}, onClose() {}, onAlive() {}, onReplaced() {}, onUpgrade() {} };
 
 /**
- * @typedef {object} StreamNeeds
- * @property {Http} http
+ * @typedef {object} OwnNeeds
  * @property {() => string} since the positions of all streams
  * @property {() => Iterable<string>} topics those that are subscribed
  * @property {(traceId: string, error: ErrorFacts | null, result?: unknown) => void} reply
+ *
+ * @typedef {HttpNeeds & OwnNeeds} StreamNeeds
  */
 
 /**
@@ -34,6 +35,7 @@ export class EventStreamTransport {
   kind = /** @type {const} */ ("events");
   listener;
   #needs;
+  #http;
   #stream = new AbortController();
   #next = /** @type {AbortController | null} */ (null);
 
@@ -46,6 +48,7 @@ export class EventStreamTransport {
    */
   constructor(needs, transports, listener) {
     this.#needs = needs;
+    this.#http = new Http(needs);
     this.listener = listener;
     this.#probe = new SocketProbe(transports, (socket, hello) =>
       this.listener.onUpgrade(socket, hello),
@@ -137,7 +140,7 @@ export class EventStreamTransport {
     let take = onHello;
     let end = { code: ABNORMAL, reason: "The event stream ended" };
     try {
-      const response = await this.#needs.http.send("events", { query, signal });
+      const response = await this.#http.send("events", { query, signal });
       const isStream = response.headers.get("Content-Type")?.startsWith("text/event-stream");
       if (!response.ok || !isStream || !response.body) return refusal(response);
       for await (const data of eventsOf(response.body)) {
@@ -146,7 +149,7 @@ export class EventStreamTransport {
         if (!data) continue;
         if (data.startsWith('{"type":"close"')) end = JSON.parse(data).payload;
         else take(data);
-        take = this.listener.onFrame;
+        take = (text) => this.listener.onFrame(text);
       }
     } catch (error) {
       end = { code: ABNORMAL, reason: String(error) };
@@ -162,10 +165,10 @@ export class EventStreamTransport {
    */
   async #post(traceId, { service, method, params, timeout_ms }, isCommand, signal) {
     const path = `rpc/${encodeURIComponent(service)}/${encodeURIComponent(method)}`;
-    const { reply, http } = this.#needs;
+    const { reply } = this.#needs;
     try {
       const options = { method: "POST", body: params, query: { timeout_ms }, signal };
-      const response = await http.send(path, options);
+      const response = await this.#http.send(path, options);
       if (!response.ok) reply(traceId, await problemOf(response));
       else reply(traceId, null, isCommand ? { accepted: true } : await response.json());
     } catch (cause) {

@@ -58,11 +58,13 @@ export class Heartbeat {
   }
 
   #onTimer() {
-    const now = performance.now();
-    const silentMs = now - this.#receivedAt;
-    if (this.#pingedAt !== null && now - this.#pingedAt >= this.#pingTimeoutMs) this.#onDead();
-    else if (this.#pingedAt !== null) this.#wait(this.#pingedAt + this.#pingTimeoutMs - now);
-    else if (silentMs >= this.#quietMs) this.check();
-    else this.#wait(this.#quietMs - silentMs);
+    const isPinged = this.#pingedAt !== null;
+    const endsAt = isPinged
+      ? Number(this.#pingedAt) + this.#pingTimeoutMs
+      : this.#receivedAt + this.#quietMs;
+    const leftMs = endsAt - performance.now();
+    if (leftMs > 0) this.#wait(leftMs);
+    else if (isPinged) this.#onDead();
+    else this.check();
   }
 }

@@ -1,5 +1,8 @@
-/** @import { TicketHint } from "../bff-client.js" */
-/** @typedef {(hint: TicketHint) => string | Promise<string>} Fetcher */
+/** @import { ErrorFacts } from "./errors.js" */
+/** @import { Fetcher } from "./credentials.js" */
+
+import { httpUrl } from "./credentials.js";
+import { BffError } from "./errors.js";
 
 /**
  * @typedef {object} RequestOptions
@@ -7,20 +10,22 @@
  * @property {object} [body] sent as JSON
  * @property {Record<string, string | number>} [query]
  * @property {AbortSignal} [signal]
- * @property {boolean} [fresh] do not use a cached token
+ */
+
+/**
+ * @typedef {object} HttpNeeds
+ * @property {() => URL} address of the WebSocket; other paths are next to it
+ * @property {Fetcher | undefined} getToken
  */
 
 /** HTTP requests to the BFF: with the page's token, or else with the cookie. */
 export class Http {
-  #url;
+  #address;
   #getToken;
 
-  /**
-   * @param {() => URL} url of the WebSocket; other paths are next to it
-   * @param {Fetcher | undefined} getToken
-   */
-  constructor(url, getToken) {
-    this.#url = url;
+  /** @param {HttpNeeds} needs */
+  constructor({ address, getToken }) {
+    this.#address = address;
     this.#getToken = getToken;
   }
 
@@ -29,8 +34,7 @@ export class Http {
    * @param {Record<string, string | number>} [query]
    */
   url(path, query = {}) {
-    const url = new URL(path, this.#url().href.replace(/^ws/, "http"));
-    url.search = "";
+    const url = httpUrl(this.#address(), path);
     for (const [name, value] of Object.entries(query)) url.searchParams.set(name, String(value));
     return url;
   }
@@ -43,17 +47,17 @@ export class Http {
    * @param {RequestOptions} [options]
    */
   async send(path, options = {}) {
-    const response = await this.fetch(path, options);
+    const response = await this.#fetch(path, options, false);
     const isRefused = response.status === 401 && this.#getToken !== undefined;
-    return isRefused ? this.fetch(path, { ...options, fresh: true }) : response;
+    return isRefused ? this.#fetch(path, options, true) : response;
   }
 
   /**
    * @param {string} path
-   * @param {RequestOptions} [options]
+   * @param {RequestOptions} options
+   * @param {boolean} fresh do not use a cached token
    */
-  async fetch(path, options = {}) {
-    const { method = "GET", body, query, signal, fresh = false } = options;
+  async #fetch(path, { method = "GET", body, query, signal }, fresh) {
     const url = this.url(path, query);
     /** @type {RequestInit} */
     const init = { method, signal, cache: "no-store", ...(await this.#credentials(signal, fresh)) };
@@ -75,4 +79,27 @@ export class Http {
     if (!this.#getToken) return { credentials: "include", headers: { "X-BFF": "1" } };
     return { headers: { Authorization: `Bearer ${await this.#getToken({ signal, fresh })}` } };
   }
+}
+
+/**
+ * The error that a response describes (RFC 9457).
+ *
+ * @param {Response} response
+ * @returns {Promise<ErrorFacts>}
+ */
+export async function problemOf(response) {
+  const problem = await response.json().catch(() => null);
+  if (problem?.code) return { ...problem, description: problem.detail ?? problem.title };
+  // A proxy answered: the BFF may have got the request.
+  return { code: "connection_lost", description: `HTTP status ${response.status}` };
+}
+
+/**
+ * A response's JSON.
+ *
+ * @param {Response} response
+ */
+export async function jsonOf(response) {
+  if (!response.ok) throw new BffError(await problemOf(response));
+  return response.json();
 }

@@ -1,29 +1,33 @@
 /** @import { Session, TransportKind } from "../bff-client.js" */
 /** @import { Credentials } from "./credentials.js" */
 /** @import { Transports } from "./transports.js" */
-/** @import { LinkListener, Transport, TransportListener } from "./types.d.ts" */
+/** @import { ConnectionListener, End, LinkOwner, Transport, TransportListener } from "./types.d.ts" */
 
+import { ABNORMAL } from "./close-codes.js";
 import { parseFrame } from "./frames.js";
 import { Heartbeat } from "./heartbeat.js";
 import { Timers } from "./promises.js";
-import { TokenRenewal } from "./token-renewal.js";
 
-const ABNORMAL = 1006;
 const MAX_DRAIN_MS = 5 * 60_000;
 /** Longest silence before a ping. With the ping's own time a dead link is noticed in a minute. */
 const MAX_QUIET_MS = 50_000;
 
-/** One connection to the BFF, from the attempt to its end. It can be opened again. */
+/**
+ * One connection to the BFF, from the attempt to its end. It can be opened again.
+ *
+ * @implements {TransportListener}
+ */
 export class Link {
   #transports;
   #connectTimeoutMs;
-  #listener;
+  #owner;
+  #client;
   #transport = /** @type {Transport | null} */ (null);
   #isOpen = false;
   #attempt = new AbortController();
   #timers = new Timers();
   #heartbeat;
-  #renewal;
+  #credentials;
   /** The delay that a draining server sent: nothing new is sent to it. */
   drainMs = /** @type {number | null} */ (null);
 
@@ -31,19 +35,19 @@ export class Link {
    * @param {import("./options.js").Limits} limits
    * @param {Credentials} credentials
    * @param {Transports} transports
-   * @param {LinkListener} listener
+   * @param {LinkOwner} owner
+   * @param {ConnectionListener} client
    */
-  constructor(limits, credentials, transports, listener) {
+  constructor(limits, credentials, transports, owner, client) {
     this.#transports = transports;
     this.#connectTimeoutMs = limits.connectTimeoutMs;
-    this.#listener = listener;
-    const renew = async (/** @type {string} */ token) =>
-      this.#transport?.kind === "events" ? this.#transport.ping() : listener.authenticate(token);
-    this.#renewal = new TokenRenewal(credentials, renew);
+    this.#owner = owner;
+    this.#client = client;
+    this.#credentials = credentials;
     this.#heartbeat = new Heartbeat(
       limits.pingTimeoutMs,
       () => this.#transport?.ping(),
-      () => listener.onEnd({ code: ABNORMAL, reason: "ping timeout" }),
+      () => owner.onEnd({ code: ABNORMAL, reason: "ping timeout" }),
     );
   }
 
@@ -66,7 +70,7 @@ export class Link {
     this.#isOpen = false;
     this.#timers.stopAll();
     this.#heartbeat.stop();
-    this.#renewal.stop();
+    this.#credentials.stopRenewal();
     this.#attempt.abort();
     this.drainMs = null;
     this.#transport?.close();
@@ -78,25 +82,42 @@ export class Link {
     this.close();
     const { signal } = (this.#attempt = new AbortController());
     this.#timers.start("connect", this.#connectTimeoutMs, () =>
-      this.#listener.onEnd({ code: ABNORMAL, reason: "connect timeout", isTimeout: true }),
+      this.#owner.onEnd({ code: ABNORMAL, reason: "connect timeout", isTimeout: true }),
     );
-    const transport = await this.#transports.open(kind, signal, this.#transportListener());
+    const transport = await this.#transports.open(kind, signal, this);
     if (signal.aborted) transport?.close();
     else this.#transport = transport;
   }
 
-  /** @returns {TransportListener} */
-  #transportListener() {
-    return {
-      onFrame: (data) => this.#onFrame(data),
-      onClose: (end) => this.#listener.onEnd(end),
-      onAlive: () => this.#heartbeat.received(),
-      onUpgrade: (socket, hello) => this.#adopt(socket, hello),
-      onReplaced: (hello) => {
-        this.#listener.onReplaced(hello);
-        if (this.#isOpen) this.#renewal.start();
-      },
-    };
+  /** @param {unknown} data */
+  onFrame(data) {
+    const { type, payload } = parseFrame(data);
+    this.#heartbeat.received();
+    if (!this.#isOpen) {
+      const isHello = type === "event" && payload.topic === "hello";
+      if (isHello) this.#onHello(payload.event ?? {});
+      else this.#client.onFrame(undefined, data);
+    } else if (type === "drain") {
+      const ms = Number(payload.reconnect_after_ms);
+      this.drainMs = Math.min(Math.max(ms, 0) || 0, MAX_DRAIN_MS);
+    } else {
+      this.#client.onFrame(type, payload);
+    }
+  }
+
+  /** @param {End} end */
+  onClose(end) {
+    this.#owner.onEnd(end);
+  }
+
+  onAlive() {
+    this.#heartbeat.received();
+  }
+
+  /** @param {Session} hello */
+  onReplaced(hello) {
+    this.#client.onReplaced(hello);
+    if (this.#isOpen) this.#startRenewal();
   }
 
   /**
@@ -105,11 +126,11 @@ export class Link {
    * @param {Transport} transport
    * @param {Session} hello
    */
-  #adopt(transport, hello) {
+  onUpgrade(transport, hello) {
     this.close();
     this.#attempt = new AbortController();
     this.#transport = transport;
-    transport.listener = this.#transportListener();
+    transport.listener = this;
     this.#onHello(hello);
   }
 
@@ -120,23 +141,15 @@ export class Link {
     this.#timers.stop("connect");
     this.#transports.onOpen();
     this.#heartbeat.start(Math.min(2000 * hello.ping_interval || Infinity, MAX_QUIET_MS));
-    this.#listener.onOpen(hello, kind);
-    if (this.#isOpen) this.#renewal.start();
+    this.#owner.onOpen(hello, kind);
+    if (this.#isOpen) this.#startRenewal();
   }
 
-  /** @param {unknown} data */
-  #onFrame(data) {
-    const { type, payload } = parseFrame(data);
-    this.#heartbeat.received();
-    if (!this.#isOpen) {
-      const isHello = type === "event" && payload.topic === "hello";
-      if (isHello) this.#onHello(payload.event ?? {});
-      else this.#listener.onFrame(undefined, data);
-    } else if (type === "drain") {
-      const ms = Number(payload.reconnect_after_ms);
-      this.drainMs = Math.min(Math.max(ms, 0) || 0, MAX_DRAIN_MS);
-    } else {
-      this.#listener.onFrame(type, payload);
-    }
+  #startRenewal() {
+    this.#credentials.startRenewal(async (token) =>
+      this.#transport?.kind === "events"
+        ? this.#transport.ping()
+        : this.#client.authenticate(token),
+    );
   }
 }

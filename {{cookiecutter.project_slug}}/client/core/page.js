@@ -2,6 +2,8 @@ export function isPageVisible() {
   return globalThis.document?.visibilityState === "visible";
 }
 
+const OF_WINDOW = ["online", "offline", "visibilitychange", "pageshow", "pagehide"];
+
 /**
  * Watch the page's life. Returns a function that ends it.
  *
@@ -13,19 +15,17 @@ export function isPageVisible() {
  */
 export function watchPage({ onActive, onOffline, onHide }) {
   const control = new AbortController();
-  const listen = (
-    /** @type {Partial<EventTarget> | undefined} */ target,
-    /** @type {string} */ name,
-    /** @type {(event: any) => void} */ then,
-  ) => target?.addEventListener?.(name, then, { signal: control.signal });
-  const ifVisible = () => {
-    if (globalThis.document?.visibilityState !== "hidden") onActive();
+  const onEvent = (/** @type {any} */ { type, persisted }) => {
+    if (type === "offline") onOffline();
+    else if (type === "pagehide") onHide();
+    else if (type === "pageshow" ? persisted : type === "resume" || isShown()) onActive();
   };
-  listen(globalThis, "online", ifVisible);
-  listen(globalThis, "visibilitychange", ifVisible);
-  listen(globalThis, "pageshow", ({ persisted }) => persisted && onActive());
-  listen(globalThis.document, "resume", onActive);
-  listen(globalThis, "offline", onOffline);
-  listen(globalThis, "pagehide", onHide);
+  const { signal } = control;
+  for (const name of OF_WINDOW) globalThis.addEventListener?.(name, onEvent, { signal });
+  globalThis.document?.addEventListener?.("resume", onEvent, { signal });
   return () => control.abort();
+}
+
+function isShown() {
+  return globalThis.document?.visibilityState !== "hidden";
 }

@@ -5,7 +5,6 @@ import { needsSignIn } from "./close-codes.js";
 import { Connection } from "./connection.js";
 import { Credentials } from "./credentials.js";
 import { BffError } from "./errors.js";
-import { Http } from "./http.js";
 import { Inbox } from "./inbox.js";
 import { Listeners } from "./listeners.js";
 import { limitsOf, socketUrl } from "./options.js";
@@ -24,15 +23,14 @@ export class Parts {
     const limits = limitsOf(rest);
     if (getTicket && getToken) throw new TypeError("pass getTicket or getToken, not both");
     const address = () => socketUrl(url);
-    this.http = new Http(address, getToken);
-    const credentials = new Credentials(this.http, getToken, getTicket, limits.refreshMs);
-    this.calls = new Calls(limits, (frame, text) => this.connection.send(frame, text));
+    const credentials = new Credentials(address, getToken, getTicket, limits.refreshMs);
+    this.calls = new Calls(limits, (frame, text) => this.connection.link.send(frame, text));
     this.inbox.positions.startAt(positions);
     const kinds = transports ?? (getTicket ? ["websocket"] : ["websocket", "events"]);
     const Socket = WebSocket ?? globalThis.WebSocket;
     const since = () => this.inbox.since;
-    const links = new Transports(address, kinds, credentials, Socket, since, {
-      http: this.http,
+    const links = new Transports(kinds, credentials, Socket, since, {
+      ...(this.httpNeeds = { address, getToken }),
       since: () => Object.values(this.inbox.positions.all).join(","),
       topics: () => this.topics.subscribed,
       reply: (traceId, error, result) => this.calls.settle(traceId, error, result),
@@ -66,7 +64,8 @@ export class Parts {
   }
 
   /** @param {Session} hello */
-  onReplaced({ positions, recovered }) {
+  onReplaced(hello) {
+    const { positions, recovered } = this.connection.renew(hello);
     this.inbox.gap(this.inbox.positions.startAt(positions, recovered));
   }
 
@@ -106,7 +105,7 @@ export class Parts {
       this.inbox.positions.startAt(payload.streams);
       this.inbox.gap(payload.streams ?? {});
     } else if (type !== "pong") {
-      const description = "The BFF sent a frame that this client cannot read";
+      const description = "A frame that this client cannot read";
       this.listeners.emit(ERROR, new BffError({ code: "unreadable", description, cause: payload }));
     }
   }

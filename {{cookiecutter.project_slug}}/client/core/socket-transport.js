@@ -1,10 +1,10 @@
 /** @import { TransportListener } from "./types.d.ts" */
 
+import { NORMAL } from "./close-codes.js";
 import { ignore } from "./promises.js";
 
 const SUBPROTOCOL = "bff.v1";
 const OPEN = 1;
-const NORMAL = 1000;
 
 /**
  * One WebSocket. After `close` it reports nothing more: `onclose` of a dead one may fire minutes

@@ -5,6 +5,7 @@ import { BffError, isTransient } from "./errors.js";
 import { Timers, deferred } from "./promises.js";
 
 const TOPIC = "topic:";
+const PAGE = "page";
 const MAX_TOPICS_PER_REQUEST = 100;
 
 /**
@@ -23,10 +24,8 @@ const MAX_TOPICS_PER_REQUEST = 100;
 /** Subscriptions to topics, across reconnects. */
 export class Topics {
   #host;
-  /** How many parts of the page follow a topic. */
-  #followers = /** @type {Map<string, number>} */ (new Map());
-  /** Topics that the page or the BFF subscribed, whether they are followed or not. */
-  #kept = /** @type {Set<string>} */ (new Set());
+  /** Who wants a topic: each follower, and `PAGE` for what was subscribed by hand. */
+  #owners = /** @type {Map<string, Set<unknown>>} */ (new Map());
   /** All of these, each with the promise of its subscription. */
   #wanted = /** @type {Map<string, Deferred<void>>} */ (new Map());
   /** Confirmed on this connection. */
@@ -43,49 +42,31 @@ export class Topics {
    * Fulfilled once subscribed.
    *
    * @param {string} topic
+   * @param {unknown} owner
    */
-  keep(topic) {
-    this.#kept.add(topic);
-    return this.#want(topic);
-  }
-
-  /** @param {string} topic */
-  release(topic) {
-    this.#kept.delete(topic);
-    if (!this.#followers.has(topic)) this.#drop(topic);
+  want(topic, owner = PAGE) {
+    const { promise } = this.#want(topic, owner);
+    this.sync();
+    return promise;
   }
 
   /**
-   * As `keep`, until each has called `unfollow`.
+   * The last owner ends the subscription.
    *
    * @param {string} topic
+   * @param {unknown} owner
    */
-  follow(topic) {
-    this.#followers.set(topic, (this.#followers.get(topic) ?? 0) + 1);
-    return this.#want(topic);
-  }
-
-  /** @param {string} topic */
-  unfollow(topic) {
-    const left = (this.#followers.get(topic) ?? 0) - 1;
-    if (left > 0) {
-      this.#followers.set(topic, left);
-    } else {
-      this.#followers.delete(topic);
-      if (!this.#kept.has(topic)) this.#drop(topic);
-    }
+  release(topic, owner = PAGE) {
+    this.#owners.get(topic)?.delete(owner);
+    if (this.#isFollowed(topic)) return;
+    this.#abandon(topic, new BffError({ code: "cancelled", description: "Unsubscribed" }));
+    if (!this.#subscribed.has(topic)) this.#onUnsubscribed(topic);
+    this.sync();
   }
 
   /** Those that this connection has subscribed. */
   get subscribed() {
     return this.#subscribed;
-  }
-
-  /** @param {string} topic */
-  #drop(topic) {
-    this.#abandon(topic, new BffError({ code: "cancelled", description: "Unsubscribed" }));
-    if (!this.#subscribed.has(topic)) this.#onUnsubscribed(topic);
-    this.sync();
   }
 
   /** The connection is gone, and its subscriptions with it. */
@@ -106,7 +87,7 @@ export class Topics {
     for (const [topic, pending] of [...this.#wanted]) {
       if (pending.settled) continue;
       this.#abandon(topic, error);
-      if (this.#followers.has(topic)) this.#wanted.set(topic, deferred());
+      if (this.#isFollowed(topic)) this.#wanted.set(topic, deferred());
     }
   }
 
@@ -154,10 +135,7 @@ export class Topics {
   onServerEvent(topic, event) {
     if (topic === "subscribed") {
       const topics = Object.keys(event?.positions ?? {}).map((stream) => stream.replace(TOPIC, ""));
-      for (const each of topics) {
-        this.#kept.add(each);
-        this.#wanted.set(each, this.#wanted.get(each) ?? deferred());
-      }
+      for (const each of topics) this.#want(each, PAGE);
       this.#onSubscribed(topics, event?.positions);
     } else if (topic === "unsubscribed") {
       const error = new BffError({ code: "forbidden", description: "Unsubscribed by the BFF" });
@@ -168,12 +146,20 @@ export class Topics {
     }
   }
 
-  /** @param {string} topic */
-  #want(topic) {
+  /**
+   * @param {string} topic
+   * @param {unknown} owner
+   */
+  #want(topic, owner) {
+    this.#owners.set(topic, (this.#owners.get(topic) ?? new Set()).add(owner));
     const pending = this.#wanted.get(topic) ?? deferred();
     this.#wanted.set(topic, pending);
-    this.sync();
-    return pending.promise;
+    return pending;
+  }
+
+  /** @param {string} topic */
+  #isFollowed(topic) {
+    return (this.#owners.get(topic)?.size ?? 0) > 0;
   }
 
   /** @param {string[]} topics */
@@ -224,7 +210,8 @@ export class Topics {
   #abandon(topic, error) {
     this.#wanted.get(topic)?.reject(error);
     this.#wanted.delete(topic);
-    this.#kept.delete(topic);
+    this.#owners.get(topic)?.delete(PAGE);
+    if (!this.#isFollowed(topic)) this.#owners.delete(topic);
   }
 
   /**
@@ -235,7 +222,7 @@ export class Topics {
     const wasSubscribed = this.#wanted.get(topic)?.settled;
     this.#abandon(topic, error);
     this.#onUnsubscribed(topic);
-    if (wasSubscribed || this.#followers.has(topic)) this.#host.onRefused(topic, error);
+    if (wasSubscribed || this.#isFollowed(topic)) this.#host.onRefused(topic, error);
   }
 }
 

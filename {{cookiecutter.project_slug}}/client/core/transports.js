@@ -1,19 +1,16 @@
 /** @import { TransportKind } from "../bff-client.js" */
 /** @import { Credentials } from "./credentials.js" */
-/** @import { End, TransportListener } from "./types.d.ts" */
+/** @import { End, SocketClass, TransportListener } from "./types.d.ts" */
 /** @import { StreamNeeds } from "./event-stream-transport.js" */
-/** @typedef {new (url: string, protocols: string[]) => any} SocketClass */
 
+import { ABNORMAL, NOT_AUTHENTICATED } from "./close-codes.js";
 import { SocketTransport } from "./socket-transport.js";
 
-const ABNORMAL = 1006;
-const NOT_AUTHENTICATED = 4500;
 /** After so many sockets without a hello an event stream is tried. */
 const MAX_FAILED_SOCKETS = 2;
 
 /** Opens the connection, and decides over what: a WebSocket, or an event stream. */
 export class Transports {
-  #url;
   #kinds;
   #credentials;
   #WebSocket;
@@ -23,15 +20,13 @@ export class Transports {
   #tried = /** @type {TransportKind | null} */ (null);
 
   /**
-   * @param {() => URL} url of the WebSocket
    * @param {readonly TransportKind[]} kinds
    * @param {Credentials} credentials
    * @param {SocketClass | undefined} WebSocket
    * @param {() => string | null} since the positions with which a socket resumes
    * @param {StreamNeeds} needs of an event stream
    */
-  constructor(url, kinds, credentials, WebSocket, since, needs) {
-    this.#url = url;
+  constructor(kinds, credentials, WebSocket, since, needs) {
     this.#kinds = WebSocket ? kinds : kinds.filter((kind) => kind !== "websocket");
     this.#credentials = credentials;
     this.#WebSocket = WebSocket;
@@ -78,32 +73,23 @@ export class Transports {
   async open(kind, signal, listener) {
     let isFinal = true;
     try {
-      const url = new URL(this.#url());
+      const url = this.#needs.address();
       isFinal = false;
       if (kind === "events") {
         const { EventStreamTransport } = await import("./event-stream-transport.js");
         return signal.aborted ? null : new EventStreamTransport(this.#needs, this, listener);
       }
-      await this.#complete(url, signal);
+      const since = this.#since();
+      if (since) url.searchParams.set("since", since);
+      const ticket = await this.#credentials.ticket(signal);
+      if (ticket !== null) url.searchParams.set("ticket", ticket);
       isFinal = true;
-      if (!signal.aborted) return new SocketTransport(url, /** @type {any} */ (this.#WebSocket), listener);
+      const Socket = /** @type {SocketClass} */ (this.#WebSocket);
+      return signal.aborted ? null : new SocketTransport(url, Socket, listener);
     } catch (error) {
       if (!signal.aborted) listener.onClose({ ...endOf(error), isFinal });
+      return null;
     }
-    return null;
-  }
-
-  /**
-   * Add the positions to resume from, and a new ticket.
-   *
-   * @param {URL} url
-   * @param {AbortSignal} signal
-   */
-  async #complete(url, signal) {
-    const since = this.#since();
-    if (since) url.searchParams.set("since", since);
-    const ticket = await this.#credentials.ticket(signal);
-    if (ticket !== null) url.searchParams.set("ticket", ticket);
   }
 }
 

@@ -38,20 +38,18 @@ export interface Transport {
 
 export type SocketClass = new (url: string, protocols: string[]) => any;
 
-export interface LinkListener {
+/** What decides when a link is opened. */
+export interface LinkOwner {
   onOpen(hello: Session, transport: TransportKind): void;
-  /** The link was replaced by another one; nothing was missed that the hello does not tell. */
-  onReplaced(hello: Session): void;
-  /** A frame after the hello. The type is undefined if it cannot be read. */
-  onFrame(type: unknown, payload: any): void;
   onEnd(end: End): void;
-  authenticate(token: string): Promise<unknown>;
 }
 
 /** What the connection reports to the client. */
 export interface ConnectionListener {
   onOpen(hello: Session): void;
+  /** The link was replaced by another one; nothing was missed that the hello does not tell. */
   onReplaced(hello: Session): void;
+  /** A frame after the hello. The type is undefined if it cannot be read. */
   onFrame(type: unknown, payload: any): void;
   authenticate(token: string): Promise<unknown>;
   onLost(): void;
