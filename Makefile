@@ -12,7 +12,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 CHECKS := $(VENV)/.checks-ready
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+INSTALL = $(PYTHON) "$(GENERATED)/scripts/install.py" --venv $(VENV)
 COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --no-annotate --python-version 3.11 $(UPGRADE)
 
 .DEFAULT_GOAL := help
@@ -21,17 +21,12 @@ COMPILE := uv pip compile --quiet --universal --generate-hashes --no-header --no
 help: ## list all commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-$(READY): requirements.lock $(GENERATED)/requirements-dev.lock
-	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or later is needed, this is %d.%d; try: make PYTHON=python3.13" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "Python has no ensurepip, which venv needs; on Debian: apt install python3-venv" >&2; exit 1; }
-	@echo "Installing dependencies into $(VENV) ..."
-	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(PIP) -r requirements.lock -r "$(GENERATED)/requirements-dev.lock"
+$(READY): requirements.lock $(GENERATED)/requirements.lock
+	@$(INSTALL) -r requirements.lock -r "$(GENERATED)/requirements.lock"
 	@touch $@
 
-$(CHECKS): tests/requirements-checks.lock $(READY)
-	@echo "Installing the tools of lint and test into $(VENV) ..."
-	@$(PIP) -r tests/requirements-checks.lock
+$(CHECKS): tests/requirements-checks.lock $(GENERATED)/requirements-dev.lock $(READY)
+	@$(INSTALL) -r tests/requirements-checks.lock -r "$(GENERATED)/requirements-dev.lock"
 	@touch $@
 
 demo: ## generate the default project and serve it: make demo [PORT=8000]
@@ -64,7 +59,7 @@ lint: $(CHECKS) ## run ruff and mypy on the template
 	@$(BIN)/mypy
 	@cd "$(GENERATED)" && "$(CURDIR)/$(BIN)/mypy" --cache-dir "$(CURDIR)/.mypy_cache/project"
 
-format: $(READY) ## fix and format the code
+format: $(CHECKS) ## fix and format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

@@ -97,9 +97,7 @@ def next_steps(project: Path) -> str:
     if os.name == "nt":
         commands = [
             f'cd "{folder}"',
-            "py -m venv .venv",
-            r".venv\Scripts\pip install --no-deps --require-hashes -r requirements-dev.lock",
-            r".venv\Scripts\pip install --no-deps --no-build-isolation --editable .",
+            r"py scripts\install.py",
             r".venv\Scripts\bff dev",
         ]
     else:
