@@ -177,6 +177,12 @@ def test_times_that_depend_on_each_other_agree(
             (waits,) = re.findall(rf"^ +proxy_{direction}_timeout (.+);$", text, re.M)
             assert seconds(waits) >= 2 * (ping + timeout)
         assert f"({ping:g} + {timeout:g})" in text
+    kill = f"{drain + HTTP_SECONDS:g}"
+    page = default.read("docs/operate.md").replace("\n", " ")
+    for said in (f"plus {HTTP_SECONDS}**", f"period: {kill}s`", f"StopSec={kill}`"):
+        assert said in page, said
+    assert f"terminationGracePeriodSeconds: {float(kill) + int(pause):g}`" in page
+    assert f"`preStop` of {pause} s" in page
 
 
 def seconds(text: str) -> int:
