@@ -6,6 +6,7 @@ with any update.
 
 from bff import codec
 from bff.application import Bff
+from bff.auth.access_token import AccessToken
 from bff.auth.caller import Caller
 from bff.broadcasts.service import BroadcastService
 from bff.cluster.messenger import Messenger
@@ -30,6 +31,7 @@ from bff.version import __version__
 
 __all__ = [
     "NAMING_CONVENTION",
+    "AccessToken",
     "Audience",
     "Bff",
     "BroadcastService",

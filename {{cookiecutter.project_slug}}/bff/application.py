@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from bff import problems
+from bff.auth.access_token import no_access_token
 from bff.auth.authenticator import Authenticator
 from bff.auth.oidc.sign_in import Authorize, SignIns
 from bff.auth.origins import Origins
@@ -42,6 +43,7 @@ from bff.realtime.injection import HandlerDependencies
 from bff.realtime.limits import TokenBuckets
 from bff.realtime.mesh_handlers import join_mesh
 from bff.realtime.router import RealtimeRouter
+from bff.realtime.session_check import SessionCheck
 from bff.realtime.topic_limit import TopicLimit
 from bff.redis import client as redis_client
 from bff.redis.client import UNAVAILABLE, why
@@ -138,9 +140,13 @@ class Bff:
                 settings,
                 self.cluster.pipeline,
                 self.sessions,
+                self.revocations.revoke_session,
                 authorize,
                 self.identity_provider.transport() if self.identity_provider else None,
             )
+        self.access_token = (
+            no_access_token if self.sign_ins is None else self.sign_ins.access_tokens.of
+        )
         self.revocations.sessions = self.sessions
         self.authenticator = Authenticator(
             settings, self.verifier, self.tickets, self.sessions, self.revocations
@@ -157,6 +163,7 @@ class Bff:
             self.database,
             settings,
             self.metrics,
+            self.access_token,
             self._provided,
         )
         self.realtime.check_injection(dependencies.types | self._providers.keys())
@@ -269,6 +276,9 @@ class Bff:
         self.background.start("pubsub_listener", cluster.pubsub_listener.run())
         self.background.start("stream_hub", cluster.stream_hub.run())
         self.background.start("revocations", cluster.revocations.run())
+        if self.sign_ins is not None:
+            check = SessionCheck(self.handlers, self.sessions, self.settings)
+            self.background.start("session_check", check.run())
         self.background.start("index", cluster.index.run())
         self.background.start("presence", cluster.presence.run())
         names = EventHandlerNames(cluster.pipeline, cluster.context.keys)

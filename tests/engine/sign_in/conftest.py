@@ -7,12 +7,15 @@ import re
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any, Protocol
 from urllib.parse import parse_qs, urljoin, urlsplit
 
 import httpx2
 import pytest
+from bff import RealtimeRouter
 from bff.auth.oidc.sign_in import Authorize
+from bff.auth.session_key import SessionKey
 from bff.settings import Settings
 from bff.testing import RunningBff, run
 from fastapi import APIRouter
@@ -23,6 +26,10 @@ from tests.servers.server import ServerError
 
 _FORM = re.compile(r'<form[^>]*action="([^"]+)"')
 _INPUT = re.compile(r'<input[^>]*name="prompt" value="([^"]+)"')
+
+
+Start = Callable[..., Any]
+"""Starts a BFF, with routers and changed settings."""
 
 
 class Provider(Protocol):
@@ -122,6 +129,11 @@ class Page:
         """Sign in at the provider. Returns the URL of the callback."""
         return await self._provider.approve(self, url, user)
 
+    def use(self, bff: RunningBff) -> None:
+        """Send what follows to another instance, as a proxy would."""
+        self.bff, self.origin = bff, f"http://{bff.address}"
+        self.http.base_url = self.origin
+
     async def sign_in(self, user: str = "ann", return_to: str = "/") -> httpx2.Response:
         """Sign in. Returns the response of the callback."""
         callback = await self.approve(await self.begin(return_to), user)
@@ -141,6 +153,20 @@ class Page:
         response = await self.fetch("GET", "/auth/me")
         assert response.status_code in (200, 401), response.text
         return response.json() if response.status_code == 200 else None
+
+    async def expire_access_token(self) -> None:
+        """The access token is too old from now on."""
+        sessions = self.bff.engine.sessions
+        tokens = await sessions.tokens(self.key)
+        assert tokens is not None
+        await sessions.write_tokens(self.key, replace(tokens, refresh_at=0, expires_at=0))
+
+    @property
+    def key(self) -> SessionKey:
+        """The key of the session."""
+        key = SessionKey.parse(self.cookie)
+        assert key is not None
+        return key
 
     @property
     def cookie(self) -> str:
@@ -174,14 +200,13 @@ def certified() -> Iterator[IdentityProviderServer]:
 
 
 @pytest.fixture(params=["embedded", "certified"])
-def provider(request: pytest.FixtureRequest) -> Provider:
+def provider(request: pytest.FixtureRequest, redis_url: str) -> Provider:
     """Each provider in turn."""
     if request.param == "embedded":
         return Embedded()
+    if not redis_url.startswith("redis://"):
+        pytest.skip("TEST_REDIS_URL names no real Redis server: the provider runs beside one")
     return Certified(request.getfixturevalue("certified"))
-
-
-Start = Callable[..., Any]
 
 
 @pytest.fixture
@@ -191,7 +216,7 @@ def start(settings: Settings, provider: Provider) -> Start:
 
     @asynccontextmanager
     async def start(
-        *routers: APIRouter,
+        *routers: APIRouter | RealtimeRouter,
         authorize: Authorize | None = None,
         metadata: dict[str, Any] | None = None,
         **changes: Any,
@@ -201,7 +226,12 @@ def start(settings: Settings, provider: Provider) -> Start:
         if not registered:
             registered.update(provider.client(origin, **(metadata or {})))
         fields = settings.model_dump() | registered | {"allowed_origins": origin} | changes
-        app = create_app(Settings(_env_file=None, **fields), http=routers, authorize=authorize)
+        app = create_app(
+            Settings(_env_file=None, **fields),
+            *(router for router in routers if isinstance(router, RealtimeRouter)),
+            http=[router for router in routers if isinstance(router, APIRouter)],
+            authorize=authorize,
+        )
         async with run(app, listener=listener) as running:
             yield running
 
@@ -231,3 +261,11 @@ async def pages(provider: Provider) -> AsyncIterator[Callable[[RunningBff], Page
 async def page(signing_bff: RunningBff, pages: Callable[[RunningBff], Page]) -> Page:
     """A browser in which nobody is signed in."""
     return pages(signing_bff)
+
+
+@pytest.fixture
+def real_redis(redis_url: str) -> str:
+    """The URL of a Redis that several instances share."""
+    if not redis_url.startswith("redis://"):
+        pytest.skip("TEST_REDIS_URL names no real Redis server")
+    return redis_url

@@ -21,8 +21,7 @@ _INSTALL_SECONDS = 300
 class IdentityProviderServer(ProcessServer):
     """Its `url` is the issuer. Any user may sign in, with any password.
 
-    Users whose name begins with `admin` have the role `admin`; the access tokens of users whose
-    name contains `short` are valid for 10 s.
+    Users whose name begins with `admin` have the role `admin`.
     """
 
     def __init__(self) -> None:

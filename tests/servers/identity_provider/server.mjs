@@ -24,9 +24,8 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
   }),
   issueRefreshToken: () => true,
   rotateRefreshToken: true,
-  // A BFF takes a token for expired 30 s before its end.
   ttl: {
-    AccessToken: (ctx, token) => (token.accountId.includes("short") ? 10 : 3600),
+    AccessToken: 3600,
     Grant: 3600,
     IdToken: 3600,
     Interaction: 600,

@@ -63,7 +63,7 @@ class SessionDetails:
 
     sid: str
     user_id: str
-    created_at: int
+    created_at: float
     expires_at: int
     address: str
     user_agent: str
@@ -85,12 +85,12 @@ class SessionStore:
     async def create(self, sign_in: SignIn) -> tuple[SessionKey, list[str]]:
         """Store a session. Returns its key, and the ids of the user's oldest sessions if there are
         more than `MAX_SESSIONS_PER_USER`: the caller must end these."""
-        key, now = SessionKey.new(), int(time.time())
+        key, now = SessionKey.new(), time.time()
         details = SessionDetails(
             sid=key.sid,
             user_id=sign_in.user_id,
             created_at=now,
-            expires_at=now + self._settings.max_session_seconds,
+            expires_at=int(now) + self._settings.max_session_seconds,
             address=sign_in.address,
             user_agent=sign_in.user_agent[:200],
         )
@@ -138,12 +138,14 @@ class SessionStore:
             session=key,
         )
 
-    async def touch(self, sids: Iterable[str]) -> None:
-        """Begin the idle time of these sessions again: their connections were active."""
+    async def touch(self, sids: Sequence[str]) -> list[bool]:
+        """Begin the idle time of these sessions again: their connections were active. Returns which
+        of them have not ended."""
         seconds = self._settings.session_idle_seconds
-        await asyncio.gather(
+        replies = await asyncio.gather(
             *(self._pipeline.submit("EXPIRE", self._key(sid), seconds) for sid in sids)
         )
+        return [bool(reply) for reply in replies]
 
     async def tokens(self, key: SessionKey) -> Tokens | None:
         """The tokens of a session; None if it has ended."""

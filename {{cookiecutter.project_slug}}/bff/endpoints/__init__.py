@@ -2,6 +2,7 @@
 
 from bff.endpoints import admin, rpc, services, sign_in, sse, tickets
 from bff.endpoints.dependencies import (
+    AccessTokenDep,
     AdminDep,
     BffDep,
     BroadcastsDep,
@@ -23,6 +24,7 @@ from bff.names import UserId
 from bff.problems import responses
 
 __all__ = [
+    "AccessTokenDep",
     "AdminDep",
     "BffDep",
     "BroadcastsDep",

@@ -11,6 +11,7 @@ from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 
 from bff.application import Bff
+from bff.auth.access_token import AccessToken
 from bff.auth.caller import Caller
 from bff.auth.mesh_context import mesh_context
 from bff.auth.revocations import SessionEnded
@@ -153,6 +154,12 @@ async def _mesh(connection: HTTPConnection, caller: CallerDep) -> MeshClient:
     return bff.mesh.with_context(mesh_context(caller, bff.settings))
 
 
+async def _access_token(connection: HTTPConnection, caller: CallerDep) -> AccessToken:
+    return await bff_of(connection).access_token(caller)
+
+
+AccessTokenDep = Annotated[AccessToken, Depends(_access_token)]
+"""The access token of the caller's session, for HTTP services that want it."""
 AdminDep = Annotated[Caller, Depends(requires("admin"))]
 BroadcastsDep = Annotated[BroadcastService, _part(lambda bff: bff.broadcasts)]
 DatabaseDep = Annotated[Database, _part(lambda bff: bff.database)]

@@ -170,7 +170,7 @@ async def read_sessions(caller: CallerDep, bff: BffDep) -> list[OwnSession]:
     return [
         OwnSession(
             id=details.sid,
-            created_at=details.created_at,
+            created_at=int(details.created_at),
             expires_at=details.expires_at,
             address=details.address,
             user_agent=details.user_agent,
@@ -201,9 +201,11 @@ async def _create_session(
         address=address_of(request),
         user_agent=request.headers.get("user-agent", ""),
     )
-    if sign_in.provider_sid and await bff.revocations.is_revoked(sign_in.provider_sid):
-        raise SignInRefused("the session has ended at the identity provider")
     key, superfluous = await bff.sessions.create(sign_in)
+    # A logout of the provider that comes now finds the session; one that came before is found here.
+    if sign_in.provider_sid and await bff.revocations.is_revoked(sign_in.provider_sid):
+        await _end(bff, [key.sid])
+        raise SignInRefused("the session has ended at the identity provider")
     previous = [flow.previous] if flow.previous else []
     await _end(bff, [*previous, *superfluous])
     logger.info(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from bff.auth.caller import Caller
+from bff.auth.revocations import ENDED
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import Connection
 from bff.connections.frames import Frame
@@ -73,6 +74,8 @@ class ConnectionHandler:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         """The running requests, by trace id."""
         self._expiry = self._close_at_expiry()
+        self.is_active = False
+        """Whether requests have come since the idle time of the session began (`SessionCheck`)."""
         self._finishing = False
         self._pending_frames: list[str | bytes] | None = []
         """Frames that came before the connection was admitted; None after that."""
@@ -165,6 +168,7 @@ class ConnectionHandler:
     # Requests
 
     def _start(self, trace_id: str | None, work: Work) -> None:
+        self.is_active = True
         trace_id = trace_id or uuid.uuid4().hex
         if trace_id in self._tasks:
             problem = Problem(Code.CONFLICT, "A request with this trace_id is running")
@@ -218,6 +222,8 @@ class ConnectionHandler:
         return {"positions": joined.positions(), "recovered": joined.recovered()}
 
     async def _authenticate(self, token: str) -> Any:
+        if self.caller.session is not None:
+            raise Problem(Code.FORBIDDEN, "This connection belongs to a session")
         caller = await self._context.verify(token)
         if caller.user_id != self.caller.user_id:
             raise Problem(Code.FORBIDDEN, "The token belongs to another user")
@@ -229,9 +235,13 @@ class ConnectionHandler:
         return {"expires_at": caller.expires_at, "expires_in": seconds_until(caller.expires_at)}
 
     def _close_at_expiry(self) -> asyncio.TimerHandle:
-        delay = self.caller.expires_at + self._settings.token_grace_seconds - time.time()
+        delay = self.caller.expires_at - time.time()
+        code, reason = CloseCode.SESSION_ENDED, ENDED
+        if self.caller.session is None:
+            delay += self._settings.token_grace_seconds
+            code, reason = CloseCode.TOKEN_EXPIRED, "token expired"
         return asyncio.get_running_loop().call_later(
-            max(0.0, delay), self.connection.close, CloseCode.TOKEN_EXPIRED, "token expired"
+            max(0.0, delay), self.connection.close, code, reason
         )
 
     # Responses

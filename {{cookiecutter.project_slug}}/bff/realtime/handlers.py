@@ -11,6 +11,8 @@ from fastapi.params import Depends
 from pydantic import BaseModel, ValidationError
 from pydantic_settings import BaseSettings
 
+from bff.auth.access_token import AccessToken
+from bff.auth.caller import Caller
 from bff.errors import Code, Problem, describe
 
 Arguments = Mapping[type, Any]
@@ -104,7 +106,7 @@ def _source(
     resources: set[type],
 ) -> _Source:
     if hint in injectable:
-        return _by_type(hint)
+        return _access_token if hint is AccessToken else _by_type(hint)
     if get_origin(hint) is Annotated:
         for mark in get_args(hint)[1:]:
             if isinstance(mark, Depends) and mark.dependency is not None:
@@ -135,6 +137,11 @@ def _by_type(kind: type) -> _Source:
         return arguments[kind]
 
     return source
+
+
+async def _access_token(arguments: Arguments) -> Any:
+    """Fetched for the call: it may have to be refreshed."""
+    return await arguments[AccessToken](arguments[Caller])
 
 
 def _depends(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bff.auth.access_token import AccessToken
+from bff.auth.caller import Caller
 from bff.cluster.messenger import Messenger
 from bff.cluster.presence import Presence
 from bff.db.database import Database
@@ -27,6 +29,8 @@ class HandlerDependencies:
     database: Database
     settings: Settings
     metrics: Metrics
+    access_token: Callable[[Caller], Awaitable[AccessToken]]
+    """The access token of a caller: called only for handlers that take an `AccessToken`."""
     provided: Mapping[type[Any], Any]
     """The resources of `Bff(provide=...)`; filled when the app starts."""
 
@@ -45,6 +49,7 @@ class HandlerDependencies:
             Settings: self.settings,
             type(self.settings): self.settings,
             Metrics: self.metrics,
+            AccessToken: self.access_token,
             **self.provided,
             **call,
         }

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from bff.auth.access_token import AccessToken
 from bff.auth.caller import Caller
 from bff.connections.declared_events import EventType
 from bff.connections.messages import Call
@@ -29,9 +30,9 @@ Function = TypeVar("Function", bound=Callable[..., Awaitable[Any]])
 P = TypeVar("P")
 
 
-_METHOD_INJECTABLE = INJECTABLE | {Caller}
+_METHOD_INJECTABLE = INJECTABLE | {Caller, AccessToken}
 _SERVED_METHOD_INJECTABLE = INJECTABLE | {MeshRequest}
-_TOPIC_INJECTABLE = INJECTABLE | {Topic, Caller}
+_TOPIC_INJECTABLE = INJECTABLE | {Topic, Caller, AccessToken}
 _EVENT_INJECTABLE = INJECTABLE | {MeshEvent}
 
 
@@ -143,7 +144,7 @@ class RealtimeRouter:
         """Answer `<service>.<method>` here, for browsers whose token has all of `scopes`.
 
         The function may take, by type: a Pydantic model (the parameters of the call), `Caller`,
-        the types in `INJECTABLE` and `Annotated[..., Depends(...)]`.
+        `AccessToken`, the types in `INJECTABLE` and `Annotated[..., Depends(...)]`.
 
         Raises:
             ValueError: the name is not `<service>.<method>`, or was declared before.
@@ -187,7 +188,8 @@ class RealtimeRouter:
         `payload` is the type of the messages: a Pydantic model, or any type that Pydantic knows. A
         browser may if its token has all of `scopes` and the function returns True. In the
         pattern `*` matches one word between dots, `#` any number of words. The function may take,
-        by type: `Topic`, `Caller`, the types in `INJECTABLE` and `Annotated[..., Depends(...)]`.
+        by type: `Topic`, `Caller`, `AccessToken`, the types in `INJECTABLE` and
+        `Annotated[..., Depends(...)]`.
 
         Raises:
             ValueError: the pattern was declared before.

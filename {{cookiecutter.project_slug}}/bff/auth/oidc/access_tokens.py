@@ -1,4 +1,4 @@
-"""The access token of a session, refreshed once for all instances when somebody needs it."""
+"""The access tokens of sessions, refreshed once for all instances when one is needed."""
 
 from __future__ import annotations
 
@@ -6,35 +6,38 @@ import asyncio
 import logging
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
+from bff.auth.access_token import AccessToken, no_access_token
+from bff.auth.caller import Caller
 from bff.auth.oidc.errors import AnswerLost, GrantRefused
 from bff.auth.oidc.provider import IdentityProvider
+from bff.auth.revocations import SessionEnded
 from bff.auth.session_key import SessionKey
 from bff.auth.session_tokens import Tokens
 from bff.auth.sessions import SessionStore
 from bff.errors import Code, Problem
+from bff.redis.client import UNAVAILABLE
 from bff.redis.pipeline import AutoPipeline, Script
 from bff.settings import Settings
 from bff.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
-_LEEWAY_SECONDS: Final = 30
-"""A token that expires sooner than this is refreshed."""
 _LOCK_SECONDS: Final = 30
 """Longer than both attempts of a refresh take, so that a second one begins only after a crash."""
 _WAIT_SECONDS: Final = 25.0
 _POLL_SECONDS: Final = 0.05
+_STORE_AGAIN_SECONDS: Final = (0.1, 0.5, 2.0)
+"""Pauses between attempts to store new tokens: without them the session could not go on."""
+_STOP_SECONDS: Final = 5.0
+"""How long the stop waits for refreshes, whose tokens would be lost otherwise."""
 _RELEASE = """
 -- Release a lock, if it is still ours.
 -- KEYS: lock; ARGV: its value
 if redis.call('GET', KEYS[1]) == ARGV[1] then redis.call('DEL', KEYS[1]) end
 """
-
-
-class SessionEnded(Exception):
-    """The provider has refused the refresh token: the session must end."""
 
 
 class AccessTokens:
@@ -50,46 +53,52 @@ class AccessTokens:
         settings: Settings,
         sessions: SessionStore,
         provider: IdentityProvider,
+        end_session: Callable[[str], Awaitable[None]],
     ) -> None:
+        """`end_session` ends a session and its connections, by its id."""
         self._pipeline = pipeline
         self._prefix = settings.prefix
         self._sessions = sessions
         self._provider = provider
+        self._end_session = end_session
         self._release = Script(pipeline, _RELEASE)
         self._refreshing: dict[str, asyncio.Task[Tokens]] = {}
         """The refreshes that this instance runs or waits for, by session."""
 
-    async def get(self, key: SessionKey) -> str:
-        """The access token of a session, valid for some seconds at least.
+    async def of(self, caller: Caller) -> AccessToken:
+        """The access token of a caller's session.
 
         Raises:
-            SessionEnded: the provider has refused to issue another one.
-            Problem: `unauthenticated` if the session has ended, or if the token has expired and
-                the provider gave no refresh token; `service_unavailable` if the provider does not
-                answer.
+            SessionEnded: the provider has refused to issue another one, so the session was ended.
+            Problem: `forbidden` if the caller uses a token; `unauthenticated` if the session has
+                ended, or if the access token has expired and the provider gave no refresh token;
+                `service_unavailable` if the provider does not answer.
         """
+        key = caller.session
+        if key is None:
+            return await no_access_token(caller)
         tokens = await self._read(key)
-        if _is_fresh(tokens):
-            return tokens.access_token
+        if _is_fresh(tokens) or (tokens.refresh_token is None and _is_valid(tokens)):
+            return AccessToken(tokens.access_token)
         if tokens.refresh_token is None:
-            if _is_valid(tokens):
-                return tokens.access_token
             raise Problem(Code.UNAUTHENTICATED, "The access token has expired: sign in again")
         try:
-            return (await self._refreshed(key)).access_token
+            return AccessToken((await self._refreshed(key)).access_token)
         except Problem as problem:
             if problem.code is Code.SERVICE_UNAVAILABLE and _is_valid(tokens):
-                return tokens.access_token
+                return AccessToken(tokens.access_token)
             raise
 
     async def stop(self) -> None:
-        """Cancel the refreshes that still run."""
-        await cancel_and_wait(*self._refreshing.values())
+        """Wait for the refreshes that still run, then cancel them."""
+        if running := tuple(self._refreshing.values()):
+            await asyncio.wait(running, timeout=_STOP_SECONDS)
+            await cancel_and_wait(*running)
 
     async def _read(self, key: SessionKey) -> Tokens:
         tokens = await self._sessions.tokens(key)
         if tokens is None:
-            raise Problem(Code.UNAUTHENTICATED, "The session has ended")
+            raise SessionEnded
         return tokens
 
     async def _refreshed(self, key: SessionKey) -> Tokens:
@@ -139,17 +148,35 @@ class AccessTokens:
         except AnswerLost:
             raise Problem(Code.SERVICE_UNAVAILABLE, "The access token was not refreshed") from None
         except GrantRefused:
-            raise SessionEnded from None
+            return await self._refused(key, tokens)
         fresh = Tokens.from_response(response, tokens)
         if fresh is None:
             raise Problem(Code.SERVICE_UNAVAILABLE, "The access token was not refreshed")
-        if not await self._sessions.write_tokens(key, fresh):
-            raise Problem(Code.UNAUTHENTICATED, "The session has ended")
+        if not await self._store(key, fresh):
+            raise SessionEnded
         return fresh
+
+    async def _refused(self, key: SessionKey, tokens: Tokens) -> Tokens:
+        """The tokens that another instance has stored meanwhile: it took this one for dead. If
+        there are none, the session ends."""
+        latest = await self._read(key)
+        if latest.refresh_token != tokens.refresh_token:
+            return latest
+        logger.info("session ended: refresh refused", extra={"session": key.sid})
+        await self._end_session(key.sid)
+        raise SessionEnded
+
+    async def _store(self, key: SessionKey, tokens: Tokens) -> bool:
+        for pause in _STORE_AGAIN_SECONDS:
+            try:
+                return await self._sessions.write_tokens(key, tokens)
+            except UNAVAILABLE:
+                await asyncio.sleep(pause)
+        return await self._sessions.write_tokens(key, tokens)
 
 
 def _is_fresh(tokens: Tokens) -> bool:
-    return tokens.expires_at is None or tokens.expires_at > time.time() + _LEEWAY_SECONDS
+    return tokens.refresh_at is None or tokens.refresh_at > time.time()
 
 
 def _is_valid(tokens: Tokens) -> bool:

@@ -49,10 +49,12 @@ class SignIns:
         settings: Settings,
         pipeline: AutoPipeline,
         sessions: SessionStore,
+        end_session: Callable[[str], Awaitable[None]],
         authorize: Authorize | None,
         transport: httpx2.AsyncBaseTransport | None,
     ) -> None:
-        """`transport`: how the provider is reached, if it is inside this process.
+        """`end_session` ends a session and its connections, by its id. `transport`: how the
+        provider is reached, if it is inside this process.
 
         Raises:
             ValueError: `OIDC_PRIVATE_KEY_FILE` holds no usable key.
@@ -61,7 +63,7 @@ class SignIns:
         self._authorize = authorize
         self.provider = IdentityProvider(settings, transport)
         self.flows = FlowCookies(settings)
-        self.access_tokens = AccessTokens(pipeline, settings, sessions, self.provider)
+        self.access_tokens = AccessTokens(pipeline, settings, sessions, self.provider, end_session)
 
     async def close(self) -> None:
         """Cancel what still runs, and close the connections to the provider."""

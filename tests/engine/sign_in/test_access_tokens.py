@@ -1,0 +1,141 @@
+"""The user's access token: asked for, refreshed once for all, and never seen by the page."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from bff import AccessToken, RealtimeRouter
+from bff.endpoints import AccessTokenDep
+from bff.testing import RunningBff
+from fastapi import APIRouter
+from redis.asyncio import Redis
+
+from tests.engine.sign_in.conftest import Embedded, Page, Provider, Start
+
+mine = APIRouter()
+realtime = RealtimeRouter()
+
+
+@mine.get("/upstream")
+async def upstream(token: AccessTokenDep) -> str:
+    return token[-6:]
+
+
+@realtime.method("mine.upstream")
+async def method(token: AccessToken) -> str:
+    return token[-6:]
+
+
+@pytest.fixture
+async def signing_bff(start: Start) -> AsyncIterator[RunningBff]:
+    async with start(mine, realtime) as running:
+        yield running
+
+
+async def token_of(page: Page) -> str:
+    response = await page.fetch("GET", "/upstream")
+    assert response.status_code == 200, response.text
+    token: str = response.json()
+    return token
+
+
+async def test_routes_and_methods_get_the_access_token(page: Page) -> None:
+    await page.sign_in()
+    token = await token_of(page)
+    async with page.socket() as browser:
+        await browser.receive()
+        assert (await browser.request("mine", "upstream"))["result"] == token
+
+
+async def test_an_expired_access_token_is_refreshed_again_and_again(
+    page: Page, provider: Provider
+) -> None:
+    """The refresh token is a new one each time (rotation)."""
+    await page.sign_in("rose")
+    tokens = [await token_of(page)]
+    for _ in range(3):
+        await page.expire_access_token()
+        tokens.append(await token_of(page))
+        assert await token_of(page) == tokens[-1]
+    assert len(set(tokens)) == 4
+    assert Counter(provider.grants(page.bff, "rose"))["refresh_token"] == 3
+
+
+async def test_where_nobody_asks_there_is_no_refresh(page: Page, provider: Provider) -> None:
+    await page.sign_in("nora")
+    await page.expire_access_token()
+    assert await page.me() is not None
+    async with page.socket() as browser:
+        await browser.receive()
+        await browser.request("echo", "say", text="hi")
+    assert Counter(provider.grants(page.bff, "nora"))["refresh_token"] == 0
+
+
+async def test_a_refused_refresh_ends_the_session(page: Page) -> None:
+    await page.sign_in()
+    async with page.socket() as browser:
+        await browser.receive()
+        await page.expire_access_token()
+        await revoke_refresh_token(page)
+        assert (await page.fetch("GET", "/upstream")).status_code == 401
+        assert await browser.closed() == 4505
+    assert await page.me() is None
+
+
+async def revoke_refresh_token(page: Page) -> None:
+    sign_ins = page.bff.engine.sign_ins
+    key = page.key
+    assert sign_ins is not None
+    tokens = await page.bff.engine.sessions.tokens(key)
+    assert tokens is not None
+    await sign_ins.provider.revoke(tokens.refresh_token or "", "refresh_token")
+
+
+async def test_one_refresh_for_parallel_requests(page: Page, provider: Provider) -> None:
+    await page.sign_in("paul")
+    await page.expire_access_token()
+    found = await asyncio.gather(*(token_of(page) for _ in range(25)))
+    assert len(set(found)) == 1
+    assert Counter(provider.grants(page.bff, "paul"))["refresh_token"] == 1
+
+
+async def test_50_parallel_requests_on_two_instances_make_one_token_call(
+    start: Start, pages: Callable[[RunningBff], Page], provider: Provider, real_redis: str
+) -> None:
+    async with start(mine) as a, start(mine) as b:
+        first, second = pages(a), pages(b)
+        await first.sign_in("quinn")
+        second.cookie = first.cookie
+        await first.expire_access_token()
+        before = [count(provider, bff, "quinn") for bff in (a, b)]
+        found = await asyncio.gather(*(token_of(page) for page in (first, second) * 25))
+        assert len(set(found)) == 1
+        after = [count(provider, bff, "quinn") for bff in (a, b)]
+        calls = [now - then for now, then in zip(after, before, strict=True)]
+        assert sum(calls) == 1 if isinstance(provider, Embedded) else calls == [1, 1]
+
+
+def count(provider: Provider, bff: RunningBff, user: str) -> int:
+    return Counter(provider.grants(bff, user))["refresh_token"]
+
+
+async def test_a_caller_with_a_token_has_no_access_token(page: Page) -> None:
+    async with page.bff.http("bob") as http:
+        assert (await http.get("/upstream")).status_code == 403
+
+
+async def test_redis_holds_no_token_in_plain_text(page: Page, real_redis: str) -> None:
+    await page.sign_in()
+    token = await page.bff.engine.sessions.tokens(page.key)
+    assert token is not None
+    redis: Redis = Redis.from_url(real_redis)
+    async with redis:
+        keys = [key async for key in redis.scan_iter(f"{page.bff.settings.prefix}:*")]
+        found = [key + await redis.dump(key) for key in keys]
+    assert found
+    secrets = (page.cookie, page.key.secret, token.access_token, token.id_token)
+    for secret in secrets:
+        assert not any(secret.encode() in text for text in found)

@@ -1,0 +1,169 @@
+"""How long sessions live, and what ends with them, on every instance."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from bff.errors import Code, Problem
+from bff.realtime.session_check import SessionCheck
+from bff.testing import RunningBff
+
+from tests.engine.sign_in.conftest import Embedded, Page, Provider, Start
+
+SESSION_ENDED = 4505
+
+Pages = Callable[[RunningBff], Page]
+
+
+@pytest.fixture
+def provider() -> Provider:
+    return Embedded()
+
+
+def key_of(page: Page) -> str:
+    return f"{page.bff.settings.prefix}:session:{page.key.sid}"
+
+
+async def ttl(page: Page) -> int:
+    seconds: int = await page.bff.engine.cluster.pipeline.submit("TTL", key_of(page))
+    return seconds
+
+
+async def almost_idle(page: Page) -> None:
+    await page.bff.engine.cluster.pipeline.submit("EXPIRE", key_of(page), 100)
+
+
+def check_of(bff: RunningBff) -> SessionCheck:
+    engine = bff.engine
+    return SessionCheck(engine.handlers, engine.sessions, bff.settings)
+
+
+async def test_a_request_begins_the_idle_time_again(page: Page) -> None:
+    await page.sign_in()
+    await almost_idle(page)
+    await page.me()
+    assert await ttl(page) > 1000
+
+
+async def test_frames_are_activity_and_pings_are_not(page: Page) -> None:
+    await page.sign_in()
+    check = check_of(page.bff)
+    async with page.socket() as browser:
+        await browser.receive()
+        await almost_idle(page)
+        await browser.ask({"type": "ping", "payload": {"trace_id": "p"}})
+        await check.check()
+        assert await ttl(page) <= 100
+        await browser.request("echo", "say", text="hi")
+        await check.check()
+        assert await ttl(page) > 1000
+        await almost_idle(page)
+        await check.check()
+        assert await ttl(page) <= 100
+
+
+async def test_the_socket_of_an_idle_session_is_closed(page: Page) -> None:
+    await page.sign_in()
+    async with page.socket() as browser:
+        await browser.receive()
+        await page.bff.engine.cluster.pipeline.submit("DEL", key_of(page))  # as if it had expired
+        await check_of(page.bff).check()
+        assert await browser.closed() == SESSION_ENDED
+    assert await page.me() is None
+
+
+async def test_a_session_ends_however_active_it_is(start: Start, pages: Pages) -> None:
+    async with start(max_session_seconds=2) as bff:
+        page = pages(bff)
+        await page.sign_in()
+        began = time.monotonic()
+        async with page.socket() as browser:
+            await browser.receive()
+            assert await browser.closed() == SESSION_ENDED
+        assert time.monotonic() - began < 10
+        assert await page.me() is None
+
+
+async def test_the_oldest_session_of_too_many_ends(start: Start, pages: Pages) -> None:
+    async with start(max_sessions_per_user=2) as bff:
+        first, second, third = (pages(bff) for _ in range(3))
+        await first.sign_in("ann")
+        async with first.socket() as browser:
+            await browser.receive()
+            await second.sign_in("ann")
+            assert await first.me() is not None
+            await third.sign_in("ann")
+            assert await browser.closed() == SESSION_ENDED
+        assert [await page.me() is not None for page in (first, second, third)] == [
+            False,
+            True,
+            True,
+        ]
+
+
+async def test_a_socket_of_a_session_takes_no_token(page: Page) -> None:
+    await page.sign_in("ann")
+    async with page.socket() as browser:
+        await browser.receive()
+        frame = {"token": page.bff.token("ann"), "trace_id": "a"}
+        answer = await browser.ask({"type": "authenticate", "payload": frame})
+        assert answer["error"]["code"] == "forbidden"
+
+
+async def test_a_ticket_of_a_session_opens_a_socket_of_the_session(page: Page) -> None:
+    await page.sign_in("ann")
+    ticket = (await page.fetch("POST", "/auth/ticket")).json()["ticket"]
+    other = (await page.fetch("POST", "/auth/ticket")).json()["ticket"]
+    origin = {"Origin": page.origin}
+    async with page.bff.handshake(f"?ticket={ticket}", origin) as browser:
+        await browser.receive()
+        assert (await page.fetch("POST", "/auth/logout")).status_code == 200
+        assert await browser.closed() == SESSION_ENDED
+    async with page.bff.handshake(f"?ticket={other}", origin) as browser:
+        assert await browser.closed() in (4500, SESSION_ENDED)
+
+
+async def test_an_app_gives_scopes_and_refuses_users(start: Start, pages: Pages) -> None:
+    async def authorize(claims: Mapping[str, Any], scopes: frozenset[str]) -> set[str]:
+        if claims["sub"] == "mallory":
+            raise Problem(Code.FORBIDDEN, "Ask the office for access")
+        return {*scopes, "extra"}
+
+    async with start(authorize=authorize) as bff:
+        page = pages(bff)
+        await page.sign_in("ann")
+        me = await page.me()
+        assert me is not None
+        assert me["scopes"] == ["extra", "orders"]
+        other = pages(bff)
+        callback = await other.approve(await other.begin(), "mallory")
+        response = await other.http.get(callback)
+        assert response.status_code == 403
+        assert "Ask the office for access" in response.text
+        assert await other.me() is None
+
+
+async def test_a_sign_out_on_one_instance_closes_the_sockets_on_another(
+    start: Start, pages: Pages, real_redis: str
+) -> None:
+    """Exactly those of the session: the user's other session is untouched."""
+    async with start() as a, start() as b:
+        laptop, phone = pages(a), pages(a)
+        await laptop.sign_in("ann")
+        await phone.sign_in("ann")
+        async with laptop.socket() as ends, laptop.socket() as ends_too, phone.socket() as stays:
+            for browser in (ends, ends_too, stays):
+                await browser.receive()
+            cookie = laptop.cookie
+            elsewhere = pages(b)
+            elsewhere.cookie = cookie
+            assert (await elsewhere.fetch("POST", "/auth/logout")).status_code == 200
+            began = time.monotonic()
+            assert [await ends.closed(), await ends_too.closed()] == [SESSION_ENDED] * 2
+            assert time.monotonic() - began < 1
+            assert (await stays.request("echo", "say", text="hi"))["result"]["text"] == "hi"
+        assert await laptop.me() is None
+        assert await phone.me() is not None
