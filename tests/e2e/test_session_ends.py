@@ -107,6 +107,31 @@ async def test_a_user_who_was_signed_out_everywhere_can_sign_in_again(
     assert await (await connect(cluster.a, token=later)).answers()
 
 
+async def test_the_identity_provider_ends_a_session_through_any_instance_within_a_second(
+    cluster: Cluster, connect: Connect, http: httpx2.AsyncClient
+) -> None:
+    deployment = cluster.deployment
+    user_id = f"dan-{secrets.token_hex(4)}"
+    ended, session_id = sign_in(deployment, user_id)
+    other, _ = sign_in(deployment, user_id)
+    browsers = [await connect(cluster.a, one) for one in (ended, other)]
+    logout = deployment.token(
+        user_id,
+        sid=session_id,
+        jti=secrets.token_hex(8),
+        events={"http://schemas.openid.net/event/backchannel-logout": {}},
+    )
+    url, form = f"{cluster.b.url}/auth/backchannel-logout", {"logout_token": logout}
+    begin = time.monotonic()
+    assert (await http.post(url, data=form)).status_code == 200
+    assert await browsers[0].closed() == SESSION_ENDED
+    assert time.monotonic() - begin < 1
+    assert await browsers[1].answers()
+    replayed = await http.post(url.replace(cluster.b.url, cluster.a.url), data=form)
+    assert replayed.status_code == 400
+    await assert_refused(cluster.a, http, ended)
+
+
 # With a Redis of their own, which they break
 
 

@@ -52,6 +52,12 @@ REFUSED: dict[str, dict[str, str]] = {
     "JWT_SECRET is short": {"JWT_SECRET": secrets.token_hex(8)},
     "MESH_TOKEN_SECRET is a placeholder": {"MESH_TOKEN_SECRET": "change-me-" + "x9Kf3LqPw7" * 3},
     "MESH_TOKEN_SECRET is that of users": {"MESH_TOKEN_SECRET": GOOD["JWT_SECRET"]},
+    "MESH_TOKEN_SECRET was that of users": dict.fromkeys(
+        ("MESH_TOKEN_SECRET", "JWT_PREVIOUS_SECRET"), secrets.token_hex(32)
+    ),
+    "JWT_PREVIOUS_SECRET is weak": {"JWT_PREVIOUS_SECRET": "x" * 40},
+    "JWT_PREVIOUS_SECRET alone": JWKS
+    | {"JWKS_URL": "https://id.invalid/keys", "JWT_PREVIOUS_SECRET": secrets.token_hex(32)},
     "ALLOWED_ORIGINS with a wildcard": {"ALLOWED_ORIGINS": "https://*.example.com"},
     "ALLOWED_ORIGINS all": {"ALLOWED_ORIGINS": "*"},
     "ALLOWED_ORIGINS null": {"ALLOWED_ORIGINS": "null"},

@@ -104,6 +104,9 @@ class Settings(MeshSettings):
 
     jwt_secret: Annotated[SecretStr | None, BlankIsNone] = None
     """Secret of tokens signed with HS256, HS384 or HS512. Set this or `JWKS_URL`."""
+    jwt_previous_secret: Annotated[SecretStr | None, BlankIsNone] = None
+    """The former `JWT_SECRET`, whose tokens are still accepted. Set it while the secret is rotated,
+    for the longest lifetime of a token."""
     jwks_url: JwksUrl = None
     """URL of the identity provider's public keys (RFC 7517). Set this or `JWT_SECRET`. In
     production `https://`; `http://` only to this machine."""
@@ -277,6 +280,12 @@ class Settings(MeshSettings):
         return None if secret is None else secret.get_secret_value()
 
     @property
+    def jwt_secrets(self) -> tuple[str, ...]:
+        """The secrets that verify tokens, the current one first."""
+        secrets = (self.jwt_secret, self.jwt_previous_secret)
+        return tuple(secret.get_secret_value() for secret in secrets if secret is not None)
+
+    @property
     def serves_api_docs(self) -> bool:
         """Whether `/docs` and `/openapi.json` are served."""
         return self.environment != "production" if self.api_docs is None else self.api_docs
@@ -285,6 +294,8 @@ class Settings(MeshSettings):
     def _is_complete(self) -> Self:
         if self.jwt_secret is None and self.jwks_url is None and self.oidc_issuer is None:
             raise ValueError("set JWT_SECRET or JWKS_URL: without one, no token can be verified")
+        if self.jwt_previous_secret is not None and self.jwt_secret is None:
+            raise ValueError("JWT_PREVIOUS_SECRET is only for the rotation of JWT_SECRET: set both")
         if self.oidc_issuer not in (None, "memory://"):
             self._check_client()
         if not self.jwt_algorithms:
@@ -325,14 +336,15 @@ class Settings(MeshSettings):
             url: str | None = getattr(self, url_name)
             if url is not None and not url.startswith("https://") and not is_local(url):
                 raise ValueError(f"{url_name.upper()} must begin with https:// in production")
-        for name in ("jwt_secret", "mesh_token_secret"):
+        for name in ("jwt_secret", "jwt_previous_secret", "mesh_token_secret"):
             value: SecretStr | None = getattr(self, name)
             if value is not None and (fault := secret_fault(value.get_secret_value())):
                 raise ValueError(f"{name.upper()} {fault}")
-        if self.mesh_token_secret is not None and self.mesh_token_secret == self.jwt_secret:
+        mesh_secret = self.mesh_token_secret
+        if mesh_secret is not None and mesh_secret.get_secret_value() in self.jwt_secrets:
             raise ValueError(
-                "MESH_TOKEN_SECRET must differ from JWT_SECRET: services that know it could sign "
-                "tokens of users"
+                "MESH_TOKEN_SECRET must differ from JWT_SECRET and JWT_PREVIOUS_SECRET: services "
+                "that know it could sign tokens of users"
             )
         if self.jwks_url is not None:
             if not self.jwks_url.startswith("https://") and not is_local(self.jwks_url):

@@ -17,6 +17,7 @@ from bff.settings import Settings
 from bff.testing.plugin import SECRET
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from pydantic import SecretStr
 
 from tests.engine.auth.conftest import MakeToken
 
@@ -156,6 +157,19 @@ async def test_a_token_that_lives_longer_than_a_revocation_is_refused(
     leeway = int(settings.jwt_leeway_seconds)
     await assert_refused(settings, make_token(iat=now - 100, exp=now - 98 + leeway + longest))
     await assert_refused(settings, make_token(iat=None, exp=now + 60 + longest))
+
+
+async def test_tokens_of_the_previous_secret_are_accepted_while_it_is_set(
+    settings: Settings, make_token: MakeToken
+) -> None:
+    rotated = settings.model_copy(
+        update={"jwt_secret": SecretStr("n" * 40), "jwt_previous_secret": settings.jwt_secret}
+    )
+    await TokenVerifier(rotated).verify(make_token())
+    await TokenVerifier(rotated).verify(issue(rotated, "alice"))
+    await assert_refused(settings, issue(rotated, "alice"))  # the new secret signs
+    await assert_refused(rotated, make_token(key="o" * 40))
+    await assert_refused(rotated.model_copy(update={"jwt_previous_secret": None}), make_token())
 
 
 async def test_clocks_may_differ_by_the_leeway(settings: Settings, make_token: MakeToken) -> None:

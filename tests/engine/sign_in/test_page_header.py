@@ -38,7 +38,7 @@ ROUTES = {
     "sign-out": ("POST", "/auth/logout"),
 }
 """Every kind of route that takes a caller, and one of its routes."""
-OPEN = ("/health", "/dev", "/auth/login")
+OPEN = ("/health", "/dev", "/auth/login", "/auth/backchannel-logout")
 """Paths that take no caller."""
 NAVIGATION = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 

@@ -26,6 +26,8 @@ def rejection_reason(claims: Mapping[str, Any], settings: Settings) -> str | Non
         not_before = numeric_date(claims["nbf"])
         if not_before is None or not_before > now + leeway:
             return "not valid yet"
+    if "events" in claims:
+        return "an event about a user, not a token"
     issued_at = numeric_date(claims.get("iat", now))
     if issued_at is None:
         return "iat is not a time"

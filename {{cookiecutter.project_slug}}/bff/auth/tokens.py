@@ -157,11 +157,10 @@ class TokenVerifier:
         Raises:
             ValueError: `JWT_ALGORITHMS` contains an algorithm that is not supported.
         """
-        secret = settings.jwt_secret
         self._settings = settings
         self.tokens = SignedTokens(
             settings.jwt_algorithms,
-            secrets=() if secret is None else (secret.get_secret_value(),),
+            secrets=settings.jwt_secrets,
             jwks_url=settings.jwks_url,
             http=http,
         )

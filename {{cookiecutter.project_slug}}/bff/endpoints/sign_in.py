@@ -19,6 +19,7 @@ from bff.auth.oidc.login_flow import LoginFlow, checked_path
 from bff.auth.oidc.sign_in import Answer, SignInRefused, SignIns
 from bff.auth.session_key import SessionKey
 from bff.auth.session_tokens import Tokens
+from bff.endpoints import backchannel_logout
 from bff.endpoints.dependencies import BffDep, CallerDep, address_of
 from bff.endpoints.sign_in_pages import continue_page, failed_page
 from bff.errors import Code, Problem
@@ -28,6 +29,7 @@ from bff.redis.client import UNAVAILABLE, why
 logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/auth", tags=["auth"])
+router.include_router(backchannel_logout.router)
 
 _REVOKE_SECONDS = 3.0
 """How long a sign-out waits for the provider to revoke the tokens."""
