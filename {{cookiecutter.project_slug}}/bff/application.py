@@ -9,9 +9,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
-from fastapi.middleware.cors import CORSMiddleware
 
-from bff import problems
+from bff import http_headers, problems
 from bff.auth.access_token import no_access_token
 from bff.auth.authenticator import Authenticator
 from bff.auth.oidc.sign_in import Authorize, SignIns
@@ -27,7 +26,6 @@ from bff.connections.declared_events import DeclaredEvents
 from bff.db import database, migrate
 from bff.db.database import Database
 from bff.development import api_docs, identity_provider, page
-from bff.http_headers import ResponseHeaders
 from bff.mesh.client import MeshClient
 from bff.mesh.connect import connect_mesh
 from bff.mesh.memory import MemoryBroker
@@ -204,15 +202,7 @@ class Bff:
         api_docs.install(app, self.settings)
         app.max_body_size = self.settings.max_body_bytes
         problems.install(app)
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=self.allowed_origins,
-            allow_credentials=True,
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=["Location"],
-        )
-        app.add_middleware(ResponseHeaders)
+        http_headers.install(app, Origins(self.settings.allowed_origins).allowed)
         if self.settings.development:
             app.include_router(page.router(self.settings))
         if self.identity_provider is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 NO_STORE: Final = "no-store"
@@ -14,12 +17,33 @@ nothing in it would run."""
 ALWAYS: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 SAFE: Final = ALWAYS | {"Cache-Control": NO_STORE, "Content-Security-Policy": STRICT_POLICY}
 """The headers of a response with a user's data."""
+SAFE_RAW: Final = [(name.lower().encode(), value.encode()) for name, value in SAFE.items()]
+"""`SAFE`, as ASGI has headers."""
 
 _SLASH_REDIRECT: Final = 307
 _ALWAYS: Final = [(name.lower().encode(), value.encode()) for name, value in ALWAYS.items()]
 _NO_STORE: Final = (b"cache-control", NO_STORE.encode())
 _POLICY: Final = (b"content-security-policy", STRICT_POLICY.encode())
 _CACHING: Final = {b"cache-control", b"etag", b"last-modified"}
+
+
+def install(app: FastAPI, allowed_origins: Collection[str]) -> None:
+    """Add safe headers, and CORS for these origins, to every response of an app.
+
+    This is outside of all its middleware: FastAPI and Starlette make some responses there (413,
+    500), and a page can read no response without the headers of CORS.
+    """
+    build = app.build_middleware_stack
+    app.build_middleware_stack = lambda: ResponseHeaders(  # type: ignore[method-assign]
+        CORSMiddleware(
+            build(),
+            allow_origins=list(allowed_origins),
+            allow_credentials=True,
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=["Location", "Retry-After"],
+        )
+    )
 
 
 class ResponseHeaders:

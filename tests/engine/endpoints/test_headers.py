@@ -85,6 +85,54 @@ async def test_no_response_can_be_stored_sniffed_or_run(
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
 
 
+CLOSED = {
+    "no HTTP": (b"no HTTP\r\n\r\n", 400),
+    "a head that is too large": (b"GET / HTTP/1.1\r\nX: " + b"x" * 150_000, 431),
+    "a handshake without a key": (
+        b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        400,
+    ),
+    "a body that is too large": (
+        b"POST /rpc/echo/say HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n",
+        413,
+    ),
+}
+
+
+@pytest.mark.parametrize(("request_", "status"), CLOSED.values(), ids=CLOSED)
+async def test_the_same_holds_where_the_server_answers(
+    bff: RunningBff, request_: bytes, status: int
+) -> None:
+    head = await answer_to(bff, request_)
+    assert head.startswith(b"HTTP/1.1 %d " % status)
+    for line in (
+        b"cache-control: no-store",
+        b"x-content-type-options: nosniff",
+        b"referrer-policy: no-referrer",
+        b"content-security-policy: default-src 'none'",
+    ):
+        assert head.lower().count(b"\r\n" + line) == 1, line
+
+
+async def test_the_same_holds_beyond_the_limit_of_connections(settings: Settings) -> None:
+    limited = settings.model_copy(update={"max_connections": 1})
+    async with run(create_app(limited)) as bff:
+        first = await asyncio.open_connection(*bff.address.split(":"))
+        head = await answer_to(bff, b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
+        first[1].close()
+    assert head.startswith(b"HTTP/1.1 503 ")
+    assert b"\r\ncache-control: no-store\r\n" in head.lower()
+    assert b"\r\nx-content-type-options: nosniff\r\n" in head.lower()
+
+
+async def answer_to(bff: RunningBff, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_connection(*bff.address.split(":"))
+    writer.write(request)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 15)
+    writer.close()
+    return head
+
+
 async def test_what_a_route_sets_is_kept(bff: RunningBff) -> None:
     async with bff.http() as http:
         page, stored = await http.get("/own/html"), await http.get("/own/cached")

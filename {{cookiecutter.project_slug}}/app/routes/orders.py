@@ -5,13 +5,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from pydantic import BaseModel, Field
 
 from bff import Caller, MeshClient, MeshEvent, Messenger, RealtimeRouter
-from bff.endpoints import CallerDep, MeshDep, responses
+from bff.endpoints import JsonRoute, MeshDep, requires, responses
 
-router = APIRouter(prefix="/orders", tags=["orders"], responses=responses(401, 403, 502, 503, 504))
+router = APIRouter(
+    prefix="/orders",
+    tags=["orders"],
+    route_class=JsonRoute,
+    dependencies=[Depends(requires("orders"))],
+    responses=responses(401, 403, 502, 503, 504),
+)
 realtime = RealtimeRouter()
 
 OrderId = Annotated[str, Field(max_length=100, examples=["1"])]
@@ -69,14 +75,12 @@ class LatestOrder(BaseModel):
 
 
 @router.get("", summary="The caller's orders")
-async def list_orders(caller: CallerDep, mesh: MeshDep) -> Orders:
-    caller.require("orders")
+async def list_orders(mesh: MeshDep) -> Orders:
     return Orders.model_validate(await mesh.request("orders", "list", {}))
 
 
 @router.post("", status_code=201, summary="Place an order", responses=responses(422))
-async def place_order(order: PlaceOrder, caller: CallerDep, mesh: MeshDep) -> Order:
-    caller.require("orders")
+async def place_order(order: PlaceOrder, mesh: MeshDep) -> Order:
     return Order.model_validate(await mesh.request("orders", "place", order.model_dump()))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final, TypeVar
 
 from fastapi import Depends, Security
@@ -117,17 +117,23 @@ BffDep = Annotated[Bff, Depends(current_bff)]
 CallerDep = Annotated[Caller, Security(CurrentCaller())]
 
 
+class CallerWithScopes:
+    """The caller, if the token has all of these scopes."""
+
+    def __init__(self, scopes: Sequence[str]) -> None:
+        self.scopes = scopes
+
+    async def __call__(self, caller: CallerDep) -> Caller:
+        caller.require(*self.scopes)
+        return caller
+
+
 def requires(*scopes: str) -> Callable[[Caller], Awaitable[Caller]]:
     """A dependency: the caller, if the token has all of these scopes.
 
     `dependencies=[Depends(requires("admin"))]`, or `Annotated[Caller, Depends(requires("admin"))]`.
     """
-
-    async def caller_with_scopes(caller: CallerDep) -> Caller:
-        caller.require(*scopes)
-        return caller
-
-    return caller_with_scopes
+    return CallerWithScopes(scopes)
 
 
 def provided(kind: type[T]) -> Callable[[HTTPConnection], Awaitable[T]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from email.message import Message
 from typing import Any
 
@@ -12,7 +12,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from bff.connections.json_reader import read_json
-from bff.endpoints.dependencies import CurrentCaller, bff_of, signed_in
+from bff.endpoints.dependencies import CallerWithScopes, CurrentCaller, bff_of, signed_in
 from bff.errors import Code, Problem
 from bff.settings import Settings
 
@@ -35,26 +35,33 @@ async def read_json_body(request: Request, settings: Settings) -> Any:
 class JsonRoute(APIRoute):
     """For `APIRouter(route_class=JsonRoute)`: bodies that FastAPI reads are read by these rules.
 
-    A route that depends on the caller checks the token before the body is read. FastAPI reads the
-    body before it calls dependencies.
+    A route that depends on the caller, or on scopes (`requires`), checks them before the body is
+    read. FastAPI reads the body before it calls dependencies.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        needs_caller = _depends_on_caller(self.dependant)
+        dependencies = list(_callables(self.dependant))
+        needs_caller = any(isinstance(one, CurrentCaller) for one in dependencies)
+        scopes = {
+            scope
+            for one in dependencies
+            if isinstance(one, CallerWithScopes)
+            for scope in one.scopes
+        }
 
         async def handle_json(request: Request) -> Response:
             if needs_caller:
-                await signed_in(request)
+                (await signed_in(request)).require(*scopes)
             return await handle(_JsonRequest(request.scope, request.receive))
 
         return handle_json
 
 
-def _depends_on_caller(dependant: Dependant) -> bool:
-    return isinstance(dependant.call, CurrentCaller) or any(
-        _depends_on_caller(one) for one in dependant.dependencies
-    )
+def _callables(dependant: Dependant) -> Iterator[object]:
+    yield dependant.call
+    for one in dependant.dependencies:
+        yield from _callables(one)
 
 
 class _JsonRequest(Request):

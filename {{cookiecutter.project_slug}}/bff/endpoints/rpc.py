@@ -51,6 +51,7 @@ async def call_method(
     timeout_ms: Annotated[int | None, Query(gt=0, description="Timeout in milliseconds")] = None,
 ) -> Any:
     """Call a method as a `request` frame does: same methods, scopes, timeouts and error codes."""
+    dispatcher.check_call(caller, service, method)
     params = await read_json_body(request, bff.settings)
     if params is not None and not isinstance(params, dict):
         raise Problem(Code.INVALID_PARAMS, "body: must be a JSON object")

@@ -60,7 +60,7 @@ class Dispatcher:
         Raises:
             Problem: with the code and the outcome that the browser gets.
         """
-        target = self._target(caller, call)
+        target = self.check_call(caller, call.service, call.method)
         timeout = self._timeout(call, target)
         mesh = self._mesh_for(caller, connection)
         self._in_flight.enter(caller.user_id)
@@ -72,6 +72,18 @@ class Dispatcher:
             )
         finally:
             self._in_flight.leave(caller.user_id)
+
+    def check_call(self, caller: Caller, service: str, method: str) -> Exposure | Method:
+        """What answers a call of this method.
+
+        Raises:
+            Problem: `not_found`, it is not exposed; `forbidden`, the caller lacks a scope.
+        """
+        target = self._router.find(service, method)
+        if target is None:
+            raise Problem(Code.NOT_FOUND, f"{service}.{method} is not exposed")
+        caller.require(*target.scopes)
+        return target
 
     async def stop(self) -> None:
         """Wait for the follow-ups of finished calls: late replies, notices of cancellation.
@@ -118,13 +130,6 @@ class Dispatcher:
 
     def _policy(self, topic: str) -> TopicPolicy | None:
         return next((policy for policy in self._topic_policies if policy.matches(topic)), None)
-
-    def _target(self, caller: Caller, call: Call) -> Exposure | Method:
-        target = self._router.find(call.service, call.method)
-        if target is None:
-            raise Problem(Code.NOT_FOUND, f"{call.service}.{call.method} is not exposed")
-        caller.require(*target.scopes)
-        return target
 
     def _timeout(self, call: Call, target: Exposure | Method) -> float:
         """Seconds: the browser's `timeout_ms`, limited by the method's timeout and the settings."""

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import uvicorn
 from uvicorn.server import ServerState
 
+from bff.http_headers import SAFE_RAW
 from bff.server import handshake
 from bff.settings import Settings
 from bff.telemetry.metrics import CONNECTIONS_REFUSED
@@ -31,6 +32,7 @@ _HEADERS: Final = [
     (b"content-type", b"text/plain; charset=utf-8"),
     (b"retry-after", _RETRY_AFTER),
     (b"connection", b"close"),
+    *SAFE_RAW,
 ]
 _BODY: Final = b"Too many connections\n"
 REFUSAL: Final = handshake.response(_SERVICE_UNAVAILABLE, _HEADERS[:2], _BODY)

@@ -11,6 +11,8 @@ from typing import Final
 
 import httptools
 
+from bff.http_headers import SAFE_RAW
+
 Headers = Sequence[tuple[bytes, bytes]]
 """Names in lower case, as in ASGI."""
 
@@ -89,7 +91,7 @@ def accepted(key: bytes, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def response(status: int, headers: Iterable[tuple[bytes, bytes]] = (), body: bytes = b"") -> bytes:
-    """An HTTP response that rejects a handshake, with `Connection: close`.
+    """An HTTP response of the server itself, with safe headers and `Connection: close`.
 
     Raises:
         ValueError: a header contains a line break or NUL.
@@ -99,6 +101,8 @@ def response(status: int, headers: Iterable[tuple[bytes, bytes]] = (), body: byt
     except ValueError:
         phrase = ""
     fields = [(name, value) for name, value in headers if name.lower() != b"content-length"]
+    given = {name.lower() for name, _ in fields}
+    fields += [header for header in SAFE_RAW if header[0] not in given]
     fields += [(b"content-length", b"%d" % len(body)), (b"connection", b"close")]
     return b"HTTP/1.1 %d %s\r\n" % (status, phrase.encode()) + _lines(fields) + body
 

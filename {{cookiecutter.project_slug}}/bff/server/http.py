@@ -33,6 +33,7 @@ _SPARE_HEAD_SECONDS: Final = 2.0
 """How long a head may take on a connection beyond `MAX_CONNECTIONS`."""
 _MAX_PIPELINED: Final = 16
 """Requests that may wait for the answer to an earlier request of the connection."""
+_TEXT: Final = [(b"content-type", b"text/plain; charset=utf-8")]
 _PIECE_BYTES: Final = 4096
 """Input is parsed in pieces of this size, because the parser cannot be stopped inside one."""
 
@@ -91,6 +92,11 @@ class HttpProtocol(DeadlineProtocol):
         self.transport.write(REFUSAL)
         self.transport.close()
         self._watch_answer()
+
+    def send_400_response(self, msg: str) -> None:
+        """The answer to what is no HTTP request. uvicorn's has no safe headers."""
+        self.transport.write(handshake.response(HTTPStatus.BAD_REQUEST, _TEXT, msg.encode()))
+        self.transport.close()
 
     # Input
 

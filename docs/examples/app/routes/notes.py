@@ -12,9 +12,11 @@ from sqlmodel import col, func, select
 from app.dependencies import SettingsDep
 from app.tables import Note
 from bff import Code, Problem
-from bff.endpoints import CallerDep, DatabaseDep, responses
+from bff.endpoints import CallerDep, DatabaseDep, JsonRoute, responses
 
-router = APIRouter(prefix="/notes", tags=["notes"], responses=responses(401, 403, 503))
+router = APIRouter(
+    prefix="/notes", tags=["notes"], route_class=JsonRoute, responses=responses(401, 403, 503)
+)
 
 KEPT = Counter("notes_kept", "Notes that were stored.")
 
