@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 from bff.cluster.pubsub_listener import _run_until_first_ends
@@ -38,6 +39,26 @@ async def test_a_stalled_subscription_is_detected_and_replaced(start: StartInsta
     assert "nothing received" in a.pubsub_listener.error
     a.pubsub_listener._own_channel = own_channel
     await until(lambda: a.pubsub_listener.error == "")
+
+
+async def test_while_redis_is_away_it_waits_longer_and_longer(
+    redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[float] = []
+
+    async def refuse(_: object) -> None:
+        tried.append(asyncio.get_running_loop().time())
+        raise ConnectionError("refused")
+
+    monkeypatch.setattr("bff.cluster.pubsub_listener.create_pubsub", refuse)
+    listener = ClusterMember(redis, settings).pubsub_listener
+    task = asyncio.create_task(listener.run())
+    await until(lambda: len(tried) == 4)
+    pauses = [later - earlier for earlier, later in itertools.pairwise(tried)]
+    assert pauses[0] >= 0.04
+    assert pauses[2] > pauses[0]
+    assert "refused" in listener.error
+    task.cancel()
 
 
 async def test_a_message_that_cannot_be_processed_does_not_stop_the_listener(

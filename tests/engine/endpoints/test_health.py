@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx2
 import pytest
 from bff.db.database import make_engine
 from bff.settings import Settings
-from bff.testing import RunningBff
+from bff.testing import RunningBff, until
 from bff.testing.running import serve
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
@@ -85,6 +86,44 @@ async def test_metrics_count_connections_and_calls(bff: RunningBff) -> None:
     assert "bff_connections 1.0" in text
     assert 'bff_frames_in_total{type="request"} 1.0' in text
     assert 'bff_mesh_calls_total{outcome="ok",service="echo"} 1.0' in text
+
+
+async def test_every_gauge_of_a_healthy_instance_has_the_value_that_alerts_expect(
+    bff: RunningBff,
+) -> None:
+    """`docs/operate.md` says at which values to alert."""
+    async with bff.browser(), bff.http() as http:
+        await until(lambda: bff.engine.mesh.status.connected)
+        text = (await http.get("/metrics")).text
+    gauges = set(re.findall(r"^# TYPE (bff_\w+) gauge$", text, re.MULTILINE))
+    values = {
+        name: {float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, re.M)}
+        for name in gauges
+    }
+    assert values == {
+        "bff_info": {1},
+        "bff_connections": {1},
+        "bff_pubsub_subscribed": {1},
+        "bff_mesh_connected": {1},
+        "bff_mesh_consumers_down": {0},
+        "bff_mesh_event_retry_seconds": set(),
+    }
+
+
+async def test_gauges_show_a_pubsub_and_a_mesh_that_are_lost(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = bff.engine.metrics.registry.get_sample_value
+
+    async def fail(_: object) -> None:
+        raise ConnectionError("lost")
+
+    monkeypatch.setattr(bff.engine.cluster.pubsub_listener, "_on_message", fail)
+    monkeypatch.setattr("bff.cluster.pubsub_listener.create_pubsub", fail)
+    await bff.engine.messenger.to_all("news", 1)
+    await until(lambda: value("bff_pubsub_subscribed") == 0)
+    await bff.engine.mesh.stop()
+    assert value("bff_mesh_connected", {"mesh": "mesh"}) == 0
 
 
 async def test_every_error_of_the_api_is_documented_as_problem_json(bff: RunningBff) -> None:

@@ -257,6 +257,15 @@ async def test_an_expired_token_is_401(bff: RunningBff) -> None:
     assert await refusal(bff, headers) == (401, "unauthenticated")
 
 
+async def test_a_ticket_is_neither_accepted_nor_used_up(bff: RunningBff) -> None:
+    """`EventSource` sends cookies; a ticket in its URL would be sent again at each reconnect."""
+    async with bff.http("alice") as http:
+        ticket = (await http.post("/auth/ticket")).json()["ticket"]
+    assert await refusal(bff, ticket=ticket) == (401, "unauthenticated")
+    async with bff.handshake(f"?ticket={ticket}", {}) as browser:
+        assert (await browser.receive())["payload"]["topic"] == "hello"
+
+
 async def test_a_cookie_is_accepted_from_allowed_origins_only(bff: RunningBff) -> None:
     cookie = {"Cookie": f"Authorization={bff.token('alice')}"}
     for good in ({"Origin": ORIGIN}, {"Sec-Fetch-Site": "same-origin"}):

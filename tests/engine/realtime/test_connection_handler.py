@@ -203,6 +203,17 @@ async def test_bad_frames_are_answered_and_then_close_the_connection(browser: Br
     assert await browser.closed() == CloseCode.BAD_FRAME
 
 
+@pytest.mark.parametrize("kind", ["request", "command", "subscribe", "cancel", "nonsense"])
+async def test_a_malformed_frame_without_a_trace_id_is_answered(
+    browser: Browser, kind: str
+) -> None:
+    await browser.send({"type": kind, "payload": {"params": 7, "topics": 7}})
+    answer = (await browser.receive())["payload"]
+    error = answer["error"] if isinstance(answer["error"], dict) else answer
+    assert error["code"] == "invalid_params"
+    assert await code_of(browser, call("slow", "nothing", "next")) == "not_found"
+
+
 async def test_a_binary_frame_closes_the_connection(browser: Browser) -> None:
     await browser.send(b"\x00")
     assert await browser.closed() == CloseCode.UNSUPPORTED_DATA

@@ -22,6 +22,7 @@ from bff.telemetry.metrics import Metrics
 from bff.testing import Browser, RunningBff, run, until
 from fastapi import Depends
 from pydantic import BaseModel, Field
+from redis.exceptions import RedisError
 
 from tests.engine.echo import create_app
 from tests.engine.mesh.test_encryption import new_pem
@@ -40,7 +41,7 @@ class Bank:
         self.service = service = Service(self.name, private_key=new_pem())
         self.calls: list[MeshRequest] = []
         self.unblock = asyncio.Event()
-        for name in ("get_balance", "get_name", "put", "pay", "stopped"):
+        for name in ("get_balance", "get_name", "put", "pay", "stopped", "checked"):
             service.add(name, self._record)
         service.add("slow", self._slow)
         service.add("slow_kept", self._slow)
@@ -93,6 +94,10 @@ async def returns_none() -> Any:
     return None
 
 
+async def needs_redis() -> bool:
+    raise RedisError("Redis is down")
+
+
 @pytest.fixture
 async def bff(settings: Settings, bank: Bank) -> AsyncIterator[RunningBff]:
     BANK[0] = name = bank.name
@@ -104,6 +109,7 @@ async def bff(settings: Settings, bank: Bank) -> AsyncIterator[RunningBff]:
     realtime.expose(name, methods=["slow"], timeout=5, cancel_method="stopped")
     realtime.expose(name, methods=["*_kept"], keep_result=True, cancel_method="stopped")
     realtime.expose(name, methods=["secret"], encrypted=True)
+    realtime.expose(name, methods=["checked"], check=needs_redis)
     settings = settings.model_copy(update={"max_requests_per_user": 3})
     broker = MemoryBroker()
     service = connect_mesh(settings.model_copy(update={"app_name": "x"}), broker=broker)
@@ -176,6 +182,16 @@ async def test_a_call_needs_a_check_that_returns_true(bff: RunningBff, bank: Ban
         assert await code_of(alice, bank, "pay", account="closed", amount=5) == "conflict"
         assert await code_of(alice, bank, "put") == "forbidden"
     assert len(bank.called("pay")) == 1
+
+
+async def test_a_check_that_meets_a_dead_redis_says_so_and_nothing_is_sent(
+    bff: RunningBff, bank: Bank
+) -> None:
+    async with bff.browser("alice", []) as alice:
+        error = (await alice.request(bank.name, "checked"))["error"]
+    assert (error["code"], error["outcome"]) == ("service_unavailable", "not_sent")
+    assert "Redis" not in error["description"]
+    assert bank.calls == []
 
 
 async def test_invalid_parameters_are_not_sent_to_the_mesh(bff: RunningBff, bank: Bank) -> None:

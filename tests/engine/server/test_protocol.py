@@ -265,6 +265,24 @@ async def test_frames_are_handled_in_the_context_of_the_handshake(bff: RunningBf
         assert protocol._context is not None
 
 
+async def test_a_frame_handler_that_raises_closes_with_1011(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client learns that the server failed; other sockets are not affected."""
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with bff.browser("bob") as bob, bff.browser("alice") as alice:
+        handler = next(one for one in bff.engine.handlers if one.caller.user_id == "alice")
+        monkeypatch.setattr(handler, "_handle", fail)
+        await alice.send({"type": "ping", "payload": {"trace_id": "x"}})
+        assert await alice.closed() == CloseCode.INTERNAL_ERROR
+        assert "frame handler failed" in caplog.text
+        await bob.ask({"type": "ping", "payload": {"trace_id": "y"}})
+    await until(lambda: not len(bff.engine.handlers._registry))
+
+
 async def test_a_large_broadcast_yields_to_other_tasks(bff: RunningBff) -> None:
     """Sockets are flushed in batches, one batch per turn of the loop."""
     turns = 0

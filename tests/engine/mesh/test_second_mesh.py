@@ -1,0 +1,92 @@
+"""Services behind a second mesh client: its state is part of the first one's."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+import pytest
+from bff.mesh.client import MeshClient
+from bff.mesh.events import EventHandler, MeshEvent, RetryEvent
+from bff.mesh.memory import MemoryBroker, MemoryTransport
+from bff.mesh.service import Service
+from bff.settings import Settings
+from bff.telemetry.metrics import Metrics
+from bff.testing import until
+
+
+@pytest.fixture
+def amqp_url() -> str:
+    return "memory://"
+
+
+def client(settings: Settings, metrics: Metrics, broker: MemoryBroker, name: str) -> MeshClient:
+    return MeshClient(settings, metrics, MemoryTransport(settings.app_name, broker), name=name)
+
+
+async def test_calls_go_to_the_mesh_of_their_service_and_both_must_be_connected(
+    settings: Settings, metrics: Metrics
+) -> None:
+    brokers = MemoryBroker(), MemoryBroker()
+    first = client(settings, metrics, brokers[0], "mesh")
+    second = client(settings, metrics, brokers[1], "legacy")
+    for broker, word in zip(brokers, ("first", "second"), strict=True):
+        service = Service("names")
+        service.add("name", _returning(word))
+        broker.serve(service)
+    other = Service("other")
+    other.add("name", _returning("other"))
+    brokers[0].serve(other)
+    first.route(["names"], second)
+    assert not first.status.connected
+    await first.start()
+    assert first.status.connected
+    assert await first.request("names", "name", {}) == "second"
+    assert await first.request("other", "name", {}) == "other"
+
+    brokers[1].interrupt()
+    assert (first.status.connected, first.status.reason) == (False, "legacy: interrupted")
+    assert await first.request("other", "name", {}) == "other", "the first mesh still works"
+    brokers[1].resume()
+    brokers[0].interrupt()
+    assert (first.status.connected, first.status.reason) == (False, "interrupted")
+    assert await first.request("names", "name", {}) == "second"
+    brokers[0].resume()
+    assert first.status.connected
+
+    value = metrics.registry.get_sample_value
+    assert value("bff_mesh_connected", {"mesh": "legacy"}) == 1
+    brokers[1].interrupt()
+    assert value("bff_mesh_connected", {"mesh": "legacy"}) == 0
+    assert value("bff_mesh_connected", {"mesh": "mesh"}) == 1
+    await first.stop()
+    assert not first.status.connected
+    assert not second.status.connected
+
+
+def _returning(word: str) -> Any:
+    async def answer(_: object) -> str:
+        return word
+
+    return answer
+
+
+async def test_a_stuck_event_handler_of_either_mesh_is_reported(
+    settings: Settings, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bff.mesh.receiver.STUCK_SECONDS", 0)
+    first = client(settings, metrics, MemoryBroker(), "mesh")
+    second = client(settings, metrics, MemoryBroker(), "legacy")
+    first.route(["names"], second)
+
+    async def retry(_: MeshEvent) -> None:
+        raise RetryEvent("the printer is out of paper")
+
+    topic = f"t{secrets.token_hex(4)}"
+    second.add_event_handler(EventHandler("printing", topic, retry))
+    await first.start()
+    assert first.stuck == ""
+    await second.publish(topic, 1)
+    await until(lambda: "'printing'" in first.stuck)
+    assert "the printer is out of paper" in first.stuck
+    await first.stop()
