@@ -95,6 +95,9 @@ def dev(host: str, port: int, reload: bool) -> None:
     origins = (*_settings().allowed_origins, *_local_origins(host, port))
     os.environ["ALLOWED_ORIGINS"] = ",".join(dict.fromkeys(origins))
     settings = _settings()
+    if settings.development and "oidc_issuer" not in settings.model_fields_set:
+        os.environ["OIDC_ISSUER"] = "memory://"
+        settings = _settings()
     _check_address(host, port)
     _warn_about_names(settings)
     if settings.development:

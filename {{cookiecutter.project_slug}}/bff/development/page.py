@@ -39,6 +39,8 @@ def router(settings: Settings) -> APIRouter:
     """Routes of the page, of the client's modules, and of tokens for any user."""
     router = APIRouter(include_in_schema=False)
     html = _PAGE.read_text(encoding="utf-8")
+    if settings.oidc_issuer is not None:
+        html = html.replace("<body>", "<body data-sign-in>")
     headers = _FRESH | {"Content-Security-Policy": page_policy(html)}
 
     @router.get("/")
