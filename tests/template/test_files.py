@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts.bake import PROJECT
+from scripts.bake import PROJECT, export
 from scripts.bake import bake as bake_into
 from tests.baked import BakedProject
 from tests.template.conftest import ANSWERS, CHOICES, Bake
@@ -140,3 +141,17 @@ def test_the_export_leaves_behind_what_git_ignores(template: Path) -> None:
     assert {"app/main.py", "bff/__init__.py", "tests/conftest.py"} <= names
     assert not [name for name in names if "__pycache__" in name or name.startswith(".ruff_cache")]
     assert not names & {".env", "bff.sqlite3"}
+
+
+def test_without_git_the_export_takes_all_files_but_local_ones(
+    monkeypatch: pytest.MonkeyPatch, template: Path, tmp_path: Path
+) -> None:
+    """A downloaded archive has no repository."""
+    archive = tmp_path / "archive"
+    shutil.copytree(template, archive)
+    (archive / PROJECT / ".env").write_text("JWT_SECRET=mine\n")
+    (archive / "notes.txt").write_text("")
+    monkeypatch.setattr("scripts.bake.ROOT", archive)
+    monkeypatch.setenv("PATH", "")
+    exported = BakedProject(export(tmp_path / "exported"))
+    assert exported.files() == BakedProject(template).files()

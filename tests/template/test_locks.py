@@ -148,3 +148,13 @@ def test_what_the_lock_installs_is_whole(installed: InstalledProject) -> None:
     assert complaints in ([], ["No broken requirements found."])
     done = installed.run(installed.bff, "--help")
     assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("makefile", [ROOT / "Makefile", ROOT / PROJECT / "Makefile"])
+def test_make_lock_locks_for_the_oldest_python(makefile: Path) -> None:
+    """Locked for a newer one, packages that only an older one needs would be missing."""
+    metadata = tomllib.loads((ROOT / PROJECT / "pyproject.toml").read_text())["project"]
+    oldest = metadata["requires-python"].removeprefix(">=")
+    (compile_,) = re.findall(r"^COMPILE := (.*)$", makefile.read_text(), flags=re.M)
+    assert f"--python-version {oldest} " in compile_
+    assert "--universal --generate-hashes" in compile_

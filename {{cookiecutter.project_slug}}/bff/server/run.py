@@ -27,6 +27,9 @@ _GC_THRESHOLDS = (20_000, 50, 100)
 """Idle connections are long-lived objects. With the default thresholds, full collections would
 traverse all of them often and block the loop, longer with each connection."""
 
+_OPEN_MAX_OF_MACOS = 10_240
+"""The most files that macOS lets a process open while its hard limit is infinite (`OPEN_MAX`)."""
+
 _WORKER_SECONDS = 20
 """Within which a worker answers its parent, which kills it otherwise. The first answer comes when
 the worker has imported the engine: on a busy machine that takes longer than uvicorn's 5 s, and
@@ -108,14 +111,16 @@ def _raise_file_limit() -> None:
     """Raise the soft limit of open files to the hard limit.
 
     Every connection needs a file descriptor. The soft limit is 1,024 on most systems, for programs
-    that call select(2).
+    that call select(2), and 256 on macOS, which rejects its infinite hard limit here.
     """
     if sys.platform != "win32":
         import resource
 
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with suppress(ValueError, OSError):  # macOS rejects its infinite hard limit
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        for limit in (hard, max(soft, _OPEN_MAX_OF_MACOS)):
+            with suppress(ValueError, OSError):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+                return
 
 
 def _websocket_protocol() -> str:
