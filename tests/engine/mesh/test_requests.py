@@ -8,6 +8,7 @@ import pytest
 from bff.errors import Code, Outcome, Problem
 from bff.mesh import nuropb
 from bff.mesh.client import MeshClient
+from bff.mesh.memory import CONCURRENT_CALLS
 from bff.mesh.receiver import MessageReceiver
 from bff.mesh.service import Service
 from bff.telemetry.metrics import Metrics
@@ -224,6 +225,40 @@ async def test_requests_fail_at_once_when_the_connection_is_lost(
             assert isinstance(problem, Problem)
             assert problem.code is Code.MESH_UNAVAILABLE
             assert problem.outcome is Outcome.UNKNOWN
+
+
+async def test_a_request_is_never_sent_twice(
+    mesh: MeshClient, engine: Engine, service: str
+) -> None:
+    """Neither when its connection is lost, nor after the reconnect."""
+    for number in range(3):
+        call = asyncio.create_task(mesh.request(service, "note", {"text": str(number)}))
+        wait = asyncio.create_task(mesh.request(service, "wait", {"seconds": 30}))
+        await call
+        await engine.interrupt()
+        with pytest.raises(Problem) as caught:
+            await wait
+        assert caught.value.outcome is Outcome.UNKNOWN
+        assert not caught.value.retryable
+        await engine.resume()
+        await until(lambda: mesh.status.connected)
+    assert await mesh.request(service, "notes_taken", {}) == ["0", "1", "2"]
+
+
+async def test_a_call_that_expired_in_the_queue_is_not_carried_out(
+    mesh: MeshClient, service: str
+) -> None:
+    """The service is busy: the call waits in its queue, longer than its caller does."""
+    busy = [
+        asyncio.create_task(mesh.request(service, "wait", {"seconds": 1.5}))
+        for _ in range(CONCURRENT_CALLS)
+    ]
+    await until(lambda: mesh._pending_calls._total == CONCURRENT_CALLS)
+    with pytest.raises(Problem) as caught:
+        await mesh.request(service, "note", {"text": "late"}, timeout=0.3)
+    assert (caught.value.code, caught.value.outcome) == (Code.TIMEOUT, Outcome.UNKNOWN)
+    await asyncio.gather(*busy)
+    assert await mesh.request(service, "notes_taken", {}) == []
 
 
 async def test_without_a_connection_a_call_waits_until_its_deadline(
