@@ -18,6 +18,7 @@ DOCS = ROOT / "docs"
 """Pages of the template."""
 PROJECT_DOCS = ROOT / PROJECT / "docs"
 """Pages of a generated project."""
+ROOTS = (EXAMPLES, PROJECT_DOCS / "examples")
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -173,7 +174,8 @@ def test_metrics_settings_and_commands_that_a_page_names_exist(
 def test_code_blocks_equal_their_example_files(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for name, shown in re.findall(r"^```\w+ ([\w./]+\.\w+)\n(.*?)^```$", text, re.M | re.S):
-        assert shown.strip("\n") == (EXAMPLES / name).read_text(encoding="utf-8").strip("\n"), name
+        path = next((path for root in ROOTS if (path := root / name).is_file()), EXAMPLES / name)
+        assert shown.strip("\n") == path.read_text(encoding="utf-8").strip("\n"), name
 
 
 def test_every_example_file_is_on_a_page() -> None:

@@ -171,7 +171,10 @@ export interface Options extends Limits {
    */
   transports?: readonly TransportKind[];
   /** Default `globalThis.WebSocket`. */
-  WebSocket?: new (url: string, protocols: string[]) => object;
+  WebSocket?: new (
+    url: string,
+    protocols: string[],
+  ) => object;
 }
 
 export interface CallOptions {

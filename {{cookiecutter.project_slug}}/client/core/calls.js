@@ -1,7 +1,7 @@
 /** @import { CallOptions } from "../bff-client.js" */
 /** @import { Deferred } from "./promises.js" */
 /** @import { ErrorFacts } from "./errors.js" */
-/** @import { Transport } from "./types.d.ts" */
+/** @import { Transport } from "./types.js" */
 
 import { BffError } from "./errors.js";
 import { Timers, deferred, ignore } from "./promises.js";

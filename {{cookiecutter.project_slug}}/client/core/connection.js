@@ -2,7 +2,7 @@
 /** @import { Credentials } from "./credentials.js" */
 /** @import { Deferred } from "./promises.js" */
 /** @import { Transports } from "./transports.js" */
-/** @import { ConnectionListener, End } from "./types.d.ts" */
+/** @import { ConnectionListener, End } from "./types.js" */
 
 import {
   GOING_AWAY,

@@ -1,6 +1,6 @@
 /** @import { HttpNeeds } from "./http.js" */
 /** @import { Transports } from "./transports.js" */
-/** @import { End, TransportListener } from "./types.d.ts" */
+/** @import { End, TransportListener } from "./types.js" */
 /** @import { ErrorFacts } from "./errors.js" */
 
 import { ABNORMAL, CONNECTION_LIMIT, NOT_AUTHENTICATED } from "./close-codes.js";
@@ -77,7 +77,11 @@ export class EventStreamTransport {
       this.#replace([...all], trace_id);
     } else {
       const description = "Not possible while the WebSocket is not available";
-      this.#needs.reply(trace_id, { code: "service_unavailable", description, outcome: "not_sent" });
+      this.#needs.reply(trace_id, {
+        code: "service_unavailable",
+        description,
+        outcome: "not_sent",
+      });
     }
     return control;
   }

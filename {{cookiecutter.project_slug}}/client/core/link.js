@@ -1,7 +1,7 @@
 /** @import { Session, TransportKind } from "../bff-client.js" */
 /** @import { Credentials } from "./credentials.js" */
 /** @import { Transports } from "./transports.js" */
-/** @import { ConnectionListener, End, LinkOwner, Transport, TransportListener } from "./types.d.ts" */
+/** @import { ConnectionListener, End, LinkOwner, Transport, TransportListener } from "./types.js" */
 
 import { ABNORMAL } from "./close-codes.js";
 import { parseFrame } from "./frames.js";

@@ -18,6 +18,11 @@ export class Parts {
   listeners = new Listeners();
   inbox = new Inbox(this.listeners, (topic, event) => this.topics.onServerEvent(topic, event));
 
+  /** @type {Topics} */
+  topics;
+  /** @type {Connection} */
+  connection;
+
   /** @param {Options} options */
   constructor({ url = "/ws", getToken, getTicket, positions, WebSocket, transports, ...rest }) {
     const limits = limitsOf(rest);

@@ -1,4 +1,4 @@
-/** @import { TransportListener } from "./types.d.ts" */
+/** @import { TransportListener } from "./types.js" */
 
 import { NORMAL } from "./close-codes.js";
 import { ignore } from "./promises.js";

@@ -164,7 +164,10 @@ export class Topics {
 
   /** @param {string[]} topics */
   #subscribe(topics) {
-    const asked = topics.map((topic) => ({ topic, since: this.#host.positions.get(TOPIC + topic) }));
+    const asked = topics.map((topic) => ({
+      topic,
+      since: this.#host.positions.get(TOPIC + topic),
+    }));
     return this.#host.call("subscribe", { topics: asked }, ({ positions, recovered }) =>
       this.#onSubscribed(topics, positions, recovered),
     );

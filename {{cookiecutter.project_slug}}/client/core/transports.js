@@ -1,6 +1,6 @@
 /** @import { TransportKind } from "../bff-client.js" */
 /** @import { Credentials } from "./credentials.js" */
-/** @import { End, SocketClass, TransportListener } from "./types.d.ts" */
+/** @import { End, SocketClass, TransportListener } from "./types.js" */
 /** @import { StreamNeeds } from "./event-stream-transport.js" */
 
 import { ABNORMAL, NOT_AUTHENTICATED } from "./close-codes.js";
