@@ -69,6 +69,12 @@ def test_pip_takes_over_if_uv_fails_and_does_not_print_warnings(
     assert imports(lock, "iniconfig")
 
 
+def test_a_variable_that_names_no_uv_does_not_matter(folder: Path) -> None:
+    done = install(lock_of("iniconfig", folder), UV="/nowhere/uv")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+
+
 def test_uv_is_used_if_it_is_installed(tmp_path: Path) -> None:
     lock = lock_of("iniconfig", tmp_path)
     uv = program(tmp_path / "bin", f'echo "$@" >> "{tmp_path}/calls"')

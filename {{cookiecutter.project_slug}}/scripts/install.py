@@ -65,12 +65,13 @@ def main(arguments: list[str]) -> str | int:
     sentence = lack(uv)
     if sentence:
         return sentence
+    failed: str | int = 0
     for tool in [uv, ""] if uv else [""]:
         print(f"Installing into {given.venv} with {'uv' if tool else 'pip'} ...", flush=True)
         try:
             install(given.venv, given.requirement, given.editable, tool)
-        except subprocess.CalledProcessError as error:
-            failed = error.returncode
+        except (OSError, subprocess.CalledProcessError) as error:
+            failed = str(error) if isinstance(error, OSError) else 1
         else:
             return 0
     return failed
