@@ -24,6 +24,7 @@ from tests.engine.echo import create_app
 from tests.servers.identity_provider import IdentityProviderServer
 from tests.servers.server import ServerError
 
+_XSRF = re.compile(r'name="xsrf" value="([^"]+)"')
 _FORM = re.compile(r'<form[^>]*action="([^"]+)"')
 _INPUT = re.compile(r'<input[^>]*name="prompt" value="([^"]+)"')
 
@@ -72,15 +73,15 @@ class Certified:
         self.server = server
 
     def client(self, origin: str, **metadata: Any) -> dict[str, Any]:
-        client = self.server.register(
-            redirect_uris=[f"{origin}/auth/callback"],
-            post_logout_redirect_uris=[f"{origin}/"],
-            grant_types=["authorization_code", "refresh_token"],
-            response_types=["code"],
-            backchannel_logout_uri=f"{origin}/auth/backchannel-logout",
-            backchannel_logout_session_required=True,
-            **metadata,
-        )
+        usual = {
+            "redirect_uris": [f"{origin}/auth/callback"],
+            "post_logout_redirect_uris": [f"{origin}/"],
+            "grant_types": ["authorization_code", "refresh_token"],
+            "response_types": ["code"],
+            "backchannel_logout_uri": f"{origin}/auth/backchannel-logout",
+            "backchannel_logout_session_required": True,
+        }
+        client = self.server.register(**usual | metadata)
         settings = {
             "oidc_issuer": self.server.url,
             "oidc_client_id": client["client_id"],
@@ -108,6 +109,15 @@ class Certified:
 
     def grants(self, bff: RunningBff, user: str) -> list[str]:
         return self.server.grants(user)
+
+    async def sign_out(self, page: Page) -> None:
+        """The user signs out at the provider, in a browser."""
+        response = await page.http.get(f"{self.server.url}/session/end")
+        xsrf = _XSRF.search(response.text)
+        assert xsrf is not None, response.text
+        form = {"xsrf": xsrf[1], "logout": "yes"}
+        confirmed = await page.http.post(f"{self.server.url}/session/end/confirm", data=form)
+        assert confirmed.status_code == 303, confirmed.text
 
 
 class Page:
@@ -219,9 +229,10 @@ def start(settings: Settings, provider: Provider) -> Start:
         *routers: APIRouter | RealtimeRouter,
         authorize: Authorize | None = None,
         metadata: dict[str, Any] | None = None,
+        listener: socket.socket | None = None,
         **changes: Any,
     ) -> AsyncIterator[RunningBff]:
-        listener = socket.create_server(("127.0.0.1", 0))
+        listener = listener or socket.create_server(("127.0.0.1", 0))
         origin = f"http://127.0.0.1:{listener.getsockname()[1]}"
         if not registered:
             registered.update(provider.client(origin, **(metadata or {})))

@@ -22,6 +22,8 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
       roles: id.startsWith("admin") ? ["orders", "admin"] : ["orders"],
     }),
   }),
+  // Its own dispatcher refuses 127.0.0.1, where the BFF is that a back-channel logout goes to.
+  fetch: (url, { dispatcher, ...options }) => fetch(url, options),
   issueRefreshToken: () => true,
   rotateRefreshToken: true,
   ttl: {
@@ -38,6 +40,7 @@ provider.on("grant.success", (ctx) => {
   const account = ctx.oidc.account?.accountId;
   grants[account] = [...(grants[account] ?? []), ctx.oidc.params.grant_type];
 });
+provider.on("backchannel.error", (ctx, error) => console.error("back-channel", error));
 provider.use(async (ctx, next) => {
   if (ctx.path !== "/test/grants") return next();
   ctx.body = grants[ctx.query.account] ?? [];

@@ -15,10 +15,11 @@ class Tokens:
     access_token: str
     expires_at: float | None
     """When the access token expires, in seconds since 1970; None if the provider did not say."""
-    refresh_at: float | None
-    """When to refresh it: 30 s before, or after four fifths of a short life."""
     refresh_token: str | None
     id_token: str
+    refresh_at: float | None = None
+    """When to refresh the access token: 30 s before its end, or after four fifths of a short
+    life."""
 
     @classmethod
     def from_response(cls, response: Mapping[str, Any], before: Self | None = None) -> Self | None:

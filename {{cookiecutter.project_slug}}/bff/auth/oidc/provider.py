@@ -197,7 +197,10 @@ class IdentityProvider:
     async def _post(
         self, metadata: ProviderMetadata, endpoint: str, form: Mapping[str, str]
     ) -> httpx2.Response:
-        auth = self._oauth.client_auth(self._auth_method(metadata))
+        method = self._auth_method(metadata)
+        auth = self._oauth.client_auth(method)
+        if method == "client_secret_post":  # Authlib adds the id
+            form = {name: value for name, value in form.items() if name != "client_id"}
         try:
             async with asyncio.timeout(_SECONDS):
                 response: httpx2.Response = await self._oauth.post(
