@@ -18,6 +18,8 @@ from bff.setting_types import secret_fault
 from bff.settings import Settings
 from bff.settings_list import unknown_names
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -102,6 +104,51 @@ ACCEPTED: dict[str, dict[str, str]] = {
     "two secrets": {"MESH_TOKEN_SECRET": secrets.token_urlsafe(48)},
     "a path": {"ROOT_PATH": "/apps/bff"},
 }
+
+
+def pem(key: Any, password: str = "") -> bytes:
+    protection: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if password:
+        protection = serialization.BestAvailableEncryption(password.encode())
+    form = serialization.PrivateFormat.PKCS8
+    return bytes(key.private_bytes(serialization.Encoding.PEM, form, protection))
+
+
+RSA, P384 = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP384R1())
+KEY_FILES: dict[str, bytes | None] = {
+    "missing": None,
+    "empty": b"",
+    "no PEM": b"\xff\xfe key",
+    "cut off": pem(RSA)[:900],
+    "with a password": pem(P384, "pass"),
+    "a public key": RSA.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    ),
+    "too short": pem(rsa.generate_private_key(65537, 1024)),
+    "of another kind": pem(P384),
+}
+
+
+@pytest.mark.parametrize("name", ["MESH_PRIVATE_KEY_FILE", "OIDC_PRIVATE_KEY_FILE"])
+@pytest.mark.parametrize("what", KEY_FILES)
+def test_a_key_file_that_cannot_be_used_is_one_sentence(
+    bff: Callable[..., Result], tmp_path: Path, name: str, what: str
+) -> None:
+    if (content := KEY_FILES[what]) is not None:
+        (tmp_path / "key.pem").write_bytes(content)
+    for command in ("settings", "doctor"):
+        refused = bff(command, **{name: "key.pem"})
+        assert refused.exit_code == 2
+        sentence, _ = refused.output.splitlines()
+        assert f"{name} names a" in sentence or f"{name}: names a" in sentence
+
+
+def test_key_files_that_can_be_used(bff: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "rsa.pem").write_bytes(pem(RSA))
+    (tmp_path / "ec.pem").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
+    names = {"MESH_PRIVATE_KEY_FILE": "rsa.pem", "OIDC_PRIVATE_KEY_FILE": "ec.pem"}
+    accepted = bff("settings", **names)
+    assert accepted.exit_code == 0, accepted.output
 
 
 @pytest.fixture

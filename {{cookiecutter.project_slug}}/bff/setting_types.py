@@ -10,12 +10,14 @@ import inspect
 import ipaddress
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import SplitResult, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
+MIN_RSA_BITS: Final = 2048
 MIN_SECRET_BYTES: Final = 32
 MIN_SECRET_CHARACTERS: Final = 10
 """How many different characters a secret must contain."""
@@ -235,6 +237,48 @@ def _redirect_uri(value: str | None) -> str | None:
     return value
 
 
+def _private_key(path: Path) -> Any:
+    """The private key in a file.
+
+    Raises:
+        ValueError: there is none that can be used. Later that would be a traceback.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        return load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise ValueError(f"names a file that cannot be read: {error.strerror}") from None
+    except TypeError:
+        raise ValueError("names a key with a password: store it without one") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("names a file that is no private key in PEM") from None
+
+
+def _is_rsa(key: Any) -> bool:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+    return isinstance(key, RSAPrivateKey) and key.key_size >= MIN_RSA_BITS
+
+
+def _rsa_key_file(path: Path | None) -> Path | None:
+    if path is not None and not _is_rsa(_private_key(path)):
+        raise ValueError(f"names a key that is not RSA of at least {MIN_RSA_BITS} bits")
+    return path
+
+
+def _signing_key_file(path: Path | None) -> Path | None:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+    if path is not None:
+        key = _private_key(path)
+        is_p256 = isinstance(key, EllipticCurvePrivateKey) and key.curve.name == "secp256r1"
+        if not is_p256 and not _is_rsa(key):
+            raise ValueError(f"names a key that is neither EC P-256 nor RSA of {MIN_RSA_BITS} bits")
+    return path
+
+
 def is_local(url: str) -> bool:
     """Whether a URL names this machine, so that nobody between can change the answer."""
     host = urlsplit(url).hostname or ""
@@ -263,6 +307,8 @@ Origins = Annotated[
     tuple[Annotated[str, BeforeValidator(_origin)], ...], NoDecode, BeforeValidator(_split)
 ]
 BlankIsNone = BeforeValidator(_blank_is_none)
+RsaKeyFile = Annotated[Path | None, BlankIsNone, AfterValidator(_rsa_key_file)]
+SigningKeyFile = Annotated[Path | None, BlankIsNone, AfterValidator(_signing_key_file)]
 Count = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 RedisUrl = Annotated[str, AfterValidator(_redis_url)]

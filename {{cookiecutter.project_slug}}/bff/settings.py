@@ -8,7 +8,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import Field, FilePath, SecretStr, model_validator
+from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from bff.setting_types import (
@@ -22,7 +22,9 @@ from bff.setting_types import (
     Origins,
     RedirectUri,
     RedisUrl,
+    RsaKeyFile,
     Seconds,
+    SigningKeyFile,
     is_local,
     secret_fault,
 )
@@ -143,7 +145,7 @@ class Settings(MeshSettings):
     """The id of the BFF at the identity provider."""
     oidc_client_secret: Annotated[SecretStr | None, BlankIsNone] = None
     """The secret of the BFF at the identity provider. Set this or `OIDC_PRIVATE_KEY_FILE`."""
-    oidc_private_key_file: Annotated[FilePath | None, BlankIsNone] = None
+    oidc_private_key_file: SigningKeyFile = None
     """Path of an RSA or EC (P-256) key in PEM, with which the BFF authenticates at the identity
     provider (`private_key_jwt`)."""
     oidc_redirect_uri: RedirectUri = None
@@ -236,8 +238,9 @@ class Settings(MeshSettings):
     mesh_token_prefix: str = ""
     """Text before the token in the `context`, for example `Bearer `. NuroPb services expect
     none."""
-    mesh_private_key_file: Annotated[FilePath | None, BlankIsNone] = None
-    """Path of an RSA key in PEM, for encrypted calls of other services to the BFF."""
+    mesh_private_key_file: RsaKeyFile = None
+    """Path of an RSA key in PEM, of at least 2048 bits and without a password, for encrypted calls
+    of other services to the BFF."""
 
     @property
     def development(self) -> bool:

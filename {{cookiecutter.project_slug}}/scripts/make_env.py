@@ -9,14 +9,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 EMPTY_SECRET = re.compile(r"^([A-Z0-9_]+_(?:SECRET|PASSWORD))=$", re.MULTILINE)
-SECRET_BYTES = 48
+SECRET_BYTES = 32
 
 
 def with_secrets(example: str) -> str:
-    """Fill each empty `…_SECRET=` and `…_PASSWORD=` with a random URL-safe value."""
-    return EMPTY_SECRET.sub(
-        lambda match: f"{match[1]}={secrets.token_urlsafe(SECRET_BYTES)}", example
-    )
+    """Fill each empty `…_SECRET=` and `…_PASSWORD=` with random hexadecimal digits: a program may
+    take what begins with `-` for an option."""
+    return EMPTY_SECRET.sub(lambda match: f"{match[1]}={secrets.token_hex(SECRET_BYTES)}", example)
 
 
 def make_env(root: Path = ROOT) -> bool:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import Connection
+from bff.errors import Code, Problem
 from bff.redis.client import RedisClient
 from bff.testing import until
+from pydantic import BaseModel, ConfigDict
 
 from tests.engine.cluster.conftest import StartInstance
 from tests.engine.doubles import RecordingTransport
@@ -168,3 +171,27 @@ async def test_streams_have_a_maximum_length_and_expire(
     assert await redis.xlen(keys.stream) == 200
     assert await redis.ttl(keys.stream) <= 600
     assert await redis.ttl(keys.meta) > 23 * 3600
+
+
+class Drawing(BaseModel):
+    model_config = ConfigDict(arbitrary_types_allowed=True)
+    brush: object
+
+
+@pytest.mark.parametrize(
+    "event",
+    [object(), {"a": {1, 2}}, {"half": "\ud83d"}, {"large": 1 << 64}, Drawing(brush=object())],
+    ids=["object", "set", "surrogate", "integer", "model"],
+)
+async def test_an_event_that_is_not_json_is_a_problem(start: StartInstance, event: Any) -> None:
+    messenger = (await start()).messenger
+    for send in (
+        messenger.to_user("alice", "news", event),
+        messenger.to_users(["alice"], "news", event),
+        messenger.to_all("news", event),
+        messenger.to_topic("news", event),
+        messenger.to_connection(f"{'0' * 12}.{'0' * 16}", "news", event),
+    ):
+        with pytest.raises(Problem, match="not JSON") as caught:
+            await send
+        assert caught.value.code is Code.INVALID_PARAMS

@@ -51,8 +51,9 @@ class Messenger(ConnectionControl):
 
     Every method raises `redis.exceptions.RedisError`, `OSError` or `TimeoutError` when Redis is
     unavailable; the message may have been sent nevertheless. Every method raises a `Problem` with
-    `invalid_params` for what is not a user id, topic, event name or connection id (`names.py`), and
-    with `REQUIRE_DECLARED_EVENTS` for an event that is not declared. A declared event whose payload
+    `invalid_params` for what is not a user id, topic, event name or connection id (`names.py`), for
+    an event that is not JSON, and with `REQUIRE_DECLARED_EVENTS` for one that is not declared. A
+    declared event whose payload
     has another type raises `ValueError`.
     """
 

@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 import orjson
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
 
 from bff.connections.declared_events import DeclaredEvent, DeclaredEvents
 from bff.connections.messages import Event
+from bff.errors import Code, Problem
 from bff.names import check_event_name, check_topic
 
 
@@ -31,8 +33,8 @@ class OutgoingEvents:
         Pydantic model. `to_topic`: browsers must be able to subscribe to the topic.
 
         Raises:
-            Problem: `invalid_params`: it is not a name; or events must be declared, and this one
-                is not.
+            Problem: `invalid_params`: it is not a name; the model is not JSON; or events must be
+                declared, and this one is not.
             ValueError: a declared event does not belong to this topic, or has a payload of another
                 type.
         """
@@ -49,6 +51,12 @@ class OutgoingEvents:
             return Outgoing(Event(topic, declared.encode(event.payload)), declared.stored)
         found = self._declared.check(topic, event)
         if isinstance(event, BaseModel):
-            json = event.__pydantic_serializer__.to_json(event, by_alias=True)
-            event = orjson.Fragment(json)
+            event = _as_json(event)
         return Outgoing(Event(topic, event), found is None or found.stored)
+
+
+def _as_json(model: BaseModel) -> orjson.Fragment:
+    try:
+        return orjson.Fragment(model.__pydantic_serializer__.to_json(model, by_alias=True))
+    except PydanticSerializationError as error:
+        raise Problem(Code.INVALID_PARAMS, "The event is not JSON") from error

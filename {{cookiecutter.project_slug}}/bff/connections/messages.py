@@ -177,6 +177,16 @@ class Event(_Outbound):
     def payload(self) -> dict[str, Any]:
         return {"topic": self.topic, "event": self.event}
 
+    def encode(self) -> bytes:
+        """
+        Raises:
+            Problem: `invalid_params`, the event is not JSON.
+        """
+        try:
+            return _Outbound.encode(self)
+        except TypeError as error:
+            raise Problem(Code.INVALID_PARAMS, "The event is not JSON") from error
+
     def head(self, stream: str) -> bytes:
         """The text up to the epoch in the id. Redis appends `<epoch>/<offset>"}}`."""
         return b'%s,"id":%s/' % (self.encode()[:-2], encode(stream)[:-1])
