@@ -208,7 +208,7 @@ async def test_the_provider_ends_the_sessions_of_cookies(settings: Settings) -> 
         ).decode()
 
         async def session(provider_sid: str) -> SessionKey:
-            tokens = Tokens(access_token="a", refresh_token=None, id_token="i", expires_at=0)
+            tokens = Tokens("a", expires_at=0, refresh_at=None, refresh_token=None, id_token="i")
             signed_in = SignIn(
                 "alice", "Alice", frozenset(), tokens, provider_sid, "127.0.0.1", "test"
             )
