@@ -63,6 +63,8 @@ async def _send(messenger: Messenger, numbered: Numbered) -> str | None:
     return (await messenger.to_all(EVENT, event)).id
 
 
-if __name__ == "__main__":
+if __name__ in ("__main__", "__mp_main__"):  # a worker of `--workers` imports it as the latter
     routes.REALTIME = (*routes.REALTIME, realtime)  # type: ignore[assignment]
+
+if __name__ == "__main__":
     cli.main()

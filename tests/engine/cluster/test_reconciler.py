@@ -292,3 +292,50 @@ async def damage_and_compare(joined: list[str], damages: list[tuple[str, str, in
     assert texts(members) >= set(joined)
     await instance.pipeline.close()
     await redis.aclose()
+
+
+@pytest.mark.parametrize("what", ["another instance", "an older generation"])
+async def test_entries_without_a_lease_are_removed_after_the_time_of_a_lease(
+    start: StartInstance, redis: RedisClient, keys: Keys, what: str
+) -> None:
+    """A node of a cluster came back with older data, after the reaper had done its work."""
+    a, b = await start(lease_seconds=0.5, lease_renewal_seconds=0.1), await start()
+    alice = await a.join("alice")
+    member = "gone#1" if what == "another instance" else f"{b.id}#0"
+    restored = new_connection_id(member.partition("#")[0])
+    await redis.hset(keys.connections("alice"), restored, f"{member} {{}}")
+    await a.index.renew()
+    await a.index.reconciler.compare(["alice"])
+    assert restored in await fields_of(redis, keys, "alice"), "its instance may take a new lease"
+
+    async def is_removed() -> bool:
+        await a.index.renew()
+        await a.index.reconciler.compare(["alice"])
+        return await fields_of(redis, keys, "alice") == {alice.id}
+
+    await until(is_removed)
+
+
+async def test_entries_of_a_living_instance_stay_although_its_lease_is_not_known_yet(
+    start: StartInstance, redis: RedisClient, keys: Keys
+) -> None:
+    a = await start(lease_seconds=0.2, lease_renewal_seconds=0.1)
+    await a.join("alice")
+    b = await start()
+    other = await b.join("alice")
+    for _ in range(2):
+        await a.index.reconciler.compare(["alice"])
+        await asyncio.sleep(0.3)  # more than a lease
+    assert other.id in await fields_of(redis, keys, "alice")
+
+
+async def test_the_entries_of_a_user_expire_when_no_instance_compares_them(
+    start: StartInstance, redis: RedisClient, keys: Keys
+) -> None:
+    a = await start(lease_seconds=30, lease_renewal_seconds=10)
+    await a.join("alice")
+    await a.index.reconciler.compare(["alice"])
+    assert 290 < await redis.ttl(keys.connections("alice")) <= 300
+    await redis.expire(keys.connections("alice"), 100)
+    await a.index.reconciler.compare(["alice"])
+    assert await redis.ttl(keys.connections("alice")) > 290

@@ -63,7 +63,9 @@ class ConnectionIndex:
         self.instance_id = context.instance_id
         self.lease = Lease(context)
         self.reaper = Reaper(context, presence)
-        self.reconciler = Reconciler(context, self.lease, presence, self.restore)
+        self.reconciler = Reconciler(
+            context, self.lease, presence, self.restore, self.reaper.remove_dead_entries
+        )
         self._redis = context.redis
         self._pipeline = context.pipeline
         self._registry = context.registry

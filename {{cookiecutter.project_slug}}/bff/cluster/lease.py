@@ -44,6 +44,8 @@ class Lease:
         self.living: tuple[InstanceFacts, ...] = ()
         self.dead: tuple[str, ...] = ()
         """`<instance>#<generation>` of every expired lease that has not been reaped yet."""
+        self.known = ""
+        """`<instance>#<generation>` of every lease, expired or not, between spaces."""
         self._registry = context.registry
         self._seconds = context.settings.lease_seconds
         self._keys = context.keys
@@ -82,9 +84,10 @@ class Lease:
             self._run_id,
         ]
         keys = [self._keys.leases, self._keys.lease_facts]
-        is_held, living, dead, run_id = await self._script(keys, arguments)
+        is_held, living, dead, run_id, members = await self._script(keys, arguments)
         if is_held:
             self._run_id = run_id
             self.living = tuple(InstanceFacts.of(facts) for facts in living if facts)
             self.dead = tuple(member.decode() for member in dead)
+            self.known = f" {b' '.join([*members, *dead]).decode()} "
         return bool(is_held)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final
 
@@ -19,10 +21,16 @@ logger = logging.getLogger(__name__)
 _BATCH: Final = 500
 """Users that are compared in one round trip."""
 
+_EXPIRY_LEASES: Final = 10
+"""After so many times `LEASE_SECONDS` without a comparison, the entries of a user expire: those of
+dead instances which Redis restored, or whose list of users it lost, would stay otherwise."""
+
 
 class Reconciler:
     """Compares both ways: an entry without a connection is removed, and a connection without an
-    entry is written again.
+    entry is written again. An entry of another instance that has had no lease for `LEASE_SECONDS`
+    is removed too: a Redis that came back with older data has restored it, or has lost the list by
+    which the reaper finds it.
 
     In every `LEASE_SECONDS` it compares the users with a connection here, and those in
     `ClusterContext.doubtful_users`: their entries may be wrong although they have none. So may
@@ -37,6 +45,7 @@ class Reconciler:
         lease: Lease,
         presence: PresenceQueue,
         restore: Callable[[Iterable[Connection]], Awaitable[None]],
+        remove_dead_entries: Callable[[str], Awaitable[None]],
     ) -> None:
         self._pipeline = context.pipeline
         self._registry = context.registry
@@ -44,10 +53,14 @@ class Reconciler:
         self._keys = context.keys
         self._metrics = context.metrics
         self._seconds = context.settings.lease_seconds
+        self._expiry = math.ceil(_EXPIRY_LEASES * self._seconds)
         self._instance_prefix = context.instance_id + "."
         self._lease = lease
         self._presence = presence
         self._restore = restore
+        self._remove_dead_entries = remove_dead_entries
+        self._without_lease: dict[str, float] = {}
+        """`<instance>#<generation>` to the time when an entry of it was first seen."""
         self._compare = load(context.pipeline, "compare")
         self._scanned: tuple[str, int | bytes] = "", 0
         """Which set of users was scanned last, and the cursor in it."""
@@ -57,6 +70,7 @@ class Reconciler:
         while True:
             users = list({*self._registry.users(), *self._doubtful_users})
             self._doubtful_users.clear()
+            self._forget_leases()
             batches = [users[start : start + _BATCH] for start in range(0, len(users), _BATCH)]
             for batch in batches or [[]]:
                 await asyncio.sleep(self._seconds / max(1, len(batches)))
@@ -91,8 +105,12 @@ class Reconciler:
             return  # all entries are being written again
         missing: list[Connection] = []
         stale: dict[str, list[str]] = {}
+        without_lease: list[tuple[str, str]] = []
         for user_id, result in zip(users, results, strict=True):
             for connection_id in map(bytes.decode, result.result()):
+                if "#" in connection_id:
+                    without_lease.append((user_id, connection_id))
+                    continue
                 connection = self._registry.by_id(connection_id)
                 if connection is None:
                     stale.setdefault(user_id, []).append(connection_id)
@@ -100,7 +118,21 @@ class Reconciler:
                     missing.append(connection)
         if missing or stale:
             await self._repair(missing, stale)
+        if without_lease:
+            await self._remove_without_lease(without_lease)
         await self._forget(member, users)
+
+    async def _remove_without_lease(self, entries: Sequence[tuple[str, str]]) -> None:
+        """An instance that has lost its lease takes a new one at its next renewal, and writes its
+        entries again. So what has no lease for longer is dead."""
+        now = time.monotonic()
+        for user_id, member in entries:
+            if now - self._without_lease.setdefault(member, now) >= self._seconds:
+                await self._remove_dead_entries(user_id)
+
+    def _forget_leases(self) -> None:
+        border = time.monotonic() - _EXPIRY_LEASES * self._seconds
+        self._without_lease = {m: at for m, at in self._without_lease.items() if at > border}
 
     async def _forget(self, member: str, users: Sequence[str]) -> None:
         """Remove users without a connection here from the set that the reaper reads."""
@@ -115,7 +147,8 @@ class Reconciler:
     def _request(self, user_id: str, member: str) -> asyncio.Future[list[bytes]]:
         ids = [connection.id for connection in self._registry.by_user(user_id)]
         return self._compare(
-            [self._keys.connections(user_id)], [self._instance_prefix, f"{member} ", *ids]
+            [self._keys.connections(user_id)],
+            [self._instance_prefix, f"{member} ", self._lease.known, self._expiry, *ids],
         )
 
     async def _repair(self, missing: Sequence[Connection], stale: dict[str, list[str]]) -> None:
