@@ -133,7 +133,7 @@ async def test_an_idle_stale_entry_of_a_user_without_connections_is_found(
         try:
 
             async def is_as_the_connections() -> bool:
-                users = texts(await redis.smembers(keys.users_of(member)))
+                users = texts(await redis.smembers(keys.users_of(instance.index.lease.member)))
                 return users == {"alice"} and not await fields_of(redis, keys, "ghost")
 
             await until(is_as_the_connections)
