@@ -94,7 +94,7 @@ class Bff:
           mesh clients of the process.
 
         Raises:
-            ValueError: two routers declare the same name.
+            ValueError: two routers declare the same name, or a stand-in has the name `APP_NAME`.
             TypeError: a handler declares a type that neither the engine nor `provide` provides.
         """
         logs.configure(settings)
@@ -169,7 +169,13 @@ class Bff:
         join_mesh(self.realtime, dependencies)
         if settings.amqp_url == "memory://":
             for stand_in in stand_ins:
-                self.broker.serve(stand_in(self.mesh.publish))
+                service = stand_in(self.mesh.publish)
+                if service.name == settings.app_name:
+                    raise ValueError(
+                        f"APP_NAME={settings.app_name} is also the name of a stand-in: each would "
+                        "get a part of the other's calls"
+                    )
+                self.broker.serve(service)
 
         self.allowances = TokenBuckets(
             settings.max_messages_per_minute / 60, settings.max_message_burst
