@@ -12,6 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 from websockets.typing import Origin, Subprotocol
 
+from tests.e2e.frame_contract import FrameContract
 from tests.e2e.processes import Instance
 from tests.e2e.waiting import SECONDS
 
@@ -24,6 +25,7 @@ class Browser:
     def __init__(self, socket: ClientConnection) -> None:
         self.socket = socket
         self.frames: list[Frame] = []
+        self._contract = FrameContract()
         self._changed = asyncio.Condition()
         self._closed = False
         self._reading = asyncio.create_task(self._read())
@@ -90,6 +92,7 @@ class Browser:
 
     async def say(self, type_: str, **payload: Any) -> None:
         """Send a frame of the protocol."""
+        self._contract.sent(type_, payload)
         await self.send(json.dumps({"type": type_, "payload": payload}))
 
     async def ask(
@@ -198,7 +201,9 @@ class Browser:
         try:
             async for text in self.socket:
                 async with self._changed:
-                    self.frames.append(json.loads(text))
+                    frame = json.loads(text)
+                    self._contract.check(frame)
+                    self.frames.append(frame)
                     self._changed.notify_all()
         except ConnectionClosed:
             pass

@@ -80,6 +80,6 @@ def test_a_class_without_source_is_listed_without_explanations(
     def no_source(_: object) -> str:
         raise OSError("could not get source code")
 
-    monkeypatch.setattr("bff.settings_list.inspect.getsource", no_source)
+    monkeypatch.setattr("bff.docstrings.inspect.getsource", no_source)
     settings = Settings(_env_file=None, jwt_secret=SECRET)
     assert next(list_settings(settings)).name == "APP_NAME"

@@ -22,7 +22,10 @@ TEMPLATE = ROOT / "requirements.lock"
 NUROPB = ROOT / "tests" / "requirements-nuropb.lock"
 BENCH = ROOT / "benchmarks"
 BENCHES = [BENCH / "peers.lock", BENCH / "gateway.lock"]
-NODE = BENCH / "candidates" / "package-lock.json"
+NODES = [
+    BENCH / "candidates" / "package-lock.json",
+    ROOT / "tests" / "node" / "package-lock.json",
+]
 LINE = re.compile(
     r"(?P<name>[a-z0-9-]+)==(?P<version>[^ ;]+)(?: ; [^\\]+)? \\\n"
     r"(?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+"
@@ -69,12 +72,15 @@ def test_a_lock_holds_pins_and_hashes_and_nothing_else(path: Path) -> None:
     assert "://" not in path.read_text()
 
 
-def test_the_lock_of_node_holds_hashes_and_no_address() -> None:
-    text = NODE.read_text()
+@pytest.mark.parametrize("lock", NODES, ids=lambda lock: lock.parent.name)
+def test_the_lock_of_node_holds_hashes_and_no_address(lock: Path) -> None:
+    text = lock.read_text()
     assert "://" not in text
     packages = json.loads(text)["packages"]
-    wanted = json.loads(NODE.with_name("package.json").read_text())["dependencies"]
-    assert packages.pop("")["dependencies"] == wanted
+    wanted = json.loads(lock.with_name("package.json").read_text())
+    locked = packages.pop("")
+    for kind in ("dependencies", "devDependencies"):
+        assert locked.get(kind) == wanted.get(kind)
     assert all(package["integrity"].startswith("sha512-") for package in packages.values())
 
 

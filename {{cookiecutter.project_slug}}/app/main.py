@@ -19,7 +19,7 @@ def create_app(settings: Settings | None = None, *, broker: MemoryBroker | None 
         stand_ins=[orders_service],  # services that answer in `make dev`
         broker=broker,
     )
-    app = FastAPI(title=bff.settings.app_name, lifespan=bff.lifespan)
+    app = FastAPI(title=bff.settings.app_name, version="1.0.0", lifespan=bff.lifespan)
     bff.install(app)
     for router in routes.HTTP:
         app.include_router(router)

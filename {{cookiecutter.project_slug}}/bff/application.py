@@ -23,6 +23,7 @@ from bff.broadcasts.service import BroadcastService
 from bff.cluster.member import ClusterMember
 from bff.cluster.presence import PRESENCE_CHANGED, presence_topic
 from bff.connections.declared_events import DeclaredEvents
+from bff.contract.documents import Documents
 from bff.db import database, migrate
 from bff.db.database import Database
 from bff.development import api_docs, identity_provider, page
@@ -202,10 +203,13 @@ class Bff:
 
     def install(self, app: FastAPI) -> None:
         """Add to an app what the engine's routes need: error handlers, CORS, safe headers, the
-        limit of request bodies, `/docs` and, in development, the page at `/`."""
+        limit of request bodies, `/docs`, `/asyncapi.json` and, in development, the page at `/`.
+        `documents` is available after this."""
         app.state.bff = self
         app.root_path = self.settings.root_path or app.root_path
         api_docs.install(app, self.settings)
+        self.documents = Documents(app, self.realtime, self.settings)
+        self.documents.install()
         app.max_body_size = self.settings.max_body_bytes
         problems.install(app)
         http_headers.install(app, Origins(self.settings.allowed_origins).allowed)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 
 class Outcome(StrEnum):
@@ -92,7 +92,7 @@ class ErrorObject(BaseModel):
     retryable: bool
     """A retry can succeed and cannot do the work twice."""
     outcome: Outcome
-    retry_after_ms: int = 0
+    retry_after_ms: Annotated[int | None, Field(exclude_if=lambda value: value is None)] = None
     """A retry can succeed after this time. Absent if it is not known."""
 
 

@@ -3,9 +3,7 @@ names."""
 
 from __future__ import annotations
 
-import ast
 import difflib
-import inspect
 import os
 import re
 import textwrap
@@ -17,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_settings import DotEnvSettingsSource, EnvSettingsSource
 
+from bff.docstrings import attribute_docstrings
 from bff.settings import Settings
 
 _HIDDEN = "**********"
@@ -102,26 +101,9 @@ def _shown(name: str, value: Any) -> str:
 
 
 def _docstrings(kind: type[BaseModel]) -> dict[str, str]:
-    """The docstring below each field.
-
-    pydantic's `use_attribute_docstrings` does the same when the class is defined, which would cost
-    every start 17 ms; this runs only for the command.
-    """
+    """The docstring below each field, also of fields that the class inherits."""
     found: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        if not issubclass(base, BaseModel) or base.__module__.startswith("pydantic"):
-            continue
-        try:
-            source = textwrap.dedent(inspect.getsource(base))
-        except (OSError, TypeError):
-            continue
-        (definition,) = ast.parse(source).body
-        assert isinstance(definition, ast.ClassDef)  # noqa: S101
-        for field, text in zip(definition.body, definition.body[1:], strict=False):
-            match field, text:
-                case (
-                    ast.AnnAssign(target=ast.Name(id=name)),
-                    ast.Expr(value=ast.Constant(value=str(docstring))),
-                ):
-                    found[name] = inspect.cleandoc(docstring).replace("\n", " ")
+        if issubclass(base, BaseModel) and not base.__module__.startswith("pydantic"):
+            found |= attribute_docstrings(base)
     return found

@@ -1,5 +1,18 @@
 /** Client of the BFF: requests, live events and topics over one connection (`bff.v1`). */
 
+import type {
+  AnyContract,
+  Command,
+  Follow,
+  On,
+  Request,
+  Subscribe,
+  Unsubscribe,
+  Untyped,
+} from "./contract-types.js";
+
+export type * from "./contract-types.js";
+
 /** The error codes of the BFF, and `connection_lost` and `unreadable` of this client. */
 export type BffErrorCode =
   | "unauthenticated"
@@ -206,8 +219,13 @@ export interface Me {
   readonly expires_at: number;
 }
 
-/** One user's connection to the BFF. It reconnects until it is closed or refused. */
-export class BffClient {
+/**
+ * One user's connection to the BFF. It reconnects until it is closed or refused.
+ *
+ * With `BffClient<Contract>`, where `bff types` prints the contract, names, parameters, results and
+ * payloads are checked.
+ */
+export class BffClient<C extends AnyContract = Untyped> {
   constructor(options?: Options);
 
   readonly state: State;
@@ -229,19 +247,9 @@ export class BffClient {
   close(reason?: string): void;
 
   /** Call a method of a service or of the BFF. Rejects with a `BffError`. */
-  request<R = unknown>(
-    service: string,
-    method: string,
-    params?: object,
-    options?: CallOptions,
-  ): Promise<R>;
+  readonly request: Request<C>;
   /** Call a method without waiting for its result: fulfilled when the call is accepted. */
-  command(
-    service: string,
-    method: string,
-    params?: object,
-    options?: CallOptions,
-  ): Promise<unknown>;
+  readonly command: Command<C>;
   /** Send a fresh token of the same user over the open connection. Rejects with a `BffError`. */
   authenticate(token: string, options?: CallOptions): Promise<Session>;
 
@@ -251,14 +259,14 @@ export class BffClient {
    *
    * If it is refused later, or revoked by the BFF, the event `unsubscribed` is emitted.
    */
-  subscribe(topic: string): Promise<void>;
+  readonly subscribe: Subscribe<C>;
   /** Unsubscribe from a topic, however often it was subscribed. Followers stay. */
-  unsubscribe(topic: string): void;
+  readonly unsubscribe: Unsubscribe<C>;
   /**
    * Subscribe to a topic and listen to it, across reconnects, until `off`. Allowed at any time. Each
    * follower counts for itself. A refusal is also told to `onError`.
    */
-  follow<E = unknown>(topic: string, listener: EventListener<E>): Following;
+  readonly follow: Follow<C>;
 
   /** Who is signed in with the cookie, or null. */
   me(): Promise<Me | null>;
@@ -271,7 +279,7 @@ export class BffClient {
   logout(): Promise<string | null>;
 
   /** Listen to the events of a topic, or of all with "*". */
-  on<E = unknown>(topic: string, listener: EventListener<E>): Off;
+  readonly on: On<C>;
   /** Listen to changes of the connection's state; with `current` to the present one too. */
   onState(listener: (change: StateChange) => void, options?: { current?: boolean }): Off;
   /**

@@ -37,6 +37,10 @@ class Orders(BaseModel):
     """The newest first, at most 100."""
 
 
+class ListOrders(BaseModel):
+    pass
+
+
 class PlaceOrder(BaseModel):
     item: Annotated[str, Field(min_length=1, max_length=100, examples=["tea"])]
     quantity: Annotated[int, Field(gt=0, le=1000, examples=[2])] = 1
@@ -88,7 +92,7 @@ async def place_order(order: PlaceOrder, mesh: MeshDep) -> Order:
 
 
 SCOPES = ["orders"]
-realtime.expose("orders", methods=["list"], scopes=SCOPES, result=Orders)
+realtime.expose("orders", methods=["list"], scopes=SCOPES, params=ListOrders, result=Orders)
 realtime.expose("orders", methods=["place"], scopes=SCOPES, params=PlaceOrder, result=Order)
 realtime.expose("orders", methods=["get"], scopes=SCOPES, params=GetOrder, result=Order)
 realtime.expose("orders", methods=["update"], scopes=SCOPES, params=UpdateOrder, result=Order)

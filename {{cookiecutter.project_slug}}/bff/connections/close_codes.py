@@ -58,6 +58,14 @@ class CloseCode(IntEnum):
 _SENDABLE = frozenset((1000, 1001, 1002, 1003, *range(1007, 1015), *range(3000, 5000)))
 
 
+_FINAL = frozenset((1000, 1002, 1003, 1007, 1009))
+
+
+def reconnects(code: int) -> bool:
+    """Whether a client reconnects after this code."""
+    return code not in _FINAL and code < 4500
+
+
 _LABELS = {code: str(code) for code in (*range(1000, 1016), *(int(code) for code in CloseCode))}
 
 

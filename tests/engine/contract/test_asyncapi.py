@@ -1,0 +1,109 @@
+"""The AsyncAPI document."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from bff.connections.close_codes import CloseCode
+from bff.contract.asyncapi import asyncapi
+from bff.contract.contract import Contract, contract_of
+from bff.errors import Code
+from bff.realtime.router import RealtimeRouter
+from bff.settings import Settings
+from bff.testing import run
+from jsonschema import Draft7Validator  # type: ignore[import-untyped]
+
+from tests import node
+from tests.engine.echo import create_app
+from tests.engine.everything import feature
+
+
+@pytest.fixture
+def document(contract: Contract) -> dict[str, Any]:
+    return asyncapi(contract)
+
+
+def messages(document: dict[str, Any], name: str) -> Draft7Validator:
+    schema = document["components"]["messages"][name]["payload"]
+    return Draft7Validator({**schema, "components": document["components"]})
+
+
+def test_the_parser_of_asyncapi_finds_no_fault(document: dict[str, Any]) -> None:
+    done = node.run(node.HERE / "asyncapi.mjs", given=json.dumps(document))
+    assert (done.returncode, done.stdout) == (0, "")
+
+
+def test_every_example_is_valid(document: dict[str, Any]) -> None:
+    for name, message in document["components"]["messages"].items():
+        Draft7Validator.check_schema(message["payload"])
+        for example in message["examples"]:
+            messages(document, name).validate(example["payload"])
+
+
+def test_it_has_everything_that_is_declared(document: dict[str, Any]) -> None:
+    operations = document["operations"]
+    methods = {
+        f"{one['x-method']['service']}.{one['x-method']['method']}"
+        for one in operations.values()
+        if "x-method" in one
+    }
+    assert methods == {
+        "orders.place", "orders.list", "orders.get_*", "old.call", "old.un-do", "chat.now",
+        "chat.any",
+    }  # fmt: skip
+    events = {one["x-event"]: one["x-stored"] for one in operations.values() if "x-event" in one}
+    assert events == {"order.updated": True, "typing": False, "result": True}
+    topics = {one["x-topic"] for one in operations.values() if "x-topic" in one}
+    assert topics == {"rooms.*", "prices.#", "presence.#", "secret"}
+    assert operations["orders.place"]["x-scopes"] == ["orders"]
+    assert operations["event.order.updated"]["description"] == "An order has changed."
+    assert operations["chat.now"]["description"].startswith("Nothing to say.")
+
+
+def test_a_frame_that_differs_from_its_model_is_not_valid(document: dict[str, Any]) -> None:
+    request = document["components"]["messages"]["orders.place.request"]["examples"][0]["payload"]
+    assert request["payload"]["params"] == {"item": "tea"}
+    request["payload"]["params"]["item"] = 7
+    assert not messages(document, "orders.place.request").is_valid(request)
+    response = {"trace_id": "a", "result": {"orderId": 1}, "error": None}
+    frame = {"type": "response", "payload": response}
+    assert not messages(document, "orders.place.response").is_valid(frame)
+    assert messages(document, "response").is_valid(frame)
+    event = {"type": "event", "payload": {"topic": "typing", "event": 7}}
+    assert not messages(document, "event.typing").is_valid(event)
+
+
+def test_it_names_every_error_code_and_close_code_in_words(document: dict[str, Any]) -> None:
+    channel = document["channels"]["socket"]
+    assert {one["code"] for one in channel["x-close-codes"]} == {int(code) for code in CloseCode}
+    assert all(one["description"] for one in channel["x-close-codes"])
+    assert {one["code"] for one in channel["x-error-codes"]} == set(Code)
+
+
+def test_what_is_not_declared_is_listed(contract: Contract) -> None:
+    assert list(contract.undeclared()) == [
+        "method old.call: params, result",
+        "method old.un-do: params, result",
+        "method chat.any: result",
+        "topic secret: payload",
+    ]
+
+
+def test_a_type_without_a_schema_is_not_declared() -> None:
+    realtime = RealtimeRouter()
+    realtime.expose("a", methods=["b"], result=type("Plain", (), {}))
+    made = contract_of(realtime, title="t", version="1", socket_path="/ws")
+    assert list(made.undeclared()) == ["method a.b: params, result"]
+
+
+@pytest.mark.parametrize("served", [True, False])
+async def test_it_is_served_where_the_docs_are(settings: Settings, served: bool) -> None:
+    changed = settings.model_copy(update={"api_docs": served})
+    async with run(create_app(changed, feature())) as bff, bff.http() as http:
+        answer = await http.get("/asyncapi.json")
+        assert answer.status_code == (200 if served else 404)
+        if served:
+            assert answer.json()["channels"]["socket"]["address"] == "/ws"
+            assert "orders.place" in answer.json()["operations"]
