@@ -1,4 +1,4 @@
-"""`bff serve | dev | token | migrate | settings | doctor | dead-letters`."""
+"""The command `bff`: serve, develop, migrate, check, and write what others read."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from alembic.util import CommandError
 from pydantic import ValidationError
 
 from bff.auth.tokens import issue
+from bff.contract.commands import COMMANDS as CONTRACT
 from bff.db import migrate as migrations
 from bff.db.database import UNAVAILABLE
 from bff.db.histories import HISTORIES, History
@@ -21,6 +22,7 @@ from bff.dead_letters import COMMANDS as DEAD_LETTERS
 from bff.doctor import diagnose
 from bff.factory import FACTORY, SETTINGS, load
 from bff.redis.client import why
+from bff.scaffold.commands import new
 from bff.server.run import run
 from bff.settings import Settings
 from bff.settings_list import list_settings, unknown_names
@@ -32,14 +34,16 @@ logger = logging.getLogger(__name__)
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="bff", help="Show the version of the engine and exit.")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Backend-for-frontend: WebSockets to browsers, RabbitMQ to services."""
+    context.obj = _settings
 
 
-def _settings() -> Settings:
+def _settings(env_file: str = ".env") -> Settings:
     """The app's settings. If they are invalid, print one line per problem and exit with 2."""
     try:
-        settings: Settings = load(SETTINGS)()
+        settings: Settings = load(SETTINGS)(_env_file=env_file)
         return settings
     except ValidationError as error:
         for problem in error.errors(include_input=False, include_url=False):
@@ -200,14 +204,15 @@ def doctor() -> None:
 
 
 @main.group("dead-letters")
-@click.pass_context
-def dead_letters(context: click.Context) -> None:
-    """Read mesh events that were not handled; deliver them again, or delete them."""
-    context.obj = _settings
+def dead_letters() -> None:
+    """List, replay or delete mesh events that were not handled."""
 
 
 for _command in DEAD_LETTERS:
     dead_letters.add_command(_command)
+for _command in CONTRACT:
+    main.add_command(_command)
+main.add_command(new)
 
 
 def _check_address(host: str, port: int) -> None:

@@ -46,7 +46,10 @@ _yes = click.option(
 @click.pass_obj
 @_filters
 def list_letters(settings: LoadSettings, **filters: Any) -> None:
-    """List dead letters, the oldest first: id, time, handler, reason, topic."""
+    """List dead letters, the oldest first.
+
+    For each: id, time, handler, reason, topic.
+    """
     asyncio.run(_each_letter(settings(), filters, None))
 
 

@@ -1,0 +1,109 @@
+"""`bff new feature` in a generated project: what it writes passes lint and tests, or nothing is
+written."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from tests.baked import InstalledProject
+from tests.docs.customised import copy_of
+
+OPTIONS = {
+    "--expose": "list,get",
+    "--method": "share",
+    "--topic": "latest",
+    "--event": "paid",
+}
+EVERYTHING = [*(part for option in OPTIONS.items() for part in option), "--table"]
+
+
+@pytest.fixture
+def project(installed: InstalledProject, tmp_path: Path) -> InstalledProject:
+    return copy_of(installed, tmp_path / "my-bff")
+
+
+def new(project: InstalledProject, *arguments: str) -> tuple[int, str]:
+    done = project.run(project.bff, "new", "feature", *arguments, PYTHONPATH=str(project.path))
+    return done.returncode, done.stdout
+
+
+def contents(project: InstalledProject) -> dict[str, str]:
+    folders = ("app", "tests", "migrations")
+    return {
+        name: project.read(name)
+        for name in project.files()
+        if name.split("/")[0] in folders and not name.endswith(".pyc")
+    }
+
+
+def check(project: InstalledProject, *tests: str) -> None:
+    """What `make lint test` runs; of the tests, only these."""
+    for command in ("ruff check .", "ruff format --check .", "mypy app tests"):
+        done = project.run(project.python, "-m", *command.split(), PYTHONPATH=str(project.path))
+        assert done.returncode == 0, done.stdout
+    project.run_tests("-p", "no:cacheprovider", *tests, PYTHONPATH=str(project.path))
+
+
+def test_a_feature_with_everything_passes_lint_and_tests(project: InstalledProject) -> None:
+    code, output = new(project, "invoices", *EVERYTHING)
+    assert code == 0, output
+    check(project, "tests/test_invoices.py", "tests/test_migrations.py")
+    before = contents(project)
+    code, output = new(project, "invoices", "--method", "other")
+    assert (code, "exists already" in output) == (1, True), output
+    assert contents(project) == before
+
+
+REFUSED: list[tuple[list[str], str]] = [
+    (["invoices"], "Say what the feature offers"),
+    (["orders", "--expose", "list"], "app/routes/orders.py exists already"),
+    (["admin", "--topic", "latest"], "app/routes/admin.py exists already"),
+    (["in-voices", "--topic", "latest"], "is not a name"),
+    (["invoices", "--method", "class"], "is not a name"),
+    (["invoices", "--expose", "get", "--method", "get"], "get is named twice"),
+    (["invoices", "--topic", "paid", "--event", "paid"], "is a topic and an event"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "reason"), REFUSED, ids=lambda value: str(value)[:30])
+def test_what_is_refused_changes_nothing(
+    project: InstalledProject, arguments: list[str], reason: str
+) -> None:
+    before = contents(project)
+    code, output = new(project, *arguments)
+    assert (code, reason in output) == (1, True), output
+    assert contents(project) == before
+
+
+def test_a_feature_with_which_the_app_does_not_start_is_taken_back(
+    project: InstalledProject,
+) -> None:
+    routes = project.path / "app" / "routes" / "orders.py"
+    text = routes.read_text(encoding="utf-8")
+    routes.write_text(f'{text}\nrealtime.emits("invoice.paid", Order)\n', encoding="utf-8")
+    before = contents(project)
+    code, output = new(project, "invoices", "--event", "paid")
+    assert code == 1
+    assert "event 'invoice.paid' is declared twice" in output
+    assert contents(project) == before
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "chosen", [one for one in product((False, True), repeat=5) if any(one)], ids=str
+)
+def test_every_combination_passes_lint_and_tests(
+    project: InstalledProject, chosen: tuple[bool, ...]
+) -> None:
+    arguments = [
+        part
+        for wanted, option in zip(chosen, OPTIONS.items(), strict=False)
+        if wanted
+        for part in option
+    ]
+    code, output = new(project, "company_taxes", *arguments, *(["--table"] if chosen[4] else []))
+    assert code == 0, output
+    check(project, "tests/test_company_taxes.py", "tests/test_migrations.py")

@@ -1,0 +1,1 @@
+"""`bff new feature`: writes a feature, its test, its table and their registration."""
