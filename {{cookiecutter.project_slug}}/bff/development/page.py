@@ -19,10 +19,11 @@ from bff.errors import Code, Problem
 from bff.http_headers import NO_STORE
 from bff.settings import Settings
 
-_PAGE = Path(__file__).with_name("page.html")
+_PAGE = Path(__file__).with_name("web")
 _CLIENT = Path(__file__).parents[2] / "client"
 _INLINE = re.compile(r"<(script|style)\b[^>]*>(.*?)</\1>", re.DOTALL)
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+_TYPES = {".css": "text/css", ".js": "text/javascript"}
 _FRESH = {"Cache-Control": NO_STORE}
 
 
@@ -36,16 +37,30 @@ class DevelopmentToken(BaseModel):
 
 
 def router(settings: Settings) -> APIRouter:
-    """Routes of the page, of the client's modules, and of tokens for any user."""
+    """Routes of the page, of its files and the client's modules, and of tokens for any user."""
     router = APIRouter(include_in_schema=False)
-    html = _PAGE.read_text(encoding="utf-8")
+    html = (_PAGE / "index.html").read_text(encoding="utf-8")
     if settings.oidc_issuer is not None:
         html = html.replace("<body>", "<body data-sign-in>")
-    headers = _FRESH | {"Content-Security-Policy": page_policy(html)}
+    headers = _FRESH | {"Content-Security-Policy": page_policy(html, own_styles=["'self'"])}
 
     @router.get("/")
     def page() -> HTMLResponse:
         return HTMLResponse(html, headers=headers)
+
+    files = {path.name: path for path in _PAGE.iterdir() if path.suffix in _TYPES}
+
+    @router.get("/development/{name}")
+    def file(name: str) -> FileResponse:
+        """A script of the page, or its style.
+
+        Raises:
+            Problem: `not_found`.
+        """
+        if name not in files:
+            raise Problem(Code.NOT_FOUND, "The page has no such file")
+        path = files[name]
+        return FileResponse(path, media_type=_TYPES[path.suffix], headers=_FRESH)
 
     scripts = {path.relative_to(_CLIENT).as_posix(): path for path in _CLIENT.rglob("*.js")}
 
