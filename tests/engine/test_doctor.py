@@ -97,6 +97,22 @@ def with_keys(settings: Settings, url: str) -> Settings:
     return settings.model_copy(update=changes)
 
 
+async def test_a_provider_at_which_nobody_can_sign_in_is_found(settings: Settings) -> None:
+    provider = FastAPI()
+    path = "/.well-known/openid-configuration"
+    provider.add_api_route(path, lambda: {"issuer": "https://other.example"})
+    async with serve(settings, provider, lifespan="off") as (_, address):
+        (found,) = await bad(with_provider(settings, f"http://{address}"))
+    assert found == "sign-in: ValueError: the issuer in the metadata is not OIDC_ISSUER"
+    (found,) = await bad(with_provider(settings, "http://127.0.0.1:1"))
+    assert found.startswith("sign-in: ConnectError")
+
+
+def with_provider(settings: Settings, issuer: str) -> Settings:
+    changes = {"oidc_issuer": issuer, "oidc_client_id": "bff", "oidc_client_secret": "s"}
+    return Settings(_env_file=None, **settings.model_dump() | changes)
+
+
 async def test_an_exposed_method_without_scopes_is_a_warning(settings: Settings) -> None:
     open_to_all, scoped = RealtimeRouter(), RealtimeRouter()
     open_to_all.expose("invoices", methods=["list", "get_*"])

@@ -34,6 +34,11 @@ GOOD = {
     "ALLOWED_ORIGINS": "https://app.invalid",
 }
 JWKS = {"JWT_SECRET": "", "JWT_ALGORITHMS": "RS256"}
+OIDC = {
+    "OIDC_ISSUER": "https://id.invalid",
+    "OIDC_CLIENT_ID": "bff",
+    "OIDC_CLIENT_SECRET": secrets.token_hex(32),
+}
 
 REFUSED: dict[str, dict[str, str]] = {
     "JWKS_URL is no URL": JWKS | {"JWKS_URL": "not-a-url"},
@@ -84,6 +89,18 @@ REFUSED: dict[str, dict[str, str]] = {
     "DATABASE_URL with a port out of range": {"DATABASE_URL": "postgresql+asyncpg://h:99999/d"},
     "DATABASE_URL with libpq's name": {"DATABASE_URL": "postgresql+asyncpg://h/d?sslmode=require"},
     "DATABASE_URL with two slashes": {"DATABASE_URL": "sqlite+aiosqlite://bff.sqlite3"},
+    "OIDC_ISSUER without TLS": OIDC | {"OIDC_ISSUER": "http://id.invalid"},
+    "OIDC_ISSUER with a query": OIDC | {"OIDC_ISSUER": "https://id.invalid/?tenant=a"},
+    "OIDC_ISSUER is no URL": OIDC | {"OIDC_ISSUER": "id.invalid"},
+    "memory:// in production": {"OIDC_ISSUER": "memory://"},
+    "OIDC_CLIENT_ID missing": OIDC | {"OIDC_CLIENT_ID": ""},
+    "OIDC_CLIENT_SECRET missing": OIDC | {"OIDC_CLIENT_SECRET": ""},
+    "OIDC_PRIVATE_KEY_FILE and a secret": OIDC | {"OIDC_PRIVATE_KEY_FILE": __file__},
+    "OIDC_SCOPES without openid": OIDC | {"OIDC_SCOPES": "profile"},
+    "OIDC_SCOPES_CLAIM with a space": OIDC | {"OIDC_SCOPES_CLAIM": "realm access"},
+    "OIDC_REDIRECT_URI without TLS": OIDC
+    | {"OIDC_REDIRECT_URI": "http://app.invalid/auth/callback"},
+    "OIDC_REDIRECT_URI to another path": OIDC | {"OIDC_REDIRECT_URI": "https://app.invalid/back"},
     "AUTH_COOKIE is no name": {"AUTH_COOKIE": "a b"},
     "ROOT_PATH without slash": {"ROOT_PATH": "bff"},
     "ROOT_PATH with a slash too many": {"ROOT_PATH": "/bff/"},
@@ -103,6 +120,9 @@ ACCEPTED: dict[str, dict[str, str]] = {
     "a vhost": {"AMQP_URL": "amqps://u:p%2F@h:5671/%2Fshop?cafile=/ca.pem"},
     "two secrets": {"MESH_TOKEN_SECRET": secrets.token_urlsafe(48)},
     "a path": {"ROOT_PATH": "/apps/bff"},
+    "sign-in": OIDC | {"OIDC_REDIRECT_URI": "https://app.invalid/bff/auth/callback"},
+    "sign-in alone": OIDC | {"JWT_SECRET": ""},
+    "a provider beside the BFF": OIDC | {"OIDC_ISSUER": "http://127.0.0.1:8180/realms/a"},
 }
 
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 from bff.application import Bff
+from bff.auth.oidc.provider import IdentityProvider
 from bff.auth.tokens import TokenVerifier
 from bff.cluster.keys import Keys
 from bff.db import histories
@@ -65,6 +66,7 @@ async def diagnose(bff: Bff) -> list[Finding]:
         await _check("database: reachable", "database", _database, settings),
         *await _database_schema_and_rights(settings),
         *await _identity(bff),
+        *await _sign_in(bff.settings),
     ]
     return [
         *findings,
@@ -175,6 +177,20 @@ async def _identity(bff: Bff) -> list[Finding]:
     finally:
         await verifier.tokens.close()
     return [Finding(True, f"keys of the identity provider: {count} usable")]
+
+
+async def _sign_in(settings: Settings) -> list[Finding]:
+    """Whether the identity provider of `OIDC_ISSUER` says where users sign in."""
+    if settings.oidc_issuer in (None, "memory://"):
+        return []
+    provider = IdentityProvider(settings)
+    try:
+        await provider.metadata()
+    except Problem:
+        return [Finding(False, f"sign-in: {provider.error}")]
+    finally:
+        await provider.close()
+    return [Finding(True, f"sign-in: {settings.oidc_issuer} answers")]
 
 
 @asynccontextmanager

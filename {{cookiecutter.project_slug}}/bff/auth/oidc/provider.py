@@ -59,6 +59,11 @@ class IdentityProvider:
         self._tokens: tuple[str, SignedTokens] | None = None
         """The keys at a URL, which the metadata names."""
 
+    @property
+    def error(self) -> str:
+        """Why the metadata could not be fetched."""
+        return self._metadata.error
+
     async def metadata(self) -> ProviderMetadata:
         """What the provider says about itself.
 
