@@ -286,13 +286,13 @@ async def test_a_missing_right_in_postgresql_is_named(
     deployment: Deployment, postgres_server: Server, database: str
 ) -> None:
     assert isinstance(postgres_server, PostgresServer)
-    for right in ("INSERT", "UPDATE"):
-        revoke = f'REVOKE {right} ON bff_broadcast FROM "{NAME}"'
+    for right, table in (("UPDATE", "bff_broadcast"), ("DELETE", "bff_audit")):
+        revoke = f'REVOKE {right} ON {table} FROM "{NAME}"'
         psql(postgres_server, database, "--command", revoke)
         try:
-            await check_that_it_is_named(deployment, "database", right, "bff_broadcast")
+            await check_that_it_is_named(deployment, "database", right, table)
         finally:
-            grant = f'GRANT {right} ON bff_broadcast TO "{NAME}"'
+            grant = f'GRANT {right} ON {table} TO "{NAME}"'
             psql(postgres_server, database, "--command", grant)
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from fastapi import FastAPI
 
 from bff import http_headers, problems
+from bff.audit.log import AuditLog
 from bff.auth.access_token import no_access_token
 from bff.auth.authenticator import Authenticator
 from bff.auth.oidc.sign_in import Authorize, SignIns
@@ -103,6 +104,7 @@ class Bff:
         self.stand_ins = tuple(stand_ins)
         self.metrics = Metrics()
         self.database = Database(settings)
+        self.audit = AuditLog(self.database, settings, self.metrics)
         self.realtime = RealtimeRouter()
         for router in realtime:
             self.realtime.include(router)
@@ -273,6 +275,7 @@ class Bff:
         except UNAVAILABLE as error:
             logger.warning("no lease yet: Redis unavailable", extra={"reason": why(error)})
         await self.mesh.start()
+        self.background.start("audit", self.audit.run())
         self.background.start("pubsub_listener", cluster.pubsub_listener.run())
         self.background.start("stream_hub", cluster.stream_hub.run())
         self.background.start("revocations", cluster.revocations.run())
@@ -294,6 +297,7 @@ class Bff:
     async def _stop(self) -> None:
         await self.mesh.stop()
         await self.dispatcher.stop()
+        await self.audit.flush()
         await self.background.stop()
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):

@@ -226,6 +226,9 @@ class Settings(MeshSettings):
     """Interval of the probes that check the pub/sub connection; after three lost probes it is
     reconnected."""
 
+    audit_retention_days: Count = 90
+    """How long the entries of the audit log are kept in the database."""
+
     mesh_token_secret: Annotated[SecretStr | None, BlankIsNone] = None
     """HS256 secret of the short-lived tokens that services receive with each call. Empty:
     `JWT_SECRET`, but in production and with `JWKS_URL` services receive no token. A service that

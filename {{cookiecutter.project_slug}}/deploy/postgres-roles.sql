@@ -36,6 +36,7 @@ SELECT format('REVOKE ALL ON %I FROM %I; GRANT %s ON %1$I TO %2$I', name, :'app'
 FROM (
     VALUES
         ('bff_broadcast', 'SELECT, INSERT, UPDATE'),
+        ('bff_audit', 'SELECT, INSERT, DELETE'),
         ('bff_alembic_version', 'SELECT'),
         ('alembic_version', 'SELECT')
 ) AS narrowed (name, rights)

@@ -11,6 +11,7 @@ import httpx2
 import pytest
 from app.routes import admin
 from bff import problems
+from bff.audit.log import AuditLog
 from bff.auth.authenticator import Authenticator
 from bff.auth.sessions import SessionStore
 from bff.auth.tickets import Tickets
@@ -22,6 +23,7 @@ from bff.realtime.limits import TokenBuckets
 from bff.redis.client import RedisClient
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
+from bff.telemetry.metrics import Metrics
 from fastapi import FastAPI
 
 from tests.engine.broadcasts.conftest import RecordingMessenger
@@ -38,6 +40,7 @@ ROUTES = [
     ("POST", "/admin/users/alice/revoke"),
     ("POST", "/admin/sessions/x/revoke"),
     ("POST", "/admin/tokens/x/revoke"),
+    ("GET", "/admin/audit"),
     ("GET", "/admin/stats"),
 ]
 NAMES = {
@@ -66,6 +69,7 @@ def app(
     messenger: RecordingMessenger,
     settings: Settings,
     redis: RedisClient,
+    metrics: Metrics,
 ) -> FastAPI:
     app = FastAPI()
     app.state.bff = SimpleNamespace(
@@ -73,6 +77,7 @@ def app(
         broadcasts=service,
         messenger=messenger,
         index=StandInIndex(),
+        audit=AuditLog(service._database, settings, metrics),
         allowances=TokenBuckets(per_second=1000, burst=1000),
         authenticator=Authenticator(
             settings,

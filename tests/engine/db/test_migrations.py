@@ -64,7 +64,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_column("broadcast", "title")
 """
-ENGINE_TABLES = {"bff_broadcast", "bff_alembic_version"}
+ENGINE_TABLES = {"bff_audit", "bff_broadcast", "bff_alembic_version"}
 APP_TABLES = {"broadcast", "alembic_version"}
 
 

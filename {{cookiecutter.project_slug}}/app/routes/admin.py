@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import datetime
 from typing import Annotated, Any, Self
 
@@ -12,6 +11,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, model_validator
 from bff import Audience, RealtimeRouter
 from bff.endpoints import (
     AdminDep,
+    AuditDep,
     BroadcastsDep,
     ConnectionId,
     JsonRoute,
@@ -21,8 +21,6 @@ from bff.endpoints import (
     requires,
     responses,
 )
-
-logger = logging.getLogger(__name__)
 
 router = APIRouter(
     prefix="/admin",
@@ -119,6 +117,7 @@ async def create_broadcast(
     broadcast: NewBroadcast,
     caller: AdminDep,
     broadcasts: BroadcastsDep,
+    audit: AuditDep,
     request: Request,
     response: Response,
 ) -> StoredBroadcast:
@@ -131,7 +130,7 @@ async def create_broadcast(
         event=broadcast.event,
         expires_at=broadcast.expires_at,
     )
-    logger.info("broadcast sent", extra={"broadcast": stored.id, "by": caller.user_id})
+    audit.record("broadcast_sent", broadcast=stored.id, audience=broadcast.audience)
     location = request.url_for("read_broadcast", broadcast_id=stored.id)
     response.headers["Location"] = location.path
     return StoredBroadcast.model_validate(stored)

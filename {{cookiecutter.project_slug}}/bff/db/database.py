@@ -32,8 +32,11 @@ _RIGHTS: Final = (
     "SELECT id FROM bff_broadcast WHERE 1 = 0",
     "INSERT INTO bff_broadcast SELECT * FROM bff_broadcast WHERE 1 = 0",
     "UPDATE bff_broadcast SET id = id WHERE 1 = 0",
+    "SELECT id FROM bff_audit WHERE 1 = 0",
+    "INSERT INTO bff_audit SELECT * FROM bff_audit WHERE 1 = 0",
+    "DELETE FROM bff_audit WHERE 1 = 0",
 )
-"""What the engine does with its table. A result without `*`: PostgreSQL refuses a cached statement
+"""What the engine does with its tables. A result without `*`: PostgreSQL refuses a cached statement
 once after a migration has changed the columns of its result."""
 
 _UNAVAILABLE_STATES: Final = ("08", "53", "57P")
@@ -62,7 +65,7 @@ class Database:
             await connection.execute(text("SELECT 1"))
 
     async def missing_right(self) -> str:
-        """The database's error if this user may not do what the engine does with its table; or
+        """The database's error if this user may not do what the engine does with its tables; or
         empty. Each statement concerns no row, and all are rolled back."""
         for statement in _RIGHTS:
             async with self.engine.connect() as connection:

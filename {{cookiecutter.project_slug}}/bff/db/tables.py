@@ -109,3 +109,30 @@ class Broadcast(EngineTable, table=True):
     """How many connections were in the index; None if it is not known whether it was sent."""
 
     __table_args__ = (Index(None, "created_at", "id"), Index(None, "expires_at"))
+
+
+class AuditEntry(EngineTable, table=True):
+    """Who did what: a sign-in, a revocation, or an act of an administrator."""
+
+    __tablename__ = "bff_audit"
+
+    id: str = Field(default_factory=_new_id, sa_column=Column(String(36), primary_key=True))
+    at: datetime = Field(default_factory=_now, sa_column=Column(UtcDateTime, nullable=False))
+    action: str = Field(sa_column=Column(String(64), nullable=False))
+    outcome: str = Field(sa_column=Column(String(16), nullable=False))
+    """`done`, `refused` or `failed`."""
+    actor_id: str | None = Field(default=None, sa_column=Column(String(128), nullable=True))
+    """Who did it; None if it is not known, or was the identity provider."""
+    user_id: str | None = Field(default=None, sa_column=Column(String(128), nullable=True))
+    """The user whom it concerns."""
+    session_id: str | None = Field(default=None, sa_column=Column(String(128), nullable=True))
+    """The session that it concerns."""
+    address: str = Field(sa_column=Column(String(64), nullable=False))
+    """The IP address of the request."""
+    details: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+    __table_args__ = (
+        Index(None, "at", "id"),
+        Index(None, "user_id", "at"),
+        Index(None, "actor_id", "at"),
+    )

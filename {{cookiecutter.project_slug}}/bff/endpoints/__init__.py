@@ -1,6 +1,8 @@
 """The engine's FastAPI routers and dependencies, for the app to include and use."""
 
+from bff.audit.log import AuditOutcome
 from bff.endpoints import admin, rpc, services, sign_in, sse, tickets
+from bff.endpoints.audit import Audit, AuditDep
 from bff.endpoints.dependencies import (
     AccessTokenDep,
     AdminDep,
@@ -26,6 +28,9 @@ from bff.problems import responses
 __all__ = [
     "AccessTokenDep",
     "AdminDep",
+    "Audit",
+    "AuditDep",
+    "AuditOutcome",
     "BffDep",
     "BroadcastsDep",
     "CallerDep",

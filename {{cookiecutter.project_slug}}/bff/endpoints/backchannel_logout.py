@@ -4,7 +4,6 @@ Logout 1.0)."""
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs
@@ -13,13 +12,12 @@ from fastapi import APIRouter, Request, status
 from fastapi.responses import JSONResponse
 
 from bff.application import Bff
+from bff.audit.log import AuditOutcome
 from bff.auth.logout_token import MAX_AGE_SECONDS, Logout, LogoutRefused
 from bff.endpoints.dependencies import BffDep, address_of
 from bff.errors import Code, Problem
 from bff.problems import responses
 from bff.redis.client import UNAVAILABLE
-
-logger = logging.getLogger(__name__)
 
 router = APIRouter(tags=["auth"])
 
@@ -63,15 +61,19 @@ async def log_out_by_provider(request: Request, bff: BffDep) -> JSONResponse:
         logout = await _verified(request, bff, issuer)
         await _once(bff, logout)
     except LogoutRefused as refused:
-        logger.info(
-            "logout token refused",
-            extra={"reason": str(refused), "address": address_of(request)},
+        bff.audit.record(
+            "provider_logout",
+            outcome=AuditOutcome.REFUSED,
+            address=address_of(request),
+            reason=str(refused),
         )
         body = {"error": "invalid_request", "error_description": str(refused)}
         return JSONResponse(body, status.HTTP_400_BAD_REQUEST)
-    logger.info(
-        "identity provider ends sessions",
-        extra={"user": logout.user_id, "session": logout.session_id},
+    bff.audit.record(
+        "provider_logout",
+        user=logout.user_id,
+        session=logout.session_id,
+        address=address_of(request),
     )
     return JSONResponse({})
 

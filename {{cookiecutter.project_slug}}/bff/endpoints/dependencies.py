@@ -75,14 +75,11 @@ class CurrentCaller(Bearer):
         bff.handshake_limit.check(address_of(connection))
         try:
             return await bff.authenticator.authenticate_socket(connection)
-        except SessionEnded as ended:
-            raise SocketRefused(CloseCode.SESSION_ENDED, ended.description) from None
         except Problem as problem:
+            log_refused(connection, problem)
             if problem.code is Code.FORBIDDEN:
                 raise
-            signed_out = problem.code is Code.UNAUTHENTICATED
-            code = CloseCode.NOT_AUTHENTICATED if signed_out else CloseCode.SERVER_ERROR
-            raise SocketRefused(code, problem.description) from None
+            raise SocketRefused(_close_code_of(problem), problem.description) from None
         except UNAVAILABLE as error:
             logger.warning("connection refused: Redis unavailable", extra={"reason": why(error)})
             raise SocketRefused(CloseCode.SERVER_ERROR, "Try again") from None
@@ -98,14 +95,41 @@ async def signed_in(request: HTTPConnection) -> Caller:
     if known is not None:
         return known
     bff = bff_of(request)
-    caller = await bff.authenticator.authenticate(request)
+    try:
+        caller = await bff.authenticator.authenticate(request)
+    except Problem as problem:
+        log_refused(request, problem)
+        raise
     try:
         bff.allowances.check(caller.user_id)
-    except Problem:
+    except Problem as problem:
         bff.metrics.http_rate_limited.inc()
+        log_refused(request, problem, caller)
         raise
     request.scope[_CALLER] = caller
     return caller
+
+
+def log_refused(connection: HTTPConnection, problem: Problem, caller: Caller | None = None) -> None:
+    """Log a request or a handshake that was refused: why, from where, and whose it was."""
+    logger.info(
+        "request refused",
+        extra={
+            "code": str(problem.code),
+            "address": address_of(connection),
+            "user": caller.user_id if caller else None,
+            "reason": problem.description,
+        },
+    )
+
+
+def _close_code_of(problem: Problem) -> CloseCode:
+    """The code that closes the socket of a handshake which was not authenticated."""
+    if isinstance(problem, SessionEnded):
+        return CloseCode.SESSION_ENDED
+    if problem.code is Code.UNAUTHENTICATED:
+        return CloseCode.NOT_AUTHENTICATED
+    return CloseCode.SERVER_ERROR
 
 
 def address_of(connection: HTTPConnection) -> str:
@@ -123,12 +147,16 @@ class CallerWithScopes:
     def __init__(self, scopes: Sequence[str]) -> None:
         self.scopes = scopes
 
-    async def __call__(self, caller: CallerDep) -> Caller:
-        caller.require(*self.scopes)
+    async def __call__(self, connection: HTTPConnection, caller: CallerDep) -> Caller:
+        try:
+            caller.require(*self.scopes)
+        except Problem as problem:
+            log_refused(connection, problem, caller)
+            raise
         return caller
 
 
-def requires(*scopes: str) -> Callable[[Caller], Awaitable[Caller]]:
+def requires(*scopes: str) -> Callable[..., Awaitable[Caller]]:
     """A dependency: the caller, if the token has all of these scopes.
 
     `dependencies=[Depends(requires("admin"))]`, or `Annotated[Caller, Depends(requires("admin"))]`.

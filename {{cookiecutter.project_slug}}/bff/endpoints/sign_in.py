@@ -14,12 +14,14 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from bff.application import Bff
+from bff.audit.log import AuditOutcome
 from bff.auth.caller import Caller
 from bff.auth.oidc.login_flow import LoginFlow, checked_path
 from bff.auth.oidc.sign_in import Answer, SignInRefused, SignIns
 from bff.auth.session_key import SessionKey
 from bff.auth.session_tokens import Tokens
 from bff.endpoints import backchannel_logout
+from bff.endpoints.audit import AuditDep
 from bff.endpoints.dependencies import BffDep, CallerDep, address_of
 from bff.endpoints.sign_in_pages import continue_page, failed_page
 from bff.errors import Code, Problem
@@ -111,13 +113,13 @@ async def complete_sign_in(
     bff.handshake_limit.check(address_of(request))
     flow = sign_ins.flows.read(request, state, secure=secure)
     if flow is None:
-        _log_refused(request, "no such sign-in was begun in this browser")
+        _record_refused(request, bff, "no such sign-in was begun in this browser")
         text = "This sign-in was not begun here, or took too long."
         return failed_page(status.HTTP_400_BAD_REQUEST, text, _again(request, "/"))
     try:
         key = await _create_session(request, bff, sign_ins, flow, Answer(code, error, iss))
     except (SignInRefused, Problem, *UNAVAILABLE) as failure:
-        response: Response = _failed(request, failure, _again(request, flow.return_to))
+        response: Response = _failed(request, bff, failure, _again(request, flow.return_to))
     else:
         response = continue_page(flow.return_to)
         bff.session_cookie.set(request, response, key)
@@ -131,6 +133,7 @@ async def log_out(
     response: Response,
     caller: CallerDep,
     bff: BffDep,
+    audit: AuditDep,
     everywhere: Annotated[bool, Query(description="End all sessions of the user")] = False,
 ) -> SignedOut:
     """End the session, and its connections on every instance. Then go to `redirect_to`."""
@@ -141,7 +144,8 @@ async def log_out(
         if everywhere
         else []
     )
-    await _end(bff, {key.sid, *sids})
+    with audit.act("sign_out", user=caller.user_id, session=key.sid, everywhere=everywhere):
+        await _end(bff, {key.sid, *sids})
     bff.session_cookie.delete(request, response)
     home = bff.settings.root_path + "/"
     if tokens is None:
@@ -187,11 +191,12 @@ async def read_sessions(caller: CallerDep, bff: BffDep) -> list[OwnSession]:
     status_code=status.HTTP_204_NO_CONTENT,
     responses=responses(401, 403, 404, 422, 429, 503),
 )
-async def end_own_session(sid: str, caller: CallerDep, bff: BffDep) -> None:
+async def end_own_session(sid: str, caller: CallerDep, bff: BffDep, audit: AuditDep) -> None:
     """End one of the caller's sessions, and its connections."""
     if sid not in {details.sid for details in await bff.sessions.of_user(caller.user_id)}:
         raise Problem(Code.NOT_FOUND, "You have no such session")
-    await _end(bff, [sid])
+    with audit.act("sign_out", user=caller.user_id, session=sid):
+        await _end(bff, [sid])
 
 
 async def _create_session(
@@ -210,9 +215,12 @@ async def _create_session(
         raise SignInRefused("the session has ended at the identity provider")
     previous = [flow.previous] if flow.previous else []
     await _end(bff, [*previous, *superfluous])
-    logger.info(
-        "signed in",
-        extra={"user": sign_in.user_id, "session": key.sid, "address": sign_in.address},
+    bff.audit.record(
+        "sign_in",
+        actor=sign_in.user_id,
+        user=sign_in.user_id,
+        session=key.sid,
+        address=sign_in.address,
     )
     return key
 
@@ -275,13 +283,13 @@ def _again(request: Request, path: str) -> str:
     return f"{root}/auth/login?return_to={quote(path)}"
 
 
-def _failed(request: Request, failure: BaseException, again: str) -> Response:
+def _failed(request: Request, bff: Bff, failure: BaseException, again: str) -> Response:
     match failure:
         case Problem(code=Code.FORBIDDEN):
-            _log_refused(request, "by the app")
+            _record_refused(request, bff, "by the app")
             return failed_page(failure.status, failure.description, again)
         case SignInRefused() | Problem(code=Code.UNAUTHENTICATED):
-            _log_refused(request, str(failure))
+            _record_refused(request, bff, str(failure))
             return failed_page(status.HTTP_401_UNAUTHORIZED, "The sign-in was refused.", again)
     if not isinstance(failure, Problem):
         logger.warning("sign-in failed: Redis unavailable", extra={"reason": why(failure)})
@@ -289,5 +297,7 @@ def _failed(request: Request, failure: BaseException, again: str) -> Response:
     return failed_page(unavailable.status, unavailable.description, again)
 
 
-def _log_refused(request: Request, reason: str) -> None:
-    logger.info("sign-in refused", extra={"reason": reason, "address": address_of(request)})
+def _record_refused(request: Request, bff: Bff, reason: str) -> None:
+    bff.audit.record(
+        "sign_in", outcome=AuditOutcome.REFUSED, address=address_of(request), reason=reason
+    )

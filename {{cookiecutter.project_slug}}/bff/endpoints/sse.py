@@ -14,7 +14,7 @@ from bff.connections.close_codes import CloseCode
 from bff.connections.event_stream_transport import CLOSED, EventStreamTransport, last_event
 from bff.connections.positions import Position, parse_cursor
 from bff.connections.transport import ABORT, PEER_TIMEOUT
-from bff.endpoints.dependencies import Bearer, BffDep, address_of
+from bff.endpoints.dependencies import Bearer, BffDep, address_of, log_refused
 from bff.errors import Code, Problem
 from bff.names import TOPIC_RULE, is_topic
 from bff.problems import responses
@@ -186,6 +186,7 @@ async def events(
         caller = await bff.authenticator.authenticate_stream(request)
         await bff.dispatcher.check_topics(caller, topic_list)
     except Problem as problem:
+        log_refused(request, problem)
         if problem.status < Code.SERVICE_UNAVAILABLE.status:
             raise
         return _closed_stream(CloseCode.SERVER_ERROR, problem.description)

@@ -86,10 +86,10 @@ class HandlerManager:
             # A client that has missed nothing may have all of them: its hello does not wait.
             retained = [] if joined.are_resumed else await self._retained(caller, version)
             more = await self._subscribe(connection, since, topics) if topics else ()
-        except SessionEnded:
-            connection.close(CloseCode.SESSION_ENDED, ENDED)
         except Problem as problem:
-            connection.close(_close_code_of(problem), problem.description)
+            code = _close_code_of(problem)
+            logger.info("connection refused", extra={**_log_fields(connection), "code": int(code)})
+            connection.close(code, problem.description)
         except UNAVAILABLE as error:
             logger.warning(
                 "connection refused: Redis unavailable",
@@ -100,6 +100,7 @@ class HandlerManager:
             streams = JoinedStreams((*joined, *more))
             connection.open(self._hello(connection, caller, streams), streams.start_positions())
             if connection.close_code is None:
+                logger.info("connection opened", extra=_log_fields(connection))
                 handler.start_receiving()
             if joined.are_resumed:
                 retained = await self._retained(caller, version)
@@ -125,8 +126,7 @@ class HandlerManager:
         logger.info(
             "connection closed",
             extra={
-                "connection": connection.id,
-                "user": connection.user_id,
+                **_log_fields(connection),
                 "code": code,
                 "by": by,
                 "seconds": round(time.time() - connection.details["connected_at"], 1),
@@ -201,7 +201,18 @@ class HandlerManager:
             connection.send_frame(frame)
 
 
+def _log_fields(connection: Connection) -> dict[str, str]:
+    return {
+        "connection": connection.id,
+        "user": connection.user_id,
+        "session": connection.details["session_id"],
+        "address": connection.details["address"],
+    }
+
+
 def _close_code_of(problem: Problem) -> CloseCode:
+    if isinstance(problem, SessionEnded):
+        return CloseCode.SESSION_ENDED
     if problem.code is not Code.RATE_LIMITED:
         return CloseCode.SERVER_ERROR
     passes = problem.retry_after_seconds is not None

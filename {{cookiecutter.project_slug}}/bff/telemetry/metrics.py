@@ -70,6 +70,12 @@ class Metrics:
             "HTTP requests refused because their user sent too many",
             registry=registry,
         )
+        self.audit_dropped = Counter(
+            "bff_audit_dropped",
+            "Audit entries that are only in the log: too many waited for the database, or too many "
+            "acts were refused in a minute",
+            registry=registry,
+        )
         self.messages_sent = Counter(
             "bff_messages_sent",
             "Messages published to Redis, by audience: connection, user, topic, all",

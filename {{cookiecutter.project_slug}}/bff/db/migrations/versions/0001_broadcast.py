@@ -1,4 +1,4 @@
-"""Broadcasts."""
+"""Broadcasts, and who did what."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the table of broadcasts."""
+    """Create the tables of broadcasts and of audit entries."""
     op.create_table(
         "bff_broadcast",
         sa.Column("id", sa.String(length=36), nullable=False),
@@ -29,8 +29,25 @@ def upgrade() -> None:
     )
     op.create_index("ix_bff_broadcast_created_at_id", "bff_broadcast", ["created_at", "id"])
     op.create_index("ix_bff_broadcast_expires_at", "bff_broadcast", ["expires_at"])
+    op.create_table(
+        "bff_audit",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("action", sa.String(length=64), nullable=False),
+        sa.Column("outcome", sa.String(length=16), nullable=False),
+        sa.Column("actor_id", sa.String(length=128), nullable=True),
+        sa.Column("user_id", sa.String(length=128), nullable=True),
+        sa.Column("session_id", sa.String(length=128), nullable=True),
+        sa.Column("address", sa.String(length=64), nullable=False),
+        sa.Column("details", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_bff_audit"),
+    )
+    op.create_index("ix_bff_audit_at_id", "bff_audit", ["at", "id"])
+    op.create_index("ix_bff_audit_user_id_at", "bff_audit", ["user_id", "at"])
+    op.create_index("ix_bff_audit_actor_id_at", "bff_audit", ["actor_id", "at"])
 
 
 def downgrade() -> None:
-    """Drop the table of broadcasts."""
+    """Drop the tables of broadcasts and of audit entries."""
+    op.drop_table("bff_audit")
     op.drop_table("bff_broadcast")

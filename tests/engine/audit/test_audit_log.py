@@ -1,0 +1,170 @@
+"""Who did what is stored, without delaying or failing the act."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from bff.audit import log
+from bff.audit.log import AuditLog, AuditOutcome
+from bff.db.database import Database
+from bff.db.tables import AuditEntry
+from bff.errors import Problem
+from bff.settings import Settings
+from bff.telemetry.metrics import Metrics
+from sqlalchemy.exc import OperationalError
+
+
+@pytest.fixture
+def audit(database: Database, settings: Settings, metrics: Metrics) -> AuditLog:
+    return AuditLog(database, settings, metrics)
+
+
+@asynccontextmanager
+async def writing(audit: AuditLog) -> AsyncIterator[None]:
+    task = asyncio.create_task(audit._write_entries())
+    try:
+        yield
+        await audit.flush()
+    finally:
+        task.cancel()
+
+
+def dropped(metrics: Metrics) -> float | None:
+    return metrics.registry.get_sample_value("bff_audit_dropped_total")
+
+
+async def test_entries_are_read_newest_first_page_by_page(audit: AuditLog) -> None:
+    async with writing(audit):
+        for number in range(5):
+            audit.record("act", actor="carol", number=number)
+    first = await audit.read(limit=2)
+    second = await audit.read(limit=2, before=first[-1].id)
+    third = await audit.read(limit=2, before=second[-1].id)
+    pages = [[entry.details["number"] for entry in page] for page in (first, second, third)]
+    assert pages == [[4, 3], [2, 1], [0]]
+    with pytest.raises(Problem):
+        await audit.read(before="unknown")
+
+
+async def test_entries_are_found_by_each_of_their_fields(audit: AuditLog) -> None:
+    async with writing(audit):
+        audit.record("a", actor="carol", user="alice", session="s-1", address="203.0.113.7")
+        audit.record("b", actor="dave", user="bob", outcome=AuditOutcome.REFUSED)
+
+    async def found(**fields: Any) -> list[str]:
+        return [entry.action for entry in await audit.read(**fields)]
+
+    assert await found() == ["b", "a"]
+    assert await found(action="a") == ["a"]
+    assert await found(actor_id="dave") == ["b"]
+    assert await found(user_id="alice") == ["a"]
+    assert await found(session_id="s-1") == ["a"]
+    assert await found(outcome="refused") == ["b"]
+    now = datetime.now(UTC)
+    assert await found(since=now - timedelta(hours=1), until=now) == ["b", "a"]
+    assert await found(since=now) == await found(until=now - timedelta(hours=1)) == []
+
+
+async def test_a_database_that_is_away_delays_entries_and_loses_none(
+    audit: AuditLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    insert, failures = audit._insert, 2
+    monkeypatch.setattr(log, "_RETRY_SECONDS", (0.01, 0.01))
+
+    async def fail_twice(rows: Any) -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OperationalError("", None, Exception())
+        await insert(rows)
+
+    monkeypatch.setattr(audit, "_insert", fail_twice)
+    async with writing(audit):
+        audit.record("act", actor="carol")
+    assert len(await audit.read()) == 1
+    assert caplog.text.count("audit entries not stored, retrying") == 2
+
+
+async def test_a_batch_whose_answer_was_lost_is_stored_once(
+    audit: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert, lost = audit._insert, True
+    monkeypatch.setattr(log, "_RETRY_SECONDS", (0.01, 0.01))
+
+    async def lose_the_answer(rows: Any) -> None:
+        nonlocal lost
+        await insert(rows)
+        if lost:
+            lost = False
+            raise OperationalError("", None, Exception())
+
+    monkeypatch.setattr(audit, "_insert", lose_the_answer)
+    async with writing(audit):
+        audit.record("act")
+    assert len(await audit.read()) == 1
+
+
+async def test_what_waits_is_bounded_and_what_is_dropped_is_counted_and_logged(
+    audit: AuditLog,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(audit, "_waiting", asyncio.Queue[AuditEntry](3))
+    for _ in range(5):
+        audit.record("act")
+    assert dropped(metrics) == 2
+    assert caplog.messages.count("audit") == 5
+
+
+async def test_refused_acts_cannot_fill_the_table(audit: AuditLog, metrics: Metrics) -> None:
+    for _ in range(200):
+        audit.record("sign_in", outcome=AuditOutcome.REFUSED)
+    audit.record("sign_in")
+    assert audit._waiting.qsize() in (121, 2 * 120 + 1, 201)  # a minute may have ended
+    assert dropped(metrics) == 201 - audit._waiting.qsize()
+
+
+async def test_old_entries_are_deleted(
+    audit: AuditLog, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_BATCH", 3)
+    now, keep = datetime.now(UTC), timedelta(days=settings.audit_retention_days)
+    hours = (*range(1, 8), -1)
+    async with database.session() as session:
+        for number in hours:
+            at = now - keep - timedelta(hours=number)
+            session.add(AuditEntry(action=f"{number}", outcome="done", address="", at=at))
+        await session.commit()
+    await audit.delete_old()
+    assert [entry.action for entry in await audit.read()] == ["-1"]
+
+
+async def test_an_entry_that_the_database_refuses_does_not_stop_the_others(
+    audit: AuditLog, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert, refused = audit._insert, True
+
+    async def refuse(rows: Any) -> None:
+        nonlocal refused
+        if refused:
+            refused = False
+            raise ValueError
+        await insert(rows)
+
+    monkeypatch.setattr(audit, "_insert", refuse)
+    async with writing(audit):
+        audit.record("bad")
+        await asyncio.sleep(0)
+        while refused:
+            await asyncio.sleep(0.01)
+        audit.record("good")
+    assert [entry.action for entry in await audit.read()] == ["good"]
+    assert dropped(metrics) == 1

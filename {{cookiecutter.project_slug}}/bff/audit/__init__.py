@@ -1,0 +1,1 @@
+"""Who did what: sign-ins, revocations and the acts of administrators."""
