@@ -99,6 +99,34 @@ async def test_broadcast_id_in_the_event_is_overwritten(
     assert messenger.sent[0][3] == {"broadcast_id": broadcast.id}
 
 
+INVALID: dict[str, dict[str, Any]] = {
+    "all with recipients": {"audience": Audience.ALL, "recipients": ["alice"]},
+    "no users": {"audience": Audience.USERS},
+    "no user id": {"audience": Audience.USERS, "recipients": ["alice", "a\nb"]},
+    "no connection": {"audience": Audience.CONNECTION},
+    "two connections": {"audience": Audience.CONNECTION, "recipients": ["i.a", "i.b"]},
+    "no connection id": {"audience": Audience.CONNECTION, "recipients": ["a b"]},
+    "a connection and an expiry": {
+        "audience": Audience.CONNECTION,
+        "recipients": ["i.a"],
+        "expires_at": soon(),
+    },
+    "an expiry in the past": {"expires_at": soon(-1)},
+    "an expiry after the year 9998": {"expires_at": datetime.max.replace(tzinfo=UTC)},
+}
+
+
+@pytest.mark.parametrize("what", INVALID)
+async def test_an_invalid_broadcast_is_neither_stored_nor_sent(
+    service: Service, messenger: RecordingMessenger, what: str
+) -> None:
+    with pytest.raises(Problem) as caught:
+        await create(service, **INVALID[what])
+    assert caught.value.code is Code.INVALID_PARAMS
+    assert await service.list() == []
+    assert messenger.sent == []
+
+
 async def test_it_is_stored_before_it_is_sent(
     service: Service, messenger: RecordingMessenger
 ) -> None:

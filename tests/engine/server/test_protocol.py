@@ -24,6 +24,7 @@ from bff.settings import Settings
 from bff.testing import RunningBff, until
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+PING = b"\x89\x00"
 DIGEST = "18fdf324b11b"
 
 
@@ -257,6 +258,49 @@ class TestWithoutPongs:
         assert struct.pack("!H", CloseCode.NO_PONG) in data
         await until(lambda: not len(bff.engine.handlers._registry))
         raw.close()
+
+
+class TestWithFrequentPings:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(
+            update={"ping_interval_seconds": 0.1, "ping_timeout_seconds": 30}
+        )
+
+    async def test_each_answered_ping_is_followed_by_another(self, bff: RunningBff) -> None:
+        raw = await raw_handshake(bff)
+        for _ in range(3):
+            await read_until(raw, PING)
+            await asyncio.get_running_loop().sock_sendall(raw, masked(0xA, b""))
+        await read_until(raw, PING)
+        raw.close()
+
+    async def test_pongs_that_nobody_asked_for_do_not_postpone_the_next_ping(
+        self, bff: RunningBff
+    ) -> None:
+        raw = await raw_handshake(bff)
+        loop, pinged = asyncio.get_running_loop(), asyncio.Event()
+
+        async def send_pongs() -> None:
+            while not pinged.is_set():
+                await loop.sock_sendall(raw, masked(0xA, b""))
+                await asyncio.sleep(0.02)
+
+        sending = asyncio.create_task(send_pongs())
+        for _ in range(2):
+            await read_until(raw, PING)
+        pinged.set()
+        await sending
+        raw.close()
+
+    async def test_a_closed_socket_is_pinged_no_more(self, bff: RunningBff) -> None:
+        async with bff.browser("alice"):
+            protocol = protocol_of(connection_of(bff))
+            timer = protocol._ping_timer
+            assert timer is not None
+            assert not timer.cancelled()
+        await until(lambda: not len(bff.engine.handlers._registry))
+        assert protocol._ping_timer is None
 
 
 async def test_frames_are_handled_in_the_context_of_the_handshake(bff: RunningBff) -> None:

@@ -1,0 +1,60 @@
+"""A pytest plugin that records which lines of the engine each test runs, and how long it takes.
+
+`MUTATION_TRACE` names the file for the record.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Generator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import bff
+import pytest
+
+_ENGINE = str(Path(bff.__file__).parent) + os.sep
+_lines: set[tuple[str, int]] = set()
+_record: dict[str, dict[str, Any]] = {}
+
+
+def _enter(frame: FrameType, event: str, _: object) -> Any:
+    return _line if frame.f_code.co_filename.startswith(_ENGINE) else None
+
+
+def _line(frame: FrameType, event: str, _: object) -> Any:
+    _lines.add((frame.f_code.co_filename, frame.f_lineno))
+    return _line
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    _lines.clear()
+    began = time.monotonic()
+    threading.settrace(_enter)
+    sys.settrace(_enter)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(None)
+        lines = sorted(f"{path.removeprefix(_ENGINE)}:{line}" for path, line in _lines)
+        _record[item.nodeid] = {"seconds": time.monotonic() - began, "lines": lines}
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.failed:
+        _record.pop(report.nodeid, None)
+        _failed.add(report.nodeid)
+
+
+_failed: set[str] = set()
+
+
+def pytest_sessionfinish() -> None:
+    passed = {name: facts for name, facts in _record.items() if name not in _failed}
+    Path(os.environ["MUTATION_TRACE"]).write_text(json.dumps(passed))
