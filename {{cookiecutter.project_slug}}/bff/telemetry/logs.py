@@ -37,6 +37,12 @@ def configure(settings: MeshSettings) -> None:
         logging.getLogger(name).setLevel(max(level, logging.getLogger().level))
     for name in _LOGS_URLS:
         logging.getLogger(name).addFilter(_HideQueries())
+    logging.getLogger("alembic.runtime.migration").addFilter(_changes_the_schema)
+
+
+def _changes_the_schema(record: logging.LogRecord) -> bool:
+    """Alembic describes its context whenever the revision is read; only its steps are news."""
+    return record.levelno > logging.INFO or str(record.msg).startswith("Running")
 
 
 class _HideQueries(logging.Filter):
