@@ -20,6 +20,7 @@ from bff import (
 from bff.application import Provider
 from bff.auth.oidc.sign_in import Authorize
 from bff.endpoints import rpc, services, sign_in, sse, tickets
+from bff.realtime.user_check import StillAllowed
 from fastapi import APIRouter, FastAPI
 
 realtime = RealtimeRouter()
@@ -55,6 +56,7 @@ def create_app(
     provide: Mapping[type[Any], Provider] | None = None,
     broker: MemoryBroker | None = None,
     authorize: Authorize | None = None,
+    still_allowed: StillAllowed | None = None,
 ) -> FastAPI:
     """An app with every endpoint of the engine, this feature, and what a test adds."""
     bff = Bff(
@@ -64,6 +66,7 @@ def create_app(
         stand_ins=[echo_service],
         broker=broker,
         authorize=authorize,
+        still_allowed=still_allowed,
     )
     app = FastAPI(title=settings.app_name, lifespan=bff.lifespan)
     bff.install(app)

@@ -45,6 +45,7 @@ from bff.realtime.mesh_handlers import join_mesh
 from bff.realtime.router import RealtimeRouter
 from bff.realtime.session_check import SessionCheck
 from bff.realtime.topic_limit import TopicLimit
+from bff.realtime.user_check import StillAllowed, UserCheck
 from bff.redis import client as redis_client
 from bff.redis.client import UNAVAILABLE, why
 from bff.redis.eviction import EvictionCheck
@@ -79,6 +80,7 @@ class Bff:
         stand_ins: Sequence[StandIn] = (),
         broker: MemoryBroker | None = None,
         authorize: Authorize | None = None,
+        still_allowed: StillAllowed | None = None,
     ) -> None:
         """Create all parts.
 
@@ -92,6 +94,8 @@ class Bff:
         * `authorize`: decides about each user who signs in with `OIDC_ISSUER`. An async function
           that takes the claims and the scopes according to `OIDC_SCOPES_CLAIM`. It returns the
           user's scopes, or raises `Problem(Code.FORBIDDEN)`.
+        * `still_allowed`: decides about each user who is connected, again and again. An async
+          function that takes the `Caller`. If it returns False, the user is revoked everywhere.
         * `broker`: the in-process mesh for `AMQP_URL=memory://`. Pass one to share it with other
           mesh clients of the process.
 
@@ -125,6 +129,7 @@ class Bff:
         self.revocations = self.cluster.revocations
         self.presence = self.cluster.presence
         self.index = self.cluster.index
+        self._still_allowed = still_allowed
         self.broadcasts = BroadcastService(
             self.database, self.cluster.pipeline, self.messenger, settings
         )
@@ -282,6 +287,11 @@ class Bff:
         if self.sign_ins is not None:
             check = SessionCheck(self.handlers, self.sessions, self.settings)
             self.background.start("session_check", check.run())
+        if self._still_allowed is not None:
+            users = UserCheck(
+                self._still_allowed, self.handlers, self.revocations, self.audit, self.settings
+            )
+            self.background.start("user_check", users.run())
         self.background.start("index", cluster.index.run())
         self.background.start("presence", cluster.presence.run())
         names = EventHandlerNames(cluster.pipeline, cluster.context.keys)

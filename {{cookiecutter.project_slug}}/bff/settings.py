@@ -226,6 +226,9 @@ class Settings(MeshSettings):
     """Interval of the probes that check the pub/sub connection; after three lost probes it is
     reconnected."""
 
+    user_check_seconds: Annotated[float, Field(gt=0, le=1800)] = 1800
+    """Within this time the app is asked again whether a connected user is still allowed
+    (`Bff(still_allowed=…)`). At most half an hour."""
     audit_retention_days: Count = 90
     """How long the entries of the audit log are kept in the database."""
 
