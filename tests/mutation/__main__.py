@@ -1,8 +1,8 @@
 """`python -m tests.mutation [--rooms realtime cluster] [--sample 25] [--seed 1]`
 
 Prints each mutant that no test has noticed. One that changes nothing that a user could see goes to
-`equivalent.txt`, as `<path> <mutant> # <reason>`; for the others a test is missing. It stops by itself after
-`--seconds`; the tests of a room take longer to be traced, once, than a mutant.
+`equivalent.txt`, as `<path> <mutant> # <reason>`; for the others a test is missing. It stops by
+itself after `--seconds`. The tests of a room are traced once, which takes longer than a mutant.
 
 With `TEST_REDIS_URL` and `TEST_AMQP_URL` the tests run on these servers, else on embedded engines.
 `mesh/rabbitmq` needs `TEST_AMQP_URL`.

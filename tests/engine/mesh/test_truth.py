@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from bff.errors import Code, Outcome, Problem
-from bff.mesh import nuropb
+from bff.mesh import nuropb, pending_calls
 from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler
 from bff.mesh.messages import Delivery, Message
@@ -69,8 +69,8 @@ class ManualTransport:
         else:
             confirm.set_exception(error)
 
-    def reply(self) -> None:
-        self.receiver.on_reply(self.messages[-1].correlation_id, ANSWER)
+    def reply(self, body: bytes = ANSWER) -> None:
+        self.receiver.on_reply(self.messages[-1].correlation_id, body)
 
 
 @pytest.fixture
@@ -108,10 +108,58 @@ async def test_a_reply_is_the_answer_although_its_confirm_never_comes(
 async def test_a_reply_is_the_answer_whatever_becomes_of_its_confirm(
     mesh: MeshClient, transport: ManualTransport, error: Exception
 ) -> None:
-    call = await _request(mesh)
+    late: list[Any] = []
+    call = await _request(mesh, late=lambda *answer: late.append(answer))
     transport.confirm(error)
     transport.reply()
     assert await call == 7
+    assert late == [], "an answer that the caller has is no late one"
+
+
+async def test_an_error_that_the_caller_has_is_no_late_answer(
+    mesh: MeshClient, transport: ManualTransport
+) -> None:
+    late: list[Any] = []
+    call = await _request(mesh, late=lambda *answer: late.append(answer))
+    transport.confirm()
+    error = {"error": "NuropbValidationError", "description": "no"}
+    transport.reply(json.dumps({"tag": "response", "result": None, "error": error}).encode())
+    with pytest.raises(Problem) as caught:
+        await call
+    assert caught.value.code is Code.INVALID_PARAMS
+    assert late == []
+
+
+async def test_late_answers_that_are_waited_for_are_bounded(
+    settings: Settings, transport: ManualTransport
+) -> None:
+    """Beyond the limit the caller is told at once that the outcome is unknown."""
+    few = settings.model_copy(update={"max_pending_requests": 2})
+    mesh = MeshClient(few, Metrics(), transport)
+    await mesh.start()
+    late: list[Any] = []
+    for _ in range(3):
+        call = await _request(mesh, late=lambda _, problem: late.append(problem.code))
+        transport.confirm()
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+    assert late == [Code.TIMEOUT]
+    transport.receiver.on_replies_lost()
+    assert late == [Code.TIMEOUT, *[Code.MESH_UNAVAILABLE] * 2]
+
+
+async def test_what_is_remembered_of_ended_calls_is_bounded(
+    mesh: MeshClient, transport: ManualTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the metric of late replies, by service."""
+    monkeypatch.setattr(pending_calls, "MAX_ENDED_CALLS", 5)
+    for _ in range(20):
+        call = await _request(mesh)
+        transport.confirm()
+        transport.reply()
+        await call
+    assert len(mesh._pending_calls._ended) == 5
+    assert mesh._pending_calls._total == len(mesh._pending_calls._replies) == 0
 
 
 @pytest.mark.parametrize(
