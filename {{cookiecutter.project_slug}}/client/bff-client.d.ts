@@ -65,6 +65,8 @@ export interface Session {
   readonly positions: Positions;
   /** For each resumed stream: whether the missed messages follow. If not, `onGap` is called. */
   readonly recovered: Readonly<Record<string, boolean>>;
+  /** In development: the patterns of all topics. */
+  readonly topics?: readonly string[];
 }
 
 /** Stream (`user`, `all`, `topic:<topic>`) to the id of a message, `<stream>/<epoch>/<offset>`. */

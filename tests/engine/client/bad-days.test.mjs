@@ -134,6 +134,83 @@ describe("a followed topic", () => {
   });
 });
 
+describe("a listener of a topic that is not subscribed", () => {
+  test("is named in the console, in development", async () => {
+    const warned = [];
+    mock.method(console, "warn", (text) => warned.push(text));
+    const { bff } = makeClient();
+    bff.on("prices.tea", () => {});
+    bff.on("order.updated", () => {});
+    bff.follow("prices.milk", () => {});
+    bff.connect();
+    await settle();
+    socket().greet({ topics: ["prices.*", "news.#"] });
+    while (warned.length === 0) await pass(1_000);
+    bff.on("prices.a.b", () => {});
+    bff.on("news.of.today", () => {});
+    await pass(1_000);
+    assert.deepEqual(
+      warned.map((text) => /on\("(.*?)"\)/.exec(text)[1]),
+      ["prices.tea", "news.of.today"],
+    );
+  });
+});
+
+describe("the sign-in", () => {
+  const asked = [];
+
+  beforeEach(() => {
+    asked.length = 0;
+    const assign = (url) => asked.push(String(url));
+    const page = { pathname: "/orders", search: "?a=1", hash: "#b", href: "https://bff.test/orders" };
+    globalThis.location = { ...page, assign };
+  });
+  afterEach(() => delete globalThis.location);
+
+  function answers(response) {
+    mock.method(globalThis, "fetch", async (url, { method, headers, credentials }) => {
+      asked.push([method, String(url), headers, credentials]);
+      return response();
+    });
+  }
+
+  const own = [{ "X-BFF": "1" }, "include"];
+
+  test("says who is signed in with the cookie, or that nobody is", async () => {
+    const { bff } = makeClient({ url: "/ws" });
+    answers(() => Response.json({ user_id: "ann" }));
+    assert.deepEqual(await bff.me(), { user_id: "ann" });
+    assert.deepEqual(asked, [["GET", "https://bff.test/auth/me", ...own]]);
+    answers(() => Response.json({ code: "unauthenticated" }, { status: 401 }));
+    assert.equal(await bff.me(), null);
+    answers(() => Response.json({ code: "service_unavailable", detail: "no" }, { status: 503 }));
+    assert.equal((await failure(bff.me())).code, "service_unavailable");
+  });
+
+  test("leaves the page and comes back to it", async () => {
+    const { bff } = makeClient({ url: "/ws" });
+    await bff.login();
+    await bff.login("/home");
+    assert.deepEqual(asked, [
+      "https://bff.test/auth/login?return_to=%2Forders%3Fa%3D1%23b",
+      "https://bff.test/auth/login?return_to=%2Fhome",
+    ]);
+  });
+
+  test("ends with the connection, and the page goes where the BFF says", async () => {
+    const { bff } = await openClient({ url: "/ws" });
+    answers(() => Response.json({ redirect_to: "https://provider.test/end" }));
+    assert.equal(await bff.logout(), "https://provider.test/end");
+    assert.equal(bff.state, "closed");
+    assert.deepEqual(asked, [
+      ["POST", "https://bff.test/auth/logout", ...own],
+      "https://provider.test/end",
+    ]);
+    answers(() => Response.json({ code: "unauthenticated" }, { status: 401 }));
+    assert.equal(await bff.logout(), null);
+  });
+});
+
 describe("the state", () => {
   test("can be read at any time, and is told at once if asked for", async () => {
     const { bff } = makeClient();

@@ -102,6 +102,11 @@ test("a request is answered by the service, whose event reaches the user", async
   assert.equal(ann.positions.user, id);
 });
 
+test("in development the hello has the patterns of all topics", async () => {
+  const ann = await connected("ann");
+  assert.deepEqual(ann.session.topics, ["prices.*"]);
+});
+
 test("a forbidden call is refused with a code", async () => {
   const ann = await connected("ann");
   await assert.rejects(ann.request("secrets", "list"), (error) => {

@@ -212,21 +212,24 @@ class Hello(_Outbound):
     """The id of the newest message of each stream: the position to start from."""
     recovered: dict[str, bool] = field(default_factory=dict)
     """By stream that `since` named: whether all missed messages follow."""
+    topics: list[str] | None = None
+    """In development: the patterns of all topics, so that the client can say which listener hears
+    nothing."""
 
     def payload(self) -> dict[str, Any]:
-        return {
-            "topic": "hello",
-            "event": {
-                "session_id": self.session_id,
-                "user_id": self.user_id,
-                "username": self.username,
-                "expires_at": self.expires_at,
-                "expires_in": seconds_until(self.expires_at),
-                "ping_interval": self.ping_interval,
-                "positions": self.positions,
-                "recovered": self.recovered,
-            },
+        event = {
+            "session_id": self.session_id,
+            "user_id": self.user_id,
+            "username": self.username,
+            "expires_at": self.expires_at,
+            "expires_in": seconds_until(self.expires_at),
+            "ping_interval": self.ping_interval,
+            "positions": self.positions,
+            "recovered": self.recovered,
         }
+        if self.topics is not None:
+            event["topics"] = self.topics
+        return {"topic": "hello", "event": event}
 
 
 @dataclass(frozen=True, slots=True)

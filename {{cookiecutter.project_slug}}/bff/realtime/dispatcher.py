@@ -128,6 +128,11 @@ class Dispatcher:
         if allowed is not True:
             raise Problem(Code.FORBIDDEN, f"You may not subscribe to topic {topic}")
 
+    @property
+    def topic_patterns(self) -> list[str]:
+        """The patterns of all topics that exist."""
+        return [policy.pattern for policy in self._topic_policies]
+
     def _policy(self, topic: str) -> TopicPolicy | None:
         return next((policy for policy in self._topic_policies if policy.matches(topic)), None)
 

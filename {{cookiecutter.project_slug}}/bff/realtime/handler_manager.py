@@ -29,6 +29,8 @@ class HandlerManager:
 
     def __init__(self, context: HandlerContext) -> None:
         self._context = context
+        development = context.settings.development
+        self._topics = context.dispatcher.topic_patterns if development else None
         self._registry = context.registry
         self._subscriptions = context.subscriptions
         self._metrics = context.metrics
@@ -177,6 +179,7 @@ class HandlerManager:
             ping_interval=self._context.settings.ping_interval_seconds,
             positions=streams.positions(),
             recovered=recovered,
+            topics=self._topics,
         )
 
     async def _retained(self, caller: Caller, version: Position) -> list[Event]:

@@ -69,7 +69,7 @@ export class Calls {
     if (signal?.aborted) this.#abort(call);
     else this.#write(call);
     if (this.#unsent.length > this.#limits.maxWaiting) {
-      const description = "Too many requests are waiting";
+      const description = "Too many requests wait";
       this.#fail(call, { code: "too_many_in_flight", description, retryable: true });
     }
     return call.answer.promise;
@@ -137,7 +137,7 @@ export class Calls {
     const frame = { type, payload: { ...payload, timeout_ms, trace_id: traceId } };
     const text = JSON.stringify(frame);
     if (LONE_SURROGATE.test(text)) {
-      throw new TypeError("A text contains half a character, for example a cut emoji");
+      throw new TypeError("A text ends within a character");
     }
     const { length } = new TextEncoder().encode(text);
     const { maxFrameBytes } = this.#limits;

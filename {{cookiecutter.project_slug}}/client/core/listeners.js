@@ -5,6 +5,10 @@ export class Listeners {
   /** @type {Map<string | symbol, Set<{ listener: Listener }>>} */
   #byName = new Map();
 
+  get names() {
+    return this.#byName.keys();
+  }
+
   /**
    * Returns a function that removes the listener. The same function may be added twice.
    *

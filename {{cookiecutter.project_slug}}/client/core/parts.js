@@ -8,6 +8,7 @@ import { BffError } from "./errors.js";
 import { Inbox } from "./inbox.js";
 import { Listeners } from "./listeners.js";
 import { limitsOf, socketUrl } from "./options.js";
+import { ignore } from "./promises.js";
 import { Topics } from "./topics.js";
 import { Transports } from "./transports.js";
 
@@ -41,17 +42,18 @@ export class Parts {
       reply: (traceId, error, result) => this.calls.settle(traceId, error, result),
     });
     this.connection = new Connection(limits, credentials, links, this);
-    this.topics = new Topics({
-      positions: this.inbox.positions,
-      isOpen: () => this.connection.isOpen,
-      call: (type, payload, onResult) => this.calls.start(type, payload, {}, onResult),
-      backoff: (failures) => this.connection.backoff(failures),
-      onGap: (missed) => this.inbox.gap(missed),
-      onRefused: (topic, error) => {
-        this.inbox.emit("unsubscribed", { topics: [topic], error }, null);
-        this.listeners.emit(ERROR, error);
-      },
-    });
+    this.topics = new Topics(this);
+  }
+
+  /**
+   * A topic that was subscribed before, or is followed, is refused.
+   *
+   * @param {string} topic
+   * @param {unknown} error
+   */
+  onRefused(topic, error) {
+    this.inbox.emit("unsubscribed", { topics: [topic], error }, null);
+    this.listeners.emit(ERROR, error);
   }
 
   /** @param {string} token */
@@ -60,7 +62,8 @@ export class Parts {
   }
 
   /** @param {Session} hello */
-  onOpen({ positions, recovered }) {
+  onOpen({ positions, recovered, topics }) {
+    if (topics) import("./hints.js").then((hints) => hints.watchListeners(this, topics), ignore);
     const missed = this.inbox.positions.startAt(positions, recovered);
     this.topics.sync();
     this.calls.sendWaiting();
@@ -110,7 +113,7 @@ export class Parts {
       this.inbox.positions.startAt(payload.streams);
       this.inbox.gap(payload.streams ?? {});
     } else if (type !== "pong") {
-      const description = "A frame that this client cannot read";
+      const description = "The frame cannot be read";
       this.listeners.emit(ERROR, new BffError({ code: "unreadable", description, cause: payload }));
     }
   }

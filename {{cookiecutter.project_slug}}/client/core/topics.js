@@ -1,5 +1,5 @@
 /** @import { Deferred } from "./promises.js" */
-/** @import { Positions } from "./positions.js" */
+/** @import { Parts } from "./parts.js" */
 
 import { BffError, isTransient } from "./errors.js";
 import { Timers, deferred } from "./promises.js";
@@ -8,18 +8,7 @@ const TOPIC = "topic:";
 const PAGE = "page";
 const MAX_TOPICS_PER_REQUEST = 100;
 
-/**
- * What the topics need of the client.
- *
- * @typedef {object} Host
- * @property {Positions} positions
- * @property {() => boolean} isOpen
- * @property {(type: string, payload: object, onResult: (result: any) => void) => Promise<any>} call
- * @property {(failures: number) => number} backoff
- * @property {(missed: Record<string, string>) => void} onGap
- * @property {(topic: string, error: unknown) => void} onRefused a topic that was subscribed
- *   before, or is followed
- */
+/** @typedef {Pick<Parts, "calls" | "connection" | "inbox" | "onRefused">} Host */
 
 /** Subscriptions to topics, across reconnects. */
 export class Topics {
@@ -64,6 +53,11 @@ export class Topics {
     this.sync();
   }
 
+  /** @param {string} topic */
+  isWanted(topic) {
+    return this.#wanted.has(topic);
+  }
+
   /** Those that this connection has subscribed. */
   get subscribed() {
     return this.#subscribed;
@@ -98,7 +92,7 @@ export class Topics {
   async sync(failures = 0, batchSize = MAX_TOPICS_PER_REQUEST) {
     if (this.#syncing) return;
     this.#syncing = true;
-    while (this.#host.isOpen()) {
+    while (this.#host.connection.isOpen) {
       for (const topic of this.#subscribed) this.#wanted.get(topic)?.resolve();
       const surplus = difference(this.#subscribed, this.#wanted);
       const missing = difference(this.#wanted.keys(), this.#subscribed);
@@ -114,8 +108,8 @@ export class Topics {
         if (topics.length > 1) continue;
         if (!isTransient(error)) {
           this.#onRefused(topics[0], error);
-        } else if (this.#host.isOpen()) {
-          const delayMs = this.#host.backoff(failures);
+        } else if (this.#host.connection.isOpen) {
+          const delayMs = this.#host.connection.backoff(failures);
           this.#timers.start("retry", delayMs, () => this.sync(failures + 1, 1));
           this.#moveToEnd(topics[0]);
           break;
@@ -166,16 +160,16 @@ export class Topics {
   #subscribe(topics) {
     const asked = topics.map((topic) => ({
       topic,
-      since: this.#host.positions.get(TOPIC + topic),
+      since: this.#host.inbox.positions.get(TOPIC + topic),
     }));
-    return this.#host.call("subscribe", { topics: asked }, ({ positions, recovered }) =>
+    return this.#host.calls.start("subscribe", { topics: asked }, {}, ({ positions, recovered }) =>
       this.#onSubscribed(topics, positions, recovered),
     );
   }
 
   /** @param {string[]} topics */
   #unsubscribe(topics) {
-    return this.#host.call("unsubscribe", { topics }, () =>
+    return this.#host.calls.start("unsubscribe", { topics }, {}, () =>
       topics.forEach((topic) => this.#onUnsubscribed(topic)),
     );
   }
@@ -190,13 +184,13 @@ export class Topics {
       this.#subscribed.add(topic);
       this.#wanted.get(topic)?.resolve();
     }
-    this.#host.onGap(this.#host.positions.startAt(positions, recovered));
+    this.#host.inbox.gap(this.#host.inbox.positions.startAt(positions, recovered));
   }
 
   /** @param {string} topic */
   #onUnsubscribed(topic) {
     this.#subscribed.delete(topic);
-    this.#host.positions.forget(TOPIC + topic);
+    this.#host.inbox.positions.forget(TOPIC + topic);
   }
 
   /** @param {string} topic */

@@ -1,0 +1,48 @@
+/** Loaded in development only. */
+
+/** @import { Parts } from "./parts.js" */
+
+const DELAY_MS = 1_000;
+const watched = new WeakSet();
+
+/**
+ * Say in the console which listeners hear nothing, because nobody subscribed to their topic.
+ *
+ * @param {Parts} parts
+ * @param {readonly string[]} patterns of the topics that the BFF has
+ */
+export function watchListeners({ listeners, topics }, patterns) {
+  if (watched.has(listeners)) return;
+  watched.add(listeners);
+  const said = new Set();
+  const check = () => {
+    for (const name of listeners.names) {
+      if (typeof name !== "string" || said.has(name) || topics.isWanted(name)) continue;
+      if (!patterns.some((pattern) => matches(pattern, name))) continue;
+      said.add(name);
+      console.warn(
+        `bff-client: on("${name}") hears nothing. It is a topic: use follow("${name}", listener)`,
+      );
+    }
+  };
+  const add = listeners.add.bind(listeners);
+  listeners.add = (name, listener) => {
+    setTimeout(check, DELAY_MS);
+    return add(name, listener);
+  };
+  setTimeout(check, DELAY_MS);
+}
+
+/**
+ * As the BFF compares them: `*` is one word, `#` any number of words.
+ *
+ * @param {string} pattern
+ * @param {string} name
+ */
+function matches(pattern, name) {
+  const words = pattern.split(".").map((word) => {
+    if (word === "*") return "[^.]+";
+    return word === "#" ? ".*" : word.replace(/[^\w]/g, "\\$&");
+  });
+  return new RegExp(`^${words.join("\\.")}$`, "s").test(name);
+}
