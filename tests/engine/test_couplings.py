@@ -87,6 +87,7 @@ def test_uvicorns_worker_process() -> None:
 
 def test_uvicorns_signal_handlers() -> None:
     """uvicorn installs them with `signal.signal`, so that `getsignal` finds them."""
+    has(Server, "capture_signals", "handle_exit")
     source = inspect.getsource(Server.capture_signals)
     assert "signal.signal(sig, self.handle_exit)" in source, (
         "uvicorn no longer installs its handlers with signal.signal: see bff/COUPLINGS.md"
@@ -102,6 +103,7 @@ def test_redis_connections() -> None:
     connection = Redis().connection_pool.make_connection()  # type: ignore[no-untyped-call]
     has(connection, "_reader", "_writer", "connect", "socket_timeout", "is_connected")
     has(ConnectionPool, "make_connection")
+    has(AbstractConnection, "send_packed_command", "_send_packed_command", "connect_check_health")
     source = inspect.getsource(AbstractConnection.send_packed_command)
     takes(AbstractConnection.send_packed_command, "command", "check_health")
     takes(AbstractConnection._send_packed_command, "command")
@@ -114,6 +116,7 @@ def test_redis_connections() -> None:
 
 
 def test_redis_parsers() -> None:
+    has(DefaultParser, "parse_error")
     parse_error: Any = DefaultParser.parse_error
     error = parse_error("READONLY You can't write against a read only replica.")
     assert type(error) is ReadOnlyError, (
@@ -124,6 +127,8 @@ def test_redis_parsers() -> None:
 def test_redis_clusters() -> None:
     cluster = RedisCluster("localhost")
     has(cluster, "nodes_manager", "connection_kwargs", "startup_nodes", "get_node_from_key")
+    has(RedisCluster, "initialize")
+    has(NodesManager, "initialize")
     takes(RedisCluster.initialize, "last_failed_node_name")
     takes(NodesManager.initialize, "last_failed_node_name")
     has(ClusterNode("localhost", 7000), "connection_class", "disconnect_free_connections", "name")
@@ -140,6 +145,7 @@ def test_redis_sentinels() -> None:
 
 def test_aiormqs_transport_factory() -> None:
     takes(Connection.__init__, "transport_factory")
+    has(TransportFactory, "create")
     assert parameters(TransportFactory.create)[:2] == ["self", "url"], (
         "aiormq's TransportFactory.create has another signature: see bff/COUPLINGS.md"
     )
@@ -176,6 +182,7 @@ def test_aiormqs_loggers() -> None:
 
 async def test_asyncios_stream_reader_buffer() -> None:
     reader = asyncio.StreamReader()
+    has(reader, "_buffer")
     reader.feed_data(b"-ERR max number of clients reached\r\n")
     reader.set_exception(ConnectionResetError())
     assert "max number of clients" in redis_client._refusal(reader), (
@@ -188,6 +195,7 @@ async def test_asyncios_stream_reader_buffer() -> None:
 
 def test_joses_hmac_key() -> None:
     takes(HMACKey.__init__, "key", "algorithm")
+    has(HMACKey("secret", "HS256"), "prepared_key")
     assert HMACKey("secret", "HS256").prepared_key == b"secret", (
         "python-jose's HMACKey no longer keeps its secret in prepared_key: see bff/COUPLINGS.md"
     )
@@ -200,9 +208,8 @@ def test_python_jose_needs_cryptography_only() -> None:
         program, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, timeout=120
     )
     assert done.stdout.splitlines() == ["looked for:"], (
-        "python-jose imports a package that the locks leave out: see bff/COUPLINGS.md\n"
-        + done.stdout
-        + done.stderr
+        "python-jose imports a package that the locks leave out (see bff/COUPLINGS.md), or the app "
+        "does not start:\n" + done.stdout + done.stderr
     )
 
 
@@ -247,6 +254,23 @@ def test_the_page_names_tests_and_modules_that_exist() -> None:
     modules = re.findall(r"`((?:\w+/)*\w+\.py)`", text)
     places = (PAGE.parent, PAGE.parents[1], TESTS)
     assert [name for name in modules if not any((at / name).is_file() for at in places)] == []
+
+
+def test_the_page_has_the_versions_that_are_allowed() -> None:
+    """Those of the engine; cookiecutter is a tool of the project."""
+    named = {"redis-py": "redis"}
+    table = PAGE.read_text(encoding="utf-8").partition("## Tried versions")[2]
+    rows = re.findall(r"^\| ([\w-]+) \|.*\| `([^`]+)` \|$", table, flags=re.MULTILINE)
+    listed = {named.get(name, name.lower()): allowed for name, allowed in rows}
+    del listed["cookiecutter"]
+    lines = PAGE.with_name("requirements.in").read_text(encoding="utf-8").splitlines()
+    required = dict(
+        re.findall(r"^([a-z0-9-]+)(?:\[\w+\])?([<>=][^;]*)", line)[0]
+        for line in lines
+        if line[:1].isalpha()
+    )
+    assert listed
+    assert {name: required[name].strip() for name in listed} == listed
 
 
 def test_every_test_here_is_on_the_page() -> None:

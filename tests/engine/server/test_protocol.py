@@ -87,10 +87,14 @@ def masked(opcode: int, payload: bytes) -> bytes:
 def test_uvicorns_http_protocol_is_the_one_that_was_checked() -> None:
     """If it fails: read uvicorn's changes, run the tests of this folder, then add the release to
     `SUPPORTED` and put the new digest here."""
-    assert uvicorn.__version__.startswith(SUPPORTED), "unchecked uvicorn: see the docstring"
+    assert uvicorn.__version__.startswith(SUPPORTED), (
+        f"uvicorn {uvicorn.__version__} is not in SUPPORTED of server/http.py: see bff/COUPLINGS.md"
+    )
     source = inspect.getsource(HttpToolsProtocol)
     digest = hashlib.sha256(source.encode()).hexdigest()
-    assert digest.startswith(DIGEST), f"uvicorn's HttpToolsProtocol has changed ({digest[:12]})"
+    assert digest.startswith(DIGEST), (
+        f"uvicorn's HttpToolsProtocol has changed ({digest[:12]}): see bff/COUPLINGS.md"
+    )
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65535, 65536])
