@@ -22,15 +22,18 @@ class Faults:
         self._clock = clock
         self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    async def carry_out(self, faults: Sequence[Fault]) -> None:
-        """Returns when the last fault has ended."""
+    async def carry_out(self, faults: Sequence[Fault], seconds: float) -> None:
+        """Returns when the last fault has ended. Those that still wait after `seconds` are left
+        out: on a busy machine an instance takes long to start."""
         async with asyncio.TaskGroup() as tasks:
             for fault in faults:
                 await asyncio.sleep(max(0.0, fault.at - self._clock()))
-                tasks.create_task(self._one(fault))
+                tasks.create_task(self._one(fault, seconds))
 
-    async def _one(self, fault: Fault) -> None:
+    async def _one(self, fault: Fault, seconds: float) -> None:
         async with self._locks[_lock(fault)]:
+            if self._clock() > seconds:
+                return
             self._history.add(Broke(at=self._clock(), fault=fault.number, what=str(fault)))
             if fault.target == ALL_INSTANCES:
                 await self._replace_all()

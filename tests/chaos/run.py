@@ -38,7 +38,7 @@ SOCKETS = 3
 ALLOWANCE = LEASE + 2 * RENEWAL + 2
 _INDEX_SECONDS = 2
 LAST_SECONDS = 60
-"""Time to deliver everything after the last fault."""
+"""After the last fault: how long nothing may arrive until everything has arrived."""
 
 
 async def run(
@@ -82,7 +82,9 @@ async def run(
                 tasks.append(background.create_task(pages.run(node)))
             tasks.append(background.create_task(_watch_index(deployment, history, clock)))
             flow = background.create_task(traffic.flow(ways, streams))
-            await Faults(deployment, history, clock).carry_out(plan(seed, seconds, shape.redis))
+            await Faults(deployment, history, clock).carry_out(
+                plan(seed, seconds, shape.redis), seconds
+            )
             await asyncio.sleep(max(0.0, seconds - clock()))
             flow.cancel()
             await asyncio.wait({flow})
@@ -111,9 +113,17 @@ async def _settle(
             for client in clients:
                 await client.ready.wait()
             last = await traffic.last(ways, streams)
-            while not all(_has_last(client, last) for client in clients):
-                await asyncio.sleep(0.1)
+        while not all(_has_last(client, last) for client in clients):
+            async with asyncio.timeout(LAST_SECONDS):
+                await _something_arrives(clients)
     await asyncio.sleep(ALLOWANCE + 1)
+
+
+async def _something_arrives(clients: Sequence[Client]) -> None:
+    """Events that waited for RabbitMQ or Redis may take long to be handled."""
+    before = sum(len(client.applied) for client in clients)
+    while sum(len(client.applied) for client in clients) == before:
+        await asyncio.sleep(0.1)
 
 
 def _has_last(client: Client, last: dict[str, set[int]]) -> bool:
