@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 
 from tests.e2e.conftest import Person
+from tests.e2e.frame_contract import FrameContract
 from tests.e2e.waiting import SECONDS
 
 
@@ -37,7 +38,7 @@ async def event_stream(
 
 
 async def _events(response: httpx2.Response) -> AsyncIterator[Received]:
-    cursor = ""
+    cursor, contract = "", FrameContract()
     lines = response.aiter_lines()
     while True:
         try:
@@ -48,4 +49,6 @@ async def _events(response: httpx2.Response) -> AsyncIterator[Received]:
         if field == "id":
             cursor = value
         elif field == "data":
-            yield Received(json.loads(value), cursor)
+            frame = json.loads(value)
+            contract.check(frame)
+            yield Received(frame, cursor)

@@ -22,7 +22,7 @@ from tests.servers import nginx
 from tests.servers.server import free_port
 from tests.template.test_deploy import DEADLINE
 
-INSIDE = ("metrics", "docs", "redoc", "openapi.json")
+INSIDE = ("metrics", "docs", "redoc", "openapi.json", "asyncapi.json")
 
 
 @asynccontextmanager

@@ -95,7 +95,8 @@ class Settings(MeshSettings):
     """Path under which a proxy serves the BFF, for example `/bff`. The proxy may remove it from
     requests or not."""
     api_docs: Annotated[bool | None, BlankIsNone] = None
-    """Serve the description of the API, `/docs` and `/openapi.json`. Empty: not in production."""
+    """Serve the description of the API: `/docs`, `/openapi.json` and `/asyncapi.json`. Empty: not
+    in production."""
 
     redis_url: RedisUrl = "redis://localhost:6379/0"
     """`redis://`, `rediss://`, `redis+sentinel://host:port,host:port/master`, `redis+cluster://`,
@@ -296,7 +297,7 @@ class Settings(MeshSettings):
 
     @property
     def serves_api_docs(self) -> bool:
-        """Whether `/docs` and `/openapi.json` are served."""
+        """Whether `/docs`, `/openapi.json` and `/asyncapi.json` are served."""
         return self.environment != "production" if self.api_docs is None else self.api_docs
 
     @model_validator(mode="after")

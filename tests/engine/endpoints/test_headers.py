@@ -66,6 +66,7 @@ RESPONSES = (
     ("GET", "/nowhere", 404),
     ("GET", "/admin/stats", 403),
     ("GET", "/openapi.json", 200),
+    ("GET", "/asyncapi.json", 200),
     ("GET", "/own/slash", 307),
     ("GET", "/own/bug", 500),
     ("OPTIONS", "/own/slash/", 405),
@@ -180,8 +181,9 @@ async def test_production_describes_its_api_only_if_told_to(
     app = create_app(changed)
     transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://test") as http:
-        for path in ("/docs", "/openapi.json", "/docs/oauth2-redirect", "/redoc"):
-            is_there = setting is True and path in ("/docs", "/openapi.json")
+        served = ("/docs", "/openapi.json", "/asyncapi.json")
+        for path in (*served, "/docs/oauth2-redirect", "/redoc"):
+            is_there = setting is True and path in served
             assert (await http.get(path)).status_code == (200 if is_there else 404), path
     assert app.openapi()["paths"]
 
