@@ -3,12 +3,15 @@ written."""
 
 from __future__ import annotations
 
+import shutil
 from itertools import product
 from pathlib import Path
 
 import pytest
+from bff.cli import main
+from click.testing import CliRunner
 
-from tests.baked import InstalledProject
+from tests.baked import BakedProject, InstalledProject
 from tests.docs.customised import copy_of
 
 OPTIONS = {
@@ -30,7 +33,7 @@ def new(project: InstalledProject, *arguments: str) -> tuple[int, str]:
     return done.returncode, done.stdout
 
 
-def contents(project: InstalledProject) -> dict[str, str]:
+def contents(project: BakedProject) -> dict[str, str]:
     folders = ("app", "tests", "migrations")
     return {
         name: project.read(name)
@@ -70,11 +73,17 @@ REFUSED: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("arguments", "reason"), REFUSED, ids=lambda value: str(value)[:30])
 def test_what_is_refused_changes_nothing(
-    project: InstalledProject, arguments: list[str], reason: str
+    default: BakedProject,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    reason: str,
 ) -> None:
+    project = BakedProject(shutil.copytree(default.path, tmp_path / "my-bff"))
+    monkeypatch.chdir(project.path)
     before = contents(project)
-    code, output = new(project, *arguments)
-    assert (code, reason in output) == (1, True), output
+    done = CliRunner().invoke(main, ["new", "feature", *arguments])
+    assert (done.exit_code, reason in done.output) == (1, True), done.output
     assert contents(project) == before
 
 
