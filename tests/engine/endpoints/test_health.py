@@ -94,6 +94,7 @@ async def test_every_gauge_of_a_healthy_instance_has_the_value_that_alerts_expec
     """`docs/operate.md` says at which values to alert."""
     async with bff.browser(), bff.http() as http:
         await until(lambda: bff.engine.mesh.status.connected)
+        await until(lambda: not bff.engine.mesh.consumers_down)
         text = (await http.get("/metrics")).text
     gauges = set(re.findall(r"^# TYPE (bff_\w+) gauge$", text, re.MULTILINE))
     values = {

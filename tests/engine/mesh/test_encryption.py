@@ -132,6 +132,32 @@ async def test_an_encrypted_call_is_answered(mesh: MeshClient, engine: Engine, p
     assert len(arrived) == 3, "the description is requested once"
 
 
+@pytest.mark.parametrize(("code", "word"), [("4711", b"gold"), ("1", b"Wrong code")])
+async def test_the_reply_to_an_encrypted_call_is_encrypted_with_its_key(
+    pem: str, code: str, word: bytes
+) -> None:
+    """Errors too: they may repeat what was asked."""
+    service = Service("vault", private_key=pem)
+
+    @service.method("open")
+    async def open_vault(code: str) -> str:
+        if code != "4711":
+            raise Problem(Code.FORBIDDEN, "Wrong code")
+        return "gold"
+
+    call = json.dumps({"method": "open", "params": {"code": code}}).encode()
+    key = encryption.new_key()
+    sealed = PublicKey(PrivateKey(pem).public_pem).encrypt(call, key)
+    for body, is_secret in ((sealed, True), (call, False)):
+        delivery = Delivery("vault", body, "c1", kind="request", reply_to="r")
+        reply = await service.answer(delivery)
+        assert reply is not None
+        assert encryption.is_encrypted(reply.body) is is_secret
+        assert (word in reply.body) is not is_secret
+        if is_secret:
+            assert word in encryption.decrypt(reply.body, key)
+
+
 async def test_an_error_in_an_encrypted_reply_reaches_the_caller(
     mesh: MeshClient, engine: Engine, pem: str
 ) -> None:
