@@ -31,6 +31,7 @@ DELIVERY = (
     "tests/engine/cluster",
     "tests/engine/redis",
     "tests/engine/auth/test_tickets.py",
+    "tests/engine/sign_in/test_sessions.py",
     "tests/engine/broadcasts",
 )
 RUNS: Mapping[str, Run] = {

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 from bff.auth.session_cookie import SessionCookie
+from bff.cli import main
 from bff.development.identity_provider import EmbeddedIdentityProvider
 from bff.settings import Settings
 from bff.testing import RunningBff
+from click.testing import CliRunner
 from starlette.requests import Request
 
-from tests.engine.sign_in.conftest import Embedded, Page, Provider
+from tests.engine.sign_in.conftest import Embedded, Page, Provider, Start
 from tests.engine.sign_in.test_attacks import refused
 
 
@@ -200,3 +203,37 @@ def test_cookie_tossing_from_a_sister_domain(settings: Settings) -> None:
     assert read("https", "bff=tossed; __Host-bff=good") == "good"
     assert read("http", "bff=tossed", environment="production") is None
     assert read("http", "bff=plain") == "plain"
+
+
+async def test_sign_ins_that_were_begun_do_not_fill_the_browser(page: Page) -> None:
+    for _ in range(30):
+        await page.begin()
+        assert len([name for name in page.http.cookies if name.startswith("bff-login-")]) <= 9
+    await page.sign_in()
+
+
+async def test_one_address_cannot_begin_sign_ins_without_limit(start: Start) -> None:
+    async with start(max_handshakes_per_second_per_address=1) as bff, bff.http() as http:
+        found = [(await http.get("/auth/login")).status_code for _ in range(15)]
+    assert found[0] == 303
+    assert found[-1] == 429
+
+
+@pytest.mark.parametrize(("given", "issuer"), [(None, "memory://"), ("", None)])
+def test_bff_dev_takes_the_embedded_provider_unless_it_is_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: str | None, issuer: str | None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("OIDC_ISSUER", "ALLOWED_ORIGINS", "DRAIN_SECONDS", "LOG_FORMAT"):
+        monkeypatch.setenv(name, "")  # restored after the test, which changes them
+        monkeypatch.delenv(name)
+    variables = {"ENVIRONMENT": "development", "JWT_SECRET": "s", "REDIS_URL": "memory://"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    if given is not None:
+        monkeypatch.setenv("OIDC_ISSUER", given)
+    served: list[Settings] = []
+    monkeypatch.setattr("bff.cli.run", lambda settings, **_: served.append(settings))
+    done = CliRunner().invoke(main, ["dev", "--port", "0"])
+    assert done.exit_code == 0, done.output
+    assert [settings.oidc_issuer for settings in served] == [issuer]

@@ -167,3 +167,35 @@ async def test_a_sign_out_on_one_instance_closes_the_sockets_on_another(
             assert (await stays.request("echo", "say", text="hi"))["result"]["text"] == "hi"
         assert await laptop.me() is None
         assert await phone.me() is not None
+
+
+async def test_a_connect_with_a_cookie_costs_one_round_trip(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All commands are submitted before the first reply."""
+    await page.sign_in()
+    pipeline, events = page.bff.engine.cluster.pipeline, list[str]()
+    submit = pipeline.submit
+
+    def record(*args: Any, **options: Any) -> Any:
+        reply = submit(*args, **options)
+        if page.key.sid in str(args[1]):
+            events.append("sent")
+            reply.add_done_callback(lambda _: events.append("reply"))
+        return reply
+
+    monkeypatch.setattr(pipeline, "submit", record)
+    async with page.socket() as browser:
+        await browser.receive()
+    assert events == ["sent", "sent", "reply", "reply"]
+
+
+async def test_without_a_provider_there_is_no_sign_in(bff: RunningBff) -> None:
+    async with bff.http("ann", ["orders"]) as http:
+        assert (await http.get("/auth/login")).status_code == 404
+        assert (await http.get("/auth/callback?state=x")).status_code == 404
+        assert (await http.post("/auth/logout")).status_code == 404
+        me = (await http.get("/auth/me")).json()
+        assert (me["user_id"], me["scopes"]) == ("ann", ["orders"])
+        cookie = {"Cookie": "bff=anything", "Authorization": ""}
+        assert (await http.get("/auth/me", headers=cookie)).status_code == 401

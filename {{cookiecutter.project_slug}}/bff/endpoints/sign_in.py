@@ -77,7 +77,7 @@ async def read_me(caller: CallerDep) -> Me:
     summary="Sign in",
     status_code=status.HTTP_303_SEE_OTHER,
     response_class=RedirectResponse,
-    responses=responses(404, 422),
+    responses=responses(404, 422, 429),
 )
 async def log_in(
     request: Request,
@@ -86,6 +86,7 @@ async def log_in(
 ) -> Response:
     """Navigate here, with `location.href = …`: redirects to the identity provider."""
     sign_ins = _sign_ins(bff)
+    bff.handshake_limit.check(address_of(request))
     path = checked_path(return_to)
     redirect_uri = _redirect_uri(request, bff)
     flow = LoginFlow.begin(path, redirect_uri, await _session_id(request, bff))
