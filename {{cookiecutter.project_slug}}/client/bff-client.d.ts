@@ -13,6 +13,16 @@ import type {
 
 export type * from "./contract-types.js";
 
+/**
+ * The contract of the hooks and composables: name it once, with
+ * `declare module "bff-client" { interface Register { contract: Contract } }`.
+ */
+// biome-ignore lint/suspicious/noEmptyInterface: a project adds its contract
+export interface Register {}
+
+/** The registered contract; without one, names and payloads are not checked. */
+export type Registered = Register extends { contract: infer C extends AnyContract } ? C : Untyped;
+
 /** The error codes of the BFF, and `connection_lost` and `unreadable` of this client. */
 export type BffErrorCode =
   | "unauthenticated"

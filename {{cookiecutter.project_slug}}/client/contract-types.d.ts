@@ -24,11 +24,11 @@ export interface EngineEvents {
 }
 
 export type ServiceName<C extends AnyContract> = keyof C["methods"] & string;
-export type MethodName<
-  C extends AnyContract,
-  S extends ServiceName<C>,
-> = keyof C["methods"][S] & string;
-export type TopicName<C extends AnyContract> = C extends Untyped ? string : keyof C["topics"] & string;
+export type MethodName<C extends AnyContract, S extends ServiceName<C>> = keyof C["methods"][S] &
+  string;
+export type TopicName<C extends AnyContract> = C extends Untyped
+  ? string
+  : keyof C["topics"] & string;
 export type EventName<C extends AnyContract> = C extends Untyped
   ? string
   : (keyof C["events"] | keyof C["topics"] | keyof EngineEvents) & string;
@@ -54,9 +54,9 @@ export type Payload<C extends AnyContract, T extends string> = T extends keyof C
       ? EngineEvents[T]
       : unknown;
 
-type Arguments<P> = undefined extends P
-  ? [params?: P, options?: CallOptions]
-  : [params: P, options?: CallOptions];
+export type Arguments<P, O = CallOptions> = undefined extends P
+  ? [params?: P, options?: O]
+  : [params: P, options?: O];
 
 export type Request<C extends AnyContract> = C extends Untyped
   ? <R = unknown>(

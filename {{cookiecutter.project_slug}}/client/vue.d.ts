@@ -1,45 +1,85 @@
 /** Vue composables of the client, for Vue 3.3 and later. */
 
 import type { MaybeRefOrGetter, Plugin, ShallowRef } from "vue";
-import type { BffClient, BffError, EventListener, Status } from "./bff-client.js";
+import type {
+  AnyContract,
+  BffClient,
+  BffError,
+  EventListener,
+  EventName,
+  MethodName,
+  Params,
+  Payload,
+  Registered,
+  Result,
+  ServiceName,
+  Status,
+  TopicName,
+  Untyped,
+} from "./bff-client.js";
+
+type Shown<T> = Readonly<ShallowRef<T>>;
 
 /** A plugin, `app.use(bffPlugin(client))`: connects in a page, and closes with the app. */
-export function bffPlugin(client: BffClient): Plugin;
+export function bffPlugin(client: BffClient<Registered>): Plugin;
 
 /** The client of the app. */
-export function useBff(): BffClient;
+export function useBff(): BffClient<Registered>;
 
 /** The state of the connection with its details, as a ref: `client.status`. */
-export function useConnection(): Readonly<ShallowRef<Status>>;
+export function useConnection(): Shown<Status>;
+
+type UseEvent<C extends AnyContract> = C extends Untyped
+  ? <E = unknown>(topic: string, listener: EventListener<E>) => void
+  : <T extends EventName<C> | "*">(topic: T, listener: EventListener<Payload<C, T>>) => void;
 
 /** Listen to an event while the component is mounted. */
-export function useEvent<E = unknown>(topic: string, listener: EventListener<E>): void;
+export const useEvent: UseEvent<Registered>;
+
+type UseTopic<C extends AnyContract> = C extends Untyped
+  ? <E = unknown>(
+      topic: MaybeRefOrGetter<string | null | undefined>,
+      listener?: EventListener<E>,
+    ) => Shown<E | undefined>
+  : <T extends TopicName<C>>(
+      topic: MaybeRefOrGetter<T | null | undefined>,
+      listener?: EventListener<Payload<C, T>>,
+    ) => Shown<Payload<C, T> | undefined>;
 
 /**
- * Follow a topic while the component is mounted. Returns a ref of its latest event, undefined before
- * the first one. Without a topic nothing is followed.
+ * Follow a topic, which may be a ref or a getter, while the component is mounted. Returns a ref of
+ * its latest event, undefined before the first one. Without a topic nothing is followed.
  */
-export function useTopic<E = unknown>(
-  topic: MaybeRefOrGetter<string | null | undefined>,
-  listener?: EventListener<E>,
-): Readonly<ShallowRef<E | undefined>>;
+export const useTopic: UseTopic<Registered>;
 
 export interface RequestState<R> {
   /** The last result, also while a new one is loading. */
-  readonly data: Readonly<ShallowRef<R | undefined>>;
-  readonly error: Readonly<ShallowRef<BffError | null>>;
-  readonly isLoading: Readonly<ShallowRef<boolean>>;
+  readonly data: Shown<R | undefined>;
+  readonly error: Shown<BffError | null>;
+  readonly isLoading: Shown<boolean>;
   /** Send the request again. */
   reload(): Promise<void>;
 }
 
+type Rest<P> = undefined extends P
+  ? [params?: MaybeRefOrGetter<P>, options?: { timeoutMs?: number }]
+  : [params: MaybeRefOrGetter<P>, options?: { timeoutMs?: number }];
+
+type UseRequest<C extends AnyContract> = C extends Untyped
+  ? <R = unknown>(
+      service: string,
+      method: string,
+      params?: MaybeRefOrGetter<object>,
+      options?: { timeoutMs?: number },
+    ) => RequestState<R>
+  : <S extends ServiceName<C>, M extends MethodName<C, S>>(
+      service: S,
+      method: M,
+      ...rest: Rest<Params<C, S, M>>
+    ) => RequestState<Result<C, S, M>>;
+
 /**
- * The result of a request, which is sent again when the parameters change, when messages were lost
- * (`onGap`), and when the connection is back after the request failed with it.
+ * The result of a request, which is sent again when the parameters (a ref or a getter) change, when
+ * messages were lost (`onGap`), and when the connection is back after the request failed with it.
  */
-export function useRequest<R = unknown>(
-  service: string,
-  method: string,
-  params?: MaybeRefOrGetter<object>,
-  options?: { timeoutMs?: number },
-): RequestState<R>;
+export const useRequest: UseRequest<Registered>;
