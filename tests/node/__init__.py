@@ -1,4 +1,4 @@
-"""Programs of npm that tests use: `package.json` names them, npm installs them once."""
+"""Programs of npm that tests use: a `package.json` names them, npm installs them once."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ _SECONDS = 120
 
 
 @cache
-def packages() -> Path:
-    """The folder with `node_modules`. Skips the test where Node or the registry is missing."""
+def packages(source: Path = HERE) -> Path:
+    """The folder with `node_modules` for the `package.json` in `source`. Skips the test where Node
+    or the registry is missing."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
         pytest.skip(f"needs Node {OLDEST} or later, with npm")
     version = subprocess.run([node, "--version"], check=True, capture_output=True, text=True).stdout
     if int(version.strip().removeprefix("v").partition(".")[0]) < OLDEST:
         pytest.skip(f"needs Node {OLDEST} or later; this is {version}")
-    lock = (HERE / "package-lock.json").read_bytes()
+    lock = (source / "package-lock.json").read_bytes()
     folder = CACHE / hashlib.sha256(lock).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "installing").open("w") as alone:
         fcntl.flock(alone, fcntl.LOCK_EX)
         if not (folder / "installed").exists():
             for name in ("package.json", "package-lock.json"):
-                shutil.copy2(HERE / name, folder / name)
+                shutil.copy2(source / name, folder / name)
             done = subprocess.run(
                 [npm, "ci", "--ignore-scripts", "--no-fund", "--no-audit"],
                 cwd=folder,
@@ -47,20 +48,25 @@ def packages() -> Path:
                 timeout=_INSTALL_SECONDS,
             )
             if done.returncode:
-                pytest.skip(f"npm cannot install tests/node/package.json: {done.stdout[-300:]}")
+                pytest.skip(f"npm cannot install {source}/package.json: {done.stdout[-300:]}")
             (folder / "installed").touch()
     return folder
 
 
-def run(script: Path, *arguments: str | Path, given: str = "") -> subprocess.CompletedProcess[str]:
-    """Run a script that imports these packages; `given` is its standard input."""
-    folder = packages()
+def beside_packages(script: Path, folder: Path) -> Path:
+    """A copy of a script in the folder with the packages that it imports."""
     target = folder / script.name
     if not target.exists() or target.read_bytes() != script.read_bytes():
         shutil.copy2(script, target)
+    return target
+
+
+def run(script: Path, *arguments: str | Path, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run a script that imports these packages; `given` is its standard input."""
+    target = beside_packages(script, packages())
     return subprocess.run(
         ["node", target, *arguments],
-        cwd=folder,
+        cwd=target.parent,
         env=environment(),
         input=given,
         stdout=subprocess.PIPE,

@@ -22,7 +22,6 @@ from fastapi import APIRouter
 
 from tests.engine.echo import create_app
 from tests.servers.identity_provider import IdentityProviderServer
-from tests.servers.server import ServerError
 
 _XSRF = re.compile(r'name="xsrf" value="([^"]+)"')
 _FORM = re.compile(r'<form[^>]*action="([^"]+)"')
@@ -201,10 +200,7 @@ def parameters(url: str) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def certified() -> Iterator[IdentityProviderServer]:
-    try:
-        server = IdentityProviderServer().start()
-    except ServerError as error:
-        pytest.skip(f"no certified provider: {error}")
+    server = IdentityProviderServer().start()
     yield server
     server.remove()
 
