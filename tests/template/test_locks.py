@@ -34,7 +34,15 @@ LINE = re.compile(
 MODULES = {"python-jose": "jose"}
 LOADED_BY_OTHERS = {"aiosqlite", "asyncpg", "greenlet", "httptools", "uvloop", "websockets"}
 """By SQLAlchemy and uvicorn, which name them as strings."""
-PART_OF_OTHERS = {"cryptography", "hiredis", "pamqp", "pydantic", "sqlalchemy", "starlette"}
+PART_OF_OTHERS = {
+    "cryptography",
+    "hiredis",
+    "pamqp",
+    "pydantic",
+    "pydantic_core",
+    "sqlalchemy",
+    "starlette",
+}
 """Of python-jose[cryptography], redis[hiredis], aio-pika, FastAPI, SQLModel, at the versions these
 need."""
 LEFT_OUT = {"ecdsa", "pyasn1", "rsa", "six"}
