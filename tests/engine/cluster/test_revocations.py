@@ -128,7 +128,7 @@ async def test_a_revocation_during_a_stall_is_applied_once_messages_arrive_again
 async def test_a_lost_message_is_made_up_for_by_the_next_one(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a, b = await start(), await start()
+    a, b = await start(), await start(pubsub_probe_seconds=60)  # compares rarely
     await until_in_sync(a, b)
     with monkeypatch.context() as patch:
         heard = asyncio.Event()

@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 from bff.testing import RunningBff, until
+from websockets.exceptions import ConnectionClosed
 
 ORIGIN = {"Origin": "http://localhost:8000"}
 
@@ -119,7 +120,10 @@ async def test_a_connect_is_refused_although_the_message_about_its_session_was_l
         await received.wait()
     token = bff.token("alice", session_id="s-1")
     assert not revocations.covers(await bff.engine.verifier.verify(token))
-    assert await first_close(bff, token=token) == 4505
+    async with bff.handshake("", {"Authorization": f"Bearer {token}"}) as browser:
+        with pytest.raises(ConnectionClosed):  # without a hello before
+            await browser.receive()
+        assert await browser.closed() == 4505
 
 
 async def test_a_token_that_lives_too_long_is_refused(bff: RunningBff) -> None:
