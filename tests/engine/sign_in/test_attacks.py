@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from bff.testing import RunningBff
 
-from tests.engine.sign_in.conftest import Page
+from tests.engine.sign_in.conftest import Page, Start
 
 Pages = Callable[[RunningBff], Page]
 
@@ -82,3 +82,15 @@ async def test_session_fixation(signing_bff: RunningBff, pages: Pages) -> None:
 async def test_a_user_who_cancels_is_told_so(page: Page) -> None:
     callback = await page.approve(await page.begin(), "ann")
     await refused(page, changed(callback, code=None, error="access_denied"), 401)
+
+
+async def test_an_address_cannot_make_the_bff_flood_the_provider(start: Start) -> None:
+    """Each sign-in may cost a request to the provider (RFC 9126)."""
+    async with start(max_handshakes_per_second_per_address=1) as bff, bff.http() as http:
+        answer = await http.get("/auth/login")
+        assert answer.status_code == 303
+        for _ in range(100):
+            if (answer := await http.get("/auth/login")).status_code != 303:
+                break
+    assert answer.status_code == 429
+    assert int(answer.headers["retry-after"]) >= 1
