@@ -279,24 +279,6 @@ class TestWithFrequentPings:
         await read_until(raw, PING)
         raw.close()
 
-    async def test_pongs_that_nobody_asked_for_do_not_postpone_the_next_ping(
-        self, bff: RunningBff
-    ) -> None:
-        raw = await raw_handshake(bff)
-        loop, pinged = asyncio.get_running_loop(), asyncio.Event()
-
-        async def send_pongs() -> None:
-            while not pinged.is_set():
-                await loop.sock_sendall(raw, masked(0xA, b""))
-                await asyncio.sleep(0.02)
-
-        sending = asyncio.create_task(send_pongs())
-        for _ in range(2):
-            await read_until(raw, PING)
-        pinged.set()
-        await sending
-        raw.close()
-
     async def test_a_closed_socket_is_pinged_no_more(self, bff: RunningBff) -> None:
         async with bff.browser("alice"):
             protocol = protocol_of(connection_of(bff))
@@ -305,6 +287,20 @@ class TestWithFrequentPings:
             assert not timer.cancelled()
         await until(lambda: not len(bff.engine.handlers._registry))
         assert protocol._ping_timer is None
+
+
+async def test_pongs_without_a_ping_do_not_postpone_the_next_ping(bff: RunningBff) -> None:
+    async with bff.browser("alice"):
+        protocol = protocol_of(connection_of(bff))
+        due = protocol._ping_timer
+        protocol.pong_received()
+        assert protocol._ping_timer is due
+        protocol._send_ping()
+        protocol.pong_received()
+        due = protocol._ping_timer
+        for _ in range(3):
+            protocol.pong_received()
+        assert protocol._ping_timer is due
 
 
 async def test_frames_are_handled_in_the_context_of_the_handshake(bff: RunningBff) -> None:
