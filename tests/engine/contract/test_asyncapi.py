@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -15,7 +14,6 @@ from bff.settings import Settings
 from bff.testing import run
 from jsonschema import Draft7Validator  # type: ignore[import-untyped]
 
-from tests import node
 from tests.engine.echo import create_app
 from tests.engine.everything import feature
 
@@ -28,11 +26,6 @@ def document(contract: Contract) -> dict[str, Any]:
 def messages(document: dict[str, Any], name: str) -> Draft7Validator:
     schema = document["components"]["messages"][name]["payload"]
     return Draft7Validator({**schema, "components": document["components"]})
-
-
-def test_the_parser_of_asyncapi_finds_no_fault(document: dict[str, Any]) -> None:
-    done = node.run(node.HERE / "asyncapi.mjs", given=json.dumps(document))
-    assert (done.returncode, done.stdout) == (0, "")
 
 
 def test_every_example_is_valid(document: dict[str, Any]) -> None:

@@ -85,22 +85,25 @@ class DeclaredEvents:
                 self._patterns.append(one)
             else:
                 self._by_name[one.name] = one
+        self._compared = [one for one in self._patterns if required or not one.stored]
+        """The patterns that a topic is compared with: where nothing is refused, only those that
+        change how an event is sent."""
 
-    def of(self, topic: str) -> EventType[Any] | None:
-        """The type of an event with this topic; None if none is declared."""
+    def _of(self, topic: str) -> EventType[Any] | None:
         found = self._by_name.get(topic)
-        if found is None and self._patterns:
-            return next((one for one in self._patterns if one.matches(topic)), None)
+        if found is None and self._compared:
+            return next((one for one in self._compared if one.matches(topic)), None)
         return found
 
     def check(self, topic: str, event: Any) -> EventType[Any] | None:
-        """The declared type of an event that was given as topic and payload.
+        """The declared type of an event that was given as topic and payload; None if it does not
+        matter.
 
         Raises:
             Problem: `invalid_params`, when events must be declared and this one is not, or when
                 its payload differs from the declared one.
         """
-        declared = self.of(topic)
+        declared = self._of(topic)
         if self._required:
             if declared is None:
                 raise _not_declared(topic)
@@ -117,9 +120,8 @@ class DeclaredEvents:
             Problem: `invalid_params`, when events must be declared, and this type's router is not
                 among those of the app.
         """
-        if self._required and type_ is not self._by_name.get(type_.name, type_):
-            raise _not_declared(type_.name)
-        if self._required and type_.name not in self._by_name and type_ not in self._patterns:
+        known = type_ in self._patterns or self._by_name.get(type_.name) is type_
+        if self._required and not known:
             raise _not_declared(type_.name)
 
 

@@ -100,10 +100,8 @@ class _Document:
         }
 
     def _add_engine_frames(self) -> None:
-        taken: set[str] = set()
         for frame in engine_frames(self._contract):
             name = f"{frame.name}.in" if frame.inbound else frame.name
-            taken.add(name)
             self._message(name, frame.schema, frame.description)
             action = "receive" if frame.inbound else "send"
             self._operation(name, action, [name], frame.description)
