@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 from bff.cli import main
+from bff.scaffold.feature import write
+from bff.scaffold.text import Feature
 from click.testing import CliRunner
 
 from tests.baked import BakedProject, InstalledProject
@@ -101,18 +103,24 @@ def test_a_feature_with_which_the_app_does_not_start_is_taken_back(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    "chosen", [one for one in product((False, True), repeat=5) if any(one)], ids=str
-)
 def test_every_combination_passes_lint_and_tests(
-    project: InstalledProject, chosen: tuple[bool, ...]
+    project: InstalledProject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [
-        part
-        for wanted, option in zip(chosen, OPTIONS.items(), strict=False)
-        if wanted
-        for part in option
-    ]
-    code, output = new(project, "company_taxes", *arguments, *(["--table"] if chosen[4] else []))
-    assert code == 0, output
-    check(project, "tests/test_company_taxes.py", "tests/test_migrations.py")
+    """Each is a feature of one project, which is checked as a whole."""
+    monkeypatch.chdir(project.path)
+    for chosen in product((False, True), repeat=5):
+        if not any(chosen):
+            continue
+        wanted = (option for option, is_wanted in zip(OPTIONS, chosen, strict=False) if is_wanted)
+        offers = {option[2:]: tuple(OPTIONS[option].split(",")) for option in wanted}
+        write(
+            Feature(
+                f"kind_{''.join(str(int(one)) for one in chosen)}s",
+                exposed=offers.get("expose", ()),
+                methods=offers.get("method", ()),
+                topics=offers.get("topic", ()),
+                events=offers.get("event", ()),
+                table=chosen[4],
+            )
+        )
+    check(project, "tests")
