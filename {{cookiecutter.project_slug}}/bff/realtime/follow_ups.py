@@ -186,6 +186,6 @@ def _not_deliverable(event: dict[str, Any], max_bytes: int) -> str | None:
     """Why a browser cannot get this event, or None. JSON is encoded up to 254 levels deep."""
     try:
         size = len(Event(LATE_REPLY_TOPIC, event).encode())
-    except TypeError:
+    except Problem:
         return "The result is nested too deeply"
     return "The result is too large" if size > max_bytes else None
