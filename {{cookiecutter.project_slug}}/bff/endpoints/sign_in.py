@@ -1,11 +1,9 @@
-"""Sign-in with a session: `/auth/login`, `/auth/callback`, `/auth/me`, `/auth/logout` and the
-user's sessions (`docs/sign-in.md`)."""
+"""Sign-in with a session: `/auth/login`, `/auth/callback`, `/auth/logout` (`docs/sign-in.md`)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
 from typing import Annotated
 from urllib.parse import quote
 
@@ -20,9 +18,10 @@ from bff.auth.oidc.login_flow import LoginFlow, checked_path
 from bff.auth.oidc.sign_in import Answer, SignInRefused, SignIns
 from bff.auth.session_key import SessionKey
 from bff.auth.session_tokens import Tokens
-from bff.endpoints import backchannel_logout
+from bff.endpoints import backchannel_logout, own_sessions
 from bff.endpoints.audit import AuditDep
 from bff.endpoints.dependencies import BffDep, CallerDep, address_of
+from bff.endpoints.own_sessions import end_sessions
 from bff.endpoints.sign_in_pages import continue_page, failed_page
 from bff.errors import Code, Problem
 from bff.problems import responses
@@ -32,44 +31,14 @@ logger = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/auth", tags=["auth"])
 router.include_router(backchannel_logout.router)
+router.include_router(own_sessions.router)
 
 _REVOKE_SECONDS = 3.0
 """How long a sign-out waits for the provider to revoke the tokens."""
 
 
-class Me(BaseModel):
-    """The caller."""
-
-    user_id: str
-    username: str
-    scopes: list[str]
-    expires_at: int = Field(description="When the session or the token ends, seconds since 1970")
-
-
 class SignedOut(BaseModel):
     redirect_to: str = Field(description="Where the page must go, to sign out at the provider too")
-
-
-class OwnSession(BaseModel):
-    """A session of the caller."""
-
-    id: str
-    created_at: int = Field(description="Seconds since 1970")
-    expires_at: int
-    address: str
-    user_agent: str
-    current: bool = Field(description="Whether it is the session of this request")
-
-
-@router.get("/me", responses=responses(401, 403, 429, 503))
-async def read_me(caller: CallerDep) -> Me:
-    """Who is signed in."""
-    return Me(
-        user_id=caller.user_id,
-        username=caller.username,
-        scopes=sorted(caller.scopes),
-        expires_at=caller.expires_at,
-    )
 
 
 @router.get(
@@ -146,7 +115,7 @@ async def log_out(
         else []
     )
     with audit.act("sign_out", user=caller.user_id, session=key.sid, everywhere=everywhere):
-        await _end(bff, {key.sid, *sids})
+        await end_sessions(bff, {key.sid, *sids})
     bff.session_cookie.delete(request, response)
     home = bff.settings.root_path + "/"
     if tokens is None:
@@ -171,35 +140,6 @@ async def continue_to_provider(bff: BffDep, ticket: str) -> Response:
     return RedirectResponse(url or home, status.HTTP_303_SEE_OTHER)
 
 
-@router.get("/sessions", responses=responses(401, 403, 429, 503))
-async def read_sessions(caller: CallerDep, bff: BffDep) -> list[OwnSession]:
-    """The sessions of the caller, the newest first."""
-    return [
-        OwnSession(
-            id=details.sid,
-            created_at=int(details.created_at),
-            expires_at=details.expires_at,
-            address=details.address,
-            user_agent=details.user_agent,
-            current=details.sid == caller.session_id,
-        )
-        for details in await bff.sessions.of_user(caller.user_id)
-    ]
-
-
-@router.delete(
-    "/sessions/{sid}",
-    status_code=status.HTTP_204_NO_CONTENT,
-    responses=responses(401, 403, 404, 422, 429, 503),
-)
-async def end_own_session(sid: str, caller: CallerDep, bff: BffDep, audit: AuditDep) -> None:
-    """End one of the caller's sessions, and its connections."""
-    if sid not in {details.sid for details in await bff.sessions.of_user(caller.user_id)}:
-        raise Problem(Code.NOT_FOUND, "You have no such session")
-    with audit.act("sign_out", user=caller.user_id, session=sid):
-        await _end(bff, [sid])
-
-
 async def _create_session(
     request: Request, bff: Bff, sign_ins: SignIns, flow: LoginFlow, answer: Answer
 ) -> SessionKey:
@@ -212,10 +152,10 @@ async def _create_session(
     key, superfluous = await bff.sessions.create(sign_in)
     # A logout of the provider that comes now finds the session; one that came before is found here.
     if sign_in.provider_sid and await bff.revocations.is_revoked(sign_in.provider_sid):
-        await _end(bff, [key.sid])
+        await end_sessions(bff, [key.sid])
         raise SignInRefused("the session has ended at the identity provider")
     previous = [flow.previous] if flow.previous else []
-    await _end(bff, [*previous, *superfluous])
+    await end_sessions(bff, [*previous, *superfluous])
     bff.audit.record(
         "sign_in",
         actor=sign_in.user_id,
@@ -224,11 +164,6 @@ async def _create_session(
         address=sign_in.address,
     )
     return key
-
-
-async def _end(bff: Bff, sids: Iterable[str]) -> None:
-    """End sessions, and their connections on every instance."""
-    await asyncio.gather(*(bff.revocations.revoke_session(sid) for sid in sids))
 
 
 async def _revoke(sign_ins: SignIns, tokens: Tokens) -> None:
