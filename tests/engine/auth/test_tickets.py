@@ -81,9 +81,10 @@ async def test_unknown_tickets_are_refused(tickets: Tickets, ticket: str) -> Non
 
 
 async def test_a_user_gets_a_bounded_number_of_tickets(
-    redis: RedisClient, settings: Settings, alice: Caller
+    redis: RedisClient, settings: Settings, alice: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The refused ones leave nothing, other users are not affected, and the limit ends in time."""
+    """The refused ones leave nothing and one line in the log, other users are not affected, and
+    the limit ends in time."""
     changed = {"max_tickets_per_user": 3, "ticket_seconds": 1}
     tickets = Tickets(AutoPipeline(redis), settings.model_copy(update=changed))
     results = await asyncio.gather(
@@ -91,6 +92,7 @@ async def test_a_user_gets_a_bounded_number_of_tickets(
     )
     refused = [result for result in results if isinstance(result, Problem)]
     assert len(refused) == 47
+    assert [one.message for one in caplog.records].count("tickets refused: too many") == 1
     assert {(one.code, one.retry_after_seconds) for one in refused} == {(Code.RATE_LIMITED, 1)}
     await tickets.issue(replace(alice, user_id="bob"), ORIGIN)
     assert len([key async for key in redis.scan_iter(f"{settings.prefix}:*")]) <= 3 + 1 + 2
