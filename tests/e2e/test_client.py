@@ -127,7 +127,14 @@ def node() -> list[str]:
 
 
 @pytest.fixture
-def page(cluster: Cluster, node: list[str], alice: Person, tmp_path: Path) -> Iterator[Page]:
+def transport() -> str:
+    return "websocket"
+
+
+@pytest.fixture
+def page(
+    cluster: Cluster, node: list[str], alice: Person, tmp_path: Path, transport: str
+) -> Iterator[Page]:
     """Somebody's page, first on A."""
     instances = tmp_path / "instances.json"
     instances.write_text(json.dumps([cluster.a.url, cluster.b.url]))
@@ -142,6 +149,7 @@ def page(cluster: Cluster, node: list[str], alice: Person, tmp_path: Path) -> It
             "TOKEN": alice.token,
             "TOPICS": json.dumps([_TOPIC]),
             "OPTIONS": json.dumps(_QUICK),
+            "TRANSPORT": transport,
         },
     )
     try:
@@ -168,6 +176,7 @@ def _end(instance: Instance) -> None:
     instance.signal(signal.SIGTERM)
 
 
+@pytest.mark.parametrize("transport", ["websocket", pytest.param("events", marks=pytest.mark.long)])
 @pytest.mark.parametrize("lose", [_kill, _freeze, _end], ids=["killed", "frozen", "draining"])
 async def test_when_its_instance_is_lost_it_gets_every_message_once_and_in_order(
     cluster: Cluster, page: Page, sender: Sender, lose: Callable[[Instance], None]

@@ -5,7 +5,7 @@
 
 import { readFileSync } from "node:fs";
 
-const { CLIENT, INSTANCES, TOKEN, TOPICS, OPTIONS } = process.env;
+const { CLIENT, INSTANCES, TOKEN, TOPICS, OPTIONS, TRANSPORT } = process.env;
 const { BffClient } = await import(CLIENT);
 
 let attempts = 0;
@@ -32,10 +32,30 @@ function tell(line) {
   console.log(JSON.stringify(line));
 }
 
+/** Requests go to one instance until it fails, then to the next one. */
+async function routedFetch(url, init) {
+  const { pathname, search } = new URL(url);
+  const instances = JSON.parse(readFileSync(INSTANCES, "utf8"));
+  instance = instances[attempts % instances.length];
+  const to = instance;
+  try {
+    const response = await plainFetch(`${to}${pathname}${search}`, init);
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    if (pathname === "/events") tell({ state: "open", code: null, instance: to });
+    return response;
+  } catch (error) {
+    attempts += 1;
+    throw error;
+  }
+}
+
+const plainFetch = globalThis.fetch;
+const sockets = { getTicket, WebSocket: Routed };
+const streams = { getToken: () => TOKEN, transports: ["events"] };
+if (TRANSPORT === "events") globalThis.fetch = routedFetch;
 const bff = new BffClient({
   url: "ws://anywhere/ws",
-  getTicket,
-  WebSocket: Routed,
+  ...(TRANSPORT === "events" ? streams : sockets),
   ...JSON.parse(OPTIONS),
 });
 bff.onState(({ state, code }) => tell({ state, code: code ?? null, instance }));
