@@ -170,8 +170,8 @@ class Sockets:
         return min(sizes.values())
 
     def stream(self, controls: Sequence[Control], seconds: float, **options: float) -> Collected:
-        """Let messages come one by one, as many under way as there are lines, each sent when an
-        earlier one is with everybody."""
+        """Request messages one by one: as many in flight as connections for commands, each next
+        one when an earlier one has reached all sockets."""
         begun, sent, received, last = time.monotonic_ns(), 0, 0, 0
         deadline = time.monotonic() + PATIENCE_SECONDS
         until = time.monotonic() + seconds
@@ -271,7 +271,7 @@ class Sockets:
         return marks
 
     def _check(self, before: dict[int, int], sent: int) -> None:
-        """Everybody has got everything, and nothing twice."""
+        """Every socket has received every message once."""
         for number, received in self._received.items():
             if received - before[number] != sent:
                 raise BenchError(f"a socket got {received - before[number]} of {sent} messages")

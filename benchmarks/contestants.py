@@ -133,7 +133,7 @@ class Contestant(ABC):
 
 
 class Serving:
-    """A candidate that runs, its sockets, and the line for commands."""
+    """A running candidate, its sockets, and the connection for commands."""
 
     def __init__(self, contestant: Contestant, process: Process, port: int) -> None:
         self.process = process

@@ -18,13 +18,13 @@ class Figure:
 
 def figures(parameters: Parameters) -> Iterator[Figure]:
     """Every figure, in the order of the report."""
-    everybody = f"{parameters.audience:,} sockets"
+    audience = f"{parameters.audience:,} sockets"
     for size in parameters.sizes:
         yield Figure(f"broadcast_{size}", f"broadcast to {size:,} sockets", "deliveries/s")
-    yield Figure("burst", f"bursts of {BURST} to {everybody}", "deliveries/s")
-    yield Figure("last_p50_ms", f"send to last of {everybody}, p50", "ms", False)
-    yield Figure("last_p99_ms", f"send to last of {everybody}, p99", "ms", False)
-    yield Figure("instances", f"across instances to {everybody}", "deliveries/s")
+    yield Figure("burst", f"bursts of {BURST} to {audience}", "deliveries/s")
+    yield Figure("last_p50_ms", f"send to last of {audience}, p50", "ms", False)
+    yield Figure("last_p99_ms", f"send to last of {audience}, p99", "ms", False)
+    yield Figure("instances", f"across instances to {audience}", "deliveries/s")
     yield Figure("users", "to one user after another", "messages/s")
     yield Figure("calls", "mesh calls", "calls/s")
     yield Figure("call_p50_ms", "mesh call, p50", "ms", False)

@@ -72,7 +72,7 @@ def _redis_version(url: str) -> str:
 
 
 def _rabbitmq_version(url: str) -> str:
-    """From the properties that it greets with (AMQP 0-9-1, `connection.start`)."""
+    """From the properties that the broker sends first (AMQP 0-9-1, `connection.start`)."""
     return _said(url, _AMQP_HELLO, rb"\x07versionS\x00\x00\x00.([\w.]+?)(?=[^\w.]|$)")
 
 

@@ -49,7 +49,7 @@ def connect(contestant: Contestant, parameters: Parameters) -> Figures:
 
 
 def broadcast(contestant: Contestant, parameters: Parameters) -> Figures:
-    """One message to everybody: again and again, in bursts, and alone."""
+    """Broadcasts to all sockets: without pause, in bursts, and one at a time."""
     figures: Figures = {}
     seconds = parameters.seconds
     with contestant.serve() as serving:
@@ -85,7 +85,7 @@ def users(contestant: Contestant, parameters: Parameters) -> Figures:
 
 
 def instances(contestant: Contestant, parameters: Parameters) -> Figures:
-    """One message to everybody, sent on one instance, with every socket on another."""
+    """Broadcasts that are sent on one instance while all sockets are on another."""
     with ExitStack() as stack:
         here = stack.enter_context(contestant.serve())
         there = stack.enter_context(

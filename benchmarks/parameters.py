@@ -7,7 +7,7 @@ from dataclasses import dataclass
 FRAME_BYTES = 126
 """Of a broadcast message on the wire, its frame's header included."""
 BURST = 20
-"""Messages sent to everybody at once."""
+"""Broadcasts sent at once."""
 OPENING = 50
 """Handshakes under way at a time."""
 USERS_IN_FLIGHT = 100

@@ -105,7 +105,7 @@ class Process:
 
 
 class Control:
-    """The HTTP line over which a candidate is told what to send."""
+    """The HTTP connection for the commands to a candidate."""
 
     def __init__(self, port: int) -> None:
         self._line = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_SECONDS)
@@ -115,7 +115,8 @@ class Control:
         return self._line.sock.fileno()
 
     def begin(self, command: str, **options: float) -> None:
-        """Ask, without waiting for the answer. Servers close a line that was idle: then anew."""
+        """Send a command without waiting for the answer. Reconnects if the server has closed the
+        idle connection."""
         if select.select([self], [], [], 0)[0]:
             self._line.close()
             self._line.connect()

@@ -1,7 +1,7 @@
-"""A bare detached handshake: FastAPI accepts on uvicorn's own WebSocket protocol, the socket leaves
-its ASGI task, and nobody asks who it is.
+"""A bare detached handshake, without authentication: FastAPI accepts on uvicorn's own WebSocket
+protocol, then the socket leaves its ASGI task.
 
-It is what a template could start from, and does not change as ours gets better.
+The benchmarks compare our handshake with it, because it does not change with the template.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-// What a Node candidate does when it is told to send: the loops of drive.py.
+// How a Node candidate sends: the same loops as in drive.py.
 
 const MARK = "!";
 const now = () => Number(process.hrtime.bigint());

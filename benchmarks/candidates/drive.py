@@ -1,4 +1,4 @@
-"""What a Python candidate does when it is told to send; the same loops for all of them."""
+"""How a Python candidate sends: the same loops for all candidates."""
 
 from __future__ import annotations
 

@@ -280,7 +280,7 @@ def _signing_key_file(path: Path | None) -> Path | None:
 
 
 def is_local(url: str) -> bool:
-    """Whether a URL names this machine, so that nobody between can change the answer."""
+    """Whether a URL names this machine, so that the answer does not cross a network."""
     host = urlsplit(url).hostname or ""
     if host == "localhost":
         return True

@@ -141,7 +141,7 @@ class Settings(MeshSettings):
     oidc_issuer: Issuer = None
     """The identity provider at which the BFF signs users in (OpenID Connect): its issuer, exactly
     as the provider spells it. `memory://` is a provider inside this process (development). Empty:
-    the BFF signs nobody in, callers need tokens."""
+    there are no sessions, callers need tokens."""
     oidc_client_id: str = ""
     """The id of the BFF at the identity provider."""
     oidc_client_secret: Annotated[SecretStr | None, BlankIsNone] = None

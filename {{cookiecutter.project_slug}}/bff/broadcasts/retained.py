@@ -63,7 +63,7 @@ class RetainedBroadcasts:
 
     async def invalidate(self) -> None:
         """Make every instance reload its copy."""
-        await self._pipeline.submit("HINCRBY", self._key, "greetings", 1)
+        await self._pipeline.submit("HINCRBY", self._key, "retained", 1)
 
     async def of(self, user_id: str, version: Position) -> list[Event]:
         """The user's retained broadcasts, oldest first. `version` is the current one in Redis.

@@ -81,7 +81,7 @@ class Presence:
         return dict(zip(users, found, strict=True))
 
     async def run(self) -> None:
-        """Announce changes until cancelled; none while nobody can watch."""
+        """Announce changes until cancelled; none while no client may watch presence."""
         while True:
             wait = self._max_wait_seconds
             if self._queue.watched:

@@ -27,7 +27,7 @@ class Claim:
 class PresenceQueue:
     """Users wait in the queue until an instance has checked them, even if the first one crashes.
 
-    While nobody can watch presence (`watched` is false), nothing is enqueued.
+    While no client may watch presence (`watched` is false), nothing is enqueued.
     """
 
     def __init__(self, context: ClusterContext, *, watched: bool) -> None:

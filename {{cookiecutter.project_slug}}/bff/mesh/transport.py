@@ -103,7 +103,7 @@ class MeshTransport(Protocol):
 
     async def unconsumed_events(self, handler_names: Iterable[str]) -> Mapping[str, int]:
         """How many events wait in the queues of these event handlers: of those queues that exist
-        and that nobody consumes.
+        and that have no consumer.
 
         Raises:
             ConnectionLost: the connection ended.

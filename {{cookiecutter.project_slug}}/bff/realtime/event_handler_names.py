@@ -14,7 +14,7 @@ from bff.redis.pipeline import AutoPipeline
 _RECORD_SECONDS: Final = 3600.0
 _RETRY_SECONDS: Final = 10.0
 _KEPT_SECONDS: Final = 14 * 24 * 3600
-"""RabbitMQ deletes a queue that nobody has consumed for seven days."""
+"""RabbitMQ deletes a queue that had no consumer for seven days."""
 
 
 class EventHandlerNames:

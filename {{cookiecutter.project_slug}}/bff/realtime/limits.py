@@ -45,7 +45,7 @@ class TokenBucket:
 class TokenBuckets:
     """One token bucket per key, for example per user.
 
-    A bucket that is full again is forgotten. Of those that nobody holds, at most `max_keys` are
+    A bucket that is full again is forgotten. Of those without a holder, at most `max_keys` are
     kept.
     """
 

@@ -6,7 +6,7 @@ const DELAY_MS = 1_000;
 const watched = new WeakSet();
 
 /**
- * Say in the console which listeners hear nothing, because nobody subscribed to their topic.
+ * Name in the console the listeners that get no events, because their topic is not subscribed.
  *
  * @param {Parts} parts
  * @param {readonly string[]} patterns of the topics that the BFF has
@@ -21,7 +21,7 @@ export function watchListeners({ listeners, topics }, patterns) {
       if (!patterns.some((pattern) => matches(pattern, name))) continue;
       said.add(name);
       console.warn(
-        `bff-client: on("${name}") hears nothing. It is a topic: use follow("${name}", listener)`,
+        `bff-client: on("${name}") gets no events. It is a topic: use follow("${name}", listener)`,
       );
     }
   };

@@ -8,5 +8,5 @@
 -- page (stream.lua).
 
 local found = page(KEYS[1], KEYS[2], ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5])
-local changes = redis.call('HMGET', KEYS[1], 'greetings', 'revocations')
+local changes = redis.call('HMGET', KEYS[1], 'retained', 'revocations')
 return {changes[1] or '0', changes[2] or '0', found}

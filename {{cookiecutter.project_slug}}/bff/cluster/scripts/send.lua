@@ -40,7 +40,7 @@ else
   received = redis.call('PUBLISH', ARGV[4], envelope)
 end
 
--- While nobody receives the message, nobody learns its position: the position is only needed as
+-- While no instance receives the message, no client learns its position: the position is only needed as
 -- long as the stream. Clients that know an earlier one keep it, because this never shortens a life.
 -- In a cluster PUBLISH does not count the subscribers at other nodes. But they have read the
 -- position before the first message, and read it again when they check their streams.

@@ -38,7 +38,7 @@ for _library in ("aiormq", "aio_pika"):
     # `_set_status` writes one line instead.
     logging.getLogger(_library).setLevel(logging.CRITICAL + 1)
 
-_NO_QUEUE = "bff.nobody"
+_NO_QUEUE = "bff.no-queue"
 """A routing key that no queue is bound with."""
 
 logger = logging.getLogger(__name__)
