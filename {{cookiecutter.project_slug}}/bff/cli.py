@@ -218,8 +218,11 @@ main.add_command(new)
 def _check_address(host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        with socket.create_server((host, port), family=family):
-            pass
+        with socket.socket(family) as probe:
+            if os.name == "posix":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            # Not listening: a proxy would connect to it, and be reset at the end of this block.
+            probe.bind((host, port))
     except OSError as error:
         message = f"cannot bind to {host} port {port}: {error.strerror}. Try another --port."
         raise click.ClickException(message) from None
