@@ -212,7 +212,7 @@ class Hello(_Outbound):
     """The id of the newest message of each stream: the position to start from."""
     recovered: dict[str, bool] = field(default_factory=dict)
     """By stream that `since` named: whether all missed messages follow."""
-    topics: list[str] | None = None
+    topics: Annotated[list[str] | None, Field(exclude_if=lambda topics: topics is None)] = None
     """In development: the patterns of all topics, so that the client can say which listener hears
     nothing."""
 
