@@ -220,6 +220,12 @@ class TestRunningPolicies:
         for number in range(2):
             assert (await alice.answer(f"{number}"))["error"] is None
 
+    async def test_they_count_only_while_they_run(self, alice: Browser) -> None:
+        for _ in range(5):
+            assert (await alice.subscribe("orders.alice"))["error"] is None
+            error = (await alice.subscribe("prices.tea", "nothing.here"))["error"]
+            assert error["code"] in ("not_found", "forbidden")
+
 
 async def test_two_policies_for_one_pattern_are_an_error() -> None:
     other = RealtimeRouter()
