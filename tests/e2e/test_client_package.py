@@ -14,7 +14,7 @@ from bff.version import __version__
 
 from tests import node
 
-PROJECT = Path(__file__).parents[3] / "{{cookiecutter.project_slug}}"
+PROJECT = Path(__file__).parents[2] / "{{cookiecutter.project_slug}}"
 CLIENT = PROJECT / "client"
 MAX_CORE_BYTES = 7 * 1024
 """Minified and compressed, without what is loaded when it is used."""

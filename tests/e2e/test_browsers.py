@@ -16,7 +16,7 @@ import pytest
 from tests import node
 
 HERE = Path(__file__).parent
-PROJECT = HERE.parents[2] / "{{cookiecutter.project_slug}}"
+PROJECT = HERE.parents[1] / "{{cookiecutter.project_slug}}"
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FIREFOX = ("firefox-esr", "firefox")
 SECONDS = 420
