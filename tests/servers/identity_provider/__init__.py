@@ -45,3 +45,8 @@ class IdentityProviderServer(ProcessServer):
         response = httpx2.get(f"{self.url}/test/grants", params={"account": account})
         found: list[str] = response.json()
         return found
+
+    def token_requests(self, *, delay_ms: int) -> int:
+        """How many requests the token endpoint has got; each takes so long from now on."""
+        response = httpx2.get(f"{self.url}/test/requests", params={"delay": delay_ms})
+        return int(response.text)

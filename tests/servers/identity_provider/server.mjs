@@ -3,6 +3,8 @@ import Provider from "oidc-provider";
 
 const port = Number(process.argv[2]);
 const grants = {};
+let requests = 0;
+let delay = 0;
 
 const provider = new Provider(`http://127.0.0.1:${port}`, {
   features: {
@@ -42,7 +44,20 @@ provider.on("grant.success", (ctx) => {
 });
 provider.on("backchannel.error", (ctx, error) => console.error("back-channel", error));
 provider.use(async (ctx, next) => {
-  if (ctx.path !== "/test/grants") return next();
-  ctx.body = grants[ctx.query.account] ?? [];
+  switch (ctx.path) {
+    case "/token":
+      requests += 1;
+      await new Promise((resolve) => setTimeout(resolve, delay));
+      return next();
+    case "/test/grants":
+      ctx.body = grants[ctx.query.account] ?? [];
+      return;
+    case "/test/requests":
+      delay = Number(ctx.query.delay ?? delay);
+      ctx.body = requests;
+      return;
+    default:
+      return next();
+  }
 });
 provider.listen(port, "127.0.0.1", () => console.log("ready"));
