@@ -48,6 +48,7 @@ describe("a followed topic", () => {
     send("a", 6);
     first.off();
     first.off();
+    await settle();
     send("a", 7);
     assert.deepEqual([one, two], [[6], [6, 7]]);
     assert.deepEqual(topicsOf("unsubscribe"), []);
