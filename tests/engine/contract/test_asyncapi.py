@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from bff.connections.close_codes import CloseCode
+from bff.connections.messages import Hello
 from bff.contract.asyncapi import asyncapi
 from bff.contract.contract import Contract, contract_of
 from bff.errors import Code
@@ -73,6 +75,17 @@ def test_it_names_every_error_code_and_close_code_in_words(document: dict[str, A
     assert {one["code"] for one in channel["x-close-codes"]} == {int(code) for code in CloseCode}
     assert all(one["description"] for one in channel["x-close-codes"])
     assert {one["code"] for one in channel["x-error-codes"]} == set(Code)
+
+
+@pytest.mark.parametrize("topics", [None, ["rooms.*"]])
+def test_the_hello_has_exactly_the_fields_of_the_document(
+    document: dict[str, Any], topics: list[str] | None
+) -> None:
+    hello = json.loads(Hello("a.b", "alice", "alice", 1, 25.0, {}, {}, topics).encode())
+    messages(document, "hello").validate(hello)
+    frame = document["components"]["messages"]["hello"]["payload"]["properties"]["payload"]
+    known = frame["properties"]["event"]["properties"]
+    assert set(hello["payload"]["event"]) == set(known) - ({"topics"} if topics is None else set())
 
 
 def test_what_is_not_declared_is_listed(contract: Contract) -> None:

@@ -53,7 +53,7 @@ def engine_frames(contract: Contract) -> Iterator[FrameSchema]:
         name = get_args(kind.model_fields["type"].annotation)[0]
         yield FrameSchema(name, True, contract.frames[kind], _FROM_BROWSERS[name])
     text = "The first frame of every connection."
-    yield FrameSchema("hello", False, event_frame("hello", contract.frames[Hello]), text)
+    yield FrameSchema("hello", False, event_frame("hello", _hello(contract)), text)
     positions = _object(positions={"type": "object", "additionalProperties": _ANY_TEXT})
     text = "The server has subscribed the user to a topic."
     yield FrameSchema("subscribed", False, event_frame("subscribed", positions), text)
@@ -102,6 +102,17 @@ def event_frame(topic: str | None, payload: Schema) -> Schema:
 def requires_params(method: MethodContract, definitions: Mapping[str, Schema]) -> bool:
     """Whether a call without parameters is refused."""
     return bool(method.params and resolved(method.params, definitions).get("required"))
+
+
+def _hello(contract: Contract) -> Schema:
+    """The payload of the hello: the fields of its class, and `expires_in`, which it computes."""
+    schema = resolved(contract.frames[Hello], contract.frame_definitions)
+    expires_in = {"type": "integer", "description": "Seconds until the token expires"}
+    return {
+        **schema,
+        "properties": {**schema["properties"], "expires_in": expires_in},
+        "required": [*schema["required"], "expires_in"],
+    }
 
 
 def _error_frame(contract: Contract) -> Schema:
