@@ -17,16 +17,16 @@ PROMISES: dict[str, dict[str, str | list[str]]] = tomllib.loads(
 
 
 def blocks(page: str) -> Iterator[str]:
-    """The paragraphs, points and rows of a page, each on one line; nothing of what was refused."""
+    """The paragraphs, points and rows of a page, each on one line; nothing of what was rejected."""
     text = (ROOT / PROJECT / "docs" / f"{page}.md").read_text(encoding="utf-8")
-    text = re.sub(r"```.*?```|^## Refused\n.*?(?=^## |\Z)", "", text, flags=re.DOTALL | re.M)
+    text = re.sub(r"```.*?```|^## Rejected\n.*?(?=^## |\Z)", "", text, flags=re.DOTALL | re.M)
     text = re.sub(r"^\|.*\n\|[-|]+\|$", "", text, flags=re.MULTILINE)
     for paragraph in re.split(r"\n\s*\n", text):
         if paragraph.startswith("#") or paragraph.split(" ", 1)[0] == "[The":
             continue
         for block in re.split(r"\n(?=\* |\| )", paragraph.strip()):
             line = " ".join(block.split()).removeprefix("* ")
-            if line and not line.startswith("**Refused.**"):
+            if line and not line.startswith("**Rejected.**"):
                 yield line
 
 

@@ -1,5 +1,5 @@
-"""A package of the engine imports from lower floors only. import-linter checks it, and
-`docs/architecture.md` shows the same floors."""
+"""A package of the engine imports from lower layers only. import-linter checks it, and
+`docs/architecture.md` shows the same layers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ CONTRACTS = {
     ]["contracts"]
 }
 UP = (
-    ("floors", "bff/auth/caller.py", "import bff.endpoints"),
-    ("floors", "bff/cluster/index.py", "from bff.mesh import client"),
-    ("floors", "bff/room_without_a_floor.py", ""),
+    ("layers", "bff/auth/caller.py", "import bff.endpoints"),
+    ("layers", "bff/cluster/index.py", "from bff.mesh import client"),
+    ("layers", "bff/room_without_a_layer.py", ""),
     ("strangers", "bff/mesh/service.py", "from bff.connections import frames"),
     ("rabbitmq", "bff/doctor.py", "from bff.mesh.rabbitmq import transport"),
     ("cycles", "bff/cluster/keys.py", "import bff.cluster.messenger"),
@@ -73,8 +73,8 @@ def test_every_contract_has_a_test_case() -> None:
     assert {contract for contract, _, _ in UP} == set(CONTRACTS)
 
 
-def test_the_architecture_page_shows_the_same_floors() -> None:
+def test_the_architecture_page_shows_the_same_layers() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    drawing = page.split("## Floors")[1].split("```")[1].strip().splitlines()
+    drawing = page.split("## Layers")[1].split("```")[1].strip().splitlines()
     shown = [line.split("  ")[0] for line in drawing]
-    assert [", ".join(layer.split(" | ")) for layer in CONTRACTS["floors"]["layers"]] == shown
+    assert [", ".join(layer.split(" | ")) for layer in CONTRACTS["layers"]["layers"]] == shown
