@@ -108,7 +108,7 @@ async def test_a_memory_alarm_holds_up_no_call_and_loses_no_reply(
             assert error["retryable"] is (error["outcome"] == "not_sent")
             await until(lambda: not bff.is_ready(), "it is not ready", RECOVERY)
             reason = bff.readiness()["checks"]["mesh"]["reason"]
-            assert reason == "the broker takes no messages now"
+            assert reason == "RabbitMQ blocks publishing"
             later = (await alice.ask("demo", "echo", timeout_ms=500))["error"]
             assert (later["code"], later["outcome"]) == ("mesh_unavailable", "not_sent")
         finally:

@@ -55,7 +55,7 @@ class TaskSet:
             async with asyncio.timeout(_STOP_SECONDS):
                 await cancel_and_wait(*self._tasks)
         if self._tasks:
-            logger.critical("background task does not stop", extra={"task": self._name})
+            logger.critical("background task did not stop in time", extra={"task": self._name})
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)

@@ -153,7 +153,7 @@ async def test_a_stale_entry_of_a_user_without_connections_is_found_when_it_is_u
         await b.messenger.to_user("ghost", "news", 1)
     else:
         assert await ids_of(a.index, "ghost") == set()
-    await until(lambda: "ghost" in a.context.doubtful_users)
+    await until(lambda: "ghost" in a.context.users_to_compare)
     await a.index.reconciler.compare(["ghost"])
     assert not await fields_of(redis, keys, "ghost")
 
@@ -207,11 +207,11 @@ async def test_users_whose_comparison_failed_are_compared_again(
             raise ConnectionError
 
     monkeypatch.setattr(instance.index.reconciler, "compare", compare)
-    instance.context.doubtful_users.add("alice")
+    instance.context.users_to_compare.add("alice")
     task = asyncio.create_task(instance.index.reconciler.run())
     try:
         await until(lambda: compared == ["alice"] * 3)
-        await until(lambda: not instance.context.doubtful_users)
+        await until(lambda: not instance.context.users_to_compare)
     finally:
         task.cancel()
 

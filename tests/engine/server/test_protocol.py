@@ -322,7 +322,7 @@ async def test_a_frame_handler_that_raises_closes_with_1011(
         monkeypatch.setattr(handler, "_handle", fail)
         await alice.send({"type": "ping", "payload": {"trace_id": "x"}})
         assert await alice.closed() == CloseCode.INTERNAL_ERROR
-        assert "frame handler failed" in caplog.text
+        assert "WebSocket message handler failed, connection closed" in caplog.text
         await bob.ask({"type": "ping", "payload": {"trace_id": "y"}})
     await until(lambda: not len(bff.engine.handlers._registry))
 

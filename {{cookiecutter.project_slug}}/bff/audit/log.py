@@ -27,7 +27,8 @@ _MAX_WAITING: Final = 10_000
 """Entries that wait for the database. More are dropped; each is in the log of the process."""
 _BATCH: Final = 200
 _MAX_REFUSED_PER_MINUTE: Final = 120
-"""Refused acts that an instance stores, because anybody can cause them. The log has all of them."""
+"""Refused acts that an instance stores. Anybody can cause them, so the others are only in the log
+of the process."""
 _RETRY_SECONDS: Final = (0.5, 30.0)
 _FLUSH_SECONDS: Final = 3.0
 """How long the stop waits for the database."""
@@ -159,7 +160,9 @@ class AuditLog:
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await self._waiting.join()
         except TimeoutError:
-            logger.error("audit entries lost", extra={"entries": self._waiting.qsize()})
+            logger.error(
+                "audit entries not stored at shutdown", extra={"entries": self._waiting.qsize()}
+            )
 
     async def _write_entries(self) -> None:
         while True:

@@ -84,7 +84,7 @@ class SessionStore:
 
     async def create(self, sign_in: SignIn) -> tuple[SessionKey, list[str]]:
         """Store a session. Returns its key, and the ids of the user's oldest sessions if there are
-        more than `MAX_SESSIONS_PER_USER`: the caller must end these."""
+        more than `MAX_SESSIONS_PER_USER`: the calling code must end these."""
         key, now = SessionKey.new(), time.time()
         details = SessionDetails(
             sid=key.sid,

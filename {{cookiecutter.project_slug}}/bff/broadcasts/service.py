@@ -91,7 +91,7 @@ class BroadcastService:
             sent = await self._send(broadcast)
         except REDIS_UNAVAILABLE as error:
             logger.warning(
-                "broadcast stored but not sent: Redis unavailable",
+                "broadcast stored, delivery not confirmed: Redis unavailable",
                 extra={"broadcast": broadcast.id, "reason": why(error)},
             )
             raise Problem(

@@ -27,7 +27,7 @@ class ClusterContext:
     resync_needed: asyncio.Event
     """Set when this instance may have missed messages; `StreamHub` then compares every stream
     with Redis."""
-    doubtful_users: set[str]
+    users_to_compare: set[str]
     """Users without a connection here, of whom this instance may have an entry in the index;
     `Reconciler` compares them next."""
 

@@ -21,8 +21,8 @@ class ControlLog:
     """Closes connections and ends subscriptions, also when a publish was lost.
 
     A control message is published to all instances, and stored in a stream of Redis. Each instance
-    reads that stream every few seconds, and carries out what it has not received. Then it also
-    closes connections that were opened since it was sent.
+    reads that stream every few seconds, and applies the messages that pub/sub did not deliver. A
+    message that is applied late also closes connections that were opened after it was sent.
     """
 
     def __init__(self, context: ClusterContext) -> None:
@@ -32,7 +32,7 @@ class ControlLog:
         self._next_id = ""
         """The id that the next read begins with; empty before the first one."""
         self._received: set[str] = set()
-        """The ids that were received, and not read yet."""
+        """Ids that pub/sub has delivered, but that were not yet read from the stream."""
 
     def publish(self, text: str) -> asyncio.Future[Any]:
         """Send a control message to all instances."""
@@ -42,7 +42,7 @@ class ControlLog:
         )
 
     def on_received(self, message_id: str) -> None:
-        """A control message was received and is carried out."""
+        """Remember that pub/sub delivered this message."""
         self._received.add(message_id)
 
     async def carry_out_missed(self, carry_out: Callable[[bytes], None]) -> None:
@@ -56,7 +56,8 @@ class ControlLog:
         for message_id, text in zip(rest[::2], rest[1::2], strict=True):
             if message_id.decode() not in self._received:
                 logger.warning(
-                    "missed control message carried out", extra={"id": message_id.decode()}
+                    "control message missed by pub/sub, applied now",
+                    extra={"id": message_id.decode()},
                 )
                 carry_out(text)
         unread = _order(self._next_id)

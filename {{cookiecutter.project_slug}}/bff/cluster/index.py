@@ -28,9 +28,9 @@ logger = logging.getLogger(__name__)
 
 _BATCH: Final = 500
 _CONNECTS_SECONDS: Final = 60
-"""The connects of a user are counted for this time."""
+"""The window of the limit on connects per user."""
 _REFUSAL: Final = 2
-"""Length of the reply to a user who connects too often; a page is longer."""
+"""Number of values of a refusal (seconds to wait, number of connects); a page has more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +51,10 @@ class ConnectionIndex:
     """The index in Redis, and this instance's entries in it.
 
     Each lease has a generation: the first lease of an instance, and each one that it takes after it
-    lost the last. An entry is valid as long as its instance renews its lease; an instance counts
-    as dead only when its lease has expired. An instance whose lease expired while it was stalled
-    takes a lease with a new generation and writes all its entries again; the reaper removes only
-    the entries of the dead generation. Every step is idempotent.
+    lost the previous one. An entry is valid as long as its instance renews its lease; an instance
+    counts as dead only when its lease has expired. An instance whose lease expired while it was
+    stalled takes a lease with a new generation and writes all its entries again; the reaper removes
+    only the entries of the dead generation. Every step is idempotent.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class ConnectionIndex:
         self._pipeline = context.pipeline
         self._registry = context.registry
         self._resync_needed = context.resync_needed
-        self._doubtful_users = context.doubtful_users
+        self._users_to_compare = context.users_to_compare
         self._settings = context.settings
         self._metrics = context.metrics
         self._keys = context.keys
@@ -129,7 +129,7 @@ class ConnectionIndex:
             return None
         if len(user_page) == _REFUSAL:
             raise self._too_many_connects(connection.user_id, *user_page)
-        if self.lease.member != member:
+        if self.lease.member != member:  # a new lease meanwhile: the entry names the old one
             await self._write([connection])
         await self._presence.on_connected([connection.user_id])
         return Page.of(user_page), PageOfAll.of(await all_read)
@@ -143,7 +143,7 @@ class ConnectionIndex:
         return Problem(Code.RATE_LIMITED, "Too many connects: wait", retry_after_seconds=seconds)
 
     def unregister(self, connection: Connection) -> None:
-        """Remove a connection that has left the registry; soon, in a batch with others."""
+        """Queue the removal of a connection's entry, for `remove_unregistered`."""
         self._unregistered.append(connection)
         self._has_unregistered.set()
 
@@ -160,7 +160,7 @@ class ConnectionIndex:
                     pipeline.srem(users_key, *gone)
                 await pipeline.execute()
             await self._presence.on_disconnected(gone)
-            self._doubtful_users |= gone  # a late write may restore an entry, or a failover
+            self._users_to_compare |= gone  # a late write or a failover may restore an entry
             # These have reconnected during this attempt, or during an earlier one that failed.
             back = {c.user_id for c in batch if self._registry.by_user(c.user_id)}
             if back:
@@ -192,7 +192,7 @@ class ConnectionIndex:
         """Whether an entry of this instance has no connection."""
         if details.instance != self.instance_id or self._registry.by_id(details.connection_id):
             return False
-        self._doubtful_users.add(user_id)
+        self._users_to_compare.add(user_id)
         return True
 
     async def restore(self, connections: Iterable[Connection]) -> None:
@@ -298,8 +298,8 @@ class ConnectionIndex:
     async def release(self) -> None:
         """Remove all entries of this instance and its lease, when it stops.
 
-        Those that wait for their removal first: Redis may have lost the list of users by which the
-        others are found.
+        First the queued entries of closed connections: `reap` finds entries by the instance's list
+        of users, which Redis may have lost.
         """
         await self.remove_unregistered()
         await self.reaper.reap(self.lease.member)

@@ -57,7 +57,7 @@ class ClusterMember:
             settings=settings,
             metrics=metrics,
             resync_needed=asyncio.Event(),
-            doubtful_users=set(),
+            users_to_compare=set(),
         )
         channels = PubSubChannels(self.context.own_channel, self.context.keys.all_channel)
         reader = StreamReader(self.pipeline, self.context.keys, settings)

@@ -25,7 +25,8 @@ from bff.errors import Code, Problem
 from bff.names import check_connection_id, check_idempotency_key, check_user_id
 
 _RELEASED_SECONDS: Final = 60
-"""The life of an idempotency key after its release. A margin, in which a repetition is harmless."""
+"""How long Redis keeps an idempotency key after its release. A repetition in this time sends
+nothing."""
 _KEYS_PER_RELEASE: Final = 50
 
 
@@ -37,24 +38,25 @@ class Sent:
     """The id of the message, `<stream>/<epoch>/<offset>`; None for what is not stored: a message to
     one connection, an event that is declared with `stored=False`."""
     addressed: int
-    """The number of connections in the index. Some of them may already be closed."""
+    """The number of the recipient's connections in the index. Some may already be closed."""
 
 
 class Messenger(ConnectionControl):
     """Sends events to browsers and closes their sockets, by connection, user, topic or all.
 
-    An event is what `RealtimeRouter.emits` has declared, called with its payload. Or it is a topic
-    and a payload: JSON types, or a Pydantic model.
+    An event is what `RealtimeRouter.emits` has declared, called with its payload. Or it is a name
+    (the parameter `topic`) and a payload: JSON types, or a Pydantic model. For `to_topic` the name
+    is the topic, otherwise the name of the event.
 
     A send with an `idempotency_key` that the same stream has had already sends nothing, and returns
-    the result of the first. A key is remembered for `POSITION_RETENTION_SECONDS`.
+    the result of the first. A key is remembered for `POSITION_RETENTION_SECONDS` or
+    `STREAM_RETENTION_SECONDS`, whichever is longer.
 
     Every method raises `redis.exceptions.RedisError`, `OSError` or `TimeoutError` when Redis is
     unavailable; the message may have been sent nevertheless. Every method raises a `Problem` with
     `invalid_params` for what is not a user id, topic, event name or connection id (`names.py`), for
     an event that is not JSON, and with `REQUIRE_DECLARED_EVENTS` for one that is not declared. A
-    declared event whose payload
-    has another type raises `ValueError`.
+    declared event whose payload has another type raises `ValueError`.
     """
 
     def __init__(
@@ -86,8 +88,8 @@ class Messenger(ConnectionControl):
         return messenger
 
     def key_releases(self) -> list[Callable[[], None]]:
-        """Of an idempotent messenger: functions to call once its sends cannot be repeated. They
-        shorten the life of the keys to a minute, each for some of them."""
+        """Functions that let the keys of an idempotent messenger expire in a minute, each for some
+        of its keys. Call them when its sends cannot be repeated any more."""
         keys = self._own_keys.used
         return [
             partial(self._release, keys[first : first + _KEYS_PER_RELEASE])
@@ -330,7 +332,7 @@ class Messenger(ConnectionControl):
 
 
 def _ignore_failure(reply: asyncio.Future[Any]) -> None:
-    """A key that is not released lives longer."""
+    """A key that could not be released expires later, which does no harm."""
     if not reply.cancelled():
         reply.exception()
 

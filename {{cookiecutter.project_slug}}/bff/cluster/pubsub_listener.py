@@ -61,7 +61,7 @@ class PubSubListener:
         self._registry = context.registry
         self._metrics = context.metrics
         self._resync_needed = context.resync_needed
-        self._doubtful_users = context.doubtful_users
+        self._users_to_compare = context.users_to_compare
         self._probe_seconds = context.settings.pubsub_probe_seconds
         self._stalled_after = self._probe_seconds * _MAX_MISSED_PROBES
         self._streams = streams
@@ -102,7 +102,7 @@ class PubSubListener:
                 self._error = why(error)
                 self._metrics.pubsub_subscribed.set(0)
                 self._metrics.pubsub_restarts.inc()
-                logger.warning("pub/sub stalled, resubscribing", extra={"reason": self._error})
+                logger.warning("pub/sub failed, resubscribing", extra={"reason": self._error})
             await asyncio.sleep(next(delays))
 
     async def _connect_and_receive(self) -> None:
@@ -132,7 +132,8 @@ class PubSubListener:
                 raise TimeoutError(f"nothing received for {silence:.0f} s{self._probe_error}")
 
     async def _publish_probes(self, pubsub: Any) -> None:
-        """An error is only noted: whether the probes arrive is decided by `_receive`."""
+        """Publish a probe periodically. An error is only stored: `_receive` detects that probes are
+        missing."""
         while True:
             try:
                 async with asyncio.timeout(self._stalled_after):
@@ -166,7 +167,8 @@ class PubSubListener:
         self._subscribed.set()
 
     async def _read_control_log(self) -> None:
-        """While Redis is unavailable, the lease renewal logs it."""
+        """Periodically apply the control messages that pub/sub missed. Errors of Redis are not
+        logged here: the lease renewal logs them."""
         while True:
             with suppress(*UNAVAILABLE):
                 await self._control_log.carry_out_missed(self._process)
@@ -176,7 +178,7 @@ class PubSubListener:
         try:
             self._dispatch(data)
         except Exception:
-            logger.exception("could not process pub/sub message")
+            logger.exception("pub/sub message skipped: it could not be processed")
 
     def _dispatch(self, data: bytes) -> None:
         kind, _, rest = data.partition(b"\n")
@@ -184,8 +186,8 @@ class PubSubListener:
             case b"user":
                 user_id, _, rest = rest.partition(b"\n")
                 tracker = self._streams.of_user(user_id.decode())
-                if tracker is None:
-                    self._doubtful_users.add(user_id.decode())
+                if tracker is None:  # the user has no connection here: compare its entries
+                    self._users_to_compare.add(user_id.decode())
                 self._on_event(tracker, rest)
             case b"topic":
                 topic, _, rest = rest.partition(b"\n")
@@ -195,7 +197,7 @@ class PubSubListener:
             case b"connection":
                 connection_id, _, text = rest.partition(b"\n")
                 self._send(self._connection(connection_id), text)
-            case b"logged":
+            case b"logged":  # a control message that is also in the control log
                 message_id, _, message = rest.partition(b"\n")
                 self._control_log.on_received(message_id.decode())
                 self._dispatch(message)

@@ -33,7 +33,7 @@ class Reconciler:
     which the reaper finds it.
 
     In every `LEASE_SECONDS` it compares the users with a connection here, and those in
-    `ClusterContext.doubtful_users`: their entries may be wrong although they have none. So may
+    `ClusterContext.users_to_compare`: their entries may be wrong although they have none. So may
     those of other users in the set that the reaper would read; it is scanned page by page. A batch
     of users costs one `SADD`, one `SSCAN` and a script for each user, in one round trip. When
     nothing differs, each reply is empty.
@@ -49,7 +49,7 @@ class Reconciler:
     ) -> None:
         self._pipeline = context.pipeline
         self._registry = context.registry
-        self._doubtful_users = context.doubtful_users
+        self._users_to_compare = context.users_to_compare
         self._keys = context.keys
         self._metrics = context.metrics
         self._seconds = context.settings.lease_seconds
@@ -68,8 +68,8 @@ class Reconciler:
     async def run(self) -> None:
         """Compare until cancelled. While Redis is unavailable, the lease renewal logs it."""
         while True:
-            users = list({*self._registry.users(), *self._doubtful_users})
-            self._doubtful_users.clear()
+            users = list({*self._registry.users(), *self._users_to_compare})
+            self._users_to_compare.clear()
             self._forget_leases()
             batches = [users[start : start + _BATCH] for start in range(0, len(users), _BATCH)]
             for batch in batches or [[]]:
@@ -77,7 +77,7 @@ class Reconciler:
                 try:
                     await asyncio.gather(self.compare(batch), self._scan())
                 except UNAVAILABLE:
-                    self._doubtful_users.update(batch)
+                    self._users_to_compare.update(batch)
 
     async def _scan(self) -> None:
         """Doubt the users of one page of the set who have no connection here."""
@@ -86,7 +86,7 @@ class Reconciler:
         reply = await self._pipeline.submit("SSCAN", key, cursor, "COUNT", _BATCH)
         self._scanned = key, reply[0]
         users = map(bytes.decode, reply[1])
-        self._doubtful_users.update(one for one in users if not self._registry.by_user(one))
+        self._users_to_compare.update(one for one in users if not self._registry.by_user(one))
 
     async def compare(self, users: Sequence[str]) -> None:
         """Compare the entries of users with their connections here.

@@ -33,7 +33,7 @@ _BATCH: Final = 500
 _ASK_SECONDS: Final = 1.0
 """How long a request waits for Redis while pub/sub is stalled."""
 _ASK_AGAIN_SECONDS: Final = 5.0
-"""After Redis did not answer: how long requests are not delayed by asking it."""
+"""After Redis did not answer, requests are checked against the copy only, for this long."""
 _CLOCK_SECONDS: Final = 60
 """Revocations that expire within this time are not compared: Redis may have removed them."""
 
@@ -41,10 +41,10 @@ _CLOCK_SECONDS: Final = 60
 class Revocations:
     """The revocations in Redis, and this instance's copy of them.
 
-    Redis counts the changes beside the stream `all`, in its epoch. A connect reads this number with
-    that stream, so it costs no round trip of its own: if it is not the number of the copy, a
-    message is on its way or was lost, and Redis is asked for the caller. HTTP requests are checked
-    against the copy alone, and ask Redis while pub/sub is stalled.
+    Redis counts the changes, in the hash of the stream `all`. A connect reads this count together
+    with that stream, without another round trip. If it differs from the count of the copy, a
+    message is delayed or lost, and the instance asks Redis whether the caller is revoked. HTTP
+    requests are checked against the copy alone, and ask Redis while pub/sub is stalled.
 
     The copy outlives the data of Redis: when Redis has lost them, each instance writes its copy
     again.
@@ -85,8 +85,8 @@ class Revocations:
             await self.sessions.end_session(session_id)
 
     async def revoke_provider_session(self, session_id: str) -> None:
-        """Revoke what began with a `sid` of the identity provider, tokens and cookies, and what
-        will begin with it.
+        """Revoke a session of the identity provider: all tokens and cookie sessions with this
+        `sid`, also those that are created later.
 
         Raises:
             Problem, RedisError, OSError, TimeoutError: as `revoke_session`.
@@ -216,7 +216,7 @@ class Revocations:
             self._version = sent
 
     def on_subscribed(self) -> None:
-        """Messages arrive: this instance has received a probe of its own."""
+        """The pub/sub probe of this instance has arrived, so messages arrive."""
         self._received_at = _now()
         if self._version is None:
             self._sync_needed.set()

@@ -36,8 +36,8 @@ class StreamHub:
     offsets were skipped, the missing messages are read from Redis first; if Redis no longer has
     them, the connections get a `gap`.
 
-    A position is an epoch and an offset: the epoch changes when Redis has lost the stream. The tip
-    is the newest position.
+    A position is an epoch and an offset: the epoch changes when Redis restarts, fails over or has
+    lost the stream. The tip is the newest position.
 
     For a new connection, pages are read until it has reached the position of the live messages.
     Nothing is awaited between that check and the moment at which the connection becomes live.
@@ -66,7 +66,7 @@ class StreamHub:
     def on_message(self, tracker: StreamTracker, position: Position, text: bytes) -> int:
         """Deliver a message from pub/sub; returns the number of connections it was written to."""
         at = tracker.position
-        if at is None:
+        if at is None:  # no connection has caught up yet: remember the newest message
             tracker.undelivered = position
         elif position.epoch == at.epoch and position.offset == at.offset + 1:
             return self._deliver(tracker, position, text)
@@ -153,10 +153,10 @@ class StreamHub:
         if at is None or requested is None:
             return False
         if not page.complete:
-            if at != requested:
+            if at != requested:  # messages were delivered meanwhile: read again
                 return True
             if tracker.stream == "user" and page.tip.epoch != at.epoch:
-                # The user's index entries are in the same slot as the stream: lost together.
+                # In a cluster the user's index entries are in the same hash slot: lost too.
                 await self._index.restore(self._streams.connections_of(tracker))
                 if tracker.position != requested:
                     return True
@@ -182,10 +182,10 @@ class StreamHub:
     ) -> None:
         """Send a connection what it has missed, and let it become live.
 
-        `page` was read after `at`. Returns early when the connection is closed, has left the
-        stream, or has joined it again (then the newer `CatchUp` counts). When Redis is
-        unavailable or the socket does not drain, the connection is closed: the client reconnects
-        with its last position.
+        `page` holds the messages after the position `at`. Returns early when the connection is
+        closed, has left the stream, or has joined it again (then the newer `CatchUp` counts). When
+        Redis is unavailable or the socket does not drain, the connection is closed: the client
+        reconnects with its last position.
         """
         try:
             while not _has_left(connection, tracker, catch_up):
@@ -196,6 +196,7 @@ class StreamHub:
                     at = Position(at.epoch, offset)
                     connection.send_frame(Frame(text, {tracker.stream: at}))
                 if self._try_to_go_live(tracker, at, page.tip):
+                    # Until the tracker is there too, live messages up to here are skipped.
                     catch_up.read_up_to = at
                     if tracker.position == at:
                         del tracker.catching_up[connection]
@@ -216,7 +217,8 @@ class StreamHub:
             connection.close(CloseCode.SERVER_ERROR, "try again")
 
     def _try_to_go_live(self, tracker: StreamTracker, at: Position, tip: Position) -> bool:
-        """Whether everything after `at` will be delivered as live messages."""
+        """Whether all messages after `at` will be delivered live. Gives the tracker its position if
+        it has none, and starts reading if it has fallen behind."""
         if tracker.position is None:
             tracker.position, undelivered = tip, tracker.undelivered
             if undelivered and (undelivered.epoch != tip.epoch or undelivered.offset > tip.offset):

@@ -38,7 +38,7 @@ def _compare_socket(old: Document, new: Document) -> Iterator[str]:
         if name not in new["operations"]:
             yield f"{_title(name, operation)} is gone"
             continue
-        sent = operation["action"] == "receive"
+        sent = operation["action"] == "receive"  # the server receives what clients send
         for old_schema, new_schema in _messages(operation, new["operations"][name], old, new):
             yield from checks.compare(_title(name, operation), old_schema, new_schema, sent=sent)
         replies = operation.get("reply"), new["operations"][name].get("reply")

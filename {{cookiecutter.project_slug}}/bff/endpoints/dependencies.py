@@ -81,7 +81,9 @@ class CurrentCaller(Bearer):
                 raise
             raise SocketRefused(_close_code_of(problem), problem.description) from None
         except UNAVAILABLE as error:
-            logger.warning("connection refused: Redis unavailable", extra={"reason": why(error)})
+            logger.warning(
+                "client connection refused: Redis unavailable", extra={"reason": why(error)}
+            )
             raise SocketRefused(CloseCode.SERVER_ERROR, "Try again") from None
 
 

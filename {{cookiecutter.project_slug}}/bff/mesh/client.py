@@ -69,11 +69,11 @@ class MeshClient:
         self._context: dict[str, Any] = {}
 
     def with_context(self, context: dict[str, Any]) -> Self:
-        """The same client, whose calls carry this context: on whose behalf they are made."""
+        """A copy of this client, whose calls carry `context`: for which user they are made."""
         # Runs for each call of a browser: `copy.copy` would take three times as long.
-        twin = object.__new__(type(self))
-        twin.__dict__.update(self.__dict__, _context=context)
-        return twin
+        copied = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__, _context=context)
+        return copied
 
     def route(self, services: Iterable[str], to: MeshClient) -> None:
         """Use another client for these services: for another vhost, or another message format.
@@ -150,9 +150,10 @@ class MeshClient:
             down |= {f"{other._name}: {queue}": why for queue, why in other.consumers_down.items()}
         return down
 
-    async def check_queues(self, mesh: MeshClient) -> dict[str, str]:
-        """Try, without consuming, what another client needs for its event handlers and services."""
-        return dict(await self._transport.check_queues(mesh._event_handlers, mesh.services))
+    async def check_queues(self, other: MeshClient) -> dict[str, str]:
+        """Check that the queues of another client's event handlers and services can be declared and
+        read. Starts no consumer. Returns the errors by queue."""
+        return dict(await self._transport.check_queues(other._event_handlers, other.services))
 
     async def unconsumed_events(self, handler_names: Iterable[str]) -> dict[str, int]:
         """How many events wait in the queues of these event handlers: of those queues that exist
@@ -185,8 +186,9 @@ class MeshClient:
 
         `timeout`, in seconds, includes the time to connect; it is at most
         `max_request_timeout_seconds`. With `encrypted` only the service can read the call, and
-        only this client the reply. If the deadline passes or the call is cancelled after it was
-        sent, `late` is called once: `late(result, None)` or `late(None, problem)`.
+        only this client the reply. If the deadline passes, or the call is cancelled, after
+        it was sent, `late` is called once, when the reply arrives or is no longer awaited:
+        `late(result, None)` or `late(None, problem)`.
 
         Raises:
             Problem: the error of the service, or why there is no reply.
@@ -245,7 +247,9 @@ class MeshClient:
             Problem: the event was not sent, or it is not known whether it was.
         """
         if not is_event_name(topic) or len(topic.encode()) > MAX_TOPIC_BYTES:
-            raise Problem(Code.INVALID_PARAMS, f"A topic has 1 to {MAX_TOPIC_BYTES} bytes")
+            raise Problem(
+                Code.INVALID_PARAMS, f"Not an event name of at most {MAX_TOPIC_BYTES} bytes"
+            )
         if trace_id is not None:
             check_trace_id(trace_id)
         deadline = self._deadline(None)

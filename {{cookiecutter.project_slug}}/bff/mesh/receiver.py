@@ -21,8 +21,8 @@ from bff.telemetry.metrics import Metrics
 HANDLER_SECONDS = 60
 """The time limit of an event handler. After it the event is a dead letter."""
 MAX_DELIVERIES = 10
-"""An event that was delivered so often without an answer is a dead letter: it may have ended the
-process each time. The queue itself has a higher limit, which cannot be changed."""
+"""An event that was delivered this often without an acknowledgement is a dead letter: its handler
+may crash the process. The queue itself has a higher limit, which cannot be changed."""
 STUCK_SECONDS = 60
 """An event handler that retries one event for longer is reported as stuck."""
 
@@ -140,7 +140,7 @@ class MessageReceiver:
                     async with asyncio.timeout(HANDLER_SECONDS):
                         return await event_handler.handler(event)
                 except RetryEvent as reason:
-                    if reason.limited:
+                    if reason.limited:  # not while Redis or the mesh is unavailable
                         now = asyncio.get_running_loop().time()
                         since = since or now
                         tries += 1
@@ -159,8 +159,8 @@ class MessageReceiver:
         self._metrics.mesh_events.labels(handler, "retried").inc()
         self._metrics.mesh_event_retry_seconds.labels(handler).set(now - since)
         logger.warning(
-            "event handler retries",
-            extra={"handler": handler, "reason": reason, "seconds": round(pause, 1)},
+            "event handler asked to retry",
+            extra={"handler": handler, "reason": reason, "retry_in_seconds": round(pause, 1)},
         )
 
 

@@ -21,7 +21,10 @@ logger = logging.getLogger(__name__)
 
 
 class MessageSender:
-    """Every failure of its methods is a `Problem` that says what became of the message."""
+    """Sends requests, commands and events.
+
+    Its methods raise only `Problem`, with the outcome of the message.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class MessageSender:
             sent_at = time.monotonic() if encrypted else 0.0
             answer = await self.send(message, reply)
             if encrypted and answer is not None:
+                # The service could decrypt the request: its key was valid.
                 self._descriptions.prove_key(message.routing_key, sent_at)
             if answer is not None and answer.error is not None:
                 raise self._codec.problem(answer.error, message)
@@ -100,12 +104,13 @@ class MessageSender:
         except Unroutable:
             raise Problem(Code.SERVICE_UNAVAILABLE) from None
         except (TimeoutError, ConnectionLost, Refused) as error:
+            # The reply may have arrived at the same moment as the error.
             answer = self._pending_calls.take_reply(message)
             if answer is None:
                 raise self._failed(message, error) from None
         finally:
             self._pending_calls.release(message)
-        if answer is None:
+        if answer is None:  # the reply queue was lost
             raise Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN)
         return answer
 
@@ -115,7 +120,7 @@ class MessageSender:
         if isinstance(error, Refused):
             return Problem(Code.SERVICE_UNAVAILABLE, outcome=outcome)
         if isinstance(error, TimeoutError) and message.sent:
-            if message.reply_key is not None:
+            if message.reply_key is not None:  # perhaps encrypted for an old key
                 self._descriptions.forget(message.routing_key)
             return Problem(Code.TIMEOUT, outcome=outcome)
         return Problem(Code.MESH_UNAVAILABLE, outcome=outcome)

@@ -75,7 +75,8 @@ class ConnectionHandler:
         """The running requests, by trace id."""
         self._expiry = self._close_at_expiry()
         self.is_active = False
-        """Whether requests have come since the idle time of the session began (`SessionCheck`)."""
+        """Whether a request has arrived since the idle time of the session was last reset, by
+        `SessionCheck`."""
         self._finishing = False
         self._pending_frames: list[str | bytes] | None = []
         """Frames that came before the connection was admitted; None after that."""
@@ -191,7 +192,9 @@ class ConnectionHandler:
         except Problem as problem:
             self._send_problem(trace_id, problem)
         except Exception:
-            logger.exception("request failed", extra=self._log_fields(trace_id))
+            logger.exception(
+                "request failed: unexpected exception", extra=self._log_fields(trace_id)
+            )
             self._send_problem(trace_id, Problem(Code.INTERNAL, outcome=Outcome.UNKNOWN))
 
     def _done(self, trace_id: str, task: asyncio.Task[None]) -> None:
@@ -211,11 +214,13 @@ class ConnectionHandler:
         topics = {one.topic: one.position for one in request.topics}
         with subscriptions.authorising(self.connection, topics) as still_pending:
             await dispatcher.check_topics(self.caller, topics)
-        if dispatcher.out_of_scope(self.caller, topics):
+        if dispatcher.topics_without_scope(self.caller, topics):
             raise Problem(Code.FORBIDDEN, "The new token lacks a scope of these topics")
         if len(still_pending) < len(topics):
             raise Problem(
-                Code.CANCELLED, "Unsubscribed before it was allowed", outcome=Outcome.NOT_SENT
+                Code.CANCELLED,
+                "Unsubscribed before the subscription was allowed",
+                outcome=Outcome.NOT_SENT,
             )
         self._context.topic_limit.check(self.caller.user_id, topics)
         joined = await subscriptions.subscribe(self.connection, topics)
@@ -223,14 +228,14 @@ class ConnectionHandler:
 
     async def _authenticate(self, token: str) -> Any:
         if self.caller.session is not None:
-            raise Problem(Code.FORBIDDEN, "This connection belongs to a session")
+            raise Problem(Code.FORBIDDEN, "This connection belongs to a session: it takes no token")
         caller = await self._context.verify(token)
         if caller.user_id != self.caller.user_id:
             raise Problem(Code.FORBIDDEN, "The token belongs to another user")
         self.caller = caller
         self._expiry.cancel()
         self._expiry = self._close_at_expiry()
-        if lost := self._context.dispatcher.out_of_scope(caller, self.connection.topics):
+        if lost := self._context.dispatcher.topics_without_scope(caller, self.connection.topics):
             self._context.subscriptions.revoke(self.connection, lost)
         return {"expires_at": caller.expires_at, "expires_in": seconds_until(caller.expires_at)}
 
@@ -264,7 +269,7 @@ class ConnectionHandler:
         return {"connection": self.connection.id, "trace_id": trace_id}
 
     def _rate_limited(self, data: str, seconds: float) -> None:
-        """Answer a frame beyond the user's allowance; close if the client sends many of them.
+        """Answer a frame that exceeds the user's rate limit; close if the client sends many of them.
 
         Only the frames that are answered are decoded, for their trace id.
         """
@@ -285,7 +290,8 @@ class ConnectionHandler:
         """Answer a frame that is invalid or rate-limited, with its trace id if it has one.
 
         Only what is not a frame of this protocol counts as a bad frame. Frames with invalid content
-        come from correct clients too, for example with half an emoji in a text.
+        come from correct clients too, for example with an unpaired surrogate (half an
+        emoji) in a text.
         """
         kind, trace_id = type_and_trace_id(text)
         if kind in _RESPONSE_TYPES:

@@ -106,8 +106,8 @@ class Dispatcher:
         finally:
             self._in_flight.leave(caller.user_id)
 
-    def out_of_scope(self, caller: Caller, topics: Iterable[str]) -> list[str]:
-        """Those of the topics for which the caller lacks a scope. Runs no policy function."""
+    def topics_without_scope(self, caller: Caller, topics: Iterable[str]) -> list[str]:
+        """The topics for which the caller lacks a scope. Calls no policy."""
         policies = ((topic, self._policy(topic)) for topic in topics)
         return [
             topic for topic, policy in policies if policy and not policy.scopes <= caller.scopes
@@ -168,7 +168,7 @@ class Dispatcher:
             if isinstance(error, TimeoutError) and deadline.expired():
                 raise Problem(Code.TIMEOUT, outcome=Outcome.UNKNOWN) from error
             logger.warning(
-                "handler failed: service unavailable",
+                "handler failed: Redis or network unavailable",
                 extra={"handler": handler, "reason": why(error)},
             )
             raise Problem(Code.SERVICE_UNAVAILABLE, outcome=Outcome.UNKNOWN) from error

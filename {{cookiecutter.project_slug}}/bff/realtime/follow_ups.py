@@ -19,10 +19,10 @@ from bff.tasks import TaskSet
 
 
 class LateResult(BaseModel):
-    """The answer to a request that came after its timeout, or after its connection closed."""
+    """A reply that arrived after the request's timeout, or after its connection closed."""
 
     trace_id: str
-    """That of the request."""
+    """The trace id of the browser's request."""
     result: Any
     error: ErrorObject | None
 
@@ -31,11 +31,12 @@ LATE_REPLY = EventType("result", LateResult, stored=True)
 LATE_REPLY_TOPIC = LATE_REPLY.name
 """The topic of the event that holds a late reply."""
 MAX_NOTIFICATIONS = 100
-"""Commands about cancelled calls that are sent at once. Others wait, within their time."""
+"""Commands about cancelled calls that are sent concurrently. Others wait, at most
+`_NOTIFY_SECONDS`."""
 _NOTIFY_SECONDS = 5.0
 """How long a cancelled call may take to be reported to its service."""
 _SUMMARY_SECONDS = 1.0
-"""A log line sums up the failures of this time."""
+"""Failures within this time become one log line."""
 _STOP_SECONDS = 5.0
 """How long a stopping instance waits for its follow-ups."""
 
@@ -87,7 +88,7 @@ class FollowUps:
             self._not_notified.add(service=service, method=cancel_method, reason=reason)
 
     async def stop(self) -> None:
-        """Wait up to 5 s for the follow-ups, then cancel them. Stop the mesh first."""
+        """Wait up to 5 s for the follow-ups, then cancel them. Stop the mesh client first."""
         await asyncio.gather(
             self._notifications.stop(wait_seconds=_STOP_SECONDS),
             self._late_replies.stop(wait_seconds=_STOP_SECONDS),
@@ -97,7 +98,7 @@ class FollowUps:
 
 
 class _Summary:
-    """One log line with a count, and the fields of the last case, for many like it."""
+    """Combines similar failures in one log line: their number, and the fields of the last one."""
 
     def __init__(self, level: int, message: str) -> None:
         self._level, self._message = level, message
@@ -119,7 +120,8 @@ class _Summary:
 
 
 class LateReply:
-    """Stores the reply to one call in the user's stream if it comes after the browser's wait.
+    """Stores the reply to one call in the user's stream if it arrives after the browser has stopped
+    waiting.
 
     `MeshClient.request` calls it with the result or the problem.
     """
@@ -145,7 +147,7 @@ class LateReply:
         if self.discard:
             return
         settings = self._follow_ups.settings
-        # The key is needed while this retries; one attempt takes a few seconds more.
+        # The idempotency key must outlive all retries; the last one may take a few seconds longer.
         key_seconds = int(settings.keep_result_seconds) + 60
         messenger = self._follow_ups.messenger.with_key_life(key_seconds)
         event = self._event(result, problem)

@@ -85,16 +85,18 @@ class HandlerManager:
             if await self._revocations.covers_at(handler.caller, of_all.revocations_version):
                 raise SessionEnded
             version = of_all.retained_version
-            # A client that has missed nothing may have all of them: its hello does not wait.
+            # A client that resumed its streams probably has these broadcasts: its hello comes first.
             retained = [] if joined.are_resumed else await self._retained(caller, version)
             more = await self._subscribe(connection, since, topics) if topics else ()
         except Problem as problem:
             code = _close_code_of(problem)
-            logger.info("connection refused", extra={**_log_fields(connection), "code": int(code)})
+            logger.info(
+                "client connection refused", extra={**_log_fields(connection), "code": int(code)}
+            )
             connection.close(code, problem.description)
         except UNAVAILABLE as error:
             logger.warning(
-                "connection refused: Redis unavailable",
+                "client connection refused: Redis unavailable",
                 extra={"connection": connection.id, "reason": why(error)},
             )
             connection.close(CloseCode.SERVER_ERROR, "try again")

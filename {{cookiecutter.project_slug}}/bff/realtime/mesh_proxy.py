@@ -43,8 +43,10 @@ class MeshProxy:
     ) -> Any:
         """Return the result, or None when RabbitMQ has confirmed a command.
 
-        `timeout`, in seconds, includes the check. When a request is cancelled while `connection`
-        is open, the browser cancelled it; when `connection` is closing, the browser is gone.
+        `timeout`, in seconds, includes the check. If a request is cancelled while `connection` is
+        open, the browser cancelled it: a late reply is discarded, and the service's cancel method
+        is called. If `connection` is closing, the browser has left: a late reply is kept if the
+        exposure has `keep_result`; otherwise the cancel method is called.
 
         Raises:
             Problem: the error that the browser gets.
@@ -82,7 +84,8 @@ class MeshProxy:
             raise
 
     async def stop(self) -> None:
-        """Wait for late replies and cancellations. Stop the mesh first."""
+        """Wait until late replies are stored and cancellations are sent. Stop the mesh client
+        first, so that no new ones come."""
         await self._follow_ups.stop()
 
     def _cancelled(
@@ -114,7 +117,7 @@ class MeshProxy:
                 raise Problem(Code.TIMEOUT) from None
             except UNAVAILABLE as error:
                 logger.warning(
-                    "check of exposed method failed: service unavailable",
+                    "check of exposed method failed: Redis or network unavailable",
                     extra={"service": call.service, "method": call.method, "reason": why(error)},
                 )
                 raise Problem(Code.SERVICE_UNAVAILABLE) from error

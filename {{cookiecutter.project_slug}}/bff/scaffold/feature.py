@@ -172,7 +172,9 @@ def _check_app() -> None:
     done = _run("-m", "bff.cli", "types")
     if done.returncode:
         last = (done.stdout or "").strip().splitlines()[-1:]
-        raise Refused(f"The app does not start with it: {''.join(last)}")
+        raise Refused(
+            f"The app does not start with the new feature, and all changes are undone: {''.join(last)}"
+        )
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -59,7 +59,9 @@ class AsgiSocket:
         try:
             await app(self._scope, self._receive, self._send)
             if not self._is_answered and not self._socket.is_closing:
-                self._scheduler.logger.error("handshake not answered by the application")
+                self._scheduler.logger.error(
+                    "handshake not answered by the application", extra={"path": self._scope["path"]}
+                )
         except ClientDisconnected:
             pass
         except asyncio.CancelledError:

@@ -272,7 +272,7 @@ class WebSocketProtocol(KeepAlive):
         try:
             self._context.run(self._on_message, data)
         except Exception:
-            self._scheduler.logger.exception("frame handler failed")
+            self._scheduler.logger.exception("WebSocket message handler failed, connection closed")
             self.close(CloseCode.INTERNAL_ERROR)
 
     def pong_overdue(self) -> None:

@@ -299,4 +299,4 @@ def _unavailable(error: Exception | None = None, reason: str = "") -> Problem:
         if isinstance(error, httpx2.HTTPStatusError):
             reason = f"HTTP {error.response.status_code}"
         logger.warning("request to the identity provider failed", extra={"reason": reason})
-    return Problem(Code.SERVICE_UNAVAILABLE, "Signing in is not possible at the moment")
+    return Problem(Code.SERVICE_UNAVAILABLE, "The identity provider is not available at the moment")

@@ -27,8 +27,8 @@ from bff.tasks import cancel_and_wait
 BROKER_SECONDS = 5
 """The time limit for each operation of the broker except publishing."""
 HEARTBEAT_SECONDS = 5
-"""Interval of heartbeats, unless `AMQP_URL` has another `heartbeat`. The connection is given up
-after three intervals of one second more each: 18 seconds of silence."""
+"""Interval of heartbeats, unless `AMQP_URL` has another `heartbeat`. aiormq closes the connection
+after 18 s without a frame: 3 * (HEARTBEAT_SECONDS + 1)."""
 WATCH_SECONDS = 1
 """How often to check whether the broker blocks the connection."""
 MAX_BACKOFF_SECONDS = 10
@@ -106,9 +106,9 @@ async def declare_exchanges(channel: Channel, settings: MeshSettings) -> None:
 
 
 async def check_publishing(connection: AbstractConnection, settings: MeshSettings) -> None:
-    """Try what publishing needs, without reaching a queue: with two messages that no queue is bound
-    for. Any queue may be bound to the topic exchange, so there a binding is removed that does not
-    exist, which needs the same right.
+    """Check the permission to publish, without putting a message into a queue. The direct exchanges
+    get a message with a routing key that no queue has. On the topic exchange any queue may match,
+    so a binding that does not exist is removed there: this needs the same permission.
 
     Raises:
         ChannelAccessRefused: with the broker's text, which names the exchange.
@@ -136,7 +136,7 @@ async def stop_tasks(*tasks: asyncio.Task[Any], seconds: float | None = None) ->
             await cancel_and_wait(*tasks, again_seconds=seconds)
     for task in tasks:
         if not task.done():
-            logger.critical("mesh task does not stop", extra={"task": repr(task)})
+            logger.critical("mesh task did not stop in time", extra={"task": repr(task)})
         elif not task.cancelled() and (error := task.exception()) is not None:
             logger.info("mesh task failed while it was stopped", extra={"error": repr(error)})
 
@@ -230,7 +230,7 @@ class SupervisedConnection:
         try:
             while not ended:
                 blocked = await _is_blocked(connection)
-                self._set_status("the broker takes no messages now" if blocked else "", channel)
+                self._set_status("RabbitMQ blocks publishing" if blocked else "", channel)
                 ended, _ = await asyncio.wait(
                     ends, timeout=WATCH_SECONDS, return_when=asyncio.FIRST_COMPLETED
                 )
@@ -261,7 +261,7 @@ class SupervisedConnection:
     def _on_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled():
             logger.critical(
-                "RabbitMQ supervision died",
+                "task that reconnects to RabbitMQ has ended",
                 exc_info=task.exception(),
                 extra={"purpose": self._purpose},
             )
@@ -302,5 +302,5 @@ def _cause(end: asyncio.Future[None]) -> str:
     error = None if end.cancelled() else end.exception()
     if isinstance(error, asyncio.CancelledError):
         # aiormq cancels its reader when the broker has missed three heartbeats.
-        return "the broker no longer answers"
+        return "RabbitMQ missed three heartbeats"
     return f"{type(error).__name__} {error}".rstrip() if error else "closed by the broker"

@@ -21,7 +21,8 @@ from bff.mesh import wire
 from bff.mesh.transport import ConnectionLost, Refused, Unroutable
 
 _HEARTBEAT_SECONDS = 1.0
-"""How often aiormq gets a heartbeat while replies bypass it: it would take the broker for dead."""
+"""While replies bypass aiormq, it gets a heartbeat this often. Otherwise it would assume that the
+broker is dead."""
 
 _TLS_FILES = ("cafile", "capath", "cadata", "certfile", "keyfile")
 """The options of a URL that aiormq reads TLS certificates from."""
@@ -138,7 +139,7 @@ def _handle(handler: FrameHandler, kind: int, payload: bytes) -> bool:
     try:
         return handler.handle(kind, payload)
     except Exception:
-        logger.exception("could not handle an AMQP frame")
+        logger.exception("AMQP frame dropped: its handler failed")
         return True
 
 
