@@ -54,7 +54,7 @@ async def test_a_handler_that_resists_its_cancellation_does_not_hold_up_the_stop
         assert cancelled >= 1
         if kind == "event handler" or settings.amqp_url == "memory://":
             (line,) = [one.message for one in caplog.records if one.levelno == logging.CRITICAL]
-            assert line.endswith("task does not stop")
+            assert line.endswith("task did not stop in time")
     finally:
         monkeypatch.undo()
         released.set()

@@ -269,7 +269,7 @@ class ConnectionHandler:
         return {"connection": self.connection.id, "trace_id": trace_id}
 
     def _rate_limited(self, data: str, seconds: float) -> None:
-        """Answer a frame that exceeds the user's rate limit; close if the client sends many of them.
+        """Answer a frame beyond the user's rate limit; close if the client sends many of them.
 
         Only the frames that are answered are decoded, for their trace id.
         """

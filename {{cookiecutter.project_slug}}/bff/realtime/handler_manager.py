@@ -85,7 +85,7 @@ class HandlerManager:
             if await self._revocations.covers_at(handler.caller, of_all.revocations_version):
                 raise SessionEnded
             version = of_all.retained_version
-            # A client that resumed its streams probably has these broadcasts: its hello comes first.
+            # A client that resumed its streams probably has them: its hello comes first.
             retained = [] if joined.are_resumed else await self._retained(caller, version)
             more = await self._subscribe(connection, since, topics) if topics else ()
         except Problem as problem:

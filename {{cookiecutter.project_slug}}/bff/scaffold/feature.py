@@ -173,7 +173,7 @@ def _check_app() -> None:
     if done.returncode:
         last = (done.stdout or "").strip().splitlines()[-1:]
         raise Refused(
-            f"The app does not start with the new feature, and all changes are undone: {''.join(last)}"
+            f"The app does not start with the new feature; all changes are undone: {''.join(last)}"
         )
 
 
