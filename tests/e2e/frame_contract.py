@@ -1,4 +1,4 @@
-"""Compares every frame that a test's browser gets with the AsyncAPI document of the app."""
+"""Compares the frames of a test's browser with the AsyncAPI document of the app."""
 
 from __future__ import annotations
 
@@ -30,22 +30,21 @@ def _validators() -> Mapping[str, Draft7Validator]:
 
 
 class FrameContract:
-    """The frames of one connection."""
+    """The frames of one connection: every frame that the browser gets, and every frame of its own
+    that the BFF answers without an error. Tests send invalid frames too, on purpose."""
 
     def __init__(self) -> None:
-        self._methods: dict[str, str] = {}
-        """The method of each request, by trace id."""
+        self._sent: dict[str, dict[str, Any]] = {}
+        """The frames that await a response, by trace id."""
 
     def sent(self, type_: str, payload: Mapping[str, Any]) -> None:
-        """Remember which method a response belongs to."""
-        if type_ == "request":
-            trace_id, method = payload.get("trace_id"), payload.get("method")
-            self._methods[str(trace_id)] = f"{payload.get('service')}.{method}"
+        """Remember a frame until its response."""
+        self._sent[str(payload.get("trace_id"))] = {"type": type_, "payload": dict(payload)}
 
     def check(self, frame: dict[str, Any]) -> None:
         """
         Raises:
-            AssertionError: the frame is not what the document says.
+            AssertionError: the frame, or the one that it answers, is not what the document says.
         """
         general = str(frame.get("type"))
         payload = frame.get("payload") or {}
@@ -55,9 +54,20 @@ class FrameContract:
             known = (topic, f"event.{topic}", f"topic.{topic}")
             name = next((one for one in known if one in _validators()), general)
         elif general == "response":
-            name = f"{self._methods.pop(str(payload.get('trace_id')), '')}.response"
-        validator = _validators().get(name) or _validators().get(general)
-        assert validator is not None, f"the document has no frame {general}: {frame}"
-        if (fault := best_match(validator.iter_errors(frame))) is not None:
-            where = ".".join(map(str, fault.absolute_path))
-            raise AssertionError(f"{frame} is not {name}: {where}: {fault.message}")
+            asked = self._sent.pop(str(payload.get("trace_id")), {"type": "", "payload": {}})
+            method = "{service}.{method}".format_map(
+                {"service": "", "method": "", **asked["payload"]}
+            )
+            if asked["type"] == "request":
+                name = f"{method}.response"
+            if asked["type"] and payload.get("error") is None:
+                _validate(asked, f"{method}.{asked['type']}", f"{asked['type']}.in")
+        _validate(frame, name, general)
+
+
+def _validate(frame: dict[str, Any], name: str, general: str) -> None:
+    validator = _validators().get(name) or _validators().get(general)
+    assert validator is not None, f"the document has no frame {general}: {frame}"
+    if (fault := best_match(validator.iter_errors(frame))) is not None:
+        where = ".".join(map(str, fault.absolute_path))
+        raise AssertionError(f"{frame} is not {name}: {where}: {fault.message}")
