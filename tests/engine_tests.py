@@ -1,5 +1,5 @@
-"""The engine's tests, in the background of all others: one run for each kind of server, one after
-the other. They take minutes and mostly wait."""
+"""The engine's tests, in the background of all others: one run for each kind of server, two at a
+time. They take minutes and mostly wait."""
 
 from __future__ import annotations
 
@@ -25,6 +25,8 @@ class Run:
 
     servers: Mapping[str, Callable[[], Server]] = field(default_factory=dict)
     parts: Sequence[str] = ("tests/engine",)
+    marks: str = "not long"
+    """Which tests of the parts, as for `pytest -m`."""
 
 
 DELIVERY = (
@@ -34,15 +36,14 @@ DELIVERY = (
     "tests/engine/sign_in/test_sessions.py",
     "tests/engine/broadcasts",
 )
+REAL_SERVERS: Mapping[str, Callable[[], Server]] = {
+    "TEST_REDIS_URL": servers.redis,
+    "TEST_AMQP_URL": servers.rabbitmq,
+    "TEST_DATABASE_URL": servers.postgres,
+}
 RUNS: Mapping[str, Run] = {
+    "real servers": Run(REAL_SERVERS),
     "embedded engines": Run(),
-    "real servers": Run(
-        {
-            "TEST_REDIS_URL": servers.redis,
-            "TEST_AMQP_URL": servers.rabbitmq,
-            "TEST_DATABASE_URL": servers.postgres,
-        }
-    ),
     "Redis Cluster": Run({"TEST_REDIS_URL": servers.redis_cluster}, DELIVERY),
     "Redis Sentinel": Run(
         {"TEST_REDIS_URL": partial(servers.redis_under_sentinel, patience_ms=60_000)}, DELIVERY
@@ -54,8 +55,10 @@ class EngineTests:
     """All runs, begun when this is made."""
 
     def __init__(self) -> None:
-        self._worker = ThreadPoolExecutor(max_workers=1)
-        self._runs = {name: self._worker.submit(_run, run) for name, run in RUNS.items()}
+        self._worker = ThreadPoolExecutor(max_workers=2)
+        self._runs = {
+            name: self._worker.submit(run_engine_tests, run) for name, run in RUNS.items()
+        }
 
     def skips_of(self, name: str) -> list[str]:
         """Wait for the end of a run; what it has skipped, a line each.
@@ -70,7 +73,12 @@ class EngineTests:
         self._worker.shutdown(cancel_futures=True)
 
 
-def _run(run: Run) -> list[str]:
+def run_engine_tests(run: Run) -> list[str]:
+    """Run them; what was skipped, a line each.
+
+    Raises:
+        AssertionError: a test has failed.
+    """
     with ExitStack() as stack:
         variables: dict[str, str] = {}
         for variable, make in run.servers.items():
@@ -79,7 +87,7 @@ def _run(run: Run) -> list[str]:
             variables[variable] = server.url
         command = [sys.executable, "-m", "pytest", "-ra", "--tb=short", "-p", "no:cacheprovider"]
         done = subprocess.run(
-            [*command, *run.parts],
+            [*command, "-m", run.marks, *run.parts],
             cwd=ROOT,
             env=environment(**variables),
             stdout=subprocess.PIPE,

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from tests.engine_tests import EngineTests
+from tests.engine_tests import REAL_SERVERS, EngineTests, Run, run_engine_tests
 
 
 def tell(skips: Iterable[str]) -> None:
@@ -31,3 +31,8 @@ def test_on_real_servers(engine_tests: EngineTests) -> None:
 def test_delivery_on_every_kind_of_redis(engine_tests: EngineTests, kind: str) -> None:
     """Tests that do not apply, such as a proxy before a cluster, are skipped with a reason."""
     tell(engine_tests.skips_of(kind))
+
+
+@pytest.mark.long
+def test_the_long_ones_on_real_servers() -> None:
+    tell(run_engine_tests(Run(REAL_SERVERS, marks="long")))

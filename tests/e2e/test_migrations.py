@@ -68,7 +68,7 @@ def new(old: InstalledProject, tmp_path_factory: pytest.TempPathFactory) -> Inst
     return project
 
 
-@pytest.fixture(params=[pytest.param("SQLite", marks=pytest.mark.long), "PostgreSQL"])
+@pytest.fixture(params=["SQLite", pytest.param("PostgreSQL", marks=pytest.mark.long)])
 async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "SQLite":
         return f"sqlite+aiosqlite:///{tmp_path}/bff.sqlite3"

@@ -26,6 +26,7 @@ PINS = {
 NEEDED_BY_OLD = """\
 jinja2-time==0.2.0 --hash=sha256:d3eab6605e3ec8b7a0863df09cc1d23714908fa61aa6986a845c20ba488b4efa
 poyo==0.5.0 --hash=sha256:3e2ca8e33fdc3c411cd101ca395668395dd5dc7ac775b8e809e3def9f9fe041a
+six==1.17.0 --hash=sha256:4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274
 """
 SENTENCES = {
     "1.7.3": "No module named 'needs_cookiecutter_2_2'",

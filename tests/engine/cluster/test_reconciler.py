@@ -73,7 +73,8 @@ async def test_an_entry_without_a_connection_is_removed(
         await redis.hset(keys.connections("alice"), new_connection_id(a.id), entry)
     await a.index.reconciler.compare(["alice"])
     assert await fields_of(redis, keys, "alice") == {alice.id, foreign.id}
-    assert repairs(a, "removed") == 2
+    # The other instance may have removed the entry that no lease covers.
+    assert repairs(a, "removed") in (1, 2)
 
 
 async def test_the_comparison_runs_within_a_lease(
