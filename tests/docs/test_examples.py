@@ -108,6 +108,7 @@ def test_make_revision_writes_the_example_revision(
     assert written.read_text(encoding="utf-8").count("    pass\n") == 2
 
 
+@pytest.mark.long
 def test_a_project_without_the_example_passes_its_checks_and_tests(
     installed: InstalledProject, tmp_path: Path
 ) -> None:

@@ -104,6 +104,7 @@ def _browser(names: tuple[str, ...]) -> str:
     return path
 
 
+@pytest.mark.long
 def test_the_example_app_in_chromium(built: Path, tmp_path: Path) -> None:
     _run(built, _browser(CHROMIUM), tmp_path, long=False)
 

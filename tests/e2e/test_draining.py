@@ -330,7 +330,9 @@ async def test_workers_are_replaced_one_after_the_other_on_sighup(
     await until(all_are_new, "the new workers let sockets in")
 
 
-@pytest.mark.parametrize("how", ["bff serve", "plain uvicorn"])
+@pytest.mark.parametrize(
+    "how", ["bff serve", pytest.param("plain uvicorn", marks=pytest.mark.long)]
+)
 async def test_a_peer_that_has_stopped_reading_does_not_hold_up_the_exit(
     deployment: Deployment, admin: Admin, connect: Connect, how: str
 ) -> None:

@@ -136,6 +136,7 @@ async def test_workers_that_start_slowly_are_not_killed(
     assert "died" not in instance.output
 
 
+@pytest.mark.long
 async def test_workers_that_are_killed_are_replaced_and_their_sockets_no_longer_counted(
     deployment: Deployment, http: httpx2.AsyncClient, connect: Connect
 ) -> None:

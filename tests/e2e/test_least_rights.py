@@ -255,7 +255,7 @@ MISSING: dict[str, tuple[int, str, str]] = {
 calls it."""
 
 
-OFTEN = {"to consume the service queue", "to publish replies"}
+OFTEN = {"to publish replies"}
 """The others take a start of the BFF each, and run before a release."""
 
 

@@ -117,6 +117,7 @@ async def test_a_memory_alarm_holds_up_no_call_and_loses_no_reply(
         await until(lambda: _answers(alice), "calls are answered again", RECOVERY)
 
 
+@pytest.mark.long
 async def test_it_waits_for_a_vhost_that_is_not_there_yet(
     deployment: Deployment, broker: Server
 ) -> None:
