@@ -84,6 +84,7 @@ def test_the_example_tests_pass(customised: InstalledProject) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.long
 def test_make_revision_writes_the_example_revision(
     installed: InstalledProject, tmp_path: Path
 ) -> None:

@@ -309,6 +309,7 @@ async def test_a_second_ctrl_c_cuts_it_short(deployment: Deployment, connect: Co
     assert "Traceback" not in leaves.output
 
 
+@pytest.mark.long
 async def test_workers_are_replaced_one_after_the_other_on_sighup(
     deployment: Deployment, connect: Connect
 ) -> None:

@@ -98,6 +98,7 @@ async def test_it_accepts_more_connections_than_the_soft_limit_of_open_files(
     assert await browsers[-1].answers()
 
 
+@pytest.mark.long
 async def test_two_workers_share_the_sockets_of_one_port(
     deployment: Deployment, http: httpx2.AsyncClient, connect: Connect
 ) -> None:

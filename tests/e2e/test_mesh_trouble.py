@@ -134,6 +134,7 @@ async def test_it_waits_for_a_vhost_that_is_not_there_yet(
     early.close()
 
 
+@pytest.mark.long
 async def test_it_waits_until_its_password_is_right(deployment: Deployment, broker: Server) -> None:
     broker.control("add_user", "bff", "old")
     broker.control("set_permissions", "bff", ".*", ".*", ".*")

@@ -68,7 +68,7 @@ def new(old: InstalledProject, tmp_path_factory: pytest.TempPathFactory) -> Inst
     return project
 
 
-@pytest.fixture(params=["SQLite", pytest.param("PostgreSQL", marks=pytest.mark.long)])
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
 async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "SQLite":
         return f"sqlite+aiosqlite:///{tmp_path}/bff.sqlite3"
@@ -98,6 +98,7 @@ def said(deployment: Deployment, *arguments: str, exit_code: int = 0) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 async def test_an_update_and_its_rollback(
     deploy: Callable[[InstalledProject], Deployment],
     old: InstalledProject,
