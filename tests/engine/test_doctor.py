@@ -67,10 +67,10 @@ async def test_what_redis_refuses_is_told_in_its_words(
 
 
 KEYS: dict[str, tuple[dict[str, Any], str]] = {
-    "no keys": ({"keys": []}, "no key for JWT_ALGORITHMS"),
+    "no keys": ({"keys": []}, "no usable key in the JWK set"),
     "a key for something else": (
         {"keys": [{"kty": "RSA", "use": "enc", "n": "AQAB", "e": "AQAB"}]},
-        "no key for JWT_ALGORITHMS",
+        "no usable key in the JWK set",
     ),
     "no JWK set": ({"error": "not found"}, "KeyError"),
 }

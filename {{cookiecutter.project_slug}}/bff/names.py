@@ -109,6 +109,16 @@ def check_user_id(user_id: str) -> None:
         raise _invalid(USER_ID_RULE)
 
 
+def check_id(text: str, what: str) -> None:
+    """An id that another system made: of a session, of a token.
+
+    Raises:
+        Problem: `invalid_params`.
+    """
+    if not is_user_id(text):
+        raise _invalid(f"not {what}: use 1 to {MAX_USER_ID} {_TEXT_RULE}")
+
+
 def check_event_name(topic: str) -> None:
     """
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from bff.auth.caller import Caller
-from bff.auth.revocations import Kind, Revocation, RevocationList, SessionEnded
+from bff.auth.revocations import Revocation, RevocationKind, RevocationList, SessionEnded
 from bff.cluster.keys import Keys
 from bff.connections.positions import Position
 from bff.errors import Problem
@@ -245,7 +245,10 @@ async def test_sessions_end_together_with_their_revocation(start: StartInstance)
 
 def test_the_list_keeps_the_latest_time_of_a_name() -> None:
     known = RevocationList()
-    late, early = Revocation(Kind.USER, "alice", 20), Revocation(Kind.USER, "alice", 10)
+    late, early = (
+        Revocation(RevocationKind.USER, "alice", 20),
+        Revocation(RevocationKind.USER, "alice", 10),
+    )
     assert known.add([late]) == [late]
     assert known.add([early]) == []
     assert known.covers(replace(ALICE, issued_at=15))

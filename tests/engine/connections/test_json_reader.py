@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -116,3 +117,13 @@ def test_keys_are_counted_in_all_objects() -> None:
     assert read(text, max_keys=4)
     with pytest.raises(Problem, match="More than 3 keys"):
         read(text, max_keys=3)
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 1500 + '"' + '\\"' * 30_000 + "\\", '"' + '\\"' * 30_000 + "\\"]
+)
+def test_a_string_without_an_end_costs_one_pass(text: str) -> None:
+    """A search that starts again at each quote takes about twenty seconds for this."""
+    begin = time.process_time()
+    assert type_and_trace_id(text) == (None, None)
+    assert time.process_time() - begin < 5

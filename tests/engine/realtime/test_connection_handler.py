@@ -143,7 +143,9 @@ async def test_a_trace_id_is_logged_as_a_field_and_forges_no_line(
     browser: Browser, caplog: pytest.LogCaptureFixture
 ) -> None:
     await browser.ask(call("broken", "bug", "x\u2028CRITICAL forged"))
-    (record,) = [one for one in caplog.records if one.getMessage() == "request failed"]
+    (record,) = [
+        one for one in caplog.records if one.getMessage() == "request failed: unexpected exception"
+    ]
     assert vars(record)["trace_id"] == "x\u2028CRITICAL forged"
     assert vars(record)["connection"] == browser.hello["session_id"]
     for formatter in (JsonFormatter(), TextFormatter()):

@@ -60,6 +60,8 @@ class AuditLog:
         self._minute = 0
         self._refused = 0
         """Refused acts in `_minute`."""
+        self._storing = 0
+        """Entries of the batch that is being stored."""
 
     def record(
         self,
@@ -160,21 +162,24 @@ class AuditLog:
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await self._waiting.join()
         except TimeoutError:
-            logger.error(
-                "audit entries not stored at shutdown", extra={"entries": self._waiting.qsize()}
-            )
+            entries = self._storing + self._waiting.qsize()
+            self._metrics.audit_dropped.inc(entries)
+            logger.error("audit entries not stored at shutdown", extra={"entries": entries})
 
     async def _write_entries(self) -> None:
         while True:
             batch = [await self._waiting.get()]
             while len(batch) < _BATCH and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
+            self._storing = len(batch)
             await self._store(batch)
+            self._storing = 0
             for _ in batch:
                 self._waiting.task_done()
 
     async def _store(self, batch: Sequence[AuditEntry]) -> None:
-        """Store a batch, as soon as the database is available."""
+        """Store a batch, as soon as the database is available. If it refuses the batch, store its
+        entries one by one, so that a wrong one costs only itself."""
         rows = [entry.model_dump() for entry in batch]
         for delay in backoff_delays(*_RETRY_SECONDS):
             try:
@@ -191,8 +196,12 @@ class AuditLog:
                     },
                 )
             except Exception:
-                logger.exception("audit entries not stored", extra={"entries": len(batch)})
-                self._metrics.audit_dropped.inc(len(batch))
+                if len(batch) > 1:
+                    for entry in batch:
+                        await self._store([entry])
+                    return
+                logger.exception("audit entry not stored")
+                self._metrics.audit_dropped.inc()
                 return
             await asyncio.sleep(delay)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from typing import Final, Literal, NamedTuple
 from urllib.parse import unquote
@@ -19,8 +18,6 @@ from bff.auth.tickets import Tickets
 from bff.auth.tokens import TokenVerifier
 from bff.errors import Code, Problem
 from bff.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 PAGE_HEADER: Final = "x-bff"
 """Is wanted, with the value 1, on requests with the cookie of a session."""
@@ -41,8 +38,9 @@ class Authenticator:
     """Only the first credential found is checked. Tokens in URLs are ignored: URLs are logged.
 
     Browsers send cookies with requests of every page. So a cookie is accepted only together with
-    an `Origin` header from `ALLOWED_ORIGINS`. Requests with the cookie of a session need the header
-    `X-BFF: 1` too, which pages of other origins cannot send without a CORS preflight.
+    an `Origin` header from `ALLOWED_ORIGINS`. HTTP requests with the cookie of a session need the
+    header `X-BFF: 1` too, which pages of other origins cannot send without a CORS preflight.
+    Sockets and event streams go by their origin.
     """
 
     def __init__(
@@ -184,7 +182,6 @@ def _check_page(connection: HTTPConnection, is_safe: bool) -> None:
         and (headers.get("sec-fetch-dest") == "document")
     ):
         return
-    logger.info("request refused: the header X-BFF is missing")
     raise Problem(Code.FORBIDDEN, "Send the header X-BFF: 1")
 
 

@@ -35,12 +35,16 @@ def rejection_reason(claims: Mapping[str, Any], settings: Settings) -> str | Non
         return "lives longer than MAX_TOKEN_SECONDS"
     if settings.jwt_issuer is not None and claims.get("iss") != settings.jwt_issuer:
         return "wrong issuer"
-    audience, claimed = settings.jwt_audience, claims.get("aud")
+    audience = settings.jwt_audience
     if audience is None:
         return "has an audience, but JWT_AUDIENCE is empty" if "aud" in claims else None
-    if audience not in (claimed if isinstance(claimed, list) else [claimed]):
-        return "wrong audience"
-    return None
+    return None if audience in audiences(claims) else "wrong audience"
+
+
+def audiences(claims: Mapping[str, Any]) -> list[Any]:
+    """The values of `aud`, which is one audience or a list of them (section 4.1.3)."""
+    found = claims.get("aud")
+    return found if isinstance(found, list) else [found]
 
 
 def numeric_date(value: object) -> int | None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from bff.auth.claims import numeric_date
+from bff.auth.claims import audiences, numeric_date
 from bff.names import is_user_id
 
 EVENT: Final = "http://schemas.openid.net/event/backchannel-logout"
@@ -41,11 +41,10 @@ class Logout:
         Raises:
             LogoutRefused: the claims are not those of a valid logout token.
         """
-        audiences = claims.get("aud")
         events = claims.get("events")
         if claims.get("iss") != issuer:
             raise LogoutRefused("wrong issuer")
-        if audience not in (audiences if isinstance(audiences, list) else [audiences]):
+        if audience not in audiences(claims):
             raise LogoutRefused("wrong audience")
         if not isinstance(events, dict) or not isinstance(events.get(EVENT), dict):
             raise LogoutRefused("not the event of a logout")

@@ -20,7 +20,7 @@ class SessionEnded(Problem):
         super().__init__(Code.UNAUTHENTICATED, ENDED)
 
 
-class Kind(StrEnum):
+class RevocationKind(StrEnum):
     """What a revocation names."""
 
     SESSION = "s"
@@ -34,7 +34,7 @@ class Kind(StrEnum):
 class Revocation(NamedTuple):
     """One entry of the list."""
 
-    kind: Kind
+    kind: RevocationKind
     name: str
     """A session id, a token id or a user id."""
     at: float
@@ -53,7 +53,7 @@ class Revocation(NamedTuple):
             ValueError: a kind of a newer version.
         """
         kind, _, name = key.partition(":")
-        return cls(Kind(kind), name, at)
+        return cls(RevocationKind(kind), name, at)
 
 
 class RevocationCheck(Protocol):
@@ -87,9 +87,9 @@ class RevocationList:
         self._tokens: dict[str, float] = {}
         self._users: dict[str, float] = {}
         self._by_kind = {
-            Kind.SESSION: self._sessions,
-            Kind.TOKEN: self._tokens,
-            Kind.USER: self._users,
+            RevocationKind.SESSION: self._sessions,
+            RevocationKind.TOKEN: self._tokens,
+            RevocationKind.USER: self._users,
         }
 
     def __len__(self) -> int:
@@ -136,14 +136,14 @@ class RevocationList:
 def keys_of(caller: Caller) -> list[str]:
     """The names in Redis of what can revoke a caller."""
     named = {
-        Kind.USER: caller.user_id,
-        Kind.SESSION: caller.session_id,
-        Kind.TOKEN: caller.token_id,
+        RevocationKind.USER: caller.user_id,
+        RevocationKind.SESSION: caller.session_id,
+        RevocationKind.TOKEN: caller.token_id,
     }
     return [f"{kind}:{name}" for kind, name in named.items() if name]
 
 
 def parse(found: Mapping[str, float]) -> list[Revocation]:
     """The revocations by their names in Redis, without those of kinds that a newer version has."""
-    known = tuple(f"{kind}:" for kind in Kind)
+    known = tuple(f"{kind}:" for kind in RevocationKind)
     return [Revocation.of(key, at) for key, at in found.items() if key.startswith(known)]

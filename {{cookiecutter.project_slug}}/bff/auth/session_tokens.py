@@ -28,9 +28,7 @@ class Tokens:
         access_token = response.get("access_token")
         if not isinstance(access_token, str) or not access_token:
             return None
-        lifetime = response.get("expires_in")
-        seconds = float(lifetime) if isinstance(lifetime, int | float) else None
-        now = time.time()
+        seconds, now = _seconds(response.get("expires_in")), time.time()
         refresh_token, id_token = response.get("refresh_token"), response.get("id_token")
         return cls(
             access_token=access_token,
@@ -39,3 +37,13 @@ class Tokens:
             refresh_token=refresh_token or (before.refresh_token if before else None),
             id_token=id_token or (before.id_token if before else ""),
         )
+
+
+def _seconds(lifetime: object) -> float | None:
+    """Some providers send the number as a string."""
+    if not isinstance(lifetime, int | float | str):
+        return None
+    try:
+        return float(lifetime)
+    except ValueError:
+        return None

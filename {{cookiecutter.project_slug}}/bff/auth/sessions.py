@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import chain
 from typing import Any
 
 import orjson
@@ -18,9 +18,13 @@ from bff.auth.session_tokens import Tokens
 from bff.redis.pipeline import AutoPipeline, Script
 from bff.settings import Settings
 
-logger = logging.getLogger(__name__)
-
 _URL_SECONDS = 60
+_CREATE = """
+-- Store a session, with its life in one step: without the key in its cookie nobody could end it.
+-- KEYS: the session; ARGV: seconds, then fields and values
+redis.call('HSET', KEYS[1], unpack(ARGV, 2))
+redis.call('EXPIRE', KEYS[1], ARGV[1])
+"""
 _ADD = """
 -- Add a session to a list, and forget the ones that have reached their end.
 -- KEYS: zset of session ids by time of sign-in; ARGV: id, time of sign-in, longest life in seconds,
@@ -79,6 +83,7 @@ class SessionStore:
     def __init__(self, pipeline: AutoPipeline, settings: Settings) -> None:
         self._pipeline = pipeline
         self._settings = settings
+        self._create = Script(pipeline, _CREATE)
         self._add = Script(pipeline, _ADD)
         self._write = Script(pipeline, _WRITE_TOKENS)
 
@@ -101,11 +106,8 @@ class SessionStore:
             "tokens": key.encrypt(asdict(sign_in.tokens)),
         }
         name = self._key(key.sid)
-        stored = self._pipeline.submit("HSET", name, *(x for pair in fields.items() for x in pair))
-        expiring = self._pipeline.submit(
-            "EXPIRE", name, self._settings.session_idle_seconds, after=stored
-        )
-        await asyncio.gather(stored, expiring)
+        pairs = chain.from_iterable(fields.items())
+        await self._create([name], [self._settings.session_idle_seconds, *pairs])
         limit = self._settings.max_sessions_per_user
         listed = self._add_to(self._user_key(sign_in.user_id), details, limit)
         if sign_in.provider_sid:

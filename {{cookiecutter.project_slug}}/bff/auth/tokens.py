@@ -97,7 +97,7 @@ class SignedTokens:
             raise refused("not a token")
         algorithm, key_id = _header(token.partition(".")[0])
         if algorithm not in self._algorithms:
-            raise refused("algorithm is not in JWT_ALGORITHMS")
+            raise refused("algorithm is not accepted")
         keys = await self._find(algorithm, key_id)
         if not keys:
             raise refused("unknown key")
@@ -145,7 +145,7 @@ class SignedTokens:
                     for key_id in {None, entry.get("kid")}:
                         keys[key_id, algorithm].append(key)
         if not keys:
-            raise ValueError("no key for JWT_ALGORITHMS in the JWK set")
+            raise ValueError("no usable key in the JWK set")
         return {name: tuple(found) for name, found in keys.items()}
 
 

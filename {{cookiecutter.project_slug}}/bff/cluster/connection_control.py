@@ -101,9 +101,5 @@ class ConnectionControl:
         await self._control_log.publish(envelope(kind, user_id, line))
         return int(await indexed)
 
-    async def _publish(self, connection_id: str, text: str) -> None:
-        channel = self._keys.instance_channel_prefix + instance_of(connection_id)
-        await self._pipeline.submit("PUBLISH", channel, text)
-
     def _addressed(self, connection_id: str) -> int:
         return int(self._index.is_living(instance_of(connection_id)))

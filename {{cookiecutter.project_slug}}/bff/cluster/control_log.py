@@ -33,6 +33,8 @@ class ControlLog:
         """The id that the next read begins with; empty before the first one."""
         self._received: set[str] = set()
         """Ids that pub/sub has delivered, but that were not yet read from the stream."""
+        self._carried_out: frozenset[str] = frozenset()
+        """Ids that the last read carried out. Pub/sub may still deliver them."""
 
     def publish(self, text: str) -> asyncio.Future[Any]:
         """Send a control message to all instances."""
@@ -41,9 +43,11 @@ class ControlLog:
             [self._keys.control_log], [channel, start, text, _MAX_KEPT, _KEPT_SECONDS]
         )
 
-    def on_received(self, message_id: str) -> None:
-        """Remember that pub/sub delivered this message."""
+    def on_received(self, message_id: str) -> bool:
+        """Remember that pub/sub delivered this message. Returns whether to carry it out: False if
+        that was done already."""
         self._received.add(message_id)
+        return message_id not in self._carried_out
 
     async def carry_out_missed(self, carry_out: Callable[[bytes], None]) -> None:
         """Read what was sent since the last read, and carry out what was not received.
@@ -53,6 +57,7 @@ class ControlLog:
         """
         first, *rest = await self._read([self._keys.control_log], [self._next_id])
         self._next_id = first.decode()
+        missed = set()
         for message_id, text in zip(rest[::2], rest[1::2], strict=True):
             if message_id.decode() not in self._received:
                 logger.warning(
@@ -60,6 +65,8 @@ class ControlLog:
                     extra={"id": message_id.decode()},
                 )
                 carry_out(text)
+                missed.add(message_id.decode())
+        self._carried_out = frozenset(missed)
         unread = _order(self._next_id)
         self._received = {one for one in self._received if _order(one) >= unread}
 

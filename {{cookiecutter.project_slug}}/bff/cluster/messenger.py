@@ -19,6 +19,7 @@ from bff.cluster.keys import StreamKeys
 from bff.cluster.outgoing_events import OutgoingEvents
 from bff.cluster.revocations import Revocations
 from bff.cluster.scripts import load
+from bff.connections.connection import instance_of
 from bff.connections.declared_events import DeclaredEvent, DeclaredEvents
 from bff.connections.messages import Event
 from bff.errors import Code, Problem
@@ -287,6 +288,10 @@ class Messenger(ConnectionControl):
                 "The message is larger than MAX_QUEUE_BYTES: send less, or raise this setting",
             )
 
+    async def _publish(self, connection_id: str, text: str) -> None:
+        channel = self._keys.instance_channel_prefix + instance_of(connection_id)
+        await self._pipeline.submit("PUBLISH", channel, text)
+
     def _release(self, keys: Iterable[str]) -> None:
         for key in keys:
             reply = self._pipeline.submit("EXPIRE", key, _RELEASED_SECONDS)
@@ -314,7 +319,7 @@ class Messenger(ConnectionControl):
         idempotency_key: str | None,
     ) -> tuple[list[str], list[Any]]:
         self._check_size(text)
-        if idempotency_key:
+        if idempotency_key is not None:
             check_idempotency_key(idempotency_key)
             key, key_seconds = stream.idempotency(idempotency_key), self._key_seconds
         else:

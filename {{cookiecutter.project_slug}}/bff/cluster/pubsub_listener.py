@@ -199,8 +199,8 @@ class PubSubListener:
                 self._send(self._connection(connection_id), text)
             case b"logged":  # a control message that is also in the control log
                 message_id, _, message = rest.partition(b"\n")
-                self._control_log.on_received(message_id.decode())
-                self._dispatch(message)
+                if self._control_log.on_received(message_id.decode()):
+                    self._dispatch(message)
             case b"user_unstored":
                 user_id, _, text = rest.partition(b"\n")
                 self._send(self._registry.by_user(user_id.decode()), text)

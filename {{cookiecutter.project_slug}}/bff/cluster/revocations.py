@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from bff.auth.caller import Caller
 from bff.auth.revocations import (
-    Kind,
     Revocation,
+    RevocationKind,
     RevocationList,
     SessionEnded,
     Sessions,
@@ -20,10 +20,10 @@ from bff.auth.revocations import (
     parse,
 )
 from bff.cluster.context import ClusterContext
-from bff.cluster.envelopes import Kind as EnvelopeKind
+from bff.cluster.envelopes import Kind
 from bff.cluster.scripts import load
 from bff.connections.positions import Position
-from bff.names import check_user_id
+from bff.names import check_id, check_user_id
 from bff.redis.client import UNAVAILABLE, why
 
 logger = logging.getLogger(__name__)
@@ -79,8 +79,8 @@ class Revocations:
             Problem: `invalid_params`, it is not the id of a session.
             RedisError, OSError, TimeoutError: Redis is unavailable.
         """
-        check_user_id(session_id)
-        await self._add([Revocation(Kind.SESSION, session_id, time.time())])
+        check_id(session_id, "the id of a session")
+        await self._add([Revocation(RevocationKind.SESSION, session_id, time.time())])
         if self.sessions is not None:
             await self.sessions.end_session(session_id)
 
@@ -102,8 +102,8 @@ class Revocations:
         Raises:
             Problem, RedisError, OSError, TimeoutError: as `revoke_session`.
         """
-        check_user_id(token_id)
-        await self._add([Revocation(Kind.TOKEN, token_id, time.time())])
+        check_id(token_id, "the id of a token")
+        await self._add([Revocation(RevocationKind.TOKEN, token_id, time.time())])
 
     async def revoke_user(self, user_id: str, until: float | None = None) -> None:
         """Revoke all tokens and sessions of a user that were issued at `until` or before, in
@@ -114,7 +114,7 @@ class Revocations:
         """
         check_user_id(user_id)
         at = time.time() if until is None else until
-        await self._add([Revocation(Kind.USER, user_id, at)])
+        await self._add([Revocation(RevocationKind.USER, user_id, at)])
         if self.sessions is not None:
             await self.sessions.end_user(user_id, at)
 
@@ -126,7 +126,7 @@ class Revocations:
                 self._script_keys,
                 [
                     self._keys.all_channel,
-                    EnvelopeKind.REVOKED,
+                    Kind.REVOKED,
                     self._position_seconds,
                     self._keep_seconds,
                     *chain.from_iterable(pairs),
@@ -184,7 +184,7 @@ class Revocations:
         Raises:
             RedisError, OSError, TimeoutError: Redis is unavailable.
         """
-        key = Revocation(Kind.SESSION, session_id, 0).key
+        key = Revocation(RevocationKind.SESSION, session_id, 0).key
         return await self._pipeline.submit("ZSCORE", self._keys.revocations, key) is not None
 
     async def ask(self, caller: Caller) -> bool:
@@ -216,7 +216,10 @@ class Revocations:
             self._version = sent
 
     def on_subscribed(self) -> None:
-        """The pub/sub probe of this instance has arrived, so messages arrive."""
+        """The pub/sub probe of this instance has arrived, so messages arrive. The first one after a
+        stall begins a comparison: a message may have been lost just before."""
+        if self._received_at == float("-inf"):
+            self._version = None
         self._received_at = _now()
         if self._version is None:
             self._sync_needed.set()

@@ -99,6 +99,14 @@ class Subscriptions:
             raise Problem(Code.RATE_LIMITED, "Too many connections")
         return registered
 
+    async def update_entry(self, connection: Connection) -> None:
+        """Write the index entry of a connection again, because its details have changed.
+
+        Raises:
+            RedisError, OSError, TimeoutError: Redis is unavailable.
+        """
+        await self._index.restore([connection])
+
     def leave(self, connection: Connection) -> None:
         """Remove a connection: here now, from the index soon. Idempotent."""
         self._streams.leave(connection)

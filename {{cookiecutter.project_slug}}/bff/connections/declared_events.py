@@ -85,9 +85,10 @@ class DeclaredEvents:
                 self._patterns.append(one)
             else:
                 self._by_name[one.name] = one
-        self._compared = [one for one in self._patterns if required or not one.stored]
-        """The patterns that a topic is compared with: where nothing is refused, only those that
-        change how an event is sent."""
+        compares = required or any(not one.stored for one in self._patterns)
+        self._compared = self._patterns if compares else []
+        """The patterns that a topic is compared with, in their order. None if the result would not
+        matter: nothing is refused, and all are stored."""
 
     def _of(self, topic: str) -> EventType[Any] | None:
         found = self._by_name.get(topic)

@@ -10,7 +10,9 @@ import orjson
 
 from bff.names import MAX_TRACE_ID, is_trace_id
 
-_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)|[{}\[\]]', re.DOTALL)
+_TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
+"""A bracket, or a string. The last string may be unterminated: it must match too, or the search
+would start again at each of its quotes, which takes quadratic time."""
 _SHALLOW: Final = 2
 """The depth of the trace id in a frame."""
 _SURROGATE: Final = re.compile(r"[\ud800-\udfff]")

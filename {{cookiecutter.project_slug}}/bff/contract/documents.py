@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import WebSocketRoute
 
+from bff.auth import session_cookie
 from bff.contract import openapi
 from bff.contract.asyncapi import asyncapi
 from bff.contract.contract import Contract, contract_of
@@ -57,7 +58,8 @@ class Documents:
         """The OpenAPI document."""
         document = self._generate()
         if document is not self._completed:
-            cookie = self._settings.auth_cookie
+            settings = self._settings
+            cookie = session_cookie.NAME if settings.oidc_issuer else settings.auth_cookie
             openapi.complete(document, self.contract(), auth_cookie=cookie)
             self._completed = document
         return document

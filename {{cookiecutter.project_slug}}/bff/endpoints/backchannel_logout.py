@@ -17,7 +17,6 @@ from bff.auth.logout_token import MAX_AGE_SECONDS, Logout, LogoutRefused
 from bff.endpoints.dependencies import BffDep, address_of
 from bff.errors import Code, Problem
 from bff.problems import responses
-from bff.redis.client import UNAVAILABLE
 
 router = APIRouter(tags=["auth"])
 
@@ -123,7 +122,9 @@ async def _once(bff: Bff, logout: Logout) -> None:
 
     Raises:
         LogoutRefused: the token was used before.
-        RedisError, OSError, TimeoutError: Redis is unavailable; the token can be used again.
+        RedisError, OSError, TimeoutError: Redis is unavailable.
+
+    After any failure the token can be used again.
     """
     pipeline = bff.cluster.pipeline
     digest = hashlib.sha256(logout.token_id.encode()).hexdigest()
@@ -136,7 +137,7 @@ async def _once(bff: Bff, logout: Logout) -> None:
             await bff.revocations.revoke_provider_session(logout.session_id)
         elif logout.user_id is not None:
             await bff.revocations.revoke_user(logout.user_id, logout.issued_at)
-    except UNAVAILABLE:
+    except BaseException:
         pipeline.submit("DEL", key).add_done_callback(_ignore_failure)
         raise
 

@@ -52,7 +52,7 @@ class JsonRoute(APIRoute):
 
         async def handle_json(request: Request) -> Response:
             if needs_caller:
-                (await signed_in(request)).require(*scopes)
+                await CallerWithScopes(sorted(scopes))(request, await signed_in(request))
             return await handle(_JsonRequest(request.scope, request.receive))
 
         return handle_json

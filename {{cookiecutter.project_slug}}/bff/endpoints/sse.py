@@ -89,7 +89,7 @@ class EventStreamResponse(Response):
         handler = self._handlers.open(
             transport,
             self._caller,
-            address=request.client.host if request.client else "",
+            address=address_of(request),
             user_agent=request.headers.get("user-agent", ""),
         )
         writing = asyncio.create_task(transport.run())

@@ -14,7 +14,7 @@ from bff.connections.asgi_transport import WebSocketTransport, accept
 from bff.connections.close_codes import CloseCode
 from bff.connections.positions import Position, parse_cursor
 from bff.connections.transport import EXTENSION, Detachable, Transport
-from bff.endpoints.dependencies import bff_of
+from bff.endpoints.dependencies import address_of, bff_of
 from bff.problems import SocketRefused
 from bff.realtime.connection_handler import ConnectionHandler
 from bff.realtime.handler_manager import HandlerManager
@@ -67,11 +67,10 @@ def _since(websocket: WebSocket) -> dict[str, Position]:
 def _open(
     websocket: WebSocket, transport: Transport, caller: Caller, handlers: HandlerManager
 ) -> ConnectionHandler:
-    client = websocket.client
     return handlers.open(
         transport,
         caller,
-        address=client.host if client else "",
+        address=address_of(websocket),
         user_agent=websocket.headers.get("user-agent", ""),
     )
 

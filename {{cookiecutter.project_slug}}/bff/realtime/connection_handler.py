@@ -7,6 +7,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any
 
 from bff.auth.caller import Caller
@@ -38,6 +39,7 @@ from bff.connections.messages import (
 from bff.connections.refused_frames import type_and_trace_id
 from bff.errors import Code, Outcome, Problem
 from bff.realtime.handler_context import HandlerContext
+from bff.redis.client import UNAVAILABLE
 
 logger = logging.getLogger(__name__)
 
@@ -237,6 +239,10 @@ class ConnectionHandler:
         self._expiry = self._close_at_expiry()
         if lost := self._context.dispatcher.topics_without_scope(caller, self.connection.topics):
             self._context.subscriptions.revoke(self.connection, lost)
+        if self.connection.details["session_id"] != caller.session_id:
+            self.connection.details["session_id"] = caller.session_id
+            with suppress(*UNAVAILABLE):  # administrators see the old session until the next write
+                await self._context.subscriptions.update_entry(self.connection)
         return {"expires_at": caller.expires_at, "expires_in": seconds_until(caller.expires_at)}
 
     def _close_at_expiry(self) -> asyncio.TimerHandle:

@@ -47,9 +47,7 @@ class EventHandlerNames:
         if scores:
             await self._pipeline.submit("ZADD", self._key, *scores)
             await self._pipeline.submit("EXPIRE", self._key, _KEPT_SECONDS)
-        old = await self._pipeline.submit("ZRANGEBYSCORE", self._key, 0, now - _KEPT_SECONDS)
-        if old:
-            await self._pipeline.submit("ZREM", self._key, *old)
+        await self._pipeline.submit("ZREMRANGEBYSCORE", self._key, 0, now - _KEPT_SECONDS)
 
     async def all(self) -> set[str]:
         """The names of all versions of the last two weeks.

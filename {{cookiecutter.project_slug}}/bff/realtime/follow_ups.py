@@ -187,7 +187,7 @@ class LateReply:
 def _not_deliverable(event: dict[str, Any], max_bytes: int) -> str | None:
     """Why a browser cannot get this event, or None. JSON is encoded up to 254 levels deep."""
     try:
-        size = len(Event(LATE_REPLY_TOPIC, event).encode())
+        size = len(Event(LATE_REPLY_TOPIC, event).head("user"))
     except Problem:
         return "The result is nested too deeply"
     return "The result is too large" if size > max_bytes else None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from bff.auth.caller import Caller
-from bff.auth.revocations import ENDED, Kind, Revocation, SessionEnded
+from bff.auth.revocations import ENDED, Revocation, RevocationKind, SessionEnded
 from bff.cluster.joined_streams import JoinedStreams
 from bff.cluster.stream_hub import wait_for_room
 from bff.connections.close_codes import CloseCode, close_code_label
@@ -142,16 +142,16 @@ class HandlerManager:
 
         A connection of a later sign-in of the user stays open.
         """
-        names: dict[Kind, set[str]] = {kind: set() for kind in Kind}
+        names: dict[RevocationKind, set[str]] = {kind: set() for kind in RevocationKind}
         for revocation in revocations:
             names[revocation.kind].add(revocation.name)
         candidates = [
             handler
-            for user_id in names[Kind.USER]
+            for user_id in names[RevocationKind.USER]
             for connection in self._registry.by_user(user_id)
             if (handler := self._handlers.get(connection)) is not None
         ]
-        sessions, tokens = names[Kind.SESSION], names[Kind.TOKEN]
+        sessions, tokens = names[RevocationKind.SESSION], names[RevocationKind.TOKEN]
         if sessions or tokens:
             candidates += [
                 handler

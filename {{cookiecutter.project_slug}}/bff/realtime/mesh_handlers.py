@@ -5,7 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import BaseModel
-from redis.exceptions import DataError, RedisError
+from redis.exceptions import (
+    ClusterDownError,
+    DataError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from bff.cluster.messenger import Messenger
 from bff.errors import Code, Outcome, Problem
@@ -52,11 +61,9 @@ def bind_event_handler(
             await declared.handler(dependencies.arguments({MeshEvent: event, Messenger: messenger}))
         except DataError:
             raise  # Redis cannot store this value: a retry would fail too
-        except RedisError as error:
-            # No event can be handled while Redis is away: they wait, in their order.
-            raise RetryEvent(why(error), limited=False) from error
         except UNAVAILABLE as error:
-            raise RetryEvent(why(error)) from error
+            # No event can be handled while Redis is away: they wait, in their order.
+            raise RetryEvent(why(error), limited=not _is_outage(error)) from error
         except Problem as problem:
             if problem.retryable:
                 raise RetryEvent(str(problem)) from problem
@@ -64,6 +71,21 @@ def bind_event_handler(
         event.on_settled.extend(messenger.key_releases())
 
     return EventHandler(name=declared.name, topic=declared.topic, handler=handle)
+
+
+def _is_outage(error: Exception) -> bool:
+    """Whether Redis executes no command of any event. Other errors are those of one command."""
+    if isinstance(error, RedisError) and str(error).startswith(("MISCONF", "NOREPLICAS")):
+        return True
+    return isinstance(
+        error,
+        RedisConnectionError
+        | RedisTimeoutError
+        | ReadOnlyError
+        | OutOfMemoryError
+        | ClusterDownError
+        | MasterDownError,
+    )
 
 
 def _bind_method(method: ServedMethod, dependencies: HandlerDependencies) -> Answer:

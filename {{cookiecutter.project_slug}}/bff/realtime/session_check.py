@@ -69,7 +69,13 @@ class SessionCheck:
         for sid in active:
             for handler in by_session[sid]:
                 handler.is_active = False
-        living = await asyncio.gather(self._sessions.touch(active), self._sessions.alive(idle))
+        try:
+            living = await asyncio.gather(self._sessions.touch(active), self._sessions.alive(idle))
+        except UNAVAILABLE:
+            for sid in active:
+                for handler in by_session[sid]:
+                    handler.is_active = True
+            raise
         for sid, lives in zip((*active, *idle), (*living[0], *living[1]), strict=True):
             if not lives:
                 for handler in by_session[sid]:

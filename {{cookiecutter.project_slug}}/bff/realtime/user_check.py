@@ -27,8 +27,9 @@ _SECONDS: Final = 10.0
 
 class UserCheck:
     """A connection can outlive the reason for which it was allowed: a token or a session lives for
-    hours. So the app is asked about every user with a connection here, at least once in
-    `USER_CHECK_SECONDS`, spread over that time. A user who is not allowed any more is revoked.
+    hours. So the app is asked about every user with a connection here, once in
+    `USER_CHECK_SECONDS`, spread over that time; later if the app takes longer to answer. A user who
+    is not allowed any more is revoked.
     """
 
     def __init__(
@@ -48,12 +49,15 @@ class UserCheck:
 
     async def run(self) -> None:
         """Check until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time()
         while True:
             callers = {handler.caller.user_id: handler.caller for handler in self._handlers}
             users = list(callers.values())
             batches = [users[start : start + _BATCH] for start in range(0, len(users), _BATCH)]
             for batch in batches or [[]]:
-                await asyncio.sleep(self._round_seconds / max(1, len(batches)))
+                due = max(due + self._round_seconds / max(1, len(batches)), loop.time())
+                await asyncio.sleep(due - loop.time())
                 await asyncio.gather(*(self._check(caller) for caller in batch))
 
     async def _check(self, caller: Caller) -> None:

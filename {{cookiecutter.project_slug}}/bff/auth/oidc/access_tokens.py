@@ -25,9 +25,12 @@ from bff.tasks import cancel_and_wait
 
 logger = logging.getLogger(__name__)
 
-_LOCK_SECONDS: Final = 30
-"""Longer than both attempts of a refresh take, so that a second one begins only after a crash."""
+_LOCK_SECONDS: Final = 60
+"""Longer than a refresh takes, with its second attempt and with storing the tokens. So a second
+refresh begins only after a crash."""
 _WAIT_SECONDS: Final = 25.0
+"""How long to wait for the refresh of another instance. A refresh of our own is not cut off: the
+provider may have accepted the refresh token already."""
 _POLL_SECONDS: Final = 0.05
 _STORE_AGAIN_SECONDS: Final = (0.1, 0.5, 2.0)
 """Pauses between attempts to store new tokens: without them the session could not go on."""
@@ -118,23 +121,25 @@ class AccessTokens:
     async def _refresh_or_wait(self, key: SessionKey) -> Tokens:
         lock, value = f"{self._prefix}:session:{key.sid}:refresh", secrets.token_hex(8)
         try:
+            tokens = await self._fresh_or_locked(key, lock, value)
+            return tokens if _is_fresh(tokens) else await self._refresh(key, tokens)
+        finally:
+            await self._release([lock], [value])
+
+    async def _fresh_or_locked(self, key: SessionKey, lock: str, value: str) -> Tokens:
+        """Wait until another instance has refreshed the tokens, or this one has the lock."""
+        try:
             async with asyncio.timeout(_WAIT_SECONDS):
                 while True:
-                    locked = await self._pipeline.submit(
+                    is_locked = await self._pipeline.submit(
                         "SET", lock, value, "NX", "EX", _LOCK_SECONDS
                     )
                     tokens = await self._read(key)
-                    if _is_fresh(tokens):
-                        break
-                    if locked:
-                        tokens = await self._refresh(key, tokens)
-                        break
+                    if is_locked or _is_fresh(tokens):
+                        return tokens
                     await asyncio.sleep(_POLL_SECONDS)
         except TimeoutError:
-            raise Problem(Code.SERVICE_UNAVAILABLE, "The access token was not refreshed") from None
-        finally:
-            await self._release([lock], [value])
-        return tokens
+            raise _not_refreshed() from None
 
     async def _refresh(self, key: SessionKey, tokens: Tokens) -> Tokens:
         """Ask the provider, once more if its answer was lost: many providers accept a refresh
@@ -146,12 +151,12 @@ class AccessTokens:
             except AnswerLost:
                 response = await self._provider.refresh(refresh_token)
         except AnswerLost:
-            raise Problem(Code.SERVICE_UNAVAILABLE, "The access token was not refreshed") from None
+            raise _not_refreshed() from None
         except GrantRefused:
             return await self._refused(key, tokens)
         fresh = Tokens.from_response(response, tokens)
         if fresh is None:
-            raise Problem(Code.SERVICE_UNAVAILABLE, "The access token was not refreshed")
+            raise _not_refreshed()
         if not await self._store(key, fresh):
             raise SessionEnded
         return fresh
@@ -173,6 +178,10 @@ class AccessTokens:
             except UNAVAILABLE:
                 await asyncio.sleep(pause)
         return await self._sessions.write_tokens(key, tokens)
+
+
+def _not_refreshed() -> Problem:
+    return Problem(Code.SERVICE_UNAVAILABLE, "The access token was not refreshed")
 
 
 def _is_fresh(tokens: Tokens) -> bool:

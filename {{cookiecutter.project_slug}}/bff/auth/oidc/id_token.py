@@ -6,9 +6,9 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from bff.auth.claims import numeric_date
+from bff.auth.claims import audiences, numeric_date
 
-CLOCK_SECONDS: Final = 120
+_CLOCK_SECONDS: Final = 120
 """How far the clock of the provider may be off. The nonce binds an ID token to its sign-in, so its
 times protect against nothing that this would allow."""
 
@@ -17,16 +17,15 @@ def fault_of(claims: Mapping[str, Any], *, issuer: str, client_id: str, nonce: s
     """Why the claims of a signed ID token are refused, or None. Contains no values of claims."""
     now = time.time()
     expires_at, issued_at = numeric_date(claims.get("exp")), numeric_date(claims.get("iat"))
-    audience = claims.get("aud")
-    audiences = audience if isinstance(audience, list) else [audience]
-    party = claims.get("azp", None if len(audiences) > 1 else client_id)
+    accepted = audiences(claims)
+    party = claims.get("azp", None if len(accepted) > 1 else client_id)
     if claims.get("iss") != issuer:
         return "wrong issuer"
-    if client_id not in audiences or party != client_id:
+    if client_id not in accepted or party != client_id:
         return "issued to another client"
-    if expires_at is None or expires_at < now - CLOCK_SECONDS:
+    if expires_at is None or expires_at < now - _CLOCK_SECONDS:
         return "expired, or without exp"
-    if issued_at is None or issued_at > now + CLOCK_SECONDS:
+    if issued_at is None or issued_at > now + _CLOCK_SECONDS:
         return "issued in the future, or without iat"
     if claims.get("nonce") != nonce:
         return "wrong nonce"

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from urllib.parse import quote_plus, urlencode
 
 import httpx2
@@ -19,8 +19,6 @@ from bff.errors import Code, Problem
 from bff.settings import PUBLIC_KEY_ALGORITHMS, Settings
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 MEMORY_ISSUER: Final = "http://identity-provider.memory"
 """The issuer of the provider inside this process."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +19,6 @@ from bff.auth.sessions import SessionStore, SignIn
 from bff.errors import Code, Problem
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
-
-logger = logging.getLogger(__name__)
 
 Authorize = Callable[[Mapping[str, Any], frozenset[str]], Awaitable[Iterable[str]]]
 """The app's decision about a user who signs in. It gets the claims, and the scopes according to
