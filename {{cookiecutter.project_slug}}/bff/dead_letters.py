@@ -29,7 +29,9 @@ def _filters(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.argument("ids", nargs=-1),
         click.option("--handler", help="Only events of this handler."),
-        click.option("--reason", help="Only: rejected (by the handler) or maxlen (overflow)."),
+        click.option(
+            "--reason", help="Only: rejected (by the handler), maxlen (overflow) or delivery_limit."
+        ),
         click.option("--older-than", callback=_age, help="Only older ones: 30m, 2h, 7d."),
         click.option("--newer-than", callback=_age, help="Only newer ones: 30m, 2h, 7d."),
     ):

@@ -31,6 +31,8 @@ from bff.telemetry.metrics import Metrics
 from bff.version import __version__
 
 _SECONDS = 5.0
+_QUEUES_SECONDS = 30.0
+"""For the queues of all event handlers and services."""
 _RIGHTS_SECONDS = 0.5
 
 
@@ -132,10 +134,11 @@ async def _mesh(settings: Settings) -> None:
 
 async def _queues(bff: Bff) -> list[Finding]:
     """Whether the queues of event handlers and services can be consumed."""
-    reasons: dict[str, str] = {}
-    with suppress(ConnectionError, TimeoutError):  # lost since `_mesh` has connected
-        async with _connected(bff.settings) as mesh, asyncio.timeout(_SECONDS):
+    try:
+        async with _connected(bff.settings) as mesh, asyncio.timeout(_QUEUES_SECONDS):
             reasons = await mesh.check_queues(bff.mesh)
+    except (ConnectionError, ConnectionLost, TimeoutError) as error:
+        return [Finding(False, f"mesh queues: not checked: {redis_client.why(error)}")]
     return [
         Finding(not reason, f"mesh queue {queue}: {reason or 'can be consumed'}")
         for queue, reason in reasons.items()
@@ -152,7 +155,7 @@ async def _unowned_queues(bff: Bff) -> list[Finding]:
         names = await EventHandlerNames(pipeline, Keys(bff.settings.prefix)).all()
         unowned = sorted(names - bff.realtime.event_handlers.keys())
         if unowned:
-            async with _connected(bff.settings) as mesh:
+            async with _connected(bff.settings) as mesh, asyncio.timeout(_SECONDS):
                 waiting = await mesh.unconsumed_events(unowned)
     except (*redis_client.UNAVAILABLE, ConnectionLost):
         pass

@@ -303,7 +303,9 @@ class Settings(MeshSettings):
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
         if self.jwt_secret is None and self.jwks_url is None and self.oidc_issuer is None:
-            raise ValueError("set JWT_SECRET or JWKS_URL: without one, no token can be verified")
+            raise ValueError(
+                "set JWT_SECRET, JWKS_URL or OIDC_ISSUER: without one, no user can sign in"
+            )
         if self.jwt_previous_secret is not None and self.jwt_secret is None:
             raise ValueError("JWT_PREVIOUS_SECRET is only for the rotation of JWT_SECRET: set both")
         if self.oidc_issuer not in (None, "memory://"):

@@ -54,7 +54,7 @@ class TaskSet:
         with suppress(TimeoutError):
             async with asyncio.timeout(_STOP_SECONDS):
                 await cancel_and_wait(*self._tasks)
-        if self._tasks:
+        if not all(task.done() for task in self._tasks):
             logger.critical("background task did not stop in time", extra={"task": self._name})
 
     def _ended(self, task: asyncio.Task[None]) -> None:

@@ -13,7 +13,7 @@ from bff.mesh.client import MeshClient
 from bff.mesh.connect import connect_mesh
 from bff.mesh.memory import MemoryBroker, MemoryTransport
 from bff.mesh.messages import Delivery, Kind, Message
-from bff.mesh.rabbitmq.event_queue import dead_letter_queues
+from bff.mesh.rabbitmq.event_queue import dead_letter_queues, queue_of
 from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
@@ -140,8 +140,7 @@ class RabbitEngine:
             for queue in (ServiceConsumer, RedeliveredCalls):
                 await self.channel.queue_delete(queue.queue_of(service.name))
         for event_handler in client._event_handlers:
-            name = f"{self._settings.app_name}.events.{event_handler.name}.v1"
-            await self.channel.queue_delete(name)
+            await self.channel.queue_delete(queue_of(self._settings.app_name, event_handler.name))
 
     async def close(self) -> None:
         for queue in dead_letter_queues(self._settings.app_name):

@@ -9,7 +9,7 @@ from bff.errors import Code, Outcome, Problem
 from bff.mesh import nuropb
 from bff.mesh.client import MeshClient
 from bff.mesh.memory import CONCURRENT_CALLS
-from bff.mesh.receiver import MessageReceiver
+from bff.mesh.receiver import MessageReceiver, RetryLimits
 from bff.mesh.service import Service
 from bff.telemetry.metrics import Metrics
 from bff.testing import until
@@ -66,7 +66,9 @@ async def test_a_second_reply_is_only_counted(
 ) -> None:
     """NuroPb sends a second reply after an exception; `tests/e2e` tests it with NuroPb."""
     correlation_id = await mesh.request(service, "correlation_id", {}, context={})
-    receiver = MessageReceiver(mesh._pending_calls, nuropb, metrics, lambda: None)
+    receiver = MessageReceiver(
+        mesh._pending_calls, nuropb, metrics, lambda: None, RetryLimits(1, 1)
+    )
     receiver.on_reply(correlation_id, b'{"result": "a second one"}')
     receiver.on_reply("unknown-id", b"{}")
     for label in (service, "unknown"):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
+from unittest.mock import Mock
 
 import httpx2
 import pytest
 import websockets
 from bff.server import admission, deadlines, http
+from bff.server.deadlines import DeadlineProtocol
 from bff.server.http import HttpProtocol
 from bff.settings import Settings
 from bff.telemetry.metrics import CONNECTIONS_REFUSED
@@ -193,6 +196,42 @@ class TestAnAnswerThatIsNotRead:
                 chunk = await loop.sock_recv(raw, 65536)
                 assert chunk
                 data += len(chunk)
+
+
+class _Clock:
+    """The `call_later` of a loop: timers fire when the test says so."""
+
+    def __init__(self) -> None:
+        self.timers: list[tuple[Mock, Callable[..., None], tuple[Any, ...]]] = []
+
+    def call_later(self, seconds: float, callback: Callable[..., None], *args: Any) -> Mock:
+        handle = Mock()
+        self.timers.append((handle, callback, args))
+        return handle
+
+    def fire(self) -> None:
+        timers, self.timers = self.timers, []
+        for handle, callback, args in timers:
+            if not handle.cancel.called:
+                callback(*args)
+
+
+def test_the_time_of_an_answer_begins_again_when_the_client_has_read() -> None:
+    """A later and larger answer must not be compared with what waited of an earlier one."""
+    protocol = DeadlineProtocol.__new__(DeadlineProtocol)
+    clock, waiting = _Clock(), 50_000
+    protocol.loop, protocol.flow = cast("Any", clock), Mock()
+    protocol.transport = transport = Mock(get_write_buffer_size=lambda: waiting)
+    protocol.pause_writing()
+    waiting = 0
+    protocol.resume_writing()
+    waiting = 300_000
+    protocol.pause_writing()
+    waiting = 200_000
+    clock.fire()
+    assert not transport.abort.called
+    clock.fire()
+    assert transport.abort.called
 
 
 def refused() -> float:

@@ -106,6 +106,8 @@ def _sql(connection: Connection, history: History, revision: str) -> str:
     config = history.config(connection, output)
     (start,) = found.revisions or ("",)
     if history.is_before(revision, found):
+        if not start:
+            raise CommandError(f"{history.name}: no revision is applied")
         command.downgrade(config, f"{start}:{revision}", sql=True)
     else:
         command.upgrade(config, f"{start}:{revision}" if start else revision, sql=True)

@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 class RetryLimits:
     """How long an event handler may retry one event."""
 
-    tries: int = 300
-    seconds: float = 900
+    tries: int
+    seconds: float
 
 
 class MessageReceiver:
@@ -46,13 +46,13 @@ class MessageReceiver:
         codec: Codec,
         metrics: Metrics,
         on_status: Callable[[], None],
-        limits: RetryLimits | None = None,
+        limits: RetryLimits,
     ) -> None:
         self._pending_calls = pending_calls
         self._codec = codec
         self._metrics = metrics
         self._on_status = on_status
-        self._limits = limits or RetryLimits()
+        self._limits = limits
         self._retrying: dict[str, tuple[float, str]] = {}
         """By event handler: the time of the first retry of its event, and the last reason."""
 

@@ -44,10 +44,19 @@ class DeadlineProtocol(HttpToolsProtocol):
         super().pause_writing()
         self._watch_answer()
 
+    def resume_writing(self) -> None:
+        """The client has read: the time begins again."""
+        super().resume_writing()
+        self._stop_answer_timer()
+        self._watch_answer()
+
     def _stop_deadlines(self) -> None:
         self._is_in_body = False
         self._stop_head_timer()
         self._stop_body_timer()
+        self._stop_answer_timer()
+
+    def _stop_answer_timer(self) -> None:
         if self._answer_timer is not None:
             self._answer_timer.cancel()
             self._answer_timer = None

@@ -180,8 +180,8 @@ class HttpProtocol(DeadlineProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.transport.get_write_buffer_size():
-            self._watch_answer()
+        self._stop_answer_timer()  # what waits now is another answer
+        self._watch_answer()
         if self._unparsed and len(self.pipeline) < _MAX_PIPELINED:
             self._unset_keepalive_if_required()
             self.loop.call_soon(self._parse_rest)

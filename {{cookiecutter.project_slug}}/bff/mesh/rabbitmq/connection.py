@@ -167,7 +167,7 @@ class SupervisedConnection:
     def __init__(self, url: str, purpose: str, setup: Setup, on_status: Callable[[], None]) -> None:
         self.reason = "not started"
         """Why messages cannot be sent now; empty when they can."""
-        self._urls = cycle([_with_heartbeat(URL(one)) for one in each_host(url)])
+        self._urls = cycle([with_heartbeat(URL(one)) for one in each_host(url)])
         self._purpose = purpose
         self._setup = setup
         self._on_status = on_status
@@ -267,7 +267,7 @@ class SupervisedConnection:
             )
 
 
-def _with_heartbeat(url: URL) -> URL:
+def with_heartbeat(url: URL) -> URL:
     return url if "heartbeat" in url.query else url.update_query(heartbeat=HEARTBEAT_SECONDS)
 
 

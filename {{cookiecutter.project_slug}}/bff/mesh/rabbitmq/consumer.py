@@ -14,6 +14,7 @@ from aiormq.exceptions import ChannelLockedResource
 
 from bff.backoff import backoff_delays
 from bff.mesh.cancellation import raise_if_cancelled
+from bff.mesh.events import REDELIVERY_SECONDS
 from bff.mesh.messages import Delivery
 from bff.mesh.rabbitmq.connection import (
     BROKER_SECONDS,
@@ -26,6 +27,8 @@ from bff.mesh.rabbitmq.connection import (
 from bff.mesh.rabbitmq.settled import AckedDeliveries
 from bff.mesh.transport import ConnectionLost
 
+UNUSED_MS = REDELIVERY_SECONDS * 1000
+"""A queue without a consumer is deleted after this time."""
 TOPIC_HEADER = "bff_topic"
 """The topic of a dead letter that is delivered again: it comes from the default exchange."""
 _MAX_TRACE_ID = 255

@@ -17,7 +17,13 @@ from aiormq.abc import DeliveredMessage
 from aiormq.exceptions import ChannelNotFoundEntity, DeliveryError
 from yarl import URL
 
-from bff.mesh.rabbitmq.connection import BROKER_SECONDS, broker_errors, close, open_channel
+from bff.mesh.rabbitmq.connection import (
+    BROKER_SECONDS,
+    broker_errors,
+    close,
+    open_channel,
+    with_heartbeat,
+)
 from bff.mesh.rabbitmq.consumer import TOPIC_HEADER
 from bff.mesh.rabbitmq.event_queue import dead_letter_queues, queue_of
 from bff.mesh.rabbitmq.fast_path import FastPath
@@ -41,7 +47,7 @@ class DeadLetter:
     handler: str
     topic: str
     reason: str
-    """RabbitMQ's: `rejected` by the handler, `maxlen`, `delivery_limit` or `expired`."""
+    """RabbitMQ's: `rejected` by the handler, `maxlen` or `delivery_limit`."""
     died_at: dt.datetime
     body: bytes
     kept_in: str
@@ -173,7 +179,9 @@ async def _connect(settings: MeshSettings) -> aiormq.abc.AbstractConnection:
         try:
             with broker_errors():
                 async with asyncio.timeout(BROKER_SECONDS):
-                    return await aiormq.connect(URL(url), transport_factory=FastPath())
+                    return await aiormq.connect(
+                        with_heartbeat(URL(url)), transport_factory=FastPath()
+                    )
         except ConnectionLost as error:
             lost = error
     raise lost

@@ -12,7 +12,7 @@ from aiormq.abc import AbstractConnection, DeliveredMessage
 from aiormq.exceptions import DeliveryError
 
 from bff.mesh.cancellation import raise_if_cancelled
-from bff.mesh.events import REDELIVERY_SECONDS, EventHandler
+from bff.mesh.events import EventHandler
 from bff.mesh.messages import Delivery
 from bff.mesh.rabbitmq.connection import (
     BROKER_SECONDS,
@@ -21,7 +21,7 @@ from bff.mesh.rabbitmq.connection import (
     open_channel,
     stop_tasks,
 )
-from bff.mesh.rabbitmq.consumer import QueueConsumer, to_delivery
+from bff.mesh.rabbitmq.consumer import UNUSED_MS, QueueConsumer, to_delivery
 from bff.mesh.rabbitmq.settled import AckedDeliveries
 from bff.mesh.transport import ConnectionLost, Receiver
 from bff.settings import MeshSettings
@@ -33,8 +33,6 @@ MAX_EVENTS = 10_000
 """Beyond it the oldest event moves to the overflow queue, so that publishers never wait."""
 MAX_DEAD_LETTERS = 10_000
 """Of dead letters, and of overflow: each has a queue, so that one cannot push out the other."""
-UNUSED_MS = REDELIVERY_SECONDS * 1000
-"""A queue without a consumer is deleted after this time."""
 DELIVERY_LIMIT = 100
 """The queue's own limit. The consumer's is lower (`receiver.MAX_DELIVERIES`)."""
 

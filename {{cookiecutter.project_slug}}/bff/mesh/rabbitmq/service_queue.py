@@ -20,7 +20,7 @@ from bff.mesh.rabbitmq.connection import (
     declare_exchanges,
     open_channel,
 )
-from bff.mesh.rabbitmq.consumer import QueueConsumer, to_delivery
+from bff.mesh.rabbitmq.consumer import UNUSED_MS, QueueConsumer, to_delivery
 from bff.mesh.rabbitmq.settled import AckedDeliveries
 from bff.mesh.service import Service
 from bff.mesh.transport import ConnectionLost, Receiver, Refused, Unroutable
@@ -29,10 +29,9 @@ from bff.settings import MeshSettings
 CONCURRENT_CALLS = 64
 """Calls that one instance carries out at once. Others wait in the queue, for any instance."""
 MAX_REDELIVERIES = 2
-"""How often a call is tried again after its process has ended. Then it is a dead letter."""
+"""How often RabbitMQ delivers a call of the queue of redelivered calls again after its first try
+there. Then it is a dead letter."""
 MAX_REDELIVERED = 10_000
-UNUSED_MS = 7 * 24 * 3600 * 1000
-"""A queue of redelivered calls without a consumer is deleted after this time."""
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +97,18 @@ class ServiceConsumer(QueueConsumer):
             await self.answer(channel, message)
 
     async def _move(self, channel: Channel, message: DeliveredMessage) -> None:
-        await channel.basic_publish(
-            message.body, routing_key=self._redelivered, properties=message.header.properties
-        )
-        await channel.basic_ack(message.delivery_tag or 0, wait=False)
+        tag = message.delivery_tag or 0
+        try:
+            await channel.basic_publish(
+                message.body,
+                routing_key=self._redelivered,
+                properties=message.header.properties,
+                mandatory=True,
+            )
+        except DeliveryError:  # that queue was deleted, and is soon declared again
+            await channel.basic_reject(tag, requeue=True, wait=False)
+        else:
+            await channel.basic_ack(tag, wait=False)
 
     async def answer(self, channel: Channel, message: DeliveredMessage) -> None:
         """Carry out a call, send its reply, and acknowledge it."""

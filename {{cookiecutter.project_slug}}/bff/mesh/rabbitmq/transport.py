@@ -217,6 +217,8 @@ class AmqpTransport:
             except ConnectionLost as error:
                 if isinstance(error.__cause__, ChannelAccessRefused):
                     self._set_refused(str(error))
+            except Exception:
+                logger.exception("could not check the right to publish")
             await asyncio.sleep(RIGHTS_SECONDS)
 
     def _set_refused(self, reason: str) -> None:
