@@ -37,13 +37,13 @@ export class Bff {
     }
   }
 
-  async kill(signal = "SIGKILL") {
-    this.process.kill(signal);
+  async kill() {
+    this.process.kill("SIGKILL");
     if (this.process.exitCode === null) await once(this.process, "exit");
   }
 }
 
-/** `mode`: "open", "no upgrade" (a proxy that knows no WebSockets), or "down". */
+/** `mode`: "open", or "no upgrade" (a proxy that knows no WebSockets). */
 export class Front {
   mode = "open";
   requests = [];
@@ -58,7 +58,6 @@ export class Front {
       this.#sockets.add(socket);
       socket.on("close", () => this.#sockets.delete(socket));
       socket.on("error", () => {});
-      if (this.mode === "down") socket.destroy();
     });
   }
 

@@ -1,12 +1,11 @@
 /** The connection and its requests: a scripted socket, and a clock that moves only when told. */
 
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, describe, mock, test } from "node:test";
+import { afterEach, describe, mock, test } from "node:test";
 
 import { BffClient, BffError } from "../../../{{cookiecutter.project_slug}}/client/bff-client.js";
 import {
   failure,
-  giveTimeBack,
   inSeconds,
   makeClient,
   openClient,
@@ -14,13 +13,12 @@ import {
   pass,
   settle,
   socket,
-  takeTime,
+  useFakeTime,
   withPage,
   withoutPage,
 } from "./fake.mjs";
 
-beforeEach(takeTime);
-afterEach(giveTimeBack);
+useFakeTime();
 
 function withTicketOffice(answer) {
   return mock.method(globalThis, "fetch", async (...call) => answer(...call));

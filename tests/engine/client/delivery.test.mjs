@@ -1,22 +1,20 @@
 /** What the client hands over: each stored message once and in order, or word of a gap. */
 
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, describe, mock, test } from "node:test";
+import { describe, mock, test } from "node:test";
 
 import {
   comeBack,
   failure,
-  giveTimeBack,
   makeClient,
   openClient,
   pass,
   settle,
   socket,
-  takeTime,
+  useFakeTime,
 } from "./fake.mjs";
 
-beforeEach(takeTime);
-afterEach(giveTimeBack);
+useFakeTime();
 
 describe("events", () => {
   function listen(bff, topic = "t") {

@@ -1,6 +1,6 @@
 /** A scripted WebSocket and a mocked clock. */
 
-import { mock } from "node:test";
+import { afterEach, beforeEach, mock } from "node:test";
 
 import { BffClient } from "../../../{{cookiecutter.project_slug}}/client/bff-client.js";
 
@@ -66,6 +66,7 @@ export class FakeWebSocket {
   }
 }
 
+const PATIENCE_NS = 20_000_000_000n;
 const EPOCH_MS = 1_800_000_000_000;
 let now = 0;
 
@@ -74,8 +75,13 @@ export function inSeconds(seconds) {
   return Date.now() / 1000 + seconds;
 }
 
-/** Stop the clock and make chance half of everything. */
-export function takeTime() {
+/** In each test of the file: a clock that moves only when told, and chance is half of everything. */
+export function useFakeTime() {
+  beforeEach(takeTime);
+  afterEach(giveTimeBack);
+}
+
+function takeTime() {
   FakeWebSocket.all = [];
   mock.timers.enable({ apis: ["setTimeout"] });
   mock.method(performance, "now", () => now);
@@ -83,7 +89,7 @@ export function takeTime() {
   mock.method(Math, "random", () => 0.5);
 }
 
-export function giveTimeBack() {
+function giveTimeBack() {
   mock.timers.reset();
   mock.restoreAll();
 }
@@ -97,6 +103,15 @@ export async function pass(ms) {
   now += ms;
   mock.timers.tick(ms);
   await settle();
+}
+
+/** Step until something is so. The deadline is one of the real clock: modules are loaded meanwhile. */
+export async function until(holds, step = settle) {
+  const deadline = process.hrtime.bigint() + PATIENCE_NS;
+  while (!holds()) {
+    if (process.hrtime.bigint() > deadline) throw new Error(`not in time: ${holds}`);
+    await step();
+  }
 }
 
 /** The socket opened last. */

@@ -4,9 +4,9 @@
  */
 
 import assert from "node:assert/strict";
-import { afterEach, beforeEach, test } from "node:test";
+import { test } from "node:test";
 
-import { giveTimeBack, makeClient, pass, settle, socket, takeTime } from "./fake.mjs";
+import { makeClient, pass, settle, socket, useFakeTime } from "./fake.mjs";
 
 const SEEDS = 150;
 const STEPS = 80;
@@ -14,8 +14,7 @@ const KEPT = 4;
 const TOPIC = "topic:a";
 const STREAMS = ["user", "all", TOPIC];
 
-beforeEach(takeTime);
-afterEach(giveTimeBack);
+useFakeTime();
 
 /** Streams that keep a few messages, and the frames that are on their way to the one socket. */
 class Bff {

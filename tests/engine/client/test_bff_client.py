@@ -16,6 +16,7 @@ import pytest
 import uvicorn
 from bff.cluster.messenger import Messenger
 from bff.connections.close_codes import CloseCode
+from bff.errors import Code
 from bff.realtime.declarations import Topic
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
@@ -116,6 +117,14 @@ def test_the_client_knows_every_close_code() -> None:
     assert {code.name: code.value for code in CloseCode}.items() <= named.items()
 
 
+def test_the_types_of_the_client_know_every_error_code() -> None:
+    source = (CLIENT / "bff-client.d.ts").read_text(encoding="utf-8")
+    union = re.search(r"^export type BffErrorCode =\n(.+?);$", source, re.MULTILINE | re.DOTALL)
+    assert union is not None
+    named = re.findall(r'"(\w+)"', union[1])
+    assert sorted(named) == sorted([*Code, "connection_lost", "unreadable"])
+
+
 def test_files_of_the_client_are_short() -> None:
     files = [path for path in CLIENT.rglob("*.js") if "node_modules" not in path.parts]
     lines = {path.name: path.read_text(encoding="utf-8").count("\n") for path in files}
@@ -135,9 +144,7 @@ def run(command: list[str], file: str, **environment: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize(
-    "file", ["bff-client.test.mjs", "delivery.test.mjs", "guarantee.test.mjs", "bad-days.test.mjs"]
-)
+@pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("*.test.mjs")))
 def test_the_client_with_a_scripted_socket(node: list[str], file: str) -> None:
     run(node, file)
 

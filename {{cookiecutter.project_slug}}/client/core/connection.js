@@ -124,7 +124,7 @@ export class Connection {
   onOpen(hello, transport) {
     if (this.isOpen) this.#listener.onLost();
     this.#timers.start("stable", this.#limits.stableMs, () => (this.#failures = 0));
-    this.renew(hello);
+    this.#credentials.accepted(hello);
     this.session = hello;
     this.status = { state: "open", transport, session: hello };
     this.#renewReady();

@@ -60,17 +60,18 @@ export class EventStreamTransport {
   }
 
   /**
-   * Returns what cancels a call: it is a request of its own, which the end of the stream does not
-   * end.
+   * Returns what cancels a request, which the end of the stream does not end; otherwise true.
    *
    * @param {{ type: string, payload: any }} frame
    */
   send({ type, payload }) {
     const { trace_id, topics, ...call } = payload;
-    const control = new AbortController();
     if (type === "request" || type === "command") {
+      const control = new AbortController();
       this.#post(trace_id, call, type === "command", control.signal);
-    } else if (type === "subscribe" || type === "unsubscribe") {
+      return control;
+    }
+    if (type === "subscribe" || type === "unsubscribe") {
       const all = new Set(this.#needs.topics());
       for (const { topic } of type === "subscribe" ? topics : []) all.add(topic);
       for (const topic of type === "unsubscribe" ? topics : []) all.delete(topic);
@@ -83,7 +84,7 @@ export class EventStreamTransport {
         outcome: "not_sent",
       });
     }
-    return control;
+    return true;
   }
 
   /** Find out whether the network still works: open a second stream, with a new token. */

@@ -18,7 +18,7 @@ export function watchListeners({ listeners, topics }, patterns) {
   const check = () => {
     for (const name of listeners.names) {
       if (typeof name !== "string" || said.has(name) || topics.isWanted(name)) continue;
-      if (!patterns.some((pattern) => matches(pattern, name))) continue;
+      if (!patterns.some((each) => matches(each.split("."), name.split(".")))) continue;
       said.add(name);
       console.warn(
         `bff-client: on("${name}") gets no events. It is a topic: use follow("${name}", listener)`,
@@ -34,15 +34,14 @@ export function watchListeners({ listeners, topics }, patterns) {
 }
 
 /**
- * As the BFF compares them: `*` is one word, `#` any number of words.
+ * As the BFF compares them: `*` is one word, `#` any number of words, also none.
  *
- * @param {string} pattern
- * @param {string} name
+ * @param {string[]} pattern
+ * @param {string[]} words
+ * @returns {boolean}
  */
-function matches(pattern, name) {
-  const words = pattern.split(".").map((word) => {
-    if (word === "*") return "[^.]+";
-    return word === "#" ? ".*" : word.replace(/[^\w]/g, "\\$&");
-  });
-  return new RegExp(`^${words.join("\\.")}$`, "s").test(name);
+function matches([first, ...rest], words) {
+  if (first === undefined) return words.length === 0;
+  if (first === "#") return [...words, ""].some((_, n) => matches(rest, words.slice(n)));
+  return (first === "*" ? words.length > 0 : first === words[0]) && matches(rest, words.slice(1));
 }

@@ -31,10 +31,9 @@ export class Inbox {
   /**
    * An event frame.
    *
-   * @param {{ topic?: unknown, event?: any, id?: string | null }} payload
+   * @param {{ topic: string, event?: any, id?: string | null }} payload
    */
   receive({ topic, event, id = null }) {
-    if (typeof topic !== "string") return;
     const { isNew, missed } = this.positions.advance(id);
     this.gap(missed);
     if (!isNew || this.#broadcasts.isDuplicate(event?.broadcast_id, id)) return;

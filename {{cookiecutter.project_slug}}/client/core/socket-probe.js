@@ -52,6 +52,7 @@ export class SocketProbe {
   }
 
   async #try() {
+    this.stop();
     this.#isTrying = true;
     const { signal } = (this.#control = new AbortController());
     const fail = () => {
