@@ -86,6 +86,9 @@ export type Follow<C extends AnyContract> = C extends Untyped
   ? <E = unknown>(topic: string, listener: EventListener<E>) => Following
   : <T extends TopicName<C>>(topic: T, listener: EventListener<Payload<C, T>>) => Following;
 
-export type On<C extends AnyContract> = C extends Untyped
-  ? <E = unknown>(topic: string, listener: EventListener<E>) => Off
-  : <T extends EventName<C> | "*">(topic: T, listener: EventListener<Payload<C, T>>) => Off;
+/** Listens to an event; `R` is what the function returns. */
+export type Listen<C extends AnyContract, R> = C extends Untyped
+  ? <E = unknown>(topic: string, listener: EventListener<E>) => R
+  : <T extends EventName<C> | "*">(topic: T, listener: EventListener<Payload<C, T>>) => R;
+
+export type On<C extends AnyContract> = Listen<C, Off>;

@@ -7,7 +7,7 @@ import type {
   BffClient,
   BffError,
   EventListener,
-  EventName,
+  Listen,
   MethodName,
   Params,
   Payload,
@@ -31,12 +31,8 @@ export function useBff(): BffClient<Registered>;
 /** The state of the connection with its details: `client.status`. */
 export function useConnection(): Status;
 
-type UseEvent<C extends AnyContract> = C extends Untyped
-  ? <E = unknown>(topic: string, listener: EventListener<E>) => void
-  : <T extends EventName<C> | "*">(topic: T, listener: EventListener<Payload<C, T>>) => void;
-
 /** Listen to an event while mounted. The listener may be a new function in each render. */
-export const useEvent: UseEvent<Registered>;
+export const useEvent: Listen<Registered, void>;
 
 type UseTopic<C extends AnyContract> = C extends Untyped
   ? <E = unknown>(topic: string | null | undefined, listener?: EventListener<E>) => E | undefined

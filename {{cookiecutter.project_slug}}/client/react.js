@@ -131,7 +131,7 @@ export function useRequest(service, method, params = {}, options = {}) {
     const onState = (/** @type {Status} */ { state }) => state === "open" && reload();
     return client.onState(onState, { current: true });
   }, [client, isLost]);
-  return { ...state, reload };
+  return { ...state, isLoading: enabled && state.isLoading, reload };
 }
 
 /**

@@ -3,10 +3,11 @@
 import type { MaybeRefOrGetter, Plugin, ShallowRef } from "vue";
 import type {
   AnyContract,
+  Arguments,
   BffClient,
   BffError,
   EventListener,
-  EventName,
+  Listen,
   MethodName,
   Params,
   Payload,
@@ -20,7 +21,10 @@ import type {
 
 type Shown<T> = Readonly<ShallowRef<T>>;
 
-/** A plugin, `app.use(bffPlugin(client))`: connects in a page, and closes with the app. */
+/**
+ * A plugin, `app.use(bffPlugin(client))`: connects in a page, and closes with the app (from Vue
+ * 3.5; before that call `client.close()`).
+ */
 export function bffPlugin(client: BffClient<Registered>): Plugin;
 
 /** The client of the app. */
@@ -29,12 +33,8 @@ export function useBff(): BffClient<Registered>;
 /** The state of the connection with its details, as a ref: `client.status`. */
 export function useConnection(): Shown<Status>;
 
-type UseEvent<C extends AnyContract> = C extends Untyped
-  ? <E = unknown>(topic: string, listener: EventListener<E>) => void
-  : <T extends EventName<C> | "*">(topic: T, listener: EventListener<Payload<C, T>>) => void;
-
 /** Listen to an event while the component is mounted. */
-export const useEvent: UseEvent<Registered>;
+export const useEvent: Listen<Registered, void>;
 
 type UseTopic<C extends AnyContract> = C extends Untyped
   ? <E = unknown>(
@@ -61,10 +61,6 @@ export interface RequestState<R> {
   reload(): Promise<void>;
 }
 
-type Rest<P> = undefined extends P
-  ? [params?: MaybeRefOrGetter<P>, options?: { timeoutMs?: number }]
-  : [params: MaybeRefOrGetter<P>, options?: { timeoutMs?: number }];
-
 type UseRequest<C extends AnyContract> = C extends Untyped
   ? <R = unknown>(
       service: string,
@@ -75,7 +71,7 @@ type UseRequest<C extends AnyContract> = C extends Untyped
   : <S extends ServiceName<C>, M extends MethodName<C, S>>(
       service: S,
       method: M,
-      ...rest: Rest<Params<C, S, M>>
+      ...rest: Arguments<MaybeRefOrGetter<Params<C, S, M>>, { timeoutMs?: number }>
     ) => RequestState<Result<C, S, M>>;
 
 /**

@@ -16,7 +16,8 @@ import {
 const KEY = /** @type {InjectionKey<BffClient>} */ (Symbol("bff"));
 
 /**
- * A plugin, `app.use(bffPlugin(client))`: connects in a page, and closes with the app.
+ * A plugin, `app.use(bffPlugin(client))`: connects in a page, and closes with the app (from Vue
+ * 3.5; before that call `client.close()`).
  *
  * @param {BffClient} client
  */

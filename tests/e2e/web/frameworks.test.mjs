@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { createElement } from "react";
+import { createElement, useState } from "react";
 import { renderToString } from "react-dom/server";
 import { createApp, effectScope, nextTick, ref } from "vue";
 
@@ -74,6 +74,19 @@ test("React renders on a server without connecting", () => {
   };
   const page = createElement(react.BffProvider, { client }, createElement(Shown));
   assert.equal(renderToString(page), "closed true undefined");
+});
+
+test("React's request does not load when it is no longer enabled", () => {
+  const client = new BffClient();
+  const seen = [];
+  const Shown = () => {
+    const [enabled, setEnabled] = useState(true);
+    seen.push(react.useRequest("orders", "list", {}, { enabled }).isLoading);
+    if (enabled) setEnabled(false);
+    return null;
+  };
+  renderToString(createElement(react.BffProvider, { client }, createElement(Shown)));
+  assert.deepEqual(seen, [true, false]);
 });
 
 test("React says what is missing without a provider", () => {

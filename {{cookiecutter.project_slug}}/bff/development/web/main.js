@@ -222,7 +222,10 @@ onSubmit("disconnect", async ({ user }) => {
 if ("signIn" in document.body.dataset) {
   const signedIn = new BffClient();
   byId("sign-in").addEventListener("click", () => signedIn.login());
-  byId("sign-out").addEventListener("click", () => (bff ?? signedIn).logout());
+  byId("sign-out").addEventListener("click", () => {
+    bff?.close();
+    signedIn.logout().catch((error) => say("error", error.code ?? error.name, errorInWords(error)));
+  });
   signedIn.me().then((me) => {
     if (me === null) return;
     note("state", `signed in as ${me.username}`, me);

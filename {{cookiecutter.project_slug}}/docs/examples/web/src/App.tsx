@@ -1,6 +1,6 @@
 import { closeText } from "bff-client";
 import { useBff, useConnection, useEvent, useRequest, useTopic } from "bff-client/react";
-import { useState } from "react";
+import { useEffect, useState } from "react";
 
 interface Order {
   order_id: string;
@@ -82,6 +82,7 @@ function OrderList() {
   const bff = useBff();
   const { data, error, reload } = useRequest<{ orders: Order[] }>("orders", "list");
   const [updates, setUpdates] = useState<Record<string, Order>>({});
+  useEffect(() => bff.onGap(() => setUpdates({})), [bff]);
   useEvent<Order>("order.updated", (order) => {
     setUpdates((before) => ({ ...before, [order.order_id]: order }));
     if (!data?.orders.some(({ order_id }) => order_id === order.order_id)) reload();
