@@ -1,4 +1,4 @@
-"""The command `bff`: serve, develop, migrate, check, and write what others read."""
+"""The command `bff`: serves and migrates the app, checks it, and writes its contract."""
 
 from __future__ import annotations
 

@@ -6,15 +6,13 @@ import asyncio
 import datetime as dt
 import re
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import click
 
 from bff.mesh.connect import DeadLetter, DeadLetterQueue, open_dead_letters
 from bff.mesh.transport import ConnectionLost
-from bff.settings import Settings
-
-LoadSettings: TypeAlias = Callable[[], Settings]
+from bff.settings import LoadSettings, Settings
 
 
 def _age(_: click.Context, __: click.Parameter, value: str | None) -> dt.timedelta | None:
@@ -47,31 +45,31 @@ _yes = click.option(
 @click.command("list")
 @click.pass_obj
 @_filters
-def list_letters(settings: LoadSettings, **filters: Any) -> None:
+def list_letters(load_settings: LoadSettings, **filters: Any) -> None:
     """List dead letters, the oldest first.
 
     For each: id, time, handler, reason, topic.
     """
-    asyncio.run(_each_letter(settings(), filters, None))
+    asyncio.run(_each_letter(load_settings(), filters, None))
 
 
 @click.command("show")
 @click.pass_obj
 @_filters
-def show(settings: LoadSettings, **filters: Any) -> None:
+def show(load_settings: LoadSettings, **filters: Any) -> None:
     """Print dead letters with their bodies, which may hold personal data."""
 
     async def show_body(_: DeadLetterQueue, letter: DeadLetter) -> str:
         return letter.body.decode(errors="replace")
 
-    asyncio.run(_each_letter(settings(), filters, show_body))
+    asyncio.run(_each_letter(load_settings(), filters, show_body))
 
 
 @click.command("replay")
 @click.pass_obj
 @_filters
 @_yes
-def replay(settings: LoadSettings, dry_run: bool, **filters: Any) -> None:
+def replay(load_settings: LoadSettings, dry_run: bool, **filters: Any) -> None:
     """Deliver dead letters again, each to its own handler only."""
 
     async def replay_one(queue: DeadLetterQueue, letter: DeadLetter) -> str:
@@ -80,7 +78,7 @@ def replay(settings: LoadSettings, dry_run: bool, **filters: Any) -> None:
 
     asyncio.run(
         _each_letter(
-            settings(), filters, None if dry_run else replay_one, "replay" if dry_run else ""
+            load_settings(), filters, None if dry_run else replay_one, "replay" if dry_run else ""
         )
     )
 
@@ -89,7 +87,7 @@ def replay(settings: LoadSettings, dry_run: bool, **filters: Any) -> None:
 @click.pass_obj
 @_filters
 @_yes
-def drop(settings: LoadSettings, dry_run: bool, **filters: Any) -> None:
+def drop(load_settings: LoadSettings, dry_run: bool, **filters: Any) -> None:
     """Delete dead letters."""
 
     async def drop_one(queue: DeadLetterQueue, letter: DeadLetter) -> str:
@@ -97,7 +95,9 @@ def drop(settings: LoadSettings, dry_run: bool, **filters: Any) -> None:
         return "dropped"
 
     asyncio.run(
-        _each_letter(settings(), filters, None if dry_run else drop_one, "drop" if dry_run else "")
+        _each_letter(
+            load_settings(), filters, None if dry_run else drop_one, "drop" if dry_run else ""
+        )
     )
 
 

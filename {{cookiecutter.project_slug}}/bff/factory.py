@@ -1,4 +1,4 @@
-"""The import strings of the app: the only place where the engine names it."""
+"""How the engine finds the app: the only place where it names the app's modules."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ The docstring below a field is its explanation: `bff settings` prints it.
 from __future__ import annotations
 
 from math import ceil
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Protocol, Self
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -370,3 +370,9 @@ class Settings(MeshSettings):
                     "issuer with these keys are accepted"
                 )
         return self
+
+
+class LoadSettings(Protocol):
+    """Reads the settings of the app. Commands get it as the object of click's context."""
+
+    def __call__(self, env_file: str = ".env") -> Settings: ...

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from bff import problems
+from bff import http_headers, problems
 from bff.auth.authenticator import Authenticator
 from bff.auth.caller import Caller
 from bff.auth.sessions import SessionStore
@@ -73,6 +73,7 @@ def app(settings: Settings, tickets: Tickets, authenticator: Authenticator) -> F
         handshake_limit=HandshakeLimit(settings),
     )
     problems.install(app)
+    http_headers.install(app, [])
     app.include_router(tickets_endpoint.router)
 
     @app.api_route("/whoami", methods=["GET", "POST"])

@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable
 from urllib.parse import urljoin
 
-from bff.testing import RunningBff
+from bff.settings import Settings
+from bff.testing import RunningBff, run
 
+from tests.engine.echo import create_app
 from tests.engine.sign_in.conftest import Page, parameters
 
 
@@ -82,6 +84,16 @@ async def test_a_sign_out_ends_the_session_here_and_at_the_provider(page: Page) 
     assert (await page.http.get(at_provider)).status_code in (200, 303)
     again = await page.http.get(path)
     assert again.headers["location"] == "/"
+
+
+async def test_redirects_contain_the_root_path_that_the_app_gave_to_fastapi(
+    settings: Settings,
+) -> None:
+    app = create_app(settings)
+    app.root_path = "/bff"
+    async with run(app) as bff, bff.http() as http:
+        response = await http.get("/auth/logout?ticket=used")
+    assert response.headers["location"] == "/bff/"
 
 
 async def test_a_user_sees_the_own_sessions_and_ends_one(

@@ -35,6 +35,8 @@ _FLUSH_SECONDS: Final = 3.0
 _DELETE_SECONDS: Final = 3600.0
 _MAX_ADDRESS: Final = 64
 
+Detail = str | int | bool | None
+
 
 class AuditOutcome(StrEnum):
     """How an act ended."""
@@ -72,7 +74,7 @@ class AuditLog:
         user: str | None = None,
         session: str | None = None,
         address: str = "",
-        **details: str | int | bool | None,
+        **details: Detail,
     ) -> None:
         """Record an act. Never waits, never raises.
 

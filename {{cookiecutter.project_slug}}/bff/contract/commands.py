@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ from bff.contract.compare import compare
 from bff.contract.documents import Documents
 from bff.contract.typescript import typescript
 from bff.factory import FACTORY, load
-from bff.settings import Settings
-
-GetSettings = Callable[[str], Settings]
+from bff.settings import LoadSettings
 
 
 @click.command()
@@ -31,13 +28,13 @@ GetSettings = Callable[[str], Settings]
     type=click.Path(file_okay=False, path_type=Path),
     help="Where the documents are.",
 )
-def contract(get_settings: GetSettings, check: bool, folder: Path) -> None:
+def contract(load_settings: LoadSettings, check: bool, folder: Path) -> None:
     """Write asyncapi.json and openapi.json.
 
     Prints what breaks clients that were written against the files as they were, and what is not
     declared.
     """
-    documents = _documents(get_settings)
+    documents = _documents(load_settings)
     stale = False
     for name, document in (
         ("asyncapi.json", documents.asyncapi()),
@@ -64,19 +61,19 @@ def contract(get_settings: GetSettings, check: bool, folder: Path) -> None:
 
 @click.command()
 @click.pass_obj
-def types(get_settings: GetSettings) -> None:
+def types(load_settings: LoadSettings) -> None:
     """Print the types of the contract in TypeScript.
 
     `bff types > src/contract.d.ts`, then `new BffClient<Contract>()` in the page.
     """
-    click.echo(typescript(_documents(get_settings).contract()), nl=False)
+    click.echo(typescript(_documents(load_settings).contract()), nl=False)
 
 
-def _documents(get_settings: GetSettings) -> Documents:
+def _documents(load_settings: LoadSettings) -> Documents:
     """The documents of the app. They depend on no secret and on no server, so this works without
     an .env too, for example in CI: with the settings of .env.example."""
     os.environ.setdefault("JWT_SECRET", secrets.token_hex(32))
-    settings = get_settings(".env" if Path(".env").exists() else ".env.example")
+    settings = load_settings(".env" if Path(".env").exists() else ".env.example")
     documents: Documents = load(FACTORY)(settings).state.bff.documents
     return documents
 

@@ -11,14 +11,12 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 from starlette.requests import HTTPConnection
 
-from bff.audit.log import AuditLog, AuditOutcome
+from bff.audit.log import AuditLog, AuditOutcome, Detail
 from bff.endpoints.dependencies import BffDep, CallerDep, address_of, bff_of
 from bff.names import UserId
 from bff.problems import responses
 
 router = APIRouter()
-
-Detail = str | int | bool | None
 
 
 class Audit:

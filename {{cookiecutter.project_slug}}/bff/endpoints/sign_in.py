@@ -117,27 +117,26 @@ async def log_out(
     with audit.act("sign_out", user=caller.user_id, session=key.sid, everywhere=everywhere):
         await end_sessions(bff, {key.sid, *sids})
     bff.session_cookie.delete(request, response)
-    home = bff.settings.root_path + "/"
+    root = _root_path(request)
     if tokens is None:
-        return SignedOut(redirect_to=home)
+        return SignedOut(redirect_to=f"{root}/")
     await _revoke(sign_ins, tokens)
     callback = _redirect_uri(request, bff)
     url = await sign_ins.provider.end_session_url(
         tokens.id_token, callback.removesuffix("/auth/callback") + "/"
     )
     if url is None:
-        return SignedOut(redirect_to=home)
+        return SignedOut(redirect_to=f"{root}/")
     ticket = await bff.sessions.keep_url(url)
-    return SignedOut(redirect_to=f"{bff.settings.root_path}/auth/logout?ticket={ticket}")
+    return SignedOut(redirect_to=f"{root}/auth/logout?ticket={ticket}")
 
 
 @router.get("/logout", include_in_schema=False)
-async def continue_to_provider(bff: BffDep, ticket: str) -> Response:
+async def continue_to_provider(request: Request, bff: BffDep, ticket: str) -> Response:
     """Continue a sign-out at the provider. Its URL contains the ID token, which no script of the
     page must see, so the page gets a single-use ticket for it."""
     url = await bff.sessions.take_url(ticket)
-    home = bff.settings.root_path + "/"
-    return RedirectResponse(url or home, status.HTTP_303_SEE_OTHER)
+    return RedirectResponse(url or f"{_root_path(request)}/", status.HTTP_303_SEE_OTHER)
 
 
 async def _create_session(
@@ -205,18 +204,22 @@ def _redirect_uri(request: Request, bff: Bff) -> str:
     Raises:
         Problem: `forbidden` if that host is not in `ALLOWED_ORIGINS`; it may be forged.
     """
-    settings = bff.settings
-    if settings.oidc_redirect_uri is not None:
-        return settings.oidc_redirect_uri
+    if bff.settings.oidc_redirect_uri is not None:
+        return bff.settings.oidc_redirect_uri
     origin = f"{request.url.scheme}://{request.url.netloc}"
     if origin not in bff.allowed_origins:
         raise Problem(Code.FORBIDDEN, "Set OIDC_REDIRECT_URI, or add this host to ALLOWED_ORIGINS")
-    return f"{origin}{settings.root_path}/auth/callback"
+    return f"{origin}{_root_path(request)}/auth/callback"
 
 
 def _again(request: Request, path: str) -> str:
-    root = request.scope.get("root_path", "")
-    return f"{root}/auth/login?return_to={quote(path)}"
+    return f"{_root_path(request)}/auth/login?return_to={quote(path)}"
+
+
+def _root_path(request: Request) -> str:
+    """`ROOT_PATH`, or the `root_path` that the app gave to `FastAPI`."""
+    root: str = request.scope.get("root_path", "")
+    return root
 
 
 def _failed(request: Request, bff: Bff, failure: BaseException, again: str) -> Response:

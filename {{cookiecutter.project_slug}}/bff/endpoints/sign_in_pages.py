@@ -8,7 +8,6 @@ from typing import Final
 from fastapi.responses import HTMLResponse
 
 _HEADERS: Final = {
-    "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from bff.auth.origins import origin_of
@@ -28,12 +28,9 @@ class Ticket(BaseModel):
 
 
 @router.post("/ticket")
-async def create_ticket(
-    request: Request, response: Response, caller: CallerDep, bff: BffDep
-) -> Ticket:
+async def create_ticket(request: Request, caller: CallerDep, bff: BffDep) -> Ticket:
     """Create a single-use ticket for a WebSocket handshake."""
     bff.authenticator.check_origin(request)
-    response.headers["Cache-Control"] = "no-store"
     return Ticket(
         ticket=await bff.tickets.issue(caller, origin_of(request)),
         expires_in=bff.settings.ticket_seconds,
