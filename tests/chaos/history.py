@@ -118,6 +118,8 @@ class Connected(Record):
     user: str
     process: str
     connection: str
+    transport: str = "websocket"
+    """`websocket` or `events`: an event stream."""
 
 
 @dataclass(frozen=True, kw_only=True)

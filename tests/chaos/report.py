@@ -36,11 +36,14 @@ def _faults(history: Sequence[Record]) -> list[str]:
 
 def _figures(history: Sequence[Record], verdict: Verdict) -> list[str]:
     count = Counter(type(record).__name__ for record in history)
-    clients = len({record.client for record in history if isinstance(record, Connected)})
+    connected = [record for record in history if isinstance(record, Connected)]
+    clients = len({record.client for record in connected})
+    transports = Counter(record.transport for record in connected)
     return [
         f"sent       {count['Sent']:6}  messages: {count['Taken']} confirmed, "
         f"{count['Unknown']} with unknown outcome, {count['Refused']} refused",
-        f"delivered  {verdict.applied:6}  to {clients} clients on {count['Connected']} sockets",
+        f"delivered  {verdict.applied:6}  to {clients} clients on {transports['websocket']} "
+        f"WebSockets and {transports['events']} event streams",
         f"recovered  {verdict.recovered:6}  of these after a return",
         f"dropped    {verdict.dropped:6}  that a client had already",
         f"lost       {verdict.lost:6}  and told, in {verdict.announcements} announcements",

@@ -34,7 +34,10 @@ from tests.chaos.traffic import ByAdmin, ByMesh, ByMethod, Http, Traffic, Way, d
 USERS = ("alice", "bob", "carol")
 TOPICS = ("chaos.tea", "chaos.milk")
 SOCKETS = 3
-"""Per user, beside an event stream and a page with `bff-client.js`."""
+"""Per user, beside an event stream and two pages with `bff-client.js`."""
+BLOCKED = 0.7
+"""The share of WebSockets that a proxy refuses to one page of each user. It then changes from event
+streams to a WebSocket and back."""
 ALLOWANCE = LEASE + 2 * RENEWAL + 2
 _INDEX_SECONDS = 2
 LAST_SECONDS = 60
@@ -153,7 +156,11 @@ def _visitors(seed: int, deployment: Deployment, recorder: Recorder) -> list[Vis
 
 
 def _pages(deployment: Deployment) -> list[Page]:
-    return [Page(f"{user}/page", user, TOPICS, deployment.token(user)) for user in USERS]
+    return [
+        Page(f"{user}/{name}", user, TOPICS, deployment.token(user), blocked=blocked)
+        for user in USERS
+        for name, blocked in (("page", 0), ("page-behind-proxy", BLOCKED))
+    ]
 
 
 async def _watch_index(deployment: Deployment, history: History, clock: Clock) -> None:

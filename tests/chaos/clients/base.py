@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from tests.chaos.history import Connected, Delivered, Gap, History, Id, Left, Positioned
 
@@ -39,7 +39,7 @@ class Recorder:
     history: History
     clock: Clock
 
-    def connected(self, client: Client, process: str, connection: str) -> None:
+    def connected(self, client: Client, process: str, connection: str, transport: str) -> None:
         self.history.add(
             Connected(
                 at=self.clock(),
@@ -47,6 +47,7 @@ class Recorder:
                 user=client.user,
                 process=process,
                 connection=connection,
+                transport=transport,
             )
         )
 
@@ -106,6 +107,9 @@ class Client:
 class Visitor(Client, ABC):
     """A client that comes and goes, keeps its positions, and drops what it has already."""
 
+    transport: ClassVar[str]
+    """`websocket` or `events`."""
+
     def __init__(
         self,
         name: str,
@@ -144,7 +148,7 @@ class Visitor(Client, ABC):
 
     def greeted(self, hello: Mapping[str, Any], process: str, since: Mapping[str, str]) -> None:
         """The first frame came."""
-        self.recorder.connected(self, process, hello["session_id"])
+        self.recorder.connected(self, process, hello["session_id"], self.transport)
         self.positioned(since, hello["positions"], hello["recovered"])
 
     def positioned(

@@ -20,6 +20,7 @@ _SILENT_SECONDS = 6
 class EventStreamClient(Visitor):
     """Follows its topics from the beginning, and resumes from the cursor."""
 
+    transport = "events"
     _cursor = ""
 
     async def visit(self, address: Address) -> None:

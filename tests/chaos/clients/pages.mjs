@@ -1,84 +1,152 @@
 /**
  * Pages with `bff-client.js`: many clients in one process. What a client receives is printed, a
- * line of JSON each. The frames that set positions are read on the socket, messages where the
+ * line of JSON each. The frames that set positions are read on the connection, messages where the
  * client hands them to its listeners.
  */
 
 const { CLIENT, ADDRESSES, CLIENTS, OPTIONS, REQUEST_MS } = process.env;
 const { BffClient } = await import(CLIENT);
 const addresses = JSON.parse(ADDRESSES);
+const pages = new Map();
 
 function tell(line) {
   console.log(JSON.stringify(line));
 }
 
-function page({ name, token, topics }, number) {
-  let attempts = number;
-  let address;
-  let current;
+/** A page, and where its client connects: each attempt goes to the next address. */
+class Page {
+  #current = null;
 
-  /** From the address to which the socket goes next. */
-  async function getTicket({ signal }) {
-    address = addresses[attempts++ % addresses.length];
-    const headers = { Authorization: `Bearer ${token}` };
-    const response = await fetch(`${address}/auth/ticket`, { method: "POST", headers, signal });
-    if (!response.ok) throw new Error(`status ${response.status}`);
-    return (await response.json()).ticket;
+  constructor({ name, token, topics, blocked }, number) {
+    [this.name, this.blocked, this.attempts] = [name, blocked, number];
+    const host = `page-${number}`;
+    pages.set(host, this);
+    const page = this;
+    const options = {
+      url: `ws://${host}/ws`,
+      getToken: () => token,
+      WebSocket: class extends WatchedSocket {
+        constructor(url, protocols) {
+          super(page, new URL(url), protocols);
+        }
+      },
+    };
+    const bff = new BffClient({ ...options, ...JSON.parse(OPTIONS) });
+    bff.onGap((streams) => tell({ name, told: Object.keys(streams).length }));
+    bff.on("*", (event, { id }) => id && tell({ name, id, message: event.message }));
+    bff.connect().catch((error) => tell({ name, error: String(error) }));
+    for (const topic of topics) {
+      bff.subscribe(topic).catch((error) => tell({ name, error: String(error) }));
+    }
+    if (Number(REQUEST_MS)) setInterval(() => ask(bff), Number(REQUEST_MS));
   }
 
-  class Watched extends WebSocket {
-    #asked = new Map();
-    #isOpen = false;
-
-    constructor(url, protocols) {
-      const { search, searchParams } = new URL(url);
-      super(`${address.replace(/^http/, "ws")}/ws${search}`, protocols);
-      const ids = searchParams.get("since")?.split(",") ?? [];
-      this.#asked.set("hello", Object.fromEntries(ids.map((id) => [streamOf(id), id])));
-      this.addEventListener("message", ({ data }) => this.#onFrame(JSON.parse(data)));
-      this.addEventListener("close", ({ code }) => this.#onClose(code));
-      current?.#onClose(1006);
-      current = this;
-    }
-
-    /** The close of a dead socket may come when the client has another one already. */
-    #onClose(code) {
-      if (current === this && this.#isOpen) tell({ name, left: code });
-      this.#isOpen = false;
-    }
-
-    send(text) {
-      const { type, payload } = JSON.parse(text);
-      if (type === "subscribe") {
-        const since = payload.topics.filter(({ since }) => since);
-        const streams = since.map(({ topic, since }) => [`topic:${topic}`, since]);
-        this.#asked.set(payload.trace_id, Object.fromEntries(streams));
-      }
-      super.send(text);
-    }
-
-    #onFrame({ type, payload }) {
-      if (type === "gap") {
-        tell({ name, gap: payload.streams });
-      } else if (type === "event" && payload.topic === "hello") {
-        this.#isOpen = true;
-        tell({ name, address, hello: payload.event, since: this.#asked.get("hello") });
-      } else if (type === "response" && this.#asked.has(payload.trace_id) && payload.result) {
-        tell({ name, subscribed: payload.result, since: this.#asked.get(payload.trace_id) });
-      }
-    }
+  next() {
+    this.address = addresses[this.attempts++ % addresses.length];
   }
 
-  const options = { getTicket, WebSocket: Watched, ...JSON.parse(OPTIONS) };
-  const bff = new BffClient({ url: "ws://anywhere/ws", ...options });
-  bff.onGap((streams) => tell({ name, told: Object.keys(streams).length }));
-  bff.on("*", (event, { id }) => id && tell({ name, id, message: event.message }));
-  bff.connect().catch((error) => tell({ name, error: String(error) }));
-  for (const topic of topics) {
-    bff.subscribe(topic).catch((error) => tell({ name, error: String(error) }));
+  /** A connection has got its hello: it replaces the one before. */
+  opened(connection, hello, since, transport) {
+    this.#current = connection;
+    tell({ name: this.name, address: connection.address, hello, since, transport });
   }
-  if (Number(REQUEST_MS)) setInterval(() => ask(bff), Number(REQUEST_MS));
+
+  /** The close of a dead connection may come when the client has another one already. */
+  closed(connection, code) {
+    if (this.#current !== connection) return;
+    this.#current = null;
+    tell({ name: this.name, left: code });
+  }
 }
+
+/** A WebSocket of a page. A proxy refuses some of them: `page.blocked` is their share. */
+class WatchedSocket extends WebSocket {
+  #asked = new Map();
+  #page;
+
+  constructor(page, { search, searchParams }, protocols) {
+    const path = Math.random() < page.blocked ? "/blocked" : "/ws";
+    super(`${page.address.replace(/^http/, "ws")}${path}${search}`, protocols);
+    [this.#page, this.address] = [page, page.address];
+    this.#asked.set("hello", sinceOf(searchParams));
+    this.addEventListener("message", ({ data }) => this.#onFrame(JSON.parse(data)));
+    this.addEventListener("close", ({ code }) => page.closed(this, code));
+  }
+
+  send(text) {
+    const { type, payload } = JSON.parse(text);
+    if (type === "subscribe") {
+      const since = payload.topics.filter(({ since }) => since);
+      const streams = since.map(({ topic, since }) => [`topic:${topic}`, since]);
+      this.#asked.set(payload.trace_id, Object.fromEntries(streams));
+    }
+    super.send(text);
+  }
+
+  #onFrame({ type, payload }) {
+    const { name } = this.#page;
+    if (type === "gap") {
+      tell({ name, gap: payload.streams });
+    } else if (type === "event" && payload.topic === "hello") {
+      this.#page.opened(this, payload.event, this.#asked.get("hello"), "websocket");
+    } else if (type === "response" && this.#asked.has(payload.trace_id) && payload.result) {
+      tell({ name, subscribed: payload.result, since: this.#asked.get(payload.trace_id) });
+    }
+  }
+}
+
+/** An event stream of a page: its frames are read on their way to the client. */
+class WatchedStream {
+  #code = 1006;
+  #rest = "";
+
+  constructor(page, { searchParams }) {
+    [this.page, this.address, this.since] = [page, page.address, sinceOf(searchParams)];
+  }
+
+  read(response) {
+    const decoder = new TextDecoder();
+    const closed = () => this.page.closed(this, this.#code);
+    const watch = new TransformStream({
+      transform: (chunk, controller) => {
+        this.#onText(decoder.decode(chunk, { stream: true }));
+        controller.enqueue(chunk);
+      },
+      flush: closed,
+      cancel: closed,
+    });
+    response.body.pipeTo(watch.writable).catch(closed);
+    return new Response(watch.readable, response);
+  }
+
+  #onText(text) {
+    const lines = (this.#rest + text).split("\n");
+    this.#rest = lines.pop();
+    for (const line of lines) {
+      if (line.startsWith("data: ")) this.#onFrame(JSON.parse(line.slice(6)));
+    }
+  }
+
+  #onFrame({ type, payload }) {
+    if (type === "gap") tell({ name: this.page.name, gap: payload.streams });
+    else if (type === "close") this.#code = payload.code;
+    else if (payload.topic === "hello") {
+      this.page.opened(this, payload.event, this.since, "events");
+    }
+  }
+}
+
+const fetchAddress = fetch;
+
+/** Requests of a page go to an address; a ticket and an event stream begin an attempt. */
+globalThis.fetch = async (resource, init) => {
+  const url = new URL(resource);
+  const page = pages.get(url.hostname);
+  if (!page.address || ["/auth/ticket", "/events"].includes(url.pathname)) page.next();
+  const stream = new WatchedStream(page, url);
+  const response = await fetchAddress(`${page.address}${url.pathname}${url.search}`, init);
+  return response.ok && url.pathname === "/events" ? stream.read(response) : response;
+};
 
 async function ask(bff) {
   try {
@@ -89,8 +157,9 @@ async function ask(bff) {
   }
 }
 
-function streamOf(id) {
-  return id.split("/").slice(0, -2).join("/");
+function sinceOf(searchParams) {
+  const ids = searchParams.get("since")?.split(",").filter(Boolean) ?? [];
+  return Object.fromEntries(ids.map((id) => [id.split("/").slice(0, -2).join("/"), id]));
 }
 
-JSON.parse(CLIENTS).forEach(page);
+JSON.parse(CLIENTS).forEach((page, number) => new Page(page, number));

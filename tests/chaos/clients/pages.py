@@ -41,8 +41,12 @@ def node_command() -> list[str] | None:
 class Page(Client):
     """A page. It stays, and reconnects as the client does."""
 
-    def __init__(self, name: str, user: str, topics: Sequence[str], token: str) -> None:
+    def __init__(
+        self, name: str, user: str, topics: Sequence[str], token: str, *, blocked: float = 0
+    ) -> None:
+        """`blocked`: the share of its WebSockets that are refused, as by a proxy."""
         super().__init__(name, user, topics, token)
+        self.blocked = blocked
         self.subscribed: set[str] = set()
         self.announced = 0
         """Streams of which the BFF said that messages are lost."""
@@ -72,7 +76,10 @@ class Pages:
             "CLIENT": (project / "client" / "bff-client.js").as_uri(),
             "ADDRESSES": json.dumps(list(self._addresses)),
             "CLIENTS": json.dumps(
-                [{"name": p.name, "token": p.token, "topics": list(p.topics)} for p in pages]
+                [
+                    {"name": p.name, "token": p.token, "topics": p.topics, "blocked": p.blocked}
+                    for p in pages
+                ]
             ),
             "OPTIONS": json.dumps(_QUICK),
             "REQUEST_MS": str(request_ms),
@@ -109,13 +116,13 @@ class Pages:
         page = self.pages[line["name"]]
         recorder = self._recorder
         match line:
-            case {"hello": hello, "since": since, "address": address}:
+            case {"hello": hello, "since": since, "address": address, "transport": transport}:
                 process = self._addresses[address].process
-                recorder.connected(page, process, hello["session_id"])
+                recorder.connected(page, process, hello["session_id"], transport)
                 page.subscribed.clear()
+                page.ready.clear()
                 self._position(page, since, hello)
             case {"subscribed": result, "since": since}:
-                page.subscribed |= set(result["positions"])
                 self._position(page, since, result)
             case {"id": id, "message": message}:
                 recorder.delivered(page, id, message, applied=True)
@@ -132,6 +139,7 @@ class Pages:
     def _position(self, page: Page, since: Mapping[str, str], result: Mapping[str, Any]) -> None:
         recovered = result["recovered"]
         page.announced += sum(not recovered[stream] for stream in recovered if stream in since)
+        page.subscribed |= set(result["positions"])
         self._recorder.positioned(page, since, result["positions"], recovered)
         if page.subscribed >= {f"topic:{topic}" for topic in page.topics}:
             page.ready.set()

@@ -22,6 +22,7 @@ _PING_SECONDS = 2
 class WebSocketClient(Visitor):
     """Subscribes to its topics, and unsubscribes now and then."""
 
+    transport = "websocket"
     _asked: dict[str, tuple[str, dict[str, str]]]
     """Unanswered requests of this connection, with the positions that they contained."""
 
