@@ -106,7 +106,8 @@ class Settings(MeshSettings):
     `postgresql+asyncpg://user:password@host/database`."""
 
     jwt_secret: Annotated[SecretStr | None, BlankIsNone] = None
-    """Secret of tokens signed with HS256, HS384 or HS512. Set this or `JWKS_URL`."""
+    """Secret of tokens signed with HS256, HS384 or HS512. Set this, `JWKS_URL` or
+    `OIDC_ISSUER`."""
     jwt_previous_secret: Annotated[SecretStr | None, BlankIsNone] = None
     """The former `JWT_SECRET`, whose tokens are still accepted. Set it while the secret is rotated,
     for the longest lifetime of a token."""
