@@ -54,7 +54,7 @@ async def test_a_revoked_session_is_refused_on_every_instance_and_no_other_sessi
     a, b = await start(), await start()
     await a.revocations.revoke_session("s-1")
     assert await is_refused(a, ALICE)
-    await until(lambda: b.revocations.covers(ALICE))
+    await until(lambda: b.revocations.is_revoked(ALICE))
     for instance in (a, b):
         assert not await is_refused(instance, OTHER_SESSION)
 
@@ -62,18 +62,18 @@ async def test_a_revoked_session_is_refused_on_every_instance_and_no_other_sessi
 async def test_a_revoked_token_is_refused_and_no_other_token_is(start: StartInstance) -> None:
     a, b = await start(), await start()
     await a.revocations.revoke_token("t-1")
-    await until(lambda: b.revocations.covers(ALICE))
-    assert not b.revocations.covers(OTHER_SESSION)
+    await until(lambda: b.revocations.is_revoked(ALICE))
+    assert not b.revocations.is_revoked(OTHER_SESSION)
 
 
 async def test_a_revoked_user_is_refused_with_every_earlier_sign_in(start: StartInstance) -> None:
     a, b = await start(), await start()
     await a.revocations.revoke_user("alice")
-    await until(lambda: b.revocations.covers(ALICE))
-    assert b.revocations.covers(OTHER_SESSION)
-    assert b.revocations.covers(replace(ALICE, issued_at=0)), "iat is unknown"
-    assert not b.revocations.covers(replace(ALICE, issued_at=time.time() + 1))
-    assert not b.revocations.covers(replace(ALICE, user_id="bob"))
+    await until(lambda: b.revocations.is_revoked(ALICE))
+    assert b.revocations.is_revoked(OTHER_SESSION)
+    assert b.revocations.is_revoked(replace(ALICE, issued_at=0)), "iat is unknown"
+    assert not b.revocations.is_revoked(replace(ALICE, issued_at=time.time() + 1))
+    assert not b.revocations.is_revoked(replace(ALICE, user_id="bob"))
 
 
 async def test_an_instance_that_starts_later_knows_the_earlier_revocations(
@@ -84,7 +84,7 @@ async def test_an_instance_that_starts_later_knows_the_earlier_revocations(
     late = await start()
     assert await is_refused(late, ALICE)
     await until_in_sync(late)
-    assert late.revocations.covers(ALICE)
+    assert late.revocations.is_revoked(ALICE)
 
 
 async def test_a_connect_sees_a_revocation_whose_message_has_not_come(
@@ -94,10 +94,10 @@ async def test_a_connect_sees_a_revocation_whose_message_has_not_come(
     await until_in_sync(a)
     unheard = ClusterMember(redis, settings)  # listens to nothing
     await unheard.revocations.sync()
-    assert not await unheard.revocations.covers_at(ALICE, await version(unheard))
+    assert not await unheard.revocations.is_revoked_at(ALICE, await version(unheard))
     await a.revocations.revoke_session("s-1")
-    assert not unheard.revocations.covers(ALICE)
-    assert await unheard.revocations.covers_at(ALICE, await version(a))
+    assert not unheard.revocations.is_revoked(ALICE)
+    assert await unheard.revocations.is_revoked_at(ALICE, await version(a))
 
 
 async def test_http_asks_redis_while_pubsub_is_stalled(
@@ -135,9 +135,9 @@ async def test_a_lost_message_is_made_up_for_by_the_next_one(
         patch.setattr(b.revocations, "on_message", lambda _: heard.set())
         await a.revocations.revoke_session("s-1")
         await heard.wait()
-    assert not b.revocations.covers(ALICE)
+    assert not b.revocations.is_revoked(ALICE)
     await a.revocations.revoke_session("s-9")
-    await until(lambda: b.revocations.covers(ALICE))
+    await until(lambda: b.revocations.is_revoked(ALICE))
 
 
 async def test_instances_write_what_redis_has_lost(
@@ -146,7 +146,7 @@ async def test_instances_write_what_redis_has_lost(
     a, b = await start(), await start()
     await a.revocations.revoke_session("s-1")
     await a.revocations.revoke_user("bob")
-    await until(lambda: b.revocations.covers(ALICE))
+    await until(lambda: b.revocations.is_revoked(ALICE))
     key = Keys(settings.prefix).revocations
     before = await redis.zrange(key, 0, -1, withscores=True)
     assert len(before) == 2
@@ -157,7 +157,7 @@ async def test_instances_write_what_redis_has_lost(
     assert await redis.zrange(key, 0, -1, withscores=True) == before
     late = await start()
     await until_in_sync(late)
-    assert late.revocations.covers(ALICE)
+    assert late.revocations.is_revoked(ALICE)
 
 
 async def test_a_lost_key_is_noticed_although_the_number_of_changes_is_still_there(
@@ -190,8 +190,8 @@ async def test_a_revocation_is_kept_as_long_as_a_token_can_live(
     await a.revocations.revoke_user("old", now - keep - 1)
     await a.revocations.revoke_user("young", now - keep + 100)
     await a.revocations.sync()
-    assert not a.revocations.covers(replace(ALICE, user_id="old", issued_at=0))
-    assert a.revocations.covers(replace(ALICE, user_id="young", issued_at=0))
+    assert not a.revocations.is_revoked(replace(ALICE, user_id="old", issued_at=0))
+    assert a.revocations.is_revoked(replace(ALICE, user_id="young", issued_at=0))
     await a.revocations.sync()
     key = Keys(settings.prefix).revocations
     assert await redis.zrange(key, 0, -1) == [b"u:young"]
@@ -234,9 +234,9 @@ async def test_sessions_end_together_with_their_revocation(start: StartInstance)
         ("session", "own-2"),
         ("session", "p-1"),
     ]
-    assert a.revocations.covers(replace(ALICE, session_id="own-2"))
-    assert await a.revocations.is_revoked("p-1")
-    assert not await a.revocations.is_revoked("p-2")
+    assert a.revocations.is_revoked(replace(ALICE, session_id="own-2"))
+    assert await a.revocations.is_session_revoked("p-1")
+    assert not await a.revocations.is_session_revoked("p-2")
     await a.messenger.close_session("own-3")
     assert ended[-1] == ("session", "own-3")
     await a.revocations.revoke_user("alice")
@@ -251,8 +251,8 @@ def test_the_list_keeps_the_latest_time_of_a_name() -> None:
     )
     assert known.add([late]) == [late]
     assert known.add([early]) == []
-    assert known.covers(replace(ALICE, issued_at=15))
-    assert not known.covers(replace(ALICE, issued_at=21))
+    assert known.is_revoked(replace(ALICE, issued_at=15))
+    assert not known.is_revoked(replace(ALICE, issued_at=21))
     assert known.since(20) == [late]
     known.remove_before(21)
     assert len(known) == 0
@@ -269,7 +269,7 @@ async def test_a_redis_that_does_not_answer_delays_few_requests(
         raise ConnectionError
 
     a.revocations.on_stalled()
-    monkeypatch.setattr(a.revocations, "ask", ask)
+    monkeypatch.setattr(a.revocations, "is_revoked_in_redis", ask)
     for _ in range(10):
         await a.revocations.check(ALICE)
     assert len(asked) == 1

@@ -125,7 +125,7 @@ async def test_a_connect_is_refused_although_the_message_about_its_session_was_l
         await revocations.revoke_session("s-1")
         await received.wait()
     token = bff.token("alice", session_id="s-1")
-    assert not revocations.covers(await bff.engine.verifier.verify(token))
+    assert not revocations.is_revoked(await bff.engine.verifier.verify(token))
     async with bff.handshake("", {"Authorization": f"Bearer {token}"}) as browser:
         with pytest.raises(ConnectionClosed):  # without a hello before
             await browser.receive()

@@ -95,7 +95,7 @@ class RevocationList:
     def __len__(self) -> int:
         return sum(map(len, self._by_kind.values()))
 
-    def covers(self, caller: Caller) -> bool:
+    def is_revoked(self, caller: Caller) -> bool:
         """Whether the caller's session, token or user is revoked."""
         if self._users and self._users.get(caller.user_id, -1.0) >= caller.issued_at:
             return True

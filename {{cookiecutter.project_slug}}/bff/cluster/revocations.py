@@ -136,23 +136,24 @@ class Revocations:
 
     # Checking
 
-    def covers(self, caller: Caller) -> bool:
-        """Whether this instance knows that the caller is revoked."""
-        return self._known.covers(caller)
+    def is_revoked(self, caller: Caller) -> bool:
+        """Whether the caller is revoked, by the copy of this instance."""
+        return self._known.is_revoked(caller)
 
-    async def covers_at(self, caller: Caller, version: Position) -> bool:
-        """Whether the caller is revoked. `version` is what Redis counted at the connect.
+    async def is_revoked_at(self, caller: Caller, version: Position) -> bool:
+        """Whether the caller is revoked, by the copy if it is at least as new as `version`, which
+        Redis counted at the connect; else by what Redis has now.
 
         Raises:
             RedisError, OSError, TimeoutError: Redis is unavailable.
         """
         own = self._version
-        if self._known.covers(caller):
+        if self._known.is_revoked(caller):
             return True
         if own is not None and own.epoch == version.epoch and own.offset >= version.offset:
             return False
         self._sync_needed.set()
-        return await self.ask(caller)
+        return await self.is_revoked_in_redis(caller)
 
     async def check(self, caller: Caller) -> None:
         """Check the caller of a request. While pub/sub is stalled, Redis is asked. If it does not
@@ -161,7 +162,7 @@ class Revocations:
         Raises:
             SessionEnded: the caller is revoked.
         """
-        if self._known.covers(caller):
+        if self._known.is_revoked(caller):
             raise SessionEnded
         now = _now()
         if (self._version is not None and now - self._received_at < self._stalled_after) or (
@@ -170,14 +171,14 @@ class Revocations:
             return
         try:
             async with asyncio.timeout(_ASK_SECONDS):
-                revoked = await self.ask(caller)
+                revoked = await self.is_revoked_in_redis(caller)
         except UNAVAILABLE:
             self._ask_after = _now() + _ASK_AGAIN_SECONDS
             return
         if revoked:
             raise SessionEnded
 
-    async def is_revoked(self, session_id: str) -> bool:
+    async def is_session_revoked(self, session_id: str) -> bool:
         """Whether a session is revoked, by what Redis has now. Also for a `sid` of the identity
         provider, with which no session has begun yet.
 
@@ -187,7 +188,7 @@ class Revocations:
         key = Revocation(RevocationKind.SESSION, session_id, 0).key
         return await self._pipeline.submit("ZSCORE", self._keys.revocations, key) is not None
 
-    async def ask(self, caller: Caller) -> bool:
+    async def is_revoked_in_redis(self, caller: Caller) -> bool:
         """Whether the caller is revoked, by what Redis has now.
 
         Raises:
@@ -200,7 +201,7 @@ class Revocations:
         self._apply(
             parse({key: float(at) for key, at in zip(keys, found, strict=True) if at is not None})
         )
-        return self._known.covers(caller)
+        return self._known.is_revoked(caller)
 
     # The copy
 

@@ -150,7 +150,7 @@ async def _create_session(
     )
     key, superfluous = await bff.sessions.create(sign_in)
     # A logout of the provider that comes now finds the session; one that came before is found here.
-    if sign_in.provider_sid and await bff.revocations.is_revoked(sign_in.provider_sid):
+    if sign_in.provider_sid and await bff.revocations.is_session_revoked(sign_in.provider_sid):
         await end_sessions(bff, [key.sid])
         raise SignInRefused("the session has ended at the identity provider")
     previous = [flow.previous] if flow.previous else []

@@ -82,7 +82,7 @@ class HandlerManager:
         connection, caller = handler.connection, handler.caller
         try:
             joined, of_all = await self._subscriptions.join(connection, since)
-            if await self._revocations.covers_at(handler.caller, of_all.revocations_version):
+            if await self._revocations.is_revoked_at(handler.caller, of_all.revocations_version):
                 raise SessionEnded
             version = of_all.retained_version
             # A client that resumed its streams probably has them: its hello comes first.
@@ -159,7 +159,7 @@ class HandlerManager:
                 if handler.caller.session_id in sessions or handler.caller.token_id in tokens
             ]
         for handler in candidates:
-            if self._revocations.covers(handler.caller):
+            if self._revocations.is_revoked(handler.caller):
                 handler.connection.close(CloseCode.SESSION_ENDED, ENDED)
 
     async def _subscribe(

@@ -13,8 +13,10 @@ _CLOCK_SECONDS: Final = 120
 times protect against nothing that this would allow."""
 
 
-def fault_of(claims: Mapping[str, Any], *, issuer: str, client_id: str, nonce: str) -> str | None:
-    """Why the claims of a signed ID token are refused, or None. Contains no values of claims."""
+def rejection_reason(
+    claims: Mapping[str, Any], *, issuer: str, client_id: str, nonce: str
+) -> str | None:
+    """Why an ID token with these claims is invalid, or None. Contains no values of claims."""
     now = time.time()
     expires_at, issued_at = numeric_date(claims.get("exp")), numeric_date(claims.get("iat"))
     accepted = audiences(claims)

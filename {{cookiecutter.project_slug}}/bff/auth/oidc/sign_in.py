@@ -11,7 +11,7 @@ import httpx2
 from bff.auth.caller import Caller, scopes_in
 from bff.auth.oidc.access_tokens import AccessTokens
 from bff.auth.oidc.errors import GrantRefused
-from bff.auth.oidc.id_token import fault_of
+from bff.auth.oidc.id_token import rejection_reason
 from bff.auth.oidc.login_flow import FlowCookies, LoginFlow
 from bff.auth.oidc.provider import IdentityProvider
 from bff.auth.session_tokens import Tokens
@@ -137,9 +137,11 @@ class SignIns:
                 raise SignInRefused("the signature of the ID token is not valid") from None
             raise
         provider = self.provider
-        fault = fault_of(claims, issuer=provider.issuer, client_id=provider.client_id, nonce=nonce)
-        if fault is not None:
-            raise SignInRefused(f"ID token: {fault}")
+        reason = rejection_reason(
+            claims, issuer=provider.issuer, client_id=provider.client_id, nonce=nonce
+        )
+        if reason is not None:
+            raise SignInRefused(f"ID token: {reason}")
         more = await provider.userinfo(tokens.access_token)
         if more and more.get("sub") != claims.get("sub"):
             raise SignInRefused("the userinfo endpoint answered for another user")
