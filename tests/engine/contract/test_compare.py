@@ -45,7 +45,7 @@ SENT: list[tuple[Fields, Fields, list[str]]] = [
     ({"a": (int, ...)}, {"a": (float, ...)}, []),
     ({"a": (int | None, None)}, {"a": (int, 1)}, ["a no longer accepts null"]),
     ({"a": (str, ...)}, {"a": (Literal["x", "y"], ...)}, ["a no longer accepts string"]),
-    ({"a": (Literal["x", "y"], ...)}, {"a": (Literal["x"], ...)}, ["a no longer accepts 'y'"]),
+    ({"a": (Literal["x", "y"], ...)}, {"a": (Literal["x"], ...)}, ['a no longer accepts "y"']),
     ({"a": (Literal["x"], ...)}, {"a": (str, ...)}, []),
     (
         {"a": (int, ...)},
@@ -56,6 +56,15 @@ SENT: list[tuple[Fields, Fields, list[str]]] = [
     ({"a": (list[int], ...)}, {"a": (list[str], ...)}, ["a[] no longer accepts integer"]),
     ({"a": (Inner, ...)}, {"a": (NewInner, ...)}, ["a.b is gone"]),
     ({"a": (Any, ...)}, {"a": (Any, ...)}, []),
+    ({"a": (Literal[-1, 2], ...)}, {"a": (int, ...)}, []),
+    ({"a": (Literal[True], ...)}, {"a": (bool, ...)}, []),
+    ({"a": (Literal["x", None], ...)}, {"a": (str | None, ...)}, []),
+    ({"a": (bool, ...)}, {"a": (Literal[True], ...)}, ["a no longer accepts boolean"]),
+    (
+        {"a": (Literal[-1, True], ...)},
+        {"a": (str, ...)},
+        ["a no longer accepts -1", "a no longer accepts true"],
+    ),
 ]
 RECEIVED: list[tuple[Fields, Fields, list[str]]] = [
     ({"a": (int, ...)}, {"a": (int, ...), "b": (int, ...)}, []),
@@ -63,8 +72,11 @@ RECEIVED: list[tuple[Fields, Fields, list[str]]] = [
     ({"a": (int, ...)}, {"a": (float, ...)}, ["a may now be number"]),
     ({"a": (float, ...)}, {"a": (int, ...)}, []),
     ({"a": (int, ...)}, {"a": (int | None, ...)}, ["a may now be null"]),
-    ({"a": (Literal["x"], ...)}, {"a": (Literal["x", "y"], ...)}, ["a may now be 'y'"]),
+    ({"a": (Literal["x"], ...)}, {"a": (Literal["x", "y"], ...)}, ['a may now be "y"']),
     ({"a": (str, ...)}, {"a": (Literal["x"], ...)}, []),
+    ({"a": (int | None, ...)}, {"a": (Literal[-1, None], ...)}, []),
+    ({"a": (bool, ...)}, {"a": (Literal[False], ...)}, []),
+    ({"a": (Literal["x"], ...)}, {"a": (Literal["x", None], ...)}, ["a may now be null"]),
     ({"a": (int, ...)}, {"a": (Annotated[int, Field(lt=9)], ...)}, []),
     ({"a": (dict[str, Inner], ...)}, {"a": (dict[str, Inner], ...)}, []),
     ({"a": (Inner, ...)}, {"a": (NewInner, ...)}, ["a.b is gone"]),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from bff.contract.schemas import REFERENCE, Schema
+from bff.contract.schemas import Schema, resolved
 
 Document = Mapping[str, Any]
 _LIMITS: Final = {
@@ -127,7 +128,7 @@ class _Schemas:
             if pair in seen:
                 return
             seen |= {pair}
-        old, new = _resolve(old, self._old), _resolve(new, self._new)
+        old, new = resolved(old, self._old), resolved(new, self._new)
         where = f"{title}: {path or 'the value'}"
         olds, news = _variants(old, self._old), _variants(new, self._new)
         wide, narrow = (news, olds) if sent else (olds, news)
@@ -168,15 +169,10 @@ class _Schemas:
                 yield f"{title}: {inner} is newly required"
 
 
-def _resolve(schema: Schema, definitions: Mapping[str, Schema]) -> Schema:
-    while "$ref" in schema:
-        schema = definitions[schema["$ref"].removeprefix(REFERENCE)]
-    return schema
-
-
 def _variants(schema: Schema, definitions: Mapping[str, Schema]) -> dict[str, Schema]:
-    """The kinds of values that a schema accepts: types, or the literals of an enum."""
-    schema = _resolve(schema, definitions)
+    """The kinds of values that a schema accepts: types, or the literals of an enum as JSON. So null
+    is one kind, whether it is a type or a literal."""
+    schema = resolved(schema, definitions)
     for keyword in ("anyOf", "oneOf"):
         if keyword in schema:
             found: dict[str, Schema] = {}
@@ -185,11 +181,11 @@ def _variants(schema: Schema, definitions: Mapping[str, Schema]) -> dict[str, Sc
                     found[kind] = _merged(found[kind], variant) if kind in found else variant
             return found
     if "const" in schema:
-        return {repr(schema["const"]): {}}
+        return {_literal(schema["const"]): {}}
     if "enum" in schema:
-        return {repr(value): {} for value in schema["enum"]}
+        return {_literal(value): {} for value in schema["enum"]}
     if "allOf" in schema:
-        parts = [_resolve(part, definitions) for part in schema["allOf"]]
+        parts = [resolved(part, definitions) for part in schema["allOf"]]
         merged: Schema = {"type": "object", "properties": {}, "required": []}
         for part in parts:
             merged["properties"] |= part.get("properties", {})
@@ -199,14 +195,27 @@ def _variants(schema: Schema, definitions: Mapping[str, Schema]) -> dict[str, Sc
     return dict.fromkeys(kinds if isinstance(kinds, list) else [kinds], schema)
 
 
+def _literal(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _holds(wide: Mapping[str, Schema], kind: str) -> bool:
     """Whether a kind of values is part of a wider one: a literal of its type, integers of
     numbers."""
     if kind == "integer":
         return "number" in wide
-    if kind.startswith(("'", '"')):
-        return "string" in wide
-    return kind[:1].isdigit() and not {"integer", "number"}.isdisjoint(wide)
+    try:
+        literal = json.loads(kind)
+    except ValueError:  # the name of a type
+        return False
+    match literal:
+        case bool():
+            return "boolean" in wide
+        case int():
+            return "integer" in wide or "number" in wide
+        case float():
+            return "number" in wide
+    return isinstance(literal, str) and "string" in wide
 
 
 def _merged(one: Schema, other: Schema) -> Schema:
