@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from bff.cli import main
+from bff.scaffold import feature as scaffold
 from bff.scaffold.feature import write
 from bff.scaffold.text import Feature
 from click.testing import CliRunner
@@ -100,6 +101,27 @@ def test_a_feature_with_which_the_app_does_not_start_is_taken_back(
     assert code == 1
     assert "event 'invoice.paid' is declared twice" in output
     assert contents(project) == before
+
+
+def test_a_check_that_takes_too_long_is_taken_back(
+    default: BakedProject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = BakedProject(shutil.copytree(default.path, tmp_path / "my-bff"))
+    monkeypatch.chdir(project.path)
+    monkeypatch.setattr(scaffold, "_TOOL_SECONDS", 0.001)
+    before = contents(project)
+    done = CliRunner().invoke(main, ["new", "feature", "invoices", "--topic", "latest"])
+    assert (done.exit_code, "did not end within" in done.output) == (1, True), done.output
+    assert contents(project) == before
+
+
+@pytest.mark.parametrize("option", [["--topic", "latest"], ["--table"]], ids=["routes", "table"])
+def test_outside_of_a_project_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(main, ["new", "feature", "invoices", *option])
+    assert (done.exit_code, "run this in the folder of a project" in done.output) == (1, True)
 
 
 @pytest.mark.long

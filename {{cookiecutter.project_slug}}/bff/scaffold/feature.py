@@ -20,7 +20,8 @@ from bff.scaffold.text import Feature, module, render, test_module
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _ROUTES: Final = Path("app/routes/__init__.py")
 _TABLES: Final = Path("app/tables.py")
-_SECONDS: Final = 60
+_TOOL_SECONDS: Final = 60
+"""The time limit of each run of ruff, and of the start of the app."""
 _TABLE_IMPORTS: Final = """\
 import uuid
 from datetime import UTC, datetime
@@ -76,6 +77,7 @@ def _check_names(feature: Feature) -> None:
 
 def _plan(feature: Feature) -> dict[Path, str]:
     """The text of each file that is written."""
+    routes, tables = _read(_ROUTES), _read(_TABLES) if feature.table else ""
     planned: dict[Path, str] = {}
     if not feature.is_empty:
         planned[Path(f"app/routes/{feature.name}.py")] = module(feature)
@@ -87,9 +89,9 @@ def _plan(feature: Feature) -> dict[Path, str]:
         if path.exists():
             raise Refused(f"{path} exists already")
     if not feature.is_empty:
-        planned[_ROUTES] = _registered(_read(_ROUTES), feature.name)
+        planned[_ROUTES] = _registered(routes, feature.name)
     if feature.table:
-        planned[_TABLES] = _with_table(_read(_TABLES), feature)
+        planned[_TABLES] = _with_table(tables, feature)
     return planned
 
 
@@ -178,11 +180,21 @@ def _check_app() -> None:
 
 
 def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # noqa: S603
-        [sys.executable, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=_SECONDS,
-        check=False,
-    )
+    """
+    Raises:
+        Refused: it takes too long.
+    """
+    try:
+        return subprocess.run(  # noqa: S603
+            [sys.executable, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_TOOL_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        command = " ".join(("python", *arguments[:3]))
+        raise Refused(
+            f"`{command}` did not end within {_TOOL_SECONDS} s; all changes are undone"
+        ) from None
