@@ -22,7 +22,6 @@ from tests.chaos.clients import (
     Pages,
     Visitor,
     WebSocketClient,
-    node_command,
 )
 from tests.chaos.clients.base import Recorder
 from tests.chaos.deployment import LEASE, RENEWAL, Clock, Deployment, Shape
@@ -30,6 +29,7 @@ from tests.chaos.faults import Faults
 from tests.chaos.history import DeadLettered, History, Indexed
 from tests.chaos.plan import plan
 from tests.chaos.traffic import ByAdmin, ByMesh, ByMethod, Http, Traffic, Way, dead_letters
+from tests.node import websocket_command
 
 USERS = ("alice", "bob", "carol")
 TOPICS = ("chaos.tea", "chaos.milk")
@@ -65,7 +65,7 @@ async def run(
         recorder = Recorder(history, clock)
         visitors = _visitors(seed, deployment, recorder)
         pages = Pages(
-            [] if (node := node_command()) is None else _pages(deployment),
+            [] if (node := websocket_command()) is None else _pages(deployment),
             project=project,
             addresses=list(deployment.instances.values()),
             recorder=recorder,

@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import shutil
-import socket
-import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests import node
+from tests import browsers, node
+from tests.servers.server import free_port
 
 HERE = Path(__file__).parent
 PROJECT = HERE.parents[1] / "{{cookiecutter.project_slug}}"
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-FIREFOX = ("firefox-esr", "firefox")
 SECONDS = 420
 MAX_TABS = 3
-
-
-def _program(*arguments: str | Path, cwd: Path) -> None:
-    done = subprocess.run(
-        ["node", *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert done.returncode == 0, done.stdout
+KEPT = 10
+"""Messages that a stream keeps."""
 
 
 @pytest.fixture(scope="module")
@@ -50,32 +37,29 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def built(app: Path) -> Path:
-    _program("node_modules/typescript/bin/tsc", cwd=app)
-    _program("node_modules/vite/bin/vite.js", "build", cwd=app)
+    node.output_of(["node", "node_modules/typescript/bin/tsc"], cwd=app)
+    node.output_of(["node", "node_modules/vite/bin/vite.js", "build"], cwd=app)
     (app / "dist" / "empty.html").write_text("<!doctype html><title>Another page</title>")
     return app
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def _run(app: Path, browser: str, tmp_path: Path, *, long: bool) -> None:
+@pytest.mark.long
+@pytest.mark.parametrize("browser", [browsers.chromium, browsers.firefox])
+def test_the_example_app(built: Path, tmp_path: Path, browser: Callable[[], str]) -> None:
+    path = browser()
     for script in (HERE / "web").iterdir():
-        shutil.copy2(script, app / script.name)
-    front = _free_port()
-    origins = ",".join(f"http://{host}:{front}" for host in ("localhost", "127.0.0.1"))
-    done = subprocess.run(
-        ["node", "--test", "--test-reporter=spec", app / "browsers.test.mjs"],
-        env=os.environ
-        | {
-            "APP": str(app / "dist"),
-            "BROWSER": browser,
+        shutil.copy2(script, built / script.name)
+    front = free_port()
+    report = node.output_of(
+        ["node", "--test", "--test-reporter=spec", built / "browsers.test.mjs"],
+        cwd=tmp_path,
+        seconds=SECONDS,
+        variables={
+            "APP": str(built / "dist"),
+            "BROWSER": path,
             "BFF_COMMAND": json.dumps([sys.executable, "-m", "bff.cli", "serve"]),
-            "BFF_PORT": str(_free_port()),
+            "BFF_PORT": str(free_port()),
             "FRONT_PORT": str(front),
-            "LONG": "1" if long else "",
             "PYTHONPATH": str(PROJECT),
             "PYTHONDONTWRITEBYTECODE": "1",
             "ENVIRONMENT": "development",
@@ -83,33 +67,13 @@ def _run(app: Path, browser: str, tmp_path: Path, *, long: bool) -> None:
             "AMQP_URL": "memory://",
             "DATABASE_URL": f"sqlite+aiosqlite:///{tmp_path}/web.sqlite3",
             "JWT_SECRET": secrets.token_hex(32),
-            "ALLOWED_ORIGINS": origins,
+            "ALLOWED_ORIGINS": ",".join(
+                f"http://{host}:{front}" for host in ("localhost", "127.0.0.1")
+            ),
             "MAX_CONNECTIONS_PER_USER": str(MAX_TABS),
             "MAX_TABS": str(MAX_TABS),
+            "MAX_STREAM_LENGTH": str(KEPT),
+            "KEPT": str(KEPT),
         },
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=SECONDS,
     )
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout
-
-
-def _browser(names: tuple[str, ...]) -> str:
-    path = next((path for name in names if (path := shutil.which(name))), None)
-    if path is None:
-        pytest.skip(f"needs a browser: {' or '.join(names)}")
-    return path
-
-
-@pytest.mark.long
-def test_the_example_app_in_chromium(built: Path, tmp_path: Path) -> None:
-    _run(built, _browser(CHROMIUM), tmp_path, long=False)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("names", [CHROMIUM, FIREFOX], ids=["chromium", "firefox"])
-def test_the_example_app_for_minutes(built: Path, tmp_path: Path, names: tuple[str, ...]) -> None:
-    _run(built, _browser(names), tmp_path, long=True)
+    print(report)

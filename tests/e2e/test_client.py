@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,11 +15,10 @@ from tests.e2e.conftest import Admin, Person
 from tests.e2e.deployment import Cluster, Deployment, start_cluster
 from tests.e2e.processes import Instance, Program
 from tests.e2e.waiting import until, until_true
+from tests.node import needed_websocket_command
 from tests.servers import Server
 
 _SCRIPT = Path(__file__).with_name("services") / "page.mjs"
-_NODE_WITH_WEBSOCKET = 22
-_OLDEST_NODE = 20
 _TOPIC = "demo.news.tea"
 _TOPICS = ("to-user", "to-all", _TOPIC)
 _QUICK = {"pingTimeoutMs": 1_000, "connectTimeoutMs": 3_000, "backoffCapMs": 1_000}
@@ -113,34 +110,19 @@ def cluster(started: list[Cluster]) -> Cluster:
     return started[0]
 
 
-@pytest.fixture(scope="module")
-def node() -> list[str]:
-    """The command that runs a script with a WebSocket at hand."""
-    path = shutil.which("node")
-    if path is None:
-        pytest.skip(f"the client runs under Node {_OLDEST_NODE} or later, and there is none")
-    version = subprocess.run([path, "--version"], check=True, capture_output=True, text=True).stdout
-    major = int(version.strip().removeprefix("v").partition(".")[0])
-    if major < _OLDEST_NODE:
-        pytest.skip(f"the client runs under Node {_OLDEST_NODE} or later; this is {version}")
-    return [path] if major >= _NODE_WITH_WEBSOCKET else [path, "--experimental-websocket"]
-
-
 @pytest.fixture
 def transport() -> str:
     return "websocket"
 
 
 @pytest.fixture
-def page(
-    cluster: Cluster, node: list[str], alice: Person, tmp_path: Path, transport: str
-) -> Iterator[Page]:
+def page(cluster: Cluster, alice: Person, tmp_path: Path, transport: str) -> Iterator[Page]:
     """Somebody's page, first on A."""
     instances = tmp_path / "instances.json"
     instances.write_text(json.dumps([cluster.a.url, cluster.b.url]))
     page = Page(
         "page",
-        [*node, str(_SCRIPT)],
+        [*needed_websocket_command(), str(_SCRIPT)],
         cwd=tmp_path,
         logs=tmp_path,
         variables={

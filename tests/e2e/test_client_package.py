@@ -6,7 +6,6 @@ import gzip
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -51,17 +50,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _npm(folder: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["node", *arguments],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+def _node(folder: Path, *arguments: str) -> str:
+    return node.output_of(["node", *arguments], cwd=folder)
 
 
 def test_the_types_in_its_comments_are_right_and_those_of_users_too(folder: Path) -> None:
@@ -69,12 +59,12 @@ def test_the_types_in_its_comments_are_right_and_those_of_users_too(folder: Path
     files = ["declared.ts", "client/**/*.js", "client/**/*.d.ts"]
     config = {"compilerOptions": _STRICT, "include": files}
     (folder / "tsconfig.json").write_text(json.dumps(config))
-    _npm(folder, "node_modules/typescript/bin/tsc", "-p", ".")
+    _node(folder, "node_modules/typescript/bin/tsc", "-p", ".")
 
 
 def test_its_style_is_that_of_biome(folder: Path) -> None:
     shutil.copy2(Path(node.__file__).with_name("biome.json"), folder)
-    _npm(folder, "node_modules/@biomejs/biome/bin/biome", "ci", "--colors=off", "client", "web")
+    _node(folder, "node_modules/@biomejs/biome/bin/biome", "ci", "--colors=off", "client", "web")
 
 
 def test_its_core_is_small(folder: Path) -> None:
@@ -86,7 +76,7 @@ def test_its_core_is_small(folder: Path) -> None:
     ]
     assert len(on_demand) == 3
     options = ["--bundle", "--minify", "--format=esm", "--target=es2022", "--outfile=core.js"]
-    _npm(folder, "node_modules/esbuild/bin/esbuild", "page.js", *options, *on_demand)
+    _node(folder, "node_modules/esbuild/bin/esbuild", "page.js", *options, *on_demand)
     size = len(gzip.compress((folder / "core.js").read_bytes(), 9))
     print(f"{size} bytes")
     assert size <= MAX_CORE_BYTES
@@ -108,9 +98,9 @@ def test_it_can_be_published_and_required(folder: Path) -> None:
         'import { BffClient } from "bff-client"; console.log(new BffClient().state);'
     )
     for name in ("own/use.cjs", "own/use.mjs"):
-        assert _npm(folder, "--no-warnings", name).strip() == "closed"
+        assert _node(folder, "--no-warnings", name).strip() == "closed"
 
 
 def test_its_hooks_and_composables(folder: Path) -> None:
     shutil.copy2(Path(__file__).with_name("web") / "frameworks.test.mjs", folder)
-    _npm(folder, "--test", "--test-reporter=spec", "frameworks.test.mjs")
+    _node(folder, "--test", "--test-reporter=spec", "frameworks.test.mjs")

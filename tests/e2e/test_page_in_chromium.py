@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,15 @@ from typing import Any
 import pytest
 
 from scripts.bake import PROJECT, ROOT
-from tests import node
+from tests import browsers, node
 from tests.baked import environment
 from tests.e2e.processes import Program
 from tests.e2e.waiting import until_true
 from tests.servers.server import free_port
 
 SCHEMES = ("light", "dark")
+COMMAND_SECONDS = 90
+"""The driver gives each command 60 s."""
 SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
 
 
@@ -28,11 +31,8 @@ class Page:
     """A tab of Chromium."""
 
     def __init__(self, url: str) -> None:
-        chromium = shutil.which("chromium") or shutil.which("google-chrome")
-        if chromium is None:
-            pytest.skip("needs Chromium")
-        script = node.packages() / "page.mjs"
-        shutil.copy2(node.HERE / "page.mjs", script)
+        chromium = browsers.chromium()
+        script = node.beside_packages(node.HERE / "page.mjs", node.packages())
         self._process = subprocess.Popen(
             ["node", script, chromium, url],
             env=environment(),
@@ -47,8 +47,11 @@ class Page:
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"command": command, **options}) + "\n")
         self._process.stdin.flush()
+        deadline = threading.Timer(COMMAND_SECONDS, self._process.send_signal, [signal.SIGINT])
+        deadline.start()
         line = self._process.stdout.readline()
-        assert line, "the driver has ended"
+        deadline.cancel()
+        assert line, f"the driver has ended, or did not answer within {COMMAND_SECONDS} s"
         answer = json.loads(line)
         assert "error" not in answer, (command, options, answer)
         return answer["value"]

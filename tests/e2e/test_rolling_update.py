@@ -21,7 +21,6 @@ from tests.chaos.clients import (
     Pages,
     Visitor,
     WebSocketClient,
-    node_command,
 )
 from tests.chaos.clients.base import Recorder
 from tests.chaos.deployment import INSTANCE, Clock
@@ -30,6 +29,7 @@ from tests.chaos.traffic import ByAdmin, ByMethod, Http, Traffic, Way
 from tests.e2e.deployment import Deployment
 from tests.e2e.processes import Instance
 from tests.e2e.waiting import until
+from tests.node import needed_websocket_command
 from tests.servers import Server, nginx
 from tests.servers.server import free_port
 
@@ -132,9 +132,7 @@ def clients_of(
 async def test_a_rolling_update_and_a_crash_lose_nothing_in_silence(
     deployment: Deployment, tmp_path: Path, length: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    node = node_command()
-    if node is None:
-        pytest.skip("the JS client needs Node 20 or later")
+    node = needed_websocket_command()
     assert deployment.bff("migrate").returncode == 0
     slots = [Slot(name, free_port(), deployment) for name in ("A", "B")]
     for slot in slots:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.chaos.clients.base import Address, Client, Visitor
 from tests.chaos.clients.event_stream import EventStreamClient
-from tests.chaos.clients.pages import Page, Pages, node_command
+from tests.chaos.clients.pages import Page, Pages
 from tests.chaos.clients.websocket import WebSocketClient
 
 __all__ = [
@@ -15,5 +15,4 @@ __all__ = [
     "Pages",
     "Visitor",
     "WebSocketClient",
-    "node_command",
 ]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
-import subprocess
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +13,6 @@ from typing import Any
 from tests.chaos.clients.base import Address, Client, Recorder
 
 _SCRIPT = Path(__file__).with_name("pages.mjs")
-_NODE_WITH_WEBSOCKET = 22
-_OLDEST_NODE = 20
 _LINE_BYTES = 1 << 20
 _QUICK = {
     "pingTimeoutMs": 2_000,
@@ -24,18 +20,6 @@ _QUICK = {
     "backoffBaseMs": 200,
     "backoffCapMs": 2_000,
 }
-
-
-def node_command() -> list[str] | None:
-    """The command that runs a script with a WebSocket; None without Node 20 or later."""
-    path = shutil.which("node")
-    if path is None:
-        return None
-    version = subprocess.run([path, "--version"], check=True, capture_output=True, text=True).stdout
-    major = int(version.strip().removeprefix("v").partition(".")[0])
-    if major < _OLDEST_NODE:
-        return None
-    return [path] if major >= _NODE_WITH_WEBSOCKET else [path, "--experimental-websocket"]
 
 
 class Page(Client):

@@ -8,9 +8,8 @@ import puppeteer from "puppeteer-core";
 
 import { Bff, Front } from "./front.mjs";
 
-const { APP, BFF_COMMAND, BFF_PORT, BROWSER, FRONT_PORT, LONG, MAX_TABS } = process.env;
+const { APP, BFF_COMMAND, BFF_PORT, BROWSER, FRONT_PORT, KEPT, MAX_TABS } = process.env;
 const PATIENCE_MS = 30_000;
-const isLong = LONG === "1";
 const isFirefox = BROWSER.includes("firefox");
 /** What a browser itself writes about a network that was broken on purpose. */
 const NETWORK = /WebSocket|net::|Failed to load resource|NetworkError|establish a connection|interrupted/;
@@ -101,8 +100,8 @@ class Tab {
     await this.shows("header", item);
   }
 
-  orders() {
-    return this.page.$$eval("#orders li", (items) => items.map((item) => item.firstChild && item.innerText));
+  async showsOrder(text) {
+    await this.until((part) => document.querySelector("#orders")?.textContent.includes(part), text);
   }
 
   happens(name) {
@@ -248,15 +247,38 @@ describe("a page that is put aside", () => {
     await tab.place("tea");
     await tab.close({ isNetworkBroken: true });
   });
+
+  test("that missed too much shows its data as it is now", { skip: isFirefox && "needs CDP" }, async () => {
+    const tab = await Tab.open();
+    await tab.isConnected("websocket");
+    await tab.place("tea");
+    await tab.showsOrder("tea: placed");
+    await tab.page.setOfflineMode(true);
+    front.cut();
+    await tab.isIn("waiting");
+    const other = await Tab.open({ user: tab.user });
+    await other.isConnected("websocket");
+    await other.showsOrder("tea: placed");
+    await other.page.$eval("#orders button", (button) => button.click());
+    await other.showsOrder("tea: paid");
+    for (let n = 0; n <= Number(KEPT); n += 1) await other.place(`milk ${n}`);
+    await tab.page.setOfflineMode(false);
+    await tab.isConnected("websocket");
+    await tab.showsOrder(`milk ${KEPT}: placed`);
+    await tab.showsOrder("tea: paid");
+    await other.close({ isNetworkBroken: true });
+    await tab.close({ isNetworkBroken: true });
+  });
 });
 
-describe("for minutes", { skip: !isLong && "takes two minutes: make test-long" }, () => {
+describe("for minutes", () => {
   test("a proxy that goes silent is noticed within a minute, whatever the user does", async () => {
     const tab = await Tab.open();
     await tab.isConnected("websocket");
+    const asked = front.count("upgrade");
     front.silence();
     const began = performance.now();
-    while ((await tab.page.$eval("#connection", ({ dataset }) => dataset.state)) === "open") {
+    while (front.count("upgrade") === asked) {
       assert.ok(performance.now() - began < 65_000, "the dead link was not noticed");
       await tab.happens("visibilitychange");
       await tab.click("toggle");

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -23,10 +20,9 @@ from bff.settings import Settings
 from bff.testing.plugin import SECRET
 from pydantic import BaseModel
 
+from tests import node
 from tests.engine.echo import create_app
 
-OLDEST_NODE = 20
-NODE_WITH_WEBSOCKET = 22
 HERE = Path(__file__).parent
 CLIENT = HERE.parents[2] / "{{cookiecutter.project_slug}}" / "client"
 MAX_LINES = 250
@@ -59,22 +55,6 @@ async def give_price(params: Gift, messenger: Messenger) -> None:
 @realtime.method("prices.set")
 async def set_price(params: Price, messenger: Messenger) -> None:
     await messenger.to_topic(params.topic, params.price)
-
-
-@pytest.fixture(scope="module")
-def node() -> list[str]:
-    """The command that runs a file of tests with a WebSocket at hand."""
-    path = shutil.which("node")
-    if path is None:
-        pytest.skip(f"the client is tested under Node {OLDEST_NODE} or later, and there is none")
-    version = subprocess.run(
-        [path, "--version"], check=True, capture_output=True, text=True, timeout=30
-    ).stdout.strip()
-    major = int(version.removeprefix("v").partition(".")[0])
-    if major < OLDEST_NODE:
-        pytest.skip(f"the client is tested under Node {OLDEST_NODE} or later; this is {version}")
-    flags = [] if major >= NODE_WITH_WEBSOCKET else ["--experimental-websocket"]
-    return [path, *flags, "--test"]
 
 
 @pytest.fixture
@@ -132,22 +112,16 @@ def test_files_of_the_client_are_short() -> None:
     assert {name: count for name, count in lines.items() if count > MAX_LINES} == {}
 
 
-def run(command: list[str], file: str, **environment: str) -> None:
+def run(file: str, **variables: str) -> None:
     """Run one file of Node tests; its report is the message of a failure."""
-    done = subprocess.run(
-        [*command, "--test-reporter=spec", str(HERE / file)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=os.environ | environment,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    command = [*node.needed_websocket_command(), "--test", "--test-reporter=spec", file]
+    node.output_of(command, cwd=HERE, variables=variables)
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("*.test.mjs")))
-def test_the_client_with_a_scripted_socket(node: list[str], file: str) -> None:
-    run(node, file)
+def test_the_client_with_a_scripted_socket(file: str) -> None:
+    run(file)
 
 
-def test_the_client_with_a_running_bff(node: list[str], bff_url: str) -> None:
-    run(node, "live.mjs", BFF_URL=bff_url, SECRET=SECRET, KEPT=str(KEPT))
+def test_the_client_with_a_running_bff(bff_url: str) -> None:
+    run("live.mjs", BFF_URL=bff_url, SECRET=SECRET, KEPT=str(KEPT))
