@@ -218,7 +218,7 @@ async def test_a_foreign_origin_is_refused_before_anything_else(bff: RunningBff)
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
         b"Origin: http://evil.invalid\r\n\r\n"
     )
-    assert b" 403 " in await reader.readline()
+    assert b" 403 " in await asyncio.wait_for(reader.readline(), 15)
     writer.close()
 
 
