@@ -94,6 +94,18 @@ describe("behind a proxy that breaks WebSockets", () => {
     assert.deepEqual([credentials, headers], ["include", { "X-BFF": "1" }]);
   });
 
+  test("events come over HTTP after one socket that gets no answer in time", async () => {
+    const fallback = new Fallback();
+    const { bff } = makeClient({ transports: undefined, connectTimeoutMs: 5_000 });
+    bff.connect();
+    await settle();
+    await pass(5_000);
+    await pass(bff.status.delayMs);
+    assert.deepEqual([bff.state, bff.status.transport], ["connecting", "events"]);
+    await untilStream(fallback);
+    assert.equal(opened(), 1);
+  });
+
   test("requests go over HTTP, with results and errors as on a socket", async () => {
     const problem = { code: "forbidden", detail: "no", retryable: false, outcome: "not_sent" };
     const { bff, fallback } = await withStream(
