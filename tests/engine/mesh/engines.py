@@ -91,9 +91,12 @@ class RabbitEngine:
         self._connections.append(connection)
         return await connection.channel()
 
+    @property
+    def proxied_url(self) -> str:
+        return str(self._url.with_host("127.0.0.1").with_port(self.proxy.port))
+
     def transport(self) -> MeshTransport:
-        url = self._url.with_host("127.0.0.1").with_port(self.proxy.port)
-        return AmqpTransport(self._settings.model_copy(update={"amqp_url": str(url)}))
+        return AmqpTransport(self._settings.model_copy(update={"amqp_url": self.proxied_url}))
 
     async def serve(self, service: Service) -> None:
         client = connect_mesh(self._settings)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from bff import dead_letters
 from bff.mesh.events import EventHandler, MeshEvent
+from bff.mesh.rabbitmq import connection, event_queue
 from bff.mesh.rabbitmq import dead_letters as queue
-from bff.mesh.rabbitmq import event_queue
+from bff.mesh.transport import ConnectionLost
 from bff.settings import Settings
 from bff.testing import until
 from click.testing import CliRunner
@@ -162,6 +164,50 @@ async def test_reading_often_loses_nothing(
     first = await bff("list")
     for _ in range(4):
         assert sorted((await bff("list")).splitlines()) == sorted(first.splitlines())
+
+
+async def test_a_queue_that_is_missing_hides_no_letters_of_the_other(
+    handlers: Handlers, bff: Bff, engine: RabbitEngine, settings: Settings
+) -> None:
+    """RabbitMQ closes the channel on which it is asked for a queue that does not exist."""
+    await engine.channel.queue_delete(f"{settings.app_name}.overflow.v1")
+    handlers.broken = False
+    assert "4 dead letters" in await bff("list")
+    assert (await bff("replay", "--handler", "first", "--yes")).count("  replayed") == 2
+    await until(lambda: len(handlers.handled) == 2)
+
+
+async def test_a_broker_that_no_longer_answers_ends_a_command(
+    handlers: Handlers,
+    engine: RabbitEngine,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    proxied = settings.model_copy(update={"amqp_url": engine.proxied_url})
+    errors: list[type[Exception]] = []
+    with suppress(ConnectionLost):  # at the end: the letters cannot be put back
+        async with queue.open_dead_letters(proxied) as letters:
+            (letter, *_) = await letters.read()
+            for module in (queue, connection):
+                monkeypatch.setattr(module, "BROKER_SECONDS", 0.2)
+            engine.proxy.silent = True
+            for ask in (letters.read, lambda: letters.replay(letter)):
+                try:
+                    async with asyncio.timeout(5):
+                        await ask()
+                except Exception as error:
+                    errors.append(type(error))
+    engine.proxy.silent = False
+    assert errors == [ConnectionLost, ConnectionLost]
+
+
+async def test_an_error_of_the_command_itself_is_not_taken_for_one_of_the_broker(
+    settings: Settings,
+) -> None:
+    """Output into a pipe that was closed, for example."""
+    with pytest.raises(BrokenPipeError):
+        async with queue.open_dead_letters(settings):
+            raise BrokenPipeError
 
 
 async def test_a_broker_that_is_away_is_told(settings: Settings) -> None:

@@ -179,6 +179,74 @@ async def test_a_client_can_run_a_service(
         mesh.add_service(Service("shop"))
 
 
+async def test_what_became_of_a_call_is_counted(
+    start_client: StartClient,
+    shop: Service,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    receiver = (await start_client())._receiver
+
+    async def bug(_: Delivery) -> None:
+        raise KeyError
+
+    async def never_ends(_: Delivery) -> None:
+        await asyncio.Event().wait()
+
+    def counted() -> dict[str, float]:
+        return {
+            sample.labels["outcome"]: sample.value
+            for metric in metrics.registry.collect()
+            for sample in metric.samples
+            if sample.name == "bff_mesh_served_total"
+        }
+
+    await receiver.on_call(shop, _request(_call("model")))
+    assert counted() == {"answered": 1}
+    with pytest.raises(MalformedMessage):
+        await receiver.on_call(shop, _request(b"{}"))
+    assert counted() == {"answered": 1, "malformed": 1}
+    monkeypatch.setattr(shop, "answer", bug)
+    with pytest.raises(KeyError):
+        await receiver.on_call(shop, _request(_call("model")))
+    counts = {"answered": 1, "malformed": 1, "failed": 1}
+    assert counted() == counts
+    monkeypatch.setattr(shop, "answer", never_ends)
+    call = asyncio.create_task(receiver.on_call(shop, _request(_call("model"))))
+    await asyncio.sleep(0)
+    call.cancel()
+    await asyncio.wait([call])
+    assert counted() == counts, "it will be delivered again"
+
+
+async def test_a_validation_error_inside_a_method_is_a_bug_of_the_service(
+    start_client: StartClient, engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service("stock")
+
+    @service.method("read")
+    async def read(count: int) -> Item:
+        return Item.model_validate({"name": None, "count": count})
+
+    @service.method("all")
+    async def read_all(context: Context, count: Annotated[int, Field(gt=0)]) -> int:
+        return count
+
+    await engine.serve(service)
+    mesh = await start_client()
+    with pytest.raises(Problem) as caught:
+        await mesh.request("stock", "read", {"count": 1})
+    assert caught.value.code is Code.SERVICE_ERROR
+    assert "service method failed" in caplog.messages
+    for method, params in (("read", {"count": "x"}), ("read", {}), ("all", {"count": 0})):
+        with pytest.raises(Problem) as caught:
+            await mesh.request("stock", method, params)
+        assert caught.value.code is Code.INVALID_PARAMS
+        assert caught.value.description.startswith("count: ")
+    assert await mesh.request("stock", "all", {"count": 2}) == 2
+
+
 async def test_malformed_messages_do_not_stop_a_service(
     mesh: MeshClient, service: str, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,13 +1,20 @@
-"""Every error that ends a connection to RabbitMQ is converted to `ConnectionLost`."""
+"""Every error that ends a connection to RabbitMQ is converted to `ConnectionLost`; consumers start
+again."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
 
 import pamqp.commands
 import pamqp.frame
 import pytest
+from aiormq import Channel
+from aiormq.abc import AbstractConnection
 from aiormq.exceptions import AMQPConnectionError, DeliveryError, InvalidFrameError
+from bff.mesh.rabbitmq import consumer
 from bff.mesh.rabbitmq.connection import SupervisedConnection, _refusals, broker_errors
 from bff.mesh.rabbitmq.fast_path import FastPath
 from bff.mesh.transport import ConnectionLost
@@ -75,3 +82,35 @@ async def test_the_brokers_words_are_told(words: str, told: str) -> None:
         raise InvalidFrameError("Expected one of ['Connection.OpenOk'], got <Close>")
     assert words in str(caught.value)
     assert told in str(caught.value)
+
+
+@pytest.mark.parametrize(("stable_seconds", "restarts"), [(-1, "fast"), (3600, "slower")])
+async def test_a_consumer_that_ran_long_restarts_fast_again(
+    monkeypatch: pytest.MonkeyPatch, stable_seconds: float, restarts: str
+) -> None:
+    pauses: list[float] = []
+    ended = asyncio.Event()
+
+    class EndsAtOnce(consumer.QueueConsumer):
+        async def declare(self, channel: Channel) -> None:
+            raise NotImplementedError
+
+        async def consume(self, connection: AbstractConnection) -> None:
+            if len(pauses) == 4:
+                ended.set()
+                await asyncio.Event().wait()
+            raise ConnectionLost("the queue was deleted")
+
+    def delays(first: float, longest: float) -> Iterator[float]:
+        for number in count():
+            pauses.append(min(first * 2**number, longest))
+            yield 0
+
+    monkeypatch.setattr(consumer, "backoff_delays", delays)
+    monkeypatch.setattr(consumer, "STABLE_SECONDS", stable_seconds)
+    connection: Any = None
+    task = asyncio.create_task(EndsAtOnce("q").run(connection))
+    async with asyncio.timeout(10):
+        await ended.wait()
+    task.cancel()
+    assert pauses == ([0.5] * 4 if restarts == "fast" else [0.5, 1, 2, 4])

@@ -80,9 +80,9 @@ class DescriptionCache:
         self._request = request
         self._max_age = max_age
         self._known: dict[str, tuple[float, ServiceDescription]] = {}
-        """By service: when it was requested."""
+        """By service: when its description was requested, and the description."""
         self._key_proven: dict[str, float] = {}
-        """By service: when a call was sent that it has decrypted."""
+        """By service: when the last call was sent that it has decrypted."""
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def get(self, service: str) -> ServiceDescription:

@@ -27,7 +27,8 @@ logger = logging.getLogger(__name__)
 
 
 def headers(kind: Kind, trace_id: str | None) -> dict[str, Any]:
-    """All five are strings. A NuroPb service that misses one may shut down."""
+    """The AMQP headers of a message, all strings. A NuroPb service that misses one of the five may
+    shut down."""
     return {
         "nuropb_protocol": PROTOCOL,
         "nuropb_version": VERSION,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bff.backoff import backoff_delays
 from bff.mesh import encryption
-from bff.mesh.cancellation import raise_if_cancelled
+from bff.mesh.cancellation import is_cancelled, raise_if_cancelled
 from bff.mesh.codec import Codec
 from bff.mesh.encryption import EncryptionError
 from bff.mesh.events import EventHandler, MeshEvent, RetryEvent
@@ -92,14 +92,19 @@ class MessageReceiver:
         self._pending_calls.fail_all()
 
     async def on_call(self, service: Service, delivery: Delivery) -> Message | None:
-        """Let the service answer, and count the call. None: there is no reply to send."""
-        outcome = "malformed"
+        """Let the service answer, and count the call. None: there is no reply to send. A call that
+        is cancelled is not counted: it will be delivered again."""
+        outcome = "failed"
         try:
             reply = await service.answer(delivery)
             outcome = "answered"
             return reply
+        except MalformedMessage:
+            outcome = "malformed"
+            raise
         finally:
-            self._metrics.mesh_served.labels(service.name, outcome).inc()
+            if outcome != "failed" or not is_cancelled():
+                self._metrics.mesh_served.labels(service.name, outcome).inc()
 
     def on_status(self) -> None:
         """Report the new status."""

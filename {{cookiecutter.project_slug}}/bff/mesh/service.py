@@ -7,6 +7,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, validate_call
@@ -119,8 +120,6 @@ class Service:
                 result, error = await self._result(request, encrypted=key is not None), None
         except Problem as problem:
             result, error = None, problem.as_error()
-        except ValidationError as invalid:
-            result, error = None, Problem(Code.INVALID_PARAMS, describe(invalid)).as_error()
         except Exception as failure:
             timed_out = isinstance(failure, TimeoutError) and limit.expired()
             words = "service method timed out" if timed_out else "service method failed"
@@ -189,10 +188,24 @@ class Service:
 def _by_keyword(function: Callable[..., Awaitable[Any]]) -> Answer:
     if not inspect.iscoroutinefunction(function):
         raise TypeError(f"{function.__qualname__} must be an `async def` function")
-    call = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(function)
-    if "context" not in inspect.signature(function).parameters:
-        return lambda request: call(**request.params)
-    return lambda request: call(**{**request.params, "context": request.context})
+    has_context = "context" in inspect.signature(function).parameters
+
+    @validate_call(config=ConfigDict(arbitrary_types_allowed=True))
+    @wraps(function)
+    def begin(*args: Any, **kwargs: Any) -> Awaitable[Any]:
+        """Not a coroutine function: so parameters are validated before the function runs, and its
+        own validation errors are not taken for errors of the caller."""
+        return function(*args, **kwargs)
+
+    async def answer(request: MeshRequest) -> Any:
+        params = request.params
+        try:
+            running = begin(**({**params, "context": request.context} if has_context else params))
+        except ValidationError as invalid:
+            raise Problem(Code.INVALID_PARAMS, describe(invalid)) from None
+        return await running
+
+    return answer
 
 
 __all__ = ["Answer", "Context", "MeshRequest", "Service"]

@@ -74,7 +74,7 @@ def properties(
     expiration: str | None,
     message_id: str,
 ) -> bytes:
-    """The encoded properties of a message. Without a `reply_to` or an `expiration` it has none.
+    """The encoded properties of a message. An empty `reply_to` or `expiration` is left out.
 
     Raises:
         ValueError: a property is longer than 255 bytes.

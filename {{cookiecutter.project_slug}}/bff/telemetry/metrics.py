@@ -130,7 +130,7 @@ class Metrics:
         )
         self.mesh_calls = Counter(
             "bff_mesh_calls",
-            "Mesh calls, by service and outcome: ok or an error code",
+            "Mesh calls, by service and outcome: ok, an error code, or cancelled",
             ["service", "outcome"],
             registry=registry,
         )
@@ -149,7 +149,8 @@ class Metrics:
         )
         self.mesh_served = Counter(
             "bff_mesh_served",
-            "Calls by other services to this instance, by service and outcome: answered, malformed",
+            "Calls by other services to this instance, by service and outcome: answered, "
+            "malformed, failed",
             ["service", "outcome"],
             registry=registry,
         )

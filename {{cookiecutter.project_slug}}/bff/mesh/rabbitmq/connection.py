@@ -13,7 +13,14 @@ from weakref import WeakKeyDictionary
 import aio_pika
 from aiormq import Channel
 from aiormq.abc import AbstractConnection
-from aiormq.exceptions import AMQPError, DeliveryError, InvalidFrameError, PublishError
+from aiormq.exceptions import (
+    AMQPError,
+    ChannelNotFoundEntity,
+    DeliveryError,
+    InvalidFrameError,
+    PublishError,
+)
+from pamqp.commands import Queue
 from yarl import URL
 
 from bff.backoff import backoff_delays
@@ -89,6 +96,19 @@ async def open_channel(connection: AbstractConnection, *, confirms: bool) -> Cha
     channel.on_consumer_cancel_callbacks.add(on_cancel)
     _consumer_cancelled[channel] = cancelled
     return channel
+
+
+async def find_queue(connection: AbstractConnection, queue: str) -> Queue.DeclareOk | None:
+    """How many messages and consumers a queue has; None if it does not exist. Asks on a channel of
+    its own, because RabbitMQ closes the channel if there is no such queue."""
+    channel = await open_channel(connection, confirms=False)
+    try:
+        async with asyncio.timeout(BROKER_SECONDS):
+            return await channel.queue_declare(queue, passive=True)
+    except ChannelNotFoundEntity:
+        return None
+    finally:
+        await close(channel)
 
 
 async def declare_exchanges(channel: Channel, settings: MeshSettings) -> None:

@@ -32,7 +32,10 @@ UNUSED_MS = REDELIVERY_SECONDS * 1000
 TOPIC_HEADER = "bff_topic"
 """The topic of a dead letter that is delivered again: it comes from the default exchange."""
 _MAX_TRACE_ID = 255
-"""Characters of a trace id. A longer one is ignored: it would not fit into the reply."""
+"""Characters of a trace id, which becomes part of replies and log lines. A longer one counts as
+none."""
+STABLE_SECONDS = 60
+"""A consumer that ran for this long starts again after the shortest pause."""
 REDECLARE_SECONDS = 15
 """How often queue and binding are declared again. Deleting an exchange deletes its bindings, and
 RabbitMQ does not notify consumers of that."""
@@ -90,7 +93,10 @@ class QueueConsumer(ABC):
         `on_change` is called when `reason` changes.
         """
         self._on_change = on_change
-        for delay in backoff_delays(0.5, MAX_BACKOFF_SECONDS):
+        loop = asyncio.get_running_loop()
+        delays = backoff_delays(0.5, MAX_BACKOFF_SECONDS)
+        while True:
+            started = loop.time()
             try:
                 with broker_errors():
                     await self.consume(connection)
@@ -103,7 +109,9 @@ class QueueConsumer(ABC):
             except Exception as error:
                 logger.exception("queue consumer failed, restarting", extra={"queue": self._queue})
                 self._failed(f"{type(error).__name__}: {error}")
-            await asyncio.sleep(delay)
+            if loop.time() - started > STABLE_SECONDS:
+                delays = backoff_delays(0.5, MAX_BACKOFF_SECONDS)
+            await asyncio.sleep(next(delays))
 
     def _failed(self, reason: str) -> None:
         self._failures += 1

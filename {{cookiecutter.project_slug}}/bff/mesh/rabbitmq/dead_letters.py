@@ -5,22 +5,23 @@ from __future__ import annotations
 import asyncio
 import copy
 import datetime as dt
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeVar
 
 import aiormq
 from aiormq import Channel
-from aiormq.abc import DeliveredMessage
-from aiormq.exceptions import ChannelNotFoundEntity, DeliveryError
+from aiormq.abc import AbstractConnection, DeliveredMessage
+from aiormq.exceptions import DeliveryError
 from yarl import URL
 
 from bff.mesh.rabbitmq.connection import (
     BROKER_SECONDS,
     broker_errors,
     close,
+    find_queue,
     open_channel,
     with_heartbeat,
 )
@@ -30,6 +31,8 @@ from bff.mesh.rabbitmq.fast_path import FastPath
 from bff.mesh.transport import ConnectionLost
 from bff.setting_types import each_host
 from bff.settings import MeshSettings
+
+T = TypeVar("T")
 
 _MAX_LETTERS = 10_000
 """How many letters of a queue are read."""
@@ -56,24 +59,30 @@ class DeadLetter:
 
 
 class DeadLetterQueue:
-    """The letters in the queue. While it is open, other readers do not get them."""
+    """The letters in the queue. While it is open, other readers do not get them.
 
-    def __init__(self, settings: MeshSettings, channel: Channel) -> None:
+    Its methods raise `ConnectionLost` when the connection ends or RabbitMQ does not answer in time.
+    """
+
+    def __init__(
+        self, settings: MeshSettings, connection: AbstractConnection, channel: Channel
+    ) -> None:
         self._app = settings.app_name
         self._queues = dead_letter_queues(settings.app_name)
+        self._connection = connection
         self._channel = channel
         self._open: dict[int, DeadLetter] = {}
+        """By delivery tag: the letters that were read, and neither replayed nor dropped."""
 
     async def read(self) -> list[DeadLetter]:
         """All letters of a queue, the oldest first; then those of the overflow."""
         for queue in self._queues:
-            try:
-                await self._channel.queue_declare(queue, passive=True)
-            except ChannelNotFoundEntity:
-                break  # no event handler has ever started
+            with broker_errors():
+                if await find_queue(self._connection, queue) is None:
+                    continue
             # The number of messages in the broker's answer can be an old one.
             for _ in range(_MAX_LETTERS):
-                message = await self._channel.basic_get(queue)
+                message = await _in_time(self._channel.basic_get(queue))
                 if message.delivery_tag is None:
                     break
                 self._open[message.delivery_tag] = self._letter(queue, message)
@@ -88,8 +97,10 @@ class DeadLetterQueue:
         properties = _without_death(letter)
         queue = queue_of(self._app, letter.handler)
         try:
-            await self._channel.basic_publish(
-                letter.body, routing_key=queue, properties=properties, mandatory=True
+            await _in_time(
+                self._channel.basic_publish(
+                    letter.body, routing_key=queue, properties=properties, mandatory=True
+                )
             )
         except DeliveryError:
             return False
@@ -99,7 +110,7 @@ class DeadLetterQueue:
     async def drop(self, letter: DeadLetter) -> None:
         """Delete a letter."""
         tag = letter.message.delivery_tag or 0
-        await self._channel.basic_ack(tag)
+        await _in_time(self._channel.basic_ack(tag))
         self._open.pop(tag, None)
 
     async def renew(self) -> None:
@@ -111,17 +122,22 @@ class DeadLetterQueue:
                 properties = copy.copy(letter.message.header.properties)
                 properties.headers = {**headers}
                 properties.headers.pop("x-delivery-count")
-                await self._channel.basic_publish(
-                    letter.body, routing_key=letter.kept_in, properties=properties, mandatory=True
+                await _in_time(
+                    self._channel.basic_publish(
+                        letter.body,
+                        routing_key=letter.kept_in,
+                        properties=properties,
+                        mandatory=True,
+                    )
                 )
-                await self._channel.basic_ack(tag)
+                await _in_time(self._channel.basic_ack(tag))
                 del self._open[tag]
 
     async def put_back(self) -> None:
         """Return the letters that are left, and wait until RabbitMQ shows them to other readers."""
         if not self._open:
             return
-        await self._channel.basic_nack(max(self._open), multiple=True, requeue=True)
+        await _in_time(self._channel.basic_nack(max(self._open), multiple=True, requeue=True))
         kept = {letter.kept_in for letter in self._open.values()}
         with suppress(TimeoutError):
             async with asyncio.timeout(BROKER_SECONDS):
@@ -129,7 +145,9 @@ class DeadLetterQueue:
                     await asyncio.sleep(0.05)
 
     async def _waiting(self, queues: set[str]) -> int:
-        declared = [await self._channel.queue_declare(queue, passive=True) for queue in queues]
+        declared = [
+            await _in_time(self._channel.queue_declare(queue, passive=True)) for queue in queues
+        ]
         return sum(one.message_count or 0 for one in declared)
 
     def _letter(self, kept_in: str, message: DeliveredMessage) -> DeadLetter:
@@ -165,15 +183,25 @@ async def open_dead_letters(settings: MeshSettings) -> AsyncIterator[DeadLetterQ
     try:
         with broker_errors():
             channel = await open_channel(connection, confirms=True)
-            letters = DeadLetterQueue(settings, channel)
-            yield letters
-            await letters.renew()
-            await letters.put_back()
+        letters = DeadLetterQueue(settings, connection, channel)
+        yield letters
+        await letters.renew()
+        await letters.put_back()
     finally:
         await close(connection)
 
 
-async def _connect(settings: MeshSettings) -> aiormq.abc.AbstractConnection:
+async def _in_time(answer: Awaitable[T]) -> T:
+    """
+    Raises:
+        ConnectionLost: the connection or the channel ended, or there was no answer in time.
+    """
+    with broker_errors():
+        async with asyncio.timeout(BROKER_SECONDS):
+            return await answer
+
+
+async def _connect(settings: MeshSettings) -> AbstractConnection:
     lost = ConnectionLost("no host")
     for url in each_host(settings.amqp_url):
         try:

@@ -29,9 +29,10 @@ from bff.settings import MeshSettings
 CONCURRENT_CALLS = 64
 """Calls that one instance carries out at once. Others wait in the queue, for any instance."""
 MAX_REDELIVERIES = 2
-"""How often RabbitMQ delivers a call of the queue of redelivered calls again after its first try
-there. Then it is a dead letter."""
+"""How often a redelivered call is tried again after its first try in its own queue, each time
+because the process has ended. Then it is a dead letter."""
 MAX_REDELIVERED = 10_000
+"""Calls in the queue of redelivered calls. Beyond it the oldest is a dead letter."""
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,8 @@ class ServiceConsumer(QueueConsumer):
 
 
 class RedeliveredCalls(ServiceConsumer):
-    """Tries calls again whose process has ended, one at a time, so that each counts for itself.
+    """Tries calls again whose process has ended. One at a time, because RabbitMQ counts a delivery
+    for each call that the process had fetched when it ended.
 
     After `MAX_REDELIVERIES` a call moves to NuroPb's dead letters.
     """

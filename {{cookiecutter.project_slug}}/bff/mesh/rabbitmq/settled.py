@@ -9,10 +9,11 @@ from typing import Final
 
 from bff.mesh.messages import Delivery
 
-_MAX_DELIVERIES: Final = 50_000
-"""Of further deliveries `on_settled` is never called; it may only save memory."""
+_MAX_FUNCTIONS: Final = 50_000
+"""How many functions of `on_settled` wait. Beyond it, those of further deliveries are not called,
+so what they remove must expire by itself too."""
 _SLICE: Final = 20
-"""Functions that are called in one iteration of the event loop."""
+"""How many of them are called in one iteration of the event loop."""
 
 
 class AckedDeliveries:
@@ -30,12 +31,13 @@ class AckedDeliveries:
         self._older: deque[Callable[[], None]] = deque()
 
     def add(self, delivery: Delivery) -> None:
-        """A delivery was acknowledged on the channel."""
-        if delivery.on_settled and len(self._recent) < _MAX_DELIVERIES:
+        """Note that a delivery was acknowledged on the channel."""
+        if delivery.on_settled and len(self._recent) < _MAX_FUNCTIONS:
             self._recent.extend(delivery.on_settled)
 
     async def command_replied(self) -> None:
-        """The broker has replied to a command that was sent on the channel after the last call."""
+        """Note that the broker has replied to a command that was sent on the channel after the
+        last call of this method. Calls the functions of the acks that this proves."""
         settled, self._older, self._recent = self._older, self._recent, deque()
         while settled:
             for _ in range(min(_SLICE, len(settled))):

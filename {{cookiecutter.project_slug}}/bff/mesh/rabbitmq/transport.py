@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
-from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
+from aiormq.exceptions import ChannelAccessRefused
 
 from bff.mesh import wire
 from bff.mesh.events import EventHandler
@@ -19,8 +19,8 @@ from bff.mesh.rabbitmq.connection import (
     SupervisedConnection,
     broker_errors,
     check_publishing,
-    close,
     declare_exchanges,
+    find_queue,
     open_channel,
     stop_tasks,
 )
@@ -96,19 +96,15 @@ class AmqpTransport:
         return reasons
 
     async def unconsumed_events(self, handler_names: Iterable[str]) -> Mapping[str, int]:
-        """Ask on a channel for each queue: RabbitMQ closes it when the queue does not exist."""
         await self._consuming.channel()
         waiting = {}
         for queue in (queue_of(self._settings.app_name, name) for name in handler_names):
             if self._connection is None:
                 raise ConnectionLost("the connection was closed")
-            with broker_errors(), suppress(ChannelNotFoundEntity):
-                channel = await open_channel(self._connection, confirms=False)
-                async with asyncio.timeout(BROKER_SECONDS):
-                    found = await channel.queue_declare(queue, passive=True)
-                await close(channel)
-                if not found.consumer_count:
-                    waiting[queue] = found.message_count or 0
+            with broker_errors():
+                found = await find_queue(self._connection, queue)
+            if found is not None and not found.consumer_count:
+                waiting[queue] = found.message_count or 0
         return waiting
 
     def _make_consumers(
