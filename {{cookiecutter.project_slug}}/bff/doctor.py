@@ -95,9 +95,9 @@ async def _check(
 
 async def _redis(settings: Settings) -> None:
     redis = redis_client.create_client(settings.redis_url)
+    pipeline = AutoPipeline(redis)
     try:
-        await redis.ping()
-        if reason := await missing_right(redis, settings.prefix):
+        if reason := await missing_right(pipeline, settings.prefix):
             raise LookupError(reason)
         pubsub = await redis_client.create_pubsub(redis)
         try:
@@ -106,6 +106,7 @@ async def _redis(settings: Settings) -> None:
         finally:
             await pubsub.aclose()
     finally:
+        await pipeline.close()
         await redis.aclose()
 
 

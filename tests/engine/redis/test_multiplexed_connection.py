@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from bff.redis import connection
-from bff.redis.client import create_client
+from bff.redis import batch, connection
+from bff.redis.client import UNAVAILABLE, create_client
 from bff.redis.pipeline import AutoPipeline
 from bff.testing import until
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, ReadOnlyError, ResponseError
+from redis.exceptions import DataError, ReadOnlyError, ResponseError, SlotNotCoveredError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 
@@ -276,6 +276,40 @@ async def test_after_close_all_commands_fail(monkeypatch: pytest.MonkeyPatch) ->
         for one in await asyncio.gather(*replies, return_exceptions=True):
             assert isinstance(one, RedisConnectionError)
         assert server.connections == 1
+
+
+async def test_after_close_all_commands_of_a_batch_executor_fail(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Those that wait for a free round trip too: they must not start another."""
+    monkeypatch.setattr(batch, "_MAX_BATCH", 10)
+    monkeypatch.setattr(batch, "_MAX_IN_FLIGHT", 1)
+    redis = create_client("memory://")
+    pipeline = AutoPipeline(redis)
+    replies = [pipeline.submit("SET", str(number), "x") for number in range(25)]
+    await asyncio.sleep(0)
+    await pipeline.close()
+    replies.append(pipeline.submit("SET", "late", "x"))
+    for one in await asyncio.gather(*replies, return_exceptions=True):
+        assert isinstance(one, RedisConnectionError)
+    assert await redis.dbsize() <= 10
+    await redis.aclose()
+
+
+async def test_a_slot_without_a_node_is_a_connection_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """redis-py raises an error that is no `RedisError`, which ends background tasks."""
+    redis: Any = create_client("redis+cluster://127.0.0.1:1")
+
+    async def initialized() -> None: ...
+
+    def not_covered(_: str) -> None:
+        raise SlotNotCoveredError("slot 1 is not covered by the cluster")
+
+    monkeypatch.setattr(redis, "initialize", initialized)
+    monkeypatch.setattr(redis, "get_node_from_key", not_covered)
+    with pytest.raises(RedisConnectionError, match="slot 1 is not covered"):
+        await AutoPipeline(redis).submit("GET", "key")
+    assert issubclass(SlotNotCoveredError, UNAVAILABLE)
 
 
 async def test_it_waits_after_a_failed_connection_attempt(monkeypatch: pytest.MonkeyPatch) -> None:

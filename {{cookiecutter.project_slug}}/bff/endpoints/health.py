@@ -113,7 +113,7 @@ async def _redis(bff: Bff) -> str:
         return f"could not renew lease: {reason}"
     if reason := bff.cluster.pubsub_listener.error:
         return f"pub/sub not subscribed: {reason}"
-    return await _with_timeout(lambda: missing_right(bff.redis, bff.settings.prefix))
+    return await _with_timeout(lambda: missing_right(bff.cluster.pipeline, bff.settings.prefix))
 
 
 def _mesh(bff: Bff) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 
 from redis.asyncio import RedisCluster
@@ -39,6 +40,7 @@ class BatchExecutor:
         """How many round trips have succeeded."""
         self._refreshed_at = 0.0
         """When the slot map of the cluster was last read, in seconds of the event loop's clock."""
+        self._is_closed = False
 
     def send(self, command: PendingCommand) -> None:
         if encode(command) is None:
@@ -48,19 +50,25 @@ class BatchExecutor:
         self._waiting.append(command)
 
     async def close(self) -> None:
+        self._is_closed = True
         for task in tuple(self._round_trips):
             task.cancel()
+        self._flush()
 
     def _flush(self) -> None:
+        if self._is_closed:
+            self._fail_waiting(RedisConnectionError("closed"))
         while self._waiting and len(self._round_trips) < _MAX_IN_FLIGHT:
             size = min(len(self._waiting), _MAX_BATCH)
             batch = [self._waiting.popleft() for _ in range(size)]
             task = asyncio.create_task(self._execute(batch))
             self._round_trips.add(task)
-            task.add_done_callback(self._on_round_trip)
+            task.add_done_callback(partial(self._on_round_trip, batch))
 
-    def _on_round_trip(self, task: asyncio.Task[None]) -> None:
+    def _on_round_trip(self, batch: list[PendingCommand], task: asyncio.Task[None]) -> None:
         self._round_trips.discard(task)
+        if task.cancelled():  # by `close`, perhaps before it began
+            fail_all(batch, RedisConnectionError("closed"))
         self._flush()
 
     async def _execute(self, batch: list[PendingCommand]) -> None:
@@ -71,14 +79,15 @@ class BatchExecutor:
             else:
                 await self._execute_pipeline(batch)
         except Exception as error:
+            error = _as_redis_error(error)
             fail_all(batch, error)
             if isinstance(error, _UNREACHABLE) and replied == self._replied:
                 # No other round trip has succeeded meanwhile: waiting commands would time out too.
-                fail_all(self._waiting, error)
-                self._waiting.clear()
-        except asyncio.CancelledError:
-            fail_all(batch, RedisConnectionError("closed"))
-            raise
+                self._fail_waiting(error)
+
+    def _fail_waiting(self, error: Exception) -> None:
+        fail_all(self._waiting, error)
+        self._waiting.clear()
 
     async def _execute_by_node(self, cluster: RedisCluster, batch: list[PendingCommand]) -> None:
         await cluster.initialize()
@@ -100,7 +109,7 @@ class BatchExecutor:
         try:
             await self._execute_pipeline(batch)
         except Exception as error:
-            fail_all(batch, error)
+            fail_all(batch, _as_redis_error(error))
             await node.disconnect_free_connections()
             await self._refresh_slots(cluster, node)
             return error
@@ -112,7 +121,7 @@ class BatchExecutor:
         now = asyncio.get_running_loop().time()
         if now - self._refreshed_at > _MIN_REFRESH_SECONDS:
             self._refreshed_at = now
-            with suppress(*UNAVAILABLE, RedisClusterException):
+            with suppress(*UNAVAILABLE):
                 await cluster.nodes_manager.initialize(last_failed_node_name=failed.name)
 
     async def _execute_pipeline(self, batch: list[PendingCommand]) -> None:
@@ -126,6 +135,12 @@ class BatchExecutor:
             self._on_reply(command, reply)
 
 
+def _as_redis_error(error: Exception) -> Exception:
+    """A `RedisError` in place of errors of the cluster client that are none: a slot has no node."""
+    return RedisConnectionError(str(error)) if isinstance(error, RedisClusterException) else error
+
+
 def _key(command: PendingCommand) -> str:
+    """The argument that chooses the node. A command without arguments may go to any."""
     args = command.args
-    return str(args[3] if args[0] in ("EVALSHA", "EVAL") else args[1])
+    return str(args[3] if args[0] in ("EVALSHA", "EVAL") else args[1] if len(args) > 1 else "")

@@ -20,8 +20,8 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 RedisClient = Redis | RedisCluster
 
-UNAVAILABLE: Final = (RedisError, OSError, TimeoutError)
-"""What commands raise while Redis is unavailable."""
+UNAVAILABLE: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
+"""What redis-py raises while Redis is unavailable. (`RedisClusterException` is no `RedisError`.)"""
 
 _TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 5, "socket_connect_timeout": 5}
 _SENTINEL_TIMEOUTS: Final[dict[str, Any]] = {"socket_timeout": 1, "socket_connect_timeout": 1}
