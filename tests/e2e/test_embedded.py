@@ -185,7 +185,7 @@ def test_doctor_reports_what_is_wrong(deployment: Deployment) -> None:
 REFUSED: dict[str, tuple[dict[str, str], str]] = {
     "weak secret": ({"JWT_SECRET": "change-me"}, "JWT_SECRET is weak"),
     "long but monotonous secret": ({"JWT_SECRET": "a" * 64}, "JWT_SECRET is weak"),
-    "no secret": ({"JWT_SECRET": ""}, "JWT_SECRET or JWKS_URL"),
+    "no secret": ({"JWT_SECRET": ""}, "JWKS_URL or OIDC_ISSUER"),
     "embedded Redis": ({"REDIS_URL": "memory://"}, "memory://"),
     "embedded mesh": ({"AMQP_URL": "memory://"}, "memory://"),
     "no origin": ({"ALLOWED_ORIGINS": "*"}, "ALLOWED_ORIGINS"),
