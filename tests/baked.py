@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+from scripts.bake import KEPT
 
 COMMAND_SECONDS = 600
 NOT_HANDED_ON = re.compile(r"VIRTUAL_ENV|PYTHONPATH|PYTEST_.*|MAKE.*|MFLAGS|TEST_.*|JWT_SECRET")
@@ -76,6 +79,11 @@ class InstalledProject(BakedProject):
     @property
     def bff(self) -> Path:
         return self.venv / "bin" / "bff"
+
+    def copy(self, into: Path) -> InstalledProject:
+        """A copy that a test may change, with the same virtual environment."""
+        shutil.copytree(self.path, into, ignore=shutil.ignore_patterns(*KEPT))
+        return replace(self, path=into)
 
     def install(self) -> None:
         base = Path(sys.base_prefix, "bin", "python3")

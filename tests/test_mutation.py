@@ -30,6 +30,16 @@ def first(numbers: list[int], *, strict: bool = True) -> int | None:
             return number
     print("none")
     return None
+
+
+class Counter:
+    """Counts."""
+
+    step: int = 2
+
+    def count(self, by: int = 1) -> None:
+        """Count."""
+        self.total = by
 '''
 
 
@@ -43,10 +53,12 @@ def test_the_changes_of_a_function() -> None:
         "first: not strict → strict",
         "first: return number → return None",
         "first: print('none') → pass",
+        "Counter.count: self.total = by → pass",
     }
     for one in found:
         compile(one.source, "module", "exec")
         assert "LIMIT = 3" in one.source, "only functions are changed"
+        assert "step: int = 2" in one.source
         assert one.source.count("\n") > 5
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,16 @@ async def run(
     Raises:
         ServerError: a server is missing, or something does not start.
     """
-    async with Deployment(project, folder, history, clock, shape) as deployment:
+    async with (
+        Deployment(project, folder, history, clock, shape) as deployment,
+        aclosing(
+            Http(
+                list(deployment.instances.values()),
+                deployment.token("chaos", "admin"),
+                random.Random(f"{seed} ways"),
+            )
+        ) as http,
+    ):
         mesh = connect_mesh(deployment.settings, Metrics())
         await mesh.start()
         clock.start()
@@ -72,11 +81,6 @@ async def run(
         )
         clients: list[Client] = [*visitors, *pages.pages.values()]
         traffic = Traffic(history, clock, random.Random(f"{seed} traffic"))
-        http = Http(
-            list(deployment.instances.values()),
-            deployment.token("chaos", "admin"),
-            random.Random(f"{seed} ways"),
-        )
         ways: list[Way] = [ByMethod(http), ByAdmin(http), ByMesh(mesh)]
         streams = [*(f"user:{user}" for user in USERS), *(f"topic:{t}" for t in TOPICS), "all"]
         async with asyncio.TaskGroup() as background:
@@ -166,20 +170,20 @@ def _pages(deployment: Deployment) -> list[Page]:
 async def _watch_index(deployment: Deployment, history: History, clock: Clock) -> None:
     """Record the index in Redis every second, if Redis replies."""
     keys = Keys(deployment.settings.prefix)
-    redis = create_client(deployment.redis.url)
-    while True:
-        with suppress(RedisError, OSError, TimeoutError):
-            async with asyncio.timeout(_INDEX_SECONDS):
-                leases = await redis.zrange(keys.leases, 0, -1)
-                found = [await redis.hkeys(keys.connections(user)) for user in USERS]
-            history.add(
-                Indexed(
-                    at=clock(),
-                    leases=[_text(lease) for lease in leases],
-                    connections=[_text(entry) for each in found for entry in each],
+    async with create_client(deployment.redis.url) as redis:
+        while True:
+            with suppress(RedisError, OSError, TimeoutError):
+                async with asyncio.timeout(_INDEX_SECONDS):
+                    leases = await redis.zrange(keys.leases, 0, -1)
+                    found = [await redis.hkeys(keys.connections(user)) for user in USERS]
+                history.add(
+                    Indexed(
+                        at=clock(),
+                        leases=[_text(lease) for lease in leases],
+                        connections=[_text(entry) for each in found for entry in each],
+                    )
                 )
-            )
-        await asyncio.sleep(1)
+            await asyncio.sleep(1)
 
 
 def _text(value: Any) -> str:

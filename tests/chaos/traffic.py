@@ -131,6 +131,9 @@ class Http:
         self._chance = chance
         self._client = httpx2.AsyncClient(trust_env=False, timeout=_SECONDS)
 
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
     async def post(self, path: str, body: Mapping[str, object]) -> httpx2.Response:
         url = self._chance.choice(self._urls) + path
         try:

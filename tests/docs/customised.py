@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from scripts.bake import KEPT, PROJECT, ROOT
+from scripts.bake import PROJECT, ROOT
 from tests.baked import InstalledProject
 
 EXAMPLES = ROOT / "docs" / "examples"
@@ -14,15 +14,9 @@ OVERLAY = ("app", "migrations", "tests")
 """Folders of examples that are copied into a project."""
 
 
-def copy_of(installed: InstalledProject, into: Path) -> InstalledProject:
-    """A copy of a project that a test may change."""
-    shutil.copytree(installed.path, into, ignore=shutil.ignore_patterns(*KEPT))
-    return InstalledProject(into, installed.venv)
-
-
 def customise(installed: InstalledProject, into: Path) -> InstalledProject:
     """Copy a project and add all examples of `docs/customise.md` to the copy."""
-    project = copy_of(installed, into)
+    project = installed.copy(into)
     for folder in OVERLAY:
         shutil.copytree(EXAMPLES / folder, into / folder, dirs_exist_ok=True)
     added = (EXAMPLES / "env.example.txt").read_text(encoding="utf-8")

@@ -20,7 +20,7 @@ import pytest
 from scripts.bake import PROJECT, ROOT
 from tests import servers
 from tests.baked import InstalledProject
-from tests.docs.customised import EXAMPLES, OVERLAY, PAGE, copy_of, customise
+from tests.docs.customised import EXAMPLES, OVERLAY, PAGE, customise
 from tests.e2e.browser import Browser
 from tests.e2e.deployment import Deployment
 from tests.e2e.processes import Instance, Program
@@ -114,7 +114,7 @@ def test_a_project_without_the_example_passes_its_checks_and_tests(
     installed: InstalledProject, tmp_path: Path
 ) -> None:
     """Follows the steps of `docs/customise.md` under "Delete the example"."""
-    project = copy_of(installed, tmp_path / "my-bff")
+    project = installed.copy(tmp_path / "my-bff")
     steps = PAGE.read_text(encoding="utf-8").partition("\n## Delete the example\n")[2]
     first, rest = steps.split("\n2. ")
     for name in re.findall(r"`([^`]+)`", first):

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -161,13 +161,6 @@ async def new_database(server: Server) -> str:
     return f"{server.url.rpartition('/')[0]}/{name}"
 
 
-def copy_of(installed: InstalledProject, path: Path) -> InstalledProject:
-    """A copy of the project, which the test may change."""
-    unwanted = shutil.ignore_patterns(".env", "*.sqlite3*", "__pycache__", ".*_cache")
-    shutil.copytree(installed.path, path, ignore=unwanted)
-    return replace(installed, path=path)
-
-
 def knows_both(deployment: Deployment, instance: Instance) -> bool:
     headers = {"Authorization": f"Bearer {deployment.token('starter', 'admin')}"}
     stats = httpx2.get(f"{instance.url}/admin/stats", headers=headers).json()
@@ -177,7 +170,7 @@ def knows_both(deployment: Deployment, instance: Instance) -> bool:
 def customised(installed: InstalledProject, path: Path) -> InstalledProject:
     """A copy of the project with one more feature, added as `app/routes/__init__.py` says: a
     new file, and a line in each list of `routes/__init__.py`."""
-    project = copy_of(installed, path)
+    project = installed.copy(path)
     routes = path / "app" / "routes"
     shutil.copy(_SERVICES / "demo_routes.py.txt", routes / "demo.py")
     lists = routes / "__init__.py"

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.baked import InstalledProject
-from tests.e2e.deployment import Deployment, copy_of, new_database
+from tests.e2e.deployment import Deployment, new_database
 from tests.servers import Server
 
 _REVISION = """
@@ -50,7 +50,7 @@ def downgrade() -> None:
 @pytest.fixture(scope="module")
 def old(installed: InstalledProject, tmp_path_factory: pytest.TempPathFactory) -> InstalledProject:
     """A project with one table."""
-    project = copy_of(installed, tmp_path_factory.mktemp("old") / "project")
+    project = installed.copy(tmp_path_factory.mktemp("old") / "project")
     (project.path / "migrations" / "versions" / "0001_note.py").write_text(_NOTES)
     return project
 
@@ -58,7 +58,7 @@ def old(installed: InstalledProject, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="module")
 def new(old: InstalledProject, tmp_path_factory: pytest.TempPathFactory) -> InstalledProject:
     """Its next version, with a revision more in each history."""
-    project = copy_of(old, tmp_path_factory.mktemp("new") / "project")
+    project = old.copy(tmp_path_factory.mktemp("new") / "project")
     for folder, table, before in (
         ("migrations", "note", "0001"),
         ("bff/db/migrations", "bff_broadcast", "0001"),
@@ -179,13 +179,12 @@ def test_alembic_works_with_the_files_of_the_image(old: InstalledProject, tmp_pa
     deployment = Deployment(image, tmp_path, ENVIRONMENT="development")
     alembic = image.venv / "bin" / "alembic"
     for arguments, expected in (
-        (["upgrade", "head"], "0001"),
+        (["upgrade", "head"], "Running upgrade  -> 0001"),
         (["current"], "0001 (head)"),
-        (["downgrade", "base"], "0001"),
+        (["downgrade", "base"], "Running downgrade 0001 -> "),
         (["upgrade", "head", "--sql"], "CREATE TABLE note"),
     ):
         done = image.run(alembic, *arguments, **deployment.settings)
         assert done.returncode == 0, done.stdout
-        if arguments[0] == "current" or "--sql" in arguments:
-            assert expected in done.stdout
+        assert expected in done.stdout
     assert said(deployment, "migrate", "--current").endswith("app: none (pending)\n")

@@ -7,6 +7,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,8 +143,16 @@ async def test_a_rolling_update_and_a_crash_lose_nothing_in_silence(
     for slot in slots:
         await slot.ready()
     text = (deployment.project.path / "deploy" / "nginx.conf").read_text()
-    async with nginx.before(text, tmp_path, *(slot.port for slot in slots)) as address:
-        proxy = Proxy(f"http://{address}")
+    async with (
+        nginx.before(text, tmp_path, *(slot.port for slot in slots)) as address,
+        aclosing(
+            Http(
+                [proxy := Proxy(f"http://{address}")],
+                deployment.token("sender", "admin"),
+                random.Random(2),
+            )
+        ) as http,
+    ):
         visitors, js_clients = clients_of(deployment, proxy, recorder)
         pages = Pages(
             js_clients,
@@ -155,7 +164,6 @@ async def test_a_rolling_update_and_a_crash_lose_nothing_in_silence(
         clients: list[Client] = [*visitors, *js_clients]
         assert len(clients) == 200
         traffic = Traffic(history, clock, random.Random(1))
-        http = Http([proxy], deployment.token("sender", "admin"), random.Random(2))
         ways: list[Way] = [ByMethod(http), ByAdmin(http)]
         streams = [f"user:{user}" for user in USERS[:3]]
         streams += [*(f"topic:{topic}" for topic in TOPICS), "all"]

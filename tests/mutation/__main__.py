@@ -2,7 +2,8 @@
 
 Prints each mutant that no test has noticed. One that changes nothing that a user could see goes to
 `equivalent.txt`, as `<path> <mutant> # <reason>`; for the others a test is missing. It stops by
-itself after `--seconds`. The tests of a room are traced once, which takes longer than a mutant.
+itself after `--seconds`, and exits with 1 if a room was not tried by then. The tests of a room are
+traced once, which takes longer than a mutant.
 
 With `TEST_REDIS_URL` and `TEST_AMQP_URL` the tests run on these servers, else on embedded engines.
 `mesh/rabbitmq` needs `TEST_AMQP_URL`.
@@ -39,7 +40,10 @@ def main() -> None:
                     print(result, flush=True)
             print(summary(room, [one for one in results if one.room == room]), flush=True)
     print(summary("all rooms", results))
-    sys.exit(share(results) < options.at_least)
+    untried = set(options.rooms) - {one.room for one in results}
+    for room in sorted(untried):
+        print(f"{room}: not tried")
+    sys.exit(bool(untried) or share(results) < options.at_least)
 
 
 def summary(title: str, results: list[Result]) -> str:

@@ -74,22 +74,27 @@ def mutate(source: str, site: tuple[int, int]) -> Mutant:
 def _functions(tree: ast.Module) -> dict[int, str]:
     """The name of the function or method that a node is in, by its `id`."""
     functions: dict[int, str] = {}
-    _name_functions(tree, "", functions)
+    _name_functions(tree, "", functions, in_function=False)
     return functions
 
 
-def _name_functions(node: ast.AST, name: str, functions: dict[int, str]) -> None:
+def _name_functions(
+    node: ast.AST, name: str, functions: dict[int, str], *, in_function: bool
+) -> None:
+    """`in_function`: the nearest scope of the children is a function, not a class or the module."""
     for child in ast.iter_child_nodes(node):
-        within = name
-        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            within = f"{name}.{child.name}" if name else child.name
         is_body = not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
             child in node.body
         )
-        if name and is_body and _is_code(child):
+        if not is_body or isinstance(child, ast.expr_context | ast.operator | ast.cmpop):
+            continue
+        if in_function and _is_code(child):
             functions[id(child)] = name
-        if is_body and not isinstance(child, ast.expr_context | ast.operator | ast.cmpop):
-            _name_functions(child, within, functions)
+        within, is_function = name, in_function
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            within = f"{name}.{child.name}" if name else child.name
+            is_function = not isinstance(child, ast.ClassDef)
+        _name_functions(child, within, functions, in_function=is_function)
 
 
 def _is_code(node: ast.AST) -> bool:
@@ -108,9 +113,7 @@ def _variants(node: ast.AST) -> int:
             return 1
         case ast.If(test=test) | ast.While(test=test):
             return int(not isinstance(test, ast.Compare | ast.BoolOp | ast.UnaryOp | ast.Constant))
-        case ast.Constant(value=bool()):
-            return 1
-        case ast.Constant(value=int() | float()):
+        case ast.Constant(value=bool() | int() | float()):
             return 1
         case ast.Expr(value=ast.Call() | ast.Await()):
             return int(not ast.unparse(node).removeprefix("await ").startswith(_UNTRIED))

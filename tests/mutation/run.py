@@ -57,9 +57,16 @@ class Workshop:
         self._folder = shutil.copytree(ROOT, folder / "template", ignore=_IGNORED)
 
     def trace(self, tests: Sequence[str]) -> dict[str, list[str]]:
-        """Which tests run a line, `<path below bff>:<line>`: the fastest first."""
+        """Which tests run a line, `<path below bff>:<line>`: the fastest first.
+
+        Raises:
+            RuntimeError: pytest ended without a record.
+        """
         record = self._folder / "trace.json"
+        record.unlink(missing_ok=True)
         self._pytest("-p", "tests.mutation.tracing", *tests, seconds=TRACE_SECONDS, record=record)
+        if not record.exists():
+            raise RuntimeError(f"no trace of {' '.join(tests)}")
         found: dict[str, list[tuple[float, str]]] = {}
         for name, facts in json.loads(record.read_text()).items():
             for line in facts["lines"]:
@@ -106,6 +113,8 @@ def try_room(
     workshop: Workshop, room: str, sample: int, seed: int, until: float
 ) -> Iterator[Result]:
     """Try a sample of a room's mutants, until a time of `time.monotonic`."""
+    if time.monotonic() > until:
+        return
     sources = dict(workshop.sources(room))
     found = [(path, site) for path, text in sources.items() for site in sites(text)]
     chosen = random.Random(f"{room}/{seed}").sample(found, min(sample, len(found)))

@@ -21,6 +21,7 @@ import pytest
 _ENGINE = str(Path(bff.__file__).parent) + os.sep
 _lines: set[tuple[str, int]] = set()
 _record: dict[str, dict[str, Any]] = {}
+_failed: set[str] = set()
 
 
 def _enter(frame: FrameType, event: str, _: object) -> Any:
@@ -48,11 +49,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.failed:
-        _record.pop(report.nodeid, None)
         _failed.add(report.nodeid)
-
-
-_failed: set[str] = set()
 
 
 def pytest_sessionfinish() -> None:

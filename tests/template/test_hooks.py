@@ -75,12 +75,13 @@ def test_a_folder_that_holds_a_project_is_refused(
     """Cookiecutter ignores `-s`, which keeps existing files, for files that it copies."""
     project = BakedProject(bake_into(template, tmp_path))
     (project.path / "app" / "main.py").write_text("# mine\n")
-    before = contents(project)
+    before, secrets = contents(project), project.read(".env")
     done = cookiecutter(template, "--no-input", *options, cwd=tmp_path)
     assert done.returncode == 1
     assert "my-bff already holds a project of this template" in done.stdout
     assert "make update" in done.stdout
     assert contents(project) == before
+    assert project.read(".env") == secrets
 
 
 def test_a_folder_that_holds_other_files_is_refused(template: Path, tmp_path: Path) -> None:

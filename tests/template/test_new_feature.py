@@ -15,7 +15,6 @@ from bff.scaffold.text import Feature
 from click.testing import CliRunner
 
 from tests.baked import BakedProject, InstalledProject
-from tests.docs.customised import copy_of
 
 OPTIONS = {
     "--expose": "list,get",
@@ -28,7 +27,7 @@ EVERYTHING = [*(part for option in OPTIONS.items() for part in option), "--table
 
 @pytest.fixture
 def project(installed: InstalledProject, tmp_path: Path) -> InstalledProject:
-    return copy_of(installed, tmp_path / "my-bff")
+    return installed.copy(tmp_path / "my-bff")
 
 
 def new(project: InstalledProject, *arguments: str) -> tuple[int, str]:

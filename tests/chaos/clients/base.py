@@ -142,7 +142,6 @@ class Visitor(Client, ABC):
         with suppress(TimeoutError):
             async with asyncio.timeout(self.chance.uniform(*_STAY)):
                 await self.stays.wait()
-                await asyncio.Event().wait()
         if self.stays.is_set():
             await asyncio.Event().wait()
 

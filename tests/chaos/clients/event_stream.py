@@ -12,6 +12,7 @@ import httpx2
 from bff.connections.close_codes import CloseCode
 
 from tests.chaos.clients.base import Address, Visitor
+from tests.chaos.history import Id
 
 _SILENT_SECONDS = 6
 """Without a message or a comment: three times `PING_INTERVAL_SECONDS` of a run."""
@@ -22,6 +23,8 @@ class EventStreamClient(Visitor):
 
     transport = "events"
     _cursor = ""
+    _code: int | None = None
+    """How the visit ends; None before its hello."""
 
     async def visit(self, address: Address) -> None:
         with suppress(httpx2.HTTPError):
@@ -32,7 +35,7 @@ class EventStreamClient(Visitor):
         headers = {"Authorization": f"Bearer {self.token}"}
         if self._cursor:
             headers["Last-Event-ID"] = self._cursor
-        since = {id.rsplit("/", 2)[0]: id for id in self._cursor.split(",") if id}
+        since = {Id.parse(id).stream: id for id in self._cursor.split(",") if id}
         params = {"topics": ",".join(self.topics)} if self.topics else {}
         process = address.process
         url = f"{address.url}/events"
@@ -42,33 +45,33 @@ class EventStreamClient(Visitor):
             await self._read(response, process, since)
 
     async def _read(self, response: httpx2.Response, process: str, since: dict[str, str]) -> None:
-        code = CloseCode.ABNORMAL
-        greeted = False
+        self._code = None
+        reading = asyncio.create_task(self._take_frames(response, process, since))
         leaving = asyncio.create_task(self.leaves())
-        frames = _frames(response)
         try:
-            while True:
-                coming = asyncio.ensure_future(anext(frames))
-                await asyncio.wait({coming, leaving}, return_when=asyncio.FIRST_COMPLETED)
-                if not coming.done():
-                    coming.cancel()
-                    break
-                frame, cursor = coming.result()
-                if frame["type"] == "close":
-                    code = frame["payload"]["code"]
-                elif greeted:
-                    self._take(frame)
-                else:
-                    self.greeted(frame["payload"]["event"], process, since)
-                    greeted = True
-                    self.ready.set()
-                self._cursor = cursor or self._cursor
-        except (StopAsyncIteration, httpx2.HTTPError):
-            pass
+            await asyncio.wait({reading, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            leaving.cancel()
-        if greeted:
-            self.recorder.left(self, code)
+            for task in (reading, leaving):
+                task.cancel()
+            await asyncio.wait({reading, leaving})
+        with suppress(asyncio.CancelledError, httpx2.HTTPError):
+            reading.result()
+        if self._code is not None:
+            self.recorder.left(self, self._code)
+
+    async def _take_frames(
+        self, response: httpx2.Response, process: str, since: dict[str, str]
+    ) -> None:
+        async for frame, cursor in _frames(response):
+            if self._code is None:
+                if frame["type"] == "close":
+                    return
+                self.greeted(frame["payload"]["event"], process, since)
+                self._code = CloseCode.ABNORMAL
+                self.ready.set()
+            else:
+                self._take(frame)
+            self._cursor = cursor or self._cursor
 
     def _take(self, frame: dict[str, Any]) -> None:
         match frame["type"]:
@@ -76,6 +79,8 @@ class EventStreamClient(Visitor):
                 self.event(frame["payload"])
             case "gap":
                 self.gap(frame["payload"]["streams"])
+            case "close":
+                self._code = frame["payload"]["code"]
 
 
 async def _frames(response: httpx2.Response) -> AsyncIterator[tuple[dict[str, Any], str]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -46,6 +47,16 @@ def repairs(instance: ClusterMember, repair: str) -> float:
     return instance.metrics.registry.get_sample_value("bff_index_repairs_total", labels) or 0.0
 
 
+@asynccontextmanager
+async def comparing(instance: ClusterMember) -> AsyncIterator[None]:
+    """The instance renews its lease and compares its entries, as long as the block lasts."""
+    task = asyncio.create_task(instance.index.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+
+
 async def test_a_connection_without_an_entry_gets_it_back(
     start: StartInstance, redis: RedisClient, keys: Keys
 ) -> None:
@@ -82,18 +93,14 @@ async def test_the_comparison_runs_within_a_lease(
 ) -> None:
     brief = {"lease_seconds": 0.2, "lease_renewal_seconds": 0.1}
     instance = ClusterMember(redis, settings.model_copy(update=brief))
-    async with running(instance):
-        task = asyncio.create_task(instance.index.run())
-        try:
-            alice = await instance.join("alice")
-            await redis.delete(keys.connections("alice"))
+    async with running(instance), comparing(instance):
+        alice = await instance.join("alice")
+        await redis.delete(keys.connections("alice"))
 
-            async def is_back() -> bool:
-                return await fields_of(redis, keys, "alice") == {alice.id}
+        async def is_back() -> bool:
+            return await fields_of(redis, keys, "alice") == {alice.id}
 
-            await until(is_back)
-        finally:
-            task.cancel()
+        await until(is_back)
 
 
 async def test_a_late_write_of_a_user_who_has_left_is_removed(
@@ -106,15 +113,12 @@ async def test_a_late_write_of_a_user_who_has_left_is_removed(
         alice = await instance.join("alice")
         await instance.leave(alice)
         await redis.hset(keys.connections("alice"), alice.id, instance.index._entry(alice))
-        task = asyncio.create_task(instance.index.run())
-        try:
+        async with comparing(instance):
 
             async def is_gone() -> bool:
                 return not await fields_of(redis, keys, "alice")
 
             await until(is_gone)
-        finally:
-            task.cancel()
 
 
 async def test_an_idle_stale_entry_of_a_user_without_connections_is_found(
@@ -130,8 +134,7 @@ async def test_an_idle_stale_entry_of_a_user_without_connections_is_found(
             keys.connections("ghost"), new_connection_id(instance.id), f"{member} {{}}"
         )
         await redis.sadd(keys.users_of(member), "ghost", "nobody")
-        task = asyncio.create_task(instance.index.run())
-        try:
+        async with comparing(instance):
 
             async def is_as_the_connections() -> bool:
                 users = texts(await redis.smembers(keys.users_of(instance.index.lease.member)))
@@ -139,8 +142,6 @@ async def test_an_idle_stale_entry_of_a_user_without_connections_is_found(
 
             await until(is_as_the_connections)
             assert await fields_of(redis, keys, "alice") == {alice.id}
-        finally:
-            task.cancel()
 
 
 @pytest.mark.parametrize("use", ["message", "presence"])

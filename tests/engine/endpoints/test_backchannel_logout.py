@@ -19,7 +19,6 @@ from bff.auth.sessions import SignIn
 from bff.settings import Settings
 from bff.testing import RunningBff, run
 from bff.testing.plugin import SECRET
-from cryptography.hazmat.primitives import serialization
 from jose import jwt
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -201,11 +200,6 @@ async def test_the_provider_ends_the_sessions_of_cookies(settings: Settings) -> 
     async with run(create_app(embedded)) as bff:
         provider = bff.engine.identity_provider
         assert provider is not None
-        key = provider._private.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ).decode()
 
         async def session(provider_sid: str) -> SessionKey:
             tokens = Tokens("a", expires_at=0, refresh_at=None, refresh_token=None, id_token="i")
@@ -223,7 +217,7 @@ async def test_the_provider_ends_the_sessions_of_cookies(settings: Settings) -> 
             for browser in (first, second):
                 assert (await browser.receive())["payload"]["topic"] == "hello"
             logout = claims(iss=MEMORY_ISSUER, aud="bff", sid="p-1")
-            answer = await send(bff, jwt.encode(logout, key, algorithm="ES256"))
+            answer = await send(bff, provider.sign(logout))
             assert answer.status_code == 200, answer.text
             assert await first.closed() == 4505
             assert await is_alive(second)

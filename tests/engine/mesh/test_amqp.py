@@ -135,6 +135,8 @@ async def test_every_queue_is_exclusive_or_durable_and_bounded(
         assert how.get("exclusive") or how.get("durable"), name
         if name.startswith(own):
             assert how["arguments"]["x-max-length"], name
+    events = declared[f"{own}events.first.v1"]["arguments"]
+    assert events["x-expires"] == 7 * 24 * 3600 * 1000
 
 
 async def test_no_body_is_logged(

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 import httpx2
 import pytest
 from bff import AccessToken, RealtimeRouter
+from bff.connections.close_codes import CloseCode
 from bff.endpoints import AccessTokenDep
 from bff.testing import RunningBff
 from fastapi import APIRouter
@@ -64,7 +65,7 @@ async def test_an_expired_access_token_is_refreshed_again_and_again(
         tokens.append(await token_of(page))
         assert await token_of(page) == tokens[-1]
     assert len(set(tokens)) == 4
-    assert Counter(provider.grants(page.bff, "rose"))["refresh_token"] == 3
+    assert count(provider, page.bff, "rose") == 3
 
 
 async def test_where_nobody_asks_there_is_no_refresh(page: Page, provider: Provider) -> None:
@@ -74,7 +75,7 @@ async def test_where_nobody_asks_there_is_no_refresh(page: Page, provider: Provi
     async with page.socket() as browser:
         await browser.receive()
         await browser.request("echo", "say", text="hi")
-    assert Counter(provider.grants(page.bff, "nora"))["refresh_token"] == 0
+    assert count(provider, page.bff, "nora") == 0
 
 
 async def test_a_refused_refresh_ends_the_session(page: Page) -> None:
@@ -84,7 +85,7 @@ async def test_a_refused_refresh_ends_the_session(page: Page) -> None:
         await page.expire_access_token()
         await revoke_refresh_token(page)
         assert (await page.fetch("GET", "/upstream")).status_code == 401
-        assert await browser.closed() == 4505
+        assert await browser.closed() == CloseCode.SESSION_ENDED
     assert await page.me() is None
 
 
@@ -102,7 +103,7 @@ async def test_one_refresh_for_parallel_requests(page: Page, provider: Provider)
     await page.expire_access_token()
     found = await asyncio.gather(*(token_of(page) for _ in range(25)))
     assert len(set(found)) == 1
-    assert Counter(provider.grants(page.bff, "paul"))["refresh_token"] == 1
+    assert count(provider, page.bff, "paul") == 1
 
 
 async def test_50_parallel_requests_on_two_instances_make_one_token_call(

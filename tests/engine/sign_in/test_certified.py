@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bff.connections.close_codes import CloseCode
 from bff.testing import RunningBff
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -16,8 +17,6 @@ from joserfc.jwk import ECKey, RSAKey
 
 from tests.engine.sign_in.conftest import Certified, Page, Start
 from tests.servers.identity_provider import IdentityProviderServer
-
-SESSION_ENDED = 4505
 
 Pages = Callable[[RunningBff], Page]
 
@@ -50,7 +49,7 @@ async def test_back_channel_logout_on_b_closes_the_sockets_of_that_session_on_a(
             await stays.receive()
             await provider.sign_out(laptop)
             began = time.monotonic()
-            assert await ends.closed() == SESSION_ENDED
+            assert await ends.closed() == CloseCode.SESSION_ENDED
             assert time.monotonic() - began < 1
             assert (await stays.request("echo", "say", text="hi"))["result"]["text"] == "hi"
         assert await laptop.me() is None

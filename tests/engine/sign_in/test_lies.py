@@ -16,7 +16,7 @@ from bff.testing import RunningBff
 from click.testing import CliRunner
 from starlette.requests import Request
 
-from tests.engine.sign_in.conftest import Embedded, Page, Provider, Start
+from tests.engine.sign_in.conftest import Embedded, Page, Provider
 from tests.engine.sign_in.test_attacks import refused
 
 
@@ -210,13 +210,6 @@ async def test_sign_ins_that_were_begun_do_not_fill_the_browser(page: Page) -> N
         await page.begin()
         assert len([name for name in page.http.cookies if name.startswith("bff-login-")]) <= 9
     await page.sign_in()
-
-
-async def test_one_address_cannot_begin_sign_ins_without_limit(start: Start) -> None:
-    async with start(max_handshakes_per_second_per_address=1) as bff, bff.http() as http:
-        found = [(await http.get("/auth/login")).status_code for _ in range(15)]
-    assert found[0] == 303
-    assert found[-1] == 429
 
 
 @pytest.mark.parametrize(("given", "issuer"), [(None, "memory://"), ("", None)])

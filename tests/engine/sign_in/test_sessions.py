@@ -7,13 +7,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from bff.connections.close_codes import CloseCode
 from bff.errors import Code, Problem
 from bff.realtime.session_check import SessionCheck
 from bff.testing import RunningBff
 
 from tests.engine.sign_in.conftest import Embedded, Page, Provider, Start
-
-SESSION_ENDED = 4505
 
 Pages = Callable[[RunningBff], Page]
 
@@ -71,7 +70,7 @@ async def test_the_socket_of_an_idle_session_is_closed(page: Page) -> None:
         await browser.receive()
         await page.bff.engine.cluster.pipeline.submit("DEL", key_of(page))  # as if it had expired
         await check_of(page.bff).check()
-        assert await browser.closed() == SESSION_ENDED
+        assert await browser.closed() == CloseCode.SESSION_ENDED
     assert await page.me() is None
 
 
@@ -82,7 +81,7 @@ async def test_a_session_ends_however_active_it_is(start: Start, pages: Pages) -
         began = time.monotonic()
         async with page.socket() as browser:
             await browser.receive()
-            assert await browser.closed() == SESSION_ENDED
+            assert await browser.closed() == CloseCode.SESSION_ENDED
         assert time.monotonic() - began < 10
         assert await page.me() is None
 
@@ -96,7 +95,7 @@ async def test_the_oldest_session_of_too_many_ends(start: Start, pages: Pages) -
             await second.sign_in("ann")
             assert await first.me() is not None
             await third.sign_in("ann")
-            assert await browser.closed() == SESSION_ENDED
+            assert await browser.closed() == CloseCode.SESSION_ENDED
         assert [await page.me() is not None for page in (first, second, third)] == [
             False,
             True,
@@ -121,9 +120,9 @@ async def test_a_ticket_of_a_session_opens_a_socket_of_the_session(page: Page) -
     async with page.bff.handshake(f"?ticket={ticket}", origin) as browser:
         await browser.receive()
         assert (await page.fetch("POST", "/auth/logout")).status_code == 200
-        assert await browser.closed() == SESSION_ENDED
+        assert await browser.closed() == CloseCode.SESSION_ENDED
     async with page.bff.handshake(f"?ticket={other}", origin) as browser:
-        assert await browser.closed() in (4500, SESSION_ENDED)
+        assert await browser.closed() in (4500, CloseCode.SESSION_ENDED)
 
 
 async def test_an_app_gives_scopes_and_refuses_users(start: Start, pages: Pages) -> None:
@@ -162,7 +161,7 @@ async def test_a_sign_out_on_one_instance_closes_the_sockets_on_another(
             elsewhere.cookie = cookie
             assert (await elsewhere.fetch("POST", "/auth/logout")).status_code == 200
             began = time.monotonic()
-            assert [await ends.closed(), await ends_too.closed()] == [SESSION_ENDED] * 2
+            assert [await ends.closed(), await ends_too.closed()] == [CloseCode.SESSION_ENDED] * 2
             assert time.monotonic() - began < 1
             assert (await stays.request("echo", "say", text="hi"))["result"]["text"] == "hi"
         assert await laptop.me() is None
