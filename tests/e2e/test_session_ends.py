@@ -179,6 +179,12 @@ async def started(deployment: Deployment, name: str, **settings: str) -> AsyncIt
         await asyncio.to_thread(instance.close)
 
 
+async def receives(http: httpx2.AsyncClient, instance: Instance) -> bool:
+    """Whether it is subscribed to pub/sub, as its metrics say."""
+    metrics = (await http.get(f"{instance.url}/metrics")).text
+    return "\nbff_pubsub_subscribed 1.0\n" in metrics
+
+
 async def test_an_end_during_a_stall_of_pubsub_is_applied_when_the_stall_is_over(
     own: Cluster, own_admin: Admin, redis: RedisServer
 ) -> None:
@@ -191,8 +197,14 @@ async def test_an_end_during_a_stall_of_pubsub_is_applied_when_the_stall_is_over
             browsers = [await Browser.open(remote, token=one.token) for one in (ended, other)]
             for browser in browsers:
                 await browser.next_frame(0)
+            assert await receives(own_admin.http, remote)
             link.hold(from_server=True)
             await revoke(own_admin, own.a, f"sessions/{session_id}")
+
+            async def is_stalled() -> bool:
+                return not await receives(own_admin.http, remote)
+
+            await until(is_stalled, "pub/sub is stalled", 20)
             assert all(browser.is_open for browser in browsers)
             link.cut()
             link.release()

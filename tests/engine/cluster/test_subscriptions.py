@@ -159,6 +159,34 @@ async def test_an_instance_subscribes_only_to_channels_of_topics_with_subscriber
     await until(lambda: events_of(alice, "prices") == [1])
 
 
+async def test_a_page_that_is_reloaded_costs_no_subscribe_and_no_unsubscribe(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leaves, joins and subscribes again before the next comparison with Redis."""
+    a = await start()  # the first comparison with it in use is STREAM_CHECK_SECONDS away
+    alice = await a.join("alice")
+    await a.subscriptions.subscribe(alice, {"prices": None})
+    pubsub = a.pubsub_listener._channels._pubsub
+    sent: list[str] = []
+    for command in ("subscribe", "unsubscribe"):
+
+        async def record(*names: str, command: str = command) -> None:
+            sent.append(command)
+
+        monkeypatch.setattr(pubsub, command, record)
+    await a.leave(alice)
+    alice = await a.join("alice")
+    await a.subscriptions.subscribe(alice, {"prices": None})
+    in_use = {a.context.keys.topic_channel(topic) for topic in a.streams.topics()}
+    await a.pubsub_listener._channels.unsubscribe_all_but(in_use)  # as a comparison does
+    assert sent == []
+    await a.messenger.to_topic("prices", 1)
+    await until(lambda: events_of(alice, "prices") == [1])
+    await a.leave(alice)
+    await a.pubsub_listener._channels.unsubscribe_all_but(set())
+    assert sent == ["unsubscribe"], "what is sent is seen"
+
+
 async def test_topic_channels_are_subscribed_again_after_a_reconnect(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:
