@@ -178,13 +178,14 @@ def test_alembic_works_with_the_files_of_the_image(old: InstalledProject, tmp_pa
             (shutil.copytree if source.is_dir() else shutil.copy)(source, target)
     deployment = Deployment(image, tmp_path, ENVIRONMENT="development")
     alembic = image.venv / "bin" / "alembic"
-    for arguments, expected in (
-        (["upgrade", "head"], "Running upgrade  -> 0001"),
-        (["current"], "0001 (head)"),
-        (["downgrade", "base"], "Running downgrade 0001 -> "),
-        (["upgrade", "head", "--sql"], "CREATE TABLE note"),
-    ):
+
+    def printed(*arguments: str) -> str:
         done = image.run(alembic, *arguments, **deployment.settings)
         assert done.returncode == 0, done.stdout
-        assert expected in done.stdout
+        return done.stdout.strip()
+
+    for arguments, revision in ((["upgrade", "head"], "0001 (head)"), (["downgrade", "base"], "")):
+        assert printed(*arguments) == ""
+        assert printed("current") == revision
+    assert "CREATE TABLE note" in printed("upgrade", "head", "--sql")
     assert said(deployment, "migrate", "--current").endswith("app: none (pending)\n")
