@@ -80,6 +80,17 @@ async def test_only_administrators_read_it(bff: RunningBff) -> None:
         assert (await http.get("/admin/audit")).status_code == 403
 
 
+async def test_a_body_that_is_not_read_for_want_of_a_scope_is_a_logged_refusal(
+    bff: RunningBff, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A `JsonRoute` checks the scopes before FastAPI calls dependencies."""
+    caplog.set_level(logging.INFO)
+    async with bff.http("alice") as http:
+        assert (await http.post("/admin/broadcasts", content=b"{")).status_code == 403
+    (line,) = [vars(one) for one in caplog.records if one.getMessage() == "request refused"]
+    assert (line["code"], line["user"], line["address"]) == ("forbidden", "alice", "127.0.0.1")
+
+
 async def test_connects_and_refusals_are_logged_with_address_and_user_and_without_secrets(
     bff: RunningBff, caplog: pytest.LogCaptureFixture
 ) -> None:
