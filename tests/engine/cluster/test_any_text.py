@@ -3,6 +3,7 @@ instance and after a reconnect too, or it is refused with `invalid_params`."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -21,6 +22,13 @@ from hypothesis import strategies as st
 from tests.engine.any_text import TEXTS, every_example, is_text, is_topic
 from tests.engine.cluster.conftest import ClusterMember, running
 from tests.engine.doubles import RecordingTransport
+
+_numbers = itertools.count(1)
+
+
+def new_user() -> str:
+    """Examples share instances: what is sent to a user of one must not reach the next."""
+    return f"user-{next(_numbers)}"
 
 
 async def refused(*sends: Awaitable[Any]) -> None:
@@ -80,8 +88,9 @@ async def test_user_ids(members: Members, text: str) -> None:
     first = await a.messenger.to_user(text, "t", text)
     assert first.addressed == 1
     assert await received(connection) == [{"topic": "t", "event": text, "id": first.id}]
-    second = await b.messenger.to_user(text, "t", 2, idempotency_key=text)
-    assert await b.messenger.to_user(text, "t", 2, idempotency_key=text) == second
+    key = f"{text}{first.id}"  # of this example alone: a text may come twice
+    second = await b.messenger.to_user(text, "t", 2, idempotency_key=key)
+    assert await b.messenger.to_user(text, "t", 2, idempotency_key=key) == second
     again = await a.join(text, since=str(first.id))
     assert [event["id"] for event in events_of(again)] == [second.id]
     found = await a.index.connections_of(text)
@@ -96,26 +105,27 @@ async def test_user_ids(members: Members, text: str) -> None:
 @every_example
 async def test_topics(members: Members, text: str) -> None:
     a, b = members
+    user_id = new_user()
     if not is_topic(text):
         await refused(
             a.messenger.to_topic(text, 1),
-            a.messenger.subscribe("alice", text),
-            a.messenger.unsubscribe("alice", text),
+            a.messenger.subscribe(user_id, text),
+            a.messenger.unsubscribe(user_id, text),
         )
         return
     first = await a.messenger.to_topic(text, text)
     assert first.startswith(f"topic:{text}/")
-    connection = await b.join("alice")
+    connection = await b.join(user_id)
     await b.subscriptions.subscribe(connection, {text: None})
     second = await a.messenger.to_topic(text, text)
     assert await received(connection) == [{"topic": text, "event": text, "id": second}]
     await b.leave(connection)
 
-    again = await a.join("alice")
-    await a.messenger.subscribe("alice", text)
+    again = await a.join(user_id)
+    await a.messenger.subscribe(user_id, text)
     ((subscribed,),) = [await received(again)]
     assert subscribed["event"] == {"positions": {f"topic:{text}": second}}
-    await b.messenger.unsubscribe("alice", text)
+    await b.messenger.unsubscribe(user_id, text)
     assert (await received(again, 2))[1]["event"] == {"topics": [text]}
     await a.leave(again)
 
@@ -123,16 +133,17 @@ async def test_topics(members: Members, text: str) -> None:
 @every_example
 async def test_event_names(members: Members, text: str) -> None:
     a, b = members
-    connection = await b.join("alice")
+    user_id = new_user()
+    connection = await b.join(user_id)
     if not is_text(text, 255):
         await refused(
-            a.messenger.to_user("alice", text, 1),
-            a.messenger.to_users(["alice"], text, 1),
+            a.messenger.to_user(user_id, text, 1),
+            a.messenger.to_users([user_id], text, 1),
             a.messenger.to_all(text, 1),
             a.messenger.to_connection(connection.id, text, 1),
         )
     else:
-        to_user = await a.messenger.to_user("alice", text, 1)
+        to_user = await a.messenger.to_user(user_id, text, 1)
         await received(connection)
         await a.messenger.to_connection(connection.id, text, 2)
         await received(connection, 2)
@@ -159,7 +170,7 @@ async def test_idempotency_keys(members: Members, text: str) -> None:
 async def test_connection_ids(members: Members, text: str) -> None:
     """No text is a connection id; an id with something added is none either."""
     a, b = members
-    connection = await b.join("alice")
+    connection = await b.join(new_user())
     for malformed in (text, f"{connection.id}\n{text}", f"{text}.{connection.id}"):
         await refused(
             a.messenger.to_connection(malformed, "t", 1), a.messenger.close_connection(malformed)
