@@ -180,8 +180,8 @@ async def test_a_socket_ends_with_its_token_and_lives_on_with_a_fresh_one(
 ) -> None:
     token = cluster.deployment.token
     user = f"tom-{secrets.token_hex(4)}"
-    ends = await connect(cluster.a, token=token(user, lifetime=2))
-    lives = await connect(cluster.a, token=token(user, lifetime=2))
+    ends = await connect(cluster.a, token=token(user, lifetime=6))
+    lives = await connect(cluster.a, token=token(user, lifetime=6))
     others = await lives.answered("authenticate", token=token("somebody-else"))
     assert others["error"]["code"] == "forbidden"
     old = await lives.answered("authenticate", token=token(user, lifetime=-60))

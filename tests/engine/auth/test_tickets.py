@@ -85,7 +85,7 @@ async def test_a_user_gets_a_bounded_number_of_tickets(
 ) -> None:
     """The refused ones leave nothing and one line in the log, other users are not affected, and
     the limit ends in time."""
-    changed = {"max_tickets_per_user": 3, "ticket_seconds": 1}
+    changed = {"max_tickets_per_user": 3, "ticket_seconds": 3}
     tickets = Tickets(AutoPipeline(redis), settings.model_copy(update=changed))
     results = await asyncio.gather(
         *(tickets.issue(alice, ORIGIN) for _ in range(50)), return_exceptions=True
@@ -93,7 +93,8 @@ async def test_a_user_gets_a_bounded_number_of_tickets(
     refused = [result for result in results if isinstance(result, Problem)]
     assert len(refused) == 47
     assert [one.message for one in caplog.records].count("tickets refused: too many") == 1
-    assert {(one.code, one.retry_after_seconds) for one in refused} == {(Code.RATE_LIMITED, 1)}
+    assert {one.code for one in refused} == {Code.RATE_LIMITED}
+    assert {one.retry_after_seconds for one in refused} <= {1, 2, 3}
     await tickets.issue(replace(alice, user_id="bob"), ORIGIN)
     assert len([key async for key in redis.scan_iter(f"{settings.prefix}:*")]) <= 3 + 1 + 2
 

@@ -30,7 +30,13 @@ LONG = 60.0
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"lease_seconds": 0.4, "lease_renewal_seconds": 0.1})
+    return settings.model_copy(update={"lease_seconds": LONG, "lease_renewal_seconds": 0.1})
+
+
+async def expire(instance: ClusterMember) -> None:
+    """End its lease, as if it had been stalled for longer."""
+    leases = instance.index._keys.leases
+    await instance.index._redis.zadd(leases, {instance.index.lease.member: 1})
 
 
 async def living(index: ConnectionIndex) -> set[str]:
@@ -55,12 +61,11 @@ async def test_dead_instances_are_reaped_and_living_ones_stay(start: StartInstan
     a, b = await start(), await start()
     await a.join("alice")
     survivor = await b.join("alice")
-
-    async def only_the_survivor() -> bool:
-        await reap(b)
-        return [f.connection_id for f in await b.index.connections_of("alice")] == [survivor.id]
-
-    await until(only_the_survivor)
+    await reap(b)
+    assert len(await b.index.connections_of("alice")) == 2
+    await expire(a)
+    await reap(b)
+    assert [f.connection_id for f in await b.index.connections_of("alice")] == [survivor.id]
     assert await living(b.index) == {b.id}
 
 
@@ -68,12 +73,9 @@ async def test_an_instance_whose_lease_expired_takes_a_new_generation(start: Sta
     a, b = await start(), await start()
     alice = await a.join("alice")
     generation = a.index.lease.generation
-
-    async def reaped() -> bool:
-        await reap(b)
-        return not await b.index.connections_of("alice")
-
-    await until(reaped)
+    await expire(a)
+    await reap(b)
+    assert await b.index.connections_of("alice") == []
     await a.index.renew()
     assert a.index.lease.generation > generation
     assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
@@ -84,7 +86,7 @@ async def test_reaping_an_old_generation_keeps_the_entries_of_the_new_one(
 ) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
-    await asyncio.sleep(0.5)  # until the lease has expired
+    await expire(a)
     dead = await b.index.renew()
     assert a.index.lease.member in dead
     await a.index.renew()
@@ -96,9 +98,9 @@ async def test_an_instance_that_resumes_while_it_is_reaped_has_all_its_entries(
     start: StartInstance, redis: RedisClient
 ) -> None:
     """It was stalled for longer than its lease, and resumes when half of it is reaped."""
-    a, b = await start(), await start(lease_seconds=LONG)
+    a, b = await start(), await start()
     joined = [await a.join(f"user-{number}") for number in range(4)]
-    await asyncio.sleep(0.5)  # until the lease has expired
+    await expire(a)
     dead = await b.index.renew()
     old = a.index.lease.member
     reap_one = b.index.reaper._reap
@@ -152,9 +154,9 @@ async def test_a_connection_that_joins_during_a_change_of_generation_belongs_to_
 async def test_concurrent_reapers_remove_each_entry_once_and_nothing_else(
     start: StartInstance, redis: RedisClient
 ) -> None:
-    a, b, c = await start(), await start(lease_seconds=LONG), await start(lease_seconds=LONG)
+    a, b, c = await start(), await start(), await start()
     dead = [await a.join(f"user-{number % 3}") for number in range(9)]
-    await asyncio.sleep(0.5)  # until the lease of `a` has expired
+    await expire(a)
     await b.index.renew()
     stays = [await b.join(f"user-{number}") for number in range(3)]
     await asyncio.gather(reap(b), reap(c), reap(b), reap(c))
@@ -179,10 +181,10 @@ async def test_the_clock_of_an_instance_does_not_matter(
     real_time = time.time
     clock = SimpleNamespace(time=lambda: real_time() + hours * 3600)
     monkeypatch.setattr(lease, "time", clock)
-    wrong = await start(lease_seconds=1.5)
+    wrong = await start()
     monkeypatch.undo()
     alice = await wrong.join("alice")
-    b = await start(lease_seconds=LONG)
+    b = await start()
 
     monkeypatch.setattr(lease, "time", clock)
     for _ in range(3):
@@ -190,6 +192,9 @@ async def test_the_clock_of_an_instance_does_not_matter(
         assert b.index.lease.member not in await wrong.index.renew()
         assert await living(wrong.index) == await living(b.index) == {wrong.id, b.id}
     assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
+
+    wrong.index.lease._seconds = 0.1
+    await wrong.index.renew()
 
     async def is_dead() -> bool:
         return wrong.index.lease.member in await b.index.renew()
@@ -202,18 +207,15 @@ async def test_a_new_instance_on_the_host_of_a_dead_one_is_not_mistaken_for_it(
     start: StartInstance,
 ) -> None:
     """An orchestrator may give the new instance the same host name."""
-    dead, b = await start(), await start(lease_seconds=LONG)
+    dead, b = await start(), await start()
     await dead.join("alice")
-    successor = await start(lease_seconds=LONG)
+    successor = await start()
     alice = await successor.join("alice")
     hosts = {facts.instance: facts.host for facts in await b.index.instances()}
     assert hosts[dead.id] == hosts[successor.id]
-
-    async def only_the_successor() -> bool:
-        await reap(b)
-        return [f.connection_id for f in await b.index.connections_of("alice")] == [alice.id]
-
-    await until(only_the_successor)
+    await expire(dead)
+    await reap(b)
+    assert [f.connection_id for f in await b.index.connections_of("alice")] == [alice.id]
     assert await living(b.index) == {b.id, successor.id}
 
 
@@ -245,7 +247,7 @@ async def test_entries_are_written_again_after_redis_lost_its_data(
 async def test_a_new_generation_that_was_written_in_part_is_written_again(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a, b = await start(lease_seconds=LONG), await start(lease_seconds=LONG)
+    a, b = await start(), await start()
     alice = await a.join("alice")
     a.index.lease._run_id = b"run id of another Redis"
     write = a.index._write
@@ -265,7 +267,7 @@ async def test_a_new_generation_that_was_written_in_part_is_written_again(
 async def test_a_user_that_reconnects_while_the_removal_fails_can_still_be_reaped(
     start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a = await start(lease_seconds=LONG)
+    a = await start()
     alice = await a.join("alice")
     a.registry.unregister(alice)
     a.index.unregister(alice)
@@ -299,7 +301,7 @@ def test_facts_of_a_later_version_are_parsed() -> None:
 async def test_the_connection_limit_ignores_dead_instances(
     start: StartInstance, redis: RedisClient, settings: Settings
 ) -> None:
-    a, b = await start(lease_seconds=LONG), await start(lease_seconds=LONG)
+    a, b = await start(), await start()
     for _ in range(settings.max_connections_per_user):
         await a.join("alice")
     with pytest.raises(Problem) as refusal:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
+from collections.abc import Iterator
 
 import pytest
+from bff.backoff import backoff_delays
+from bff.cluster import pubsub_listener
 from bff.cluster.pubsub_listener import _run_until_first_ends
 from bff.redis.client import RedisClient
 from bff.settings import Settings
@@ -44,17 +46,22 @@ async def test_a_stalled_subscription_is_detected_and_replaced(start: StartInsta
 async def test_while_redis_is_away_it_waits_longer_and_longer(
     redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[float] = []
+    pauses: list[float] = []
+
+    def recorded(first: float, longest: float) -> Iterator[float]:
+        for delay in backoff_delays(first, longest):
+            pauses.append(delay)
+            yield delay
 
     async def refuse(_: object) -> None:
-        tried.append(asyncio.get_running_loop().time())
         raise ConnectionError("refused")
+
+    monkeypatch.setattr(pubsub_listener, "backoff_delays", recorded)
 
     monkeypatch.setattr("bff.cluster.pubsub_listener.create_pubsub", refuse)
     listener = ClusterMember(redis, settings).pubsub_listener
     task = asyncio.create_task(listener.run())
-    await until(lambda: len(tried) == 4)
-    pauses = [later - earlier for earlier, later in itertools.pairwise(tried)]
+    await until(lambda: len(pauses) == 4)
     assert pauses[0] >= 0.04
     assert pauses[2] > pauses[0]
     assert "refused" in listener.error

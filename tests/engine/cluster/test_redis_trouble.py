@@ -20,7 +20,7 @@ from tests.engine.cluster.conftest import ClusterMember, StartInstance, everywhe
 from tests.engine.cluster.test_stream_hub import numbers_of
 
 BURST = 2000
-PROBE = 0.2
+PROBE = 0.5
 
 
 @pytest.fixture

@@ -114,10 +114,10 @@ async def test_topics_are_subscribed_from_the_start(bff: RunningBff, messenger: 
 async def test_comments_are_sent_when_there_are_no_events(settings: Settings) -> None:
     settings = settings.model_copy(update={"ping_interval_seconds": 0.05})
     async with run(create_app(settings)) as bff, bff.events("alice") as source:
-        await asyncio.sleep(0.3)
+        coming = asyncio.create_task(source.receive())
+        await until(lambda: source.comments >= 2)
         await bff.engine.messenger.to_user("alice", "news", 1)
-        await source.receive()
-        assert source.comments >= 2
+        await coming
         assert source.hello["ping_interval"] == 0.05
 
 

@@ -198,12 +198,12 @@ async def test_an_encrypted_command_is_carried_out(
 async def test_after_a_timeout_the_public_key_is_requested_again(
     start_client: StartClient, engine: Engine, pem: str
 ) -> None:
-    mesh = await start_client(request_timeout_seconds=0.5)
+    mesh = await start_client()
     service, _ = await vault(engine, pem)
     await mesh.describe(service.name)
     service._key = PrivateKey(new_pem())
     with pytest.raises(Problem) as caught:
-        await mesh.request(service.name, "size", {}, context={}, encrypted=True)
+        await mesh.request(service.name, "size", {}, context={}, encrypted=True, timeout=0.5)
     assert caught.value.code is Code.TIMEOUT
     assert await mesh.request(service.name, "size", {}, context={}, encrypted=True) == 3
 

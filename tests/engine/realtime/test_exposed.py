@@ -328,6 +328,7 @@ async def test_a_late_reply_that_never_comes_is_reported_as_an_error(
 
     await time_out()
     await until(lambda: len(reported) == 1)
+    mesh._pending_calls._settings = settings  # which keep a result for longer
     await time_out()
     broker.interrupt()
     await until(lambda: len(reported) == 2)

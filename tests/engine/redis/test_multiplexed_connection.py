@@ -313,7 +313,7 @@ async def test_a_slot_without_a_node_is_a_connection_error(monkeypatch: pytest.M
 
 
 async def test_it_waits_after_a_failed_connection_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "_RETRY_SECONDS", (0.3, 0.3))
+    monkeypatch.setattr(connection, "_RETRY_SECONDS", (2, 2))
     redis: Any = create_client("redis://127.0.0.1:1/0")
     attempts = 0
     make = redis.connection_pool.make_connection

@@ -105,10 +105,10 @@ class Endpoints:
         self.seen.extend(message["type"] for message in received)
 
     async def receive_slowly(self, websocket: WebSocket) -> None:
-        """Wait 1.5 s between the first message and the second."""
+        """Wait 3 s between the first message and the second."""
         await websocket.accept()
         await websocket.receive()
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(3)
         await websocket.receive()
         await websocket.close(4321)
 
@@ -244,7 +244,7 @@ class TestOnOurs:
     @pytest.fixture
     def settings(self, settings: Settings) -> Settings:
         return settings.model_copy(
-            update={"ping_interval_seconds": 0.2, "ping_timeout_seconds": 0.2}
+            update={"ping_interval_seconds": 0.2, "ping_timeout_seconds": 1.0}
         )
 
     async def test_a_long_reason_is_truncated_between_characters(

@@ -110,8 +110,9 @@ class TestPipelinedRequests:
         async with site.connect(b"", receive_buffer=4096) as raw:
             loop = asyncio.get_running_loop()
             sending = asyncio.create_task(loop.sock_sendall(raw, GET * 200_000))
-            await until(lambda: site.numbers > 100)
+            await until(lambda: bool(site.protocols))
             protocol = site.protocol()
+            await until(lambda: site.numbers > 100)
             while protocol in site.protocols:
                 assert len(protocol.pipeline) <= 250
                 assert len(protocol._unparsed) < 1024 * 1024
@@ -159,18 +160,24 @@ class TestTheTimeOfABody:
 
     async def test_a_body_with_progress(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(deadlines, "_MIN_BODY_BYTES", 1)
+        monkeypatch.setattr(deadlines, "_BODY_SECONDS", 3600)
         loop = asyncio.get_running_loop()
         async with site.connect(post(b"Content-Length: 12")) as raw:
-            for _ in range(12):
-                await asyncio.sleep(0.05)
+            await until(lambda: bool(site.protocols))
+            protocol = site.protocol()
+            for _ in range(11):
                 await loop.sock_sendall(raw, b"x")
+                await until(lambda: protocol._body_bytes > 0)
+                protocol._stop_body_timer()
+                protocol._check_body()  # as the timer does
+            await loop.sock_sendall(raw, b"x")
             assert await read_until(raw, b"\r\n\r\n12")
 
 
 class TestAnAnswerThatIsNotRead:
     @pytest.fixture(autouse=True)
     def seconds(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(deadlines, "_ANSWER_SECONDS", 0.3)
+        monkeypatch.setattr(deadlines, "_ANSWER_SECONDS", 1.0)
 
     @pytest.mark.parametrize("more", [b"", b"Connection: close\r\n"])
     async def test_the_client_is_disconnected(self, site: Site, more: bytes) -> None:
@@ -187,12 +194,16 @@ class TestAnAnswerThatIsNotRead:
             raw.shutdown(socket.SHUT_WR)
             await until(lambda: not site.protocols)
 
-    async def test_a_client_that_reads_slowly_gets_all(self, site: Site) -> None:
+    async def test_a_client_that_reads_slowly_gets_all(
+        self, site: Site, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It reads for longer than `_ANSWER_SECONDS`, and something in each of them."""
+        monkeypatch.setattr(deadlines, "_ANSWER_SECONDS", 2.0)
         loop = asyncio.get_running_loop()
         data = 0
         async with site.connect(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n") as raw:
             while data < LARGE:
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.025)
                 chunk = await loop.sock_recv(raw, 65536)
                 assert chunk
                 data += len(chunk)

@@ -15,6 +15,8 @@ from bff.testing import RunningBff
 from tests.engine.sign_in.conftest import Embedded, Page, Provider, Start
 
 Pages = Callable[[RunningBff], Page]
+BUSY_SECONDS = 4
+"""What takes less than a second may take as long while other tests use the processors."""
 
 
 @pytest.fixture
@@ -75,14 +77,14 @@ async def test_the_socket_of_an_idle_session_is_closed(page: Page) -> None:
 
 
 async def test_a_session_ends_however_active_it_is(start: Start, pages: Pages) -> None:
-    async with start(max_session_seconds=2) as bff:
+    async with start(max_session_seconds=5) as bff:
         page = pages(bff)
         await page.sign_in()
         began = time.monotonic()
         async with page.socket() as browser:
             await browser.receive()
             assert await browser.closed() == CloseCode.SESSION_ENDED
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 15
         assert await page.me() is None
 
 
@@ -162,7 +164,7 @@ async def test_a_sign_out_on_one_instance_closes_the_sockets_on_another(
             assert (await elsewhere.fetch("POST", "/auth/logout")).status_code == 200
             began = time.monotonic()
             assert [await ends.closed(), await ends_too.closed()] == [CloseCode.SESSION_ENDED] * 2
-            assert time.monotonic() - began < 1
+            assert time.monotonic() - began < BUSY_SECONDS
             assert (await stays.request("echo", "say", text="hi"))["result"]["text"] == "hi"
         assert await laptop.me() is None
         assert await phone.me() is not None
