@@ -60,15 +60,16 @@ class Workshop:
         """Which tests run a line, `<path below bff>:<line>`: the fastest first.
 
         Raises:
-            RuntimeError: pytest ended without a record.
+            RuntimeError: no test passes without a change.
         """
         record = self._folder / "trace.json"
         record.unlink(missing_ok=True)
         self._pytest("-p", "tests.mutation.tracing", *tests, seconds=TRACE_SECONDS, record=record)
-        if not record.exists():
-            raise RuntimeError(f"no trace of {' '.join(tests)}")
+        passed = json.loads(record.read_text()) if record.exists() else {}
+        if not passed:
+            raise RuntimeError(f"no test passes without a change: {' '.join(tests)}")
         found: dict[str, list[tuple[float, str]]] = {}
-        for name, facts in json.loads(record.read_text()).items():
+        for name, facts in passed.items():
             for line in facts["lines"]:
                 found.setdefault(line, []).append((facts["seconds"], name))
         return {line: [name for _, name in sorted(tests)] for line, tests in found.items()}

@@ -30,7 +30,7 @@ async def test_calls_time_out_when_the_broker_is_silent(
     mesh: MeshClient, service: str, engine: RabbitEngine
 ) -> None:
     engine.proxy.silent = True
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         with pytest.raises(Problem) as caught:
             await mesh.request(service, "echo", {}, context={}, timeout=0.2)
         assert caught.value.code is Code.TIMEOUT

@@ -100,7 +100,7 @@ async def test_a_reply_is_the_answer_although_its_confirm_never_comes(
 ) -> None:
     call = await _request(mesh)
     transport.reply()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         assert await call == 7
 
 

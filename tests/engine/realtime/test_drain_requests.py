@@ -20,7 +20,7 @@ def request(trace_id: str, method: str) -> dict[str, object]:
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    return settings.model_copy(update={"drain_seconds": 3})
+    return settings.model_copy(update={"drain_seconds": 10})
 
 
 async def test_running_requests_are_answered_and_later_ones_refused(settings: Settings) -> None:
