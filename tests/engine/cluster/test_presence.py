@@ -20,7 +20,7 @@ from tests.engine.cluster.test_subscriptions import events_of
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    changed = {"lease_seconds": 0.4, "lease_renewal_seconds": 0.1, "presence_grace_seconds": 0.1}
+    changed = {"lease_renewal_seconds": 0.1, "presence_grace_seconds": 0.1}
     return settings.model_copy(update=changed)
 
 
@@ -87,7 +87,7 @@ async def test_users_of_a_killed_instance_are_announced_as_offline_by_the_others
 ) -> None:
     a = await start()
     watcher = await watch(a, "alice")
-    killed = ClusterMember(redis, settings)
+    killed = ClusterMember(redis, settings.model_copy(update={"lease_seconds": 0.4}))
     await killed.index.renew()
     await killed.join("alice")
     await until(lambda: seen_by(watcher, "alice") == ["user.online"])

@@ -6,12 +6,14 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import Mock
 
 import httpx2
 import pytest
 import websockets
+from bff.realtime import limits
 from bff.server import admission, deadlines, http
 from bff.server.deadlines import DeadlineProtocol
 from bff.server.http import HttpProtocol
@@ -165,6 +167,7 @@ class TestTheTimeOfABody:
         async with site.connect(post(b"Content-Length: 12")) as raw:
             await until(lambda: bool(site.protocols))
             protocol = site.protocol()
+            await until(lambda: protocol._body_timer is not None)
             for _ in range(11):
                 await loop.sock_sendall(raw, b"x")
                 await until(lambda: protocol._body_bytes > 0)
@@ -322,7 +325,11 @@ class TestHandshakes:
             update={"max_handshakes_per_second_per_address": 1, "max_connections_per_user": 100}
         )
 
-    async def test_an_address_that_connects_too_often_gets_429(self, bff: RunningBff) -> None:
+    async def test_an_address_that_connects_too_often_gets_429(
+        self, bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: 1e6))  # stands still
+
         async def connect(times: int) -> None:
             for _ in range(times):
                 async with bff.browser():
