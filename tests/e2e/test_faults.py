@@ -151,7 +151,7 @@ async def test_of_a_killed_instance_nothing_is_left_after_its_lease(
     assert await cluster.b.exited() == -signal.SIGKILL
     assert [await browser.closed() for browser in lost] == [1006, 1006]
     await until_connected(admin, cluster.a, alice.id, {survivor.connection_id})
-    assert time.monotonic() - killed_at < LEASE + RENEWAL + 3
+    assert time.monotonic() - killed_at < LEASE + RENEWAL + 10
     (instance,) = (await admin.stats(cluster.a))["instances"]
     assert survivor.connection_id.startswith(instance["instance"])
 
