@@ -14,7 +14,7 @@ from tests.baked import InstalledProject, environment
 from tests.servers.server import free_port
 from tests.template.processes import INTERRUPTED, interrupt, running, wait_until_ready
 
-SECOND_START = 20
+SECOND_START = 60
 """Seconds. On an idle machine it takes three."""
 
 
