@@ -148,6 +148,7 @@ async def test_a_trace_id_is_logged_as_a_field_and_forges_no_line(
     ]
     assert vars(record)["trace_id"] == "x\u2028CRITICAL forged"
     assert vars(record)["connection"] == browser.hello["session_id"]
+    assert vars(record)["handler"] == "broken.bug"
     for formatter in (JsonFormatter(), TextFormatter()):
         assert len(formatter.format(record).split("Traceback")[0].splitlines()) == 1
 
@@ -236,7 +237,7 @@ async def test_the_frame_size_is_limited_on_servers_that_do_not_limit_it(
     handler = bff.engine.handlers.open(transport, caller)
     handler.receive("x" * (settings.max_frame_bytes + 1))
     assert transport.closed == (CloseCode.MESSAGE_TOO_BIG, "")
-    bff.engine.handlers.close(handler, CloseCode.ABNORMAL)
+    bff.engine.handlers.on_closed(handler, CloseCode.ABNORMAL)
 
 
 class TestTheRateLimit:

@@ -98,7 +98,7 @@ class EventStreamResponse(Response):
             await self._handlers.admit(handler, self._since, self._topics)
             await asyncio.wait({writing, disconnect}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._handlers.close(handler, CloseCode.ABNORMAL)
+            self._handlers.on_closed(handler, CloseCode.ABNORMAL)
             writing.cancel()
             if transport.started and not transport.ended:
                 await _abort(scope, disconnect)

@@ -44,10 +44,10 @@ async def serve(websocket: WebSocket, caller: Caller) -> None:
         await _serve_asgi(websocket, caller, handlers, since)
         return
     handler = _open(websocket, detachable, caller, handlers)
-    if detachable.detach(handler.receive, partial(handlers.close, handler)):
+    if detachable.detach(handler.receive, partial(handlers.on_closed, handler)):
         await handlers.admit(handler, since)
     else:
-        handlers.close(handler, CloseCode.ABNORMAL)
+        handlers.on_closed(handler, CloseCode.ABNORMAL)
 
 
 def _since(websocket: WebSocket) -> dict[str, Position]:
@@ -86,7 +86,7 @@ async def _serve_asgi(
         await handlers.admit(handler, since)
         code = await _read(websocket, handler, writing)
     finally:
-        handlers.close(handler, code)
+        handlers.on_closed(handler, code)
         writing.cancel()
 
 

@@ -52,6 +52,8 @@ _RESPONSE_TYPES = frozenset(("request", "command", "subscribe", "unsubscribe", "
 """Frames that are answered with `response`. Others are answered with `error`."""
 
 Work = Callable[[], Coroutine[Any, Any, Any]]
+AnsweredFrame = RequestFrame | CommandFrame | SubscribeFrame | AuthenticateFrame
+"""The frames whose `response` is sent by a task."""
 
 
 class ConnectionHandler:
@@ -146,11 +148,11 @@ class ConnectionHandler:
     def _handle(self, frame: InboundFrame) -> None:
         match frame:
             case RequestFrame(payload=call):
-                self._start(call.trace_id, lambda: self._request(call))
+                self._start(frame, lambda: self._request(call))
             case CommandFrame(payload=call):
-                self._start(call.trace_id, lambda: self._command(call))
+                self._start(frame, lambda: self._command(call))
             case AuthenticateFrame(payload=authenticate):
-                self._start(authenticate.trace_id, lambda: self._authenticate(authenticate.token))
+                self._start(frame, lambda: self._authenticate(authenticate.token))
             case CancelFrame(payload=cancel):
                 task = self._tasks.get(cancel.trace_id)
                 if task is None:
@@ -159,7 +161,7 @@ class ConnectionHandler:
                 else:
                     task.cancel()
             case SubscribeFrame(payload=subscribe):
-                self._start(subscribe.trace_id, lambda: self._subscribe(subscribe))
+                self._start(frame, lambda: self._subscribe(subscribe))
             case UnsubscribeFrame(payload=unsubscribe):
                 self._context.subscriptions.unsubscribe(self.connection, unsubscribe.topics)
                 self.connection.send(Response(unsubscribe.trace_id, {}))
@@ -170,9 +172,9 @@ class ConnectionHandler:
 
     # Requests
 
-    def _start(self, trace_id: str | None, work: Work) -> None:
+    def _start(self, frame: AnsweredFrame, work: Work) -> None:
         self.is_active = True
-        trace_id = trace_id or uuid.uuid4().hex
+        trace_id = frame.payload.trace_id or uuid.uuid4().hex
         if trace_id in self._tasks:
             problem = Problem(Code.CONFLICT, "A request with this trace_id is running")
         elif len(self._tasks) >= self._settings.max_requests_per_connection:
@@ -180,22 +182,21 @@ class ConnectionHandler:
         elif self._finishing:
             problem = Problem(Code.SERVICE_UNAVAILABLE, "This instance is shutting down: reconnect")
         else:
-            task = asyncio.create_task(self._answer(trace_id, work))
+            task = asyncio.create_task(self._answer(frame, trace_id, work))
             self._tasks[trace_id] = task
             task.add_done_callback(lambda _: self._done(trace_id, task))
             return
         self.connection.send(Response(trace_id, error=problem.as_error()))
 
-    async def _answer(self, trace_id: str, work: Work) -> None:
+    async def _answer(self, frame: AnsweredFrame, trace_id: str, work: Work) -> None:
         try:
             result = await work()
-            self._send_result(trace_id, result)
-            return
+            self._send_result(frame, trace_id, result)
         except Problem as problem:
             self._send_problem(trace_id, problem)
         except Exception:
             logger.exception(
-                "request failed: unexpected exception", extra=self._log_fields(trace_id)
+                "request failed: unexpected exception", extra=self._log_fields(frame, trace_id)
             )
             self._send_problem(trace_id, Problem(Code.INTERNAL, outcome=Outcome.UNKNOWN))
 
@@ -261,18 +262,20 @@ class ConnectionHandler:
         self._context.metrics.frames_refused.labels(problem.code).inc()
         self.connection.send(Response(trace_id, error=problem.as_error()))
 
-    def _send_result(self, trace_id: str, result: Any) -> None:
+    def _send_result(self, frame: AnsweredFrame, trace_id: str, result: Any) -> None:
         try:
             payload = Response(trace_id, result).encode()
         except TypeError as error:
-            logger.exception("result is not JSON", extra=self._log_fields(trace_id))
+            logger.exception("result is not JSON", extra=self._log_fields(frame, trace_id))
             raise Problem(Code.SERVICE_ERROR, outcome=Outcome.DONE) from error
         if len(payload) > self._settings.max_queue_bytes:
             raise Problem(Code.SERVICE_ERROR, "The result is too large", outcome=Outcome.DONE)
         self.connection.send_frame(Frame(payload))
 
-    def _log_fields(self, trace_id: str) -> dict[str, str]:
-        return {"connection": self.connection.id, "trace_id": trace_id}
+    def _log_fields(self, frame: AnsweredFrame, trace_id: str) -> dict[str, str]:
+        call = frame.payload
+        handler = f"{call.service}.{call.method}" if isinstance(call, Call) else frame.type
+        return {"connection": self.connection.id, "trace_id": trace_id, "handler": handler}
 
     def _rate_limited(self, data: str, seconds: float) -> None:
         """Answer a frame beyond the user's rate limit; close if the client sends many of them.

@@ -1,4 +1,4 @@
-"""Opens, admits and closes the connections of this instance."""
+"""Opens and admits the connections of this instance, and unregisters those that have ended."""
 
 from __future__ import annotations
 
@@ -113,8 +113,8 @@ class HandlerManager:
         if self._registry.by_id(connection.id) is None:  # it was closed meanwhile
             self._subscriptions.leave(connection)
 
-    def close(self, handler: ConnectionHandler, code: int, by_server: bool = False) -> None:
-        """Unregister a connection that has ended.
+    def on_closed(self, handler: ConnectionHandler, code: int, by_server: bool = False) -> None:
+        """Unregister a connection that has ended. Call it once.
 
         `code` is the peer's close code, or the server's own if `by_server` is set.
         """
