@@ -17,8 +17,9 @@ import pytest
 
 from scripts.bake import ROOT, bake, bring_up_to_date, export
 from tests import servers
+from tests.background import BackgroundRuns
 from tests.baked import InstalledProject
-from tests.engine_tests import EngineTests
+from tests.locks import one_at_a_time
 
 for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
     os.environ.pop(name, None)
@@ -45,25 +46,27 @@ def installed(template: Path) -> InstalledProject:
     """The default project, installed from its lock into a virtual environment that all tests and
     later runs share. Change nothing in its folder."""
     path = ROOT / "build" / "test" / "my-bff"
-    with tempfile.TemporaryDirectory() as folder:
-        bring_up_to_date(path, bake(template, Path(folder)))
     project = InstalledProject(path, ROOT / ".venv-project")
-    project.install()
+    with tempfile.TemporaryDirectory() as folder, one_at_a_time("my-bff"):
+        bring_up_to_date(path, bake(template, Path(folder)))
+        project.install()
     return project
 
 
 @pytest.fixture(scope="session")
-def engine_tests() -> Iterator[EngineTests]:
-    runs = EngineTests()
+def background_runs() -> Iterator[BackgroundRuns]:
+    runs = BackgroundRuns()
     yield runs
     runs.close()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _begin_engine_tests_early(request: pytest.FixtureRequest) -> None:
+def _begin_background_runs_early(request: pytest.FixtureRequest) -> None:
     """Before the first test, if any wants them."""
-    if any("engine_tests" in getattr(item, "fixturenames", ()) for item in request.session.items):
-        request.getfixturevalue("engine_tests")
+    if any(
+        "background_runs" in getattr(item, "fixturenames", ()) for item in request.session.items
+    ):
+        request.getfixturevalue("background_runs")
 
 
 @pytest.fixture(scope="session")
@@ -101,13 +104,14 @@ def nuropb_python() -> Path | None:
     venv = ROOT / ".venv-nuropb"
     stamp = venv / ".ready"
     wanted = hashlib.sha256(NUROPB_LOCK.read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != wanted:
-        shutil.rmtree(venv, ignore_errors=True)
-        subprocess.run([base, "-m", "venv", venv], check=True)
-        pip = str(venv / "bin" / "pip")
-        lock = str(NUROPB_LOCK)
-        subprocess.run([pip, "install", "--quiet", "--require-hashes", "-r", lock], check=True)
-        stamp.write_text(wanted)
+    with one_at_a_time("nuropb"):
+        if not stamp.exists() or stamp.read_text() != wanted:
+            shutil.rmtree(venv, ignore_errors=True)
+            subprocess.run([base, "-m", "venv", venv], check=True)
+            pip = str(venv / "bin" / "pip")
+            lock = str(NUROPB_LOCK)
+            subprocess.run([pip, "install", "--quiet", "--require-hashes", "-r", lock], check=True)
+            stamp.write_text(wanted)
     return venv / "bin" / "python"
 
 

@@ -1,8 +1,9 @@
-"""The engine's tests, in the background of all others: one run for each kind of server, two at a
-time. They take minutes and mostly wait."""
+"""Tests that run in the background of all others, two runs at a time: the engine's, once for each
+kind of server, and those of the docs and of the template. They take minutes and mostly wait."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ class Run:
     parts: Sequence[str] = ("tests/engine",)
     marks: str = "not long"
     """Which tests of the parts, as for `pytest -m`."""
+    variables: Mapping[str, str] = field(default_factory=dict)
 
 
 DELIVERY = (
@@ -44,9 +46,13 @@ REAL_SERVERS: Mapping[str, Callable[[], Server]] = {
     "TEST_AMQP_URL": servers.rabbitmq,
     "TEST_DATABASE_URL": servers.postgres,
 }
+GIVEN = {name: os.environ[name] for name in REAL_SERVERS if name in os.environ}
+"""Servers of the developer, for tests that start their own otherwise."""
 RUNS: Mapping[str, Run] = {
     "real servers": Run(REAL_SERVERS, (*Run.parts, *IGNORED)),
     "embedded engines": Run(),
+    "docs": Run(parts=("tests/docs",), variables=GIVEN),
+    "template": Run(parts=("tests/template",), variables=GIVEN),
     "Redis Cluster": Run({"TEST_REDIS_URL": servers.redis_cluster}, DELIVERY),
     "Redis Sentinel": Run(
         {"TEST_REDIS_URL": partial(servers.redis_under_sentinel, patience_ms=60_000)}, DELIVERY
@@ -54,14 +60,12 @@ RUNS: Mapping[str, Run] = {
 }
 
 
-class EngineTests:
+class BackgroundRuns:
     """All runs, begun when this is made."""
 
     def __init__(self) -> None:
         self._worker = ThreadPoolExecutor(max_workers=2)
-        self._runs = {
-            name: self._worker.submit(run_engine_tests, run) for name, run in RUNS.items()
-        }
+        self._runs = {name: self._worker.submit(run_tests, run) for name, run in RUNS.items()}
 
     def skips_of(self, name: str) -> list[str]:
         """Wait for the end of a run; what it has skipped, a line each.
@@ -76,14 +80,14 @@ class EngineTests:
         self._worker.shutdown(cancel_futures=True)
 
 
-def run_engine_tests(run: Run) -> list[str]:
+def run_tests(run: Run) -> list[str]:
     """Run them; what was skipped, a line each.
 
     Raises:
         AssertionError: a test has failed.
     """
     with ExitStack() as stack:
-        variables: dict[str, str] = {}
+        variables = dict(run.variables)
         for variable, make in run.servers.items():
             server = make()
             stack.callback(server.remove)
