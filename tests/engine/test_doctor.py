@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
 import aiormq
 import pytest
+from aiormq.exceptions import ChannelAccessRefused
 from bff.application import Bff
 from bff.cluster.keys import Keys
 from bff.doctor import Finding, check_encryption, diagnose
@@ -64,6 +66,22 @@ async def test_what_redis_refuses_is_told_in_its_words(
 
     monkeypatch.setattr("bff.doctor.missing_right", refused)
     assert await bad(settings) == ["Redis: NOPERM no permissions to run the 'xadd' command"]
+
+
+async def test_a_missing_right_to_publish_is_found_however_late_rabbitmq_tells_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if settings.amqp_url == "memory://":
+        pytest.skip("needs RabbitMQ: TEST_AMQP_URL is not set")
+
+    async def refused(*_: object) -> None:
+        await asyncio.sleep(0.7)
+        raise ChannelAccessRefused("write access to exchange 'nr.exchange' refused")
+
+    monkeypatch.setattr("bff.mesh.rabbitmq.transport.check_publishing", refused)
+    (found,) = await bad(settings)
+    assert found.startswith("mesh: ")
+    assert "write access to exchange" in found
 
 
 KEYS: dict[str, tuple[dict[str, Any], str]] = {

@@ -31,9 +31,11 @@ from bff.telemetry.metrics import Metrics
 from bff.version import __version__
 
 _SECONDS = 5.0
+"""How long a check may take."""
+_CONNECT_SECONDS = 4.0
+"""How long to wait for RabbitMQ. Less than a check, which then still reports the reason."""
 _QUEUES_SECONDS = 30.0
 """For the queues of all event handlers and services."""
-_RIGHTS_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,8 @@ class Finding:
 async def diagnose(bff: Bff) -> list[Finding]:
     """Check servers and settings and list what is offered.
 
-    Starts no consumer. Queues are declared as an instance does. What rights are tried with in Redis
-    and in the database does not remain.
+    Starts no consumer. Queues are declared as an instance does. The keys and rows that are written
+    to try the rights in Redis and in the database do not remain.
     """
     settings, realtime = bff.settings, bff.realtime
     mesh = await _check("mesh: connected, may publish", "mesh", _mesh, settings)
@@ -89,7 +91,7 @@ async def _check(
     except TimeoutError:
         return Finding(False, f"{what}: no reply within {_SECONDS:.0f} s")
     except Exception as error:
-        return Finding(False, f"{what}: {type(error).__name__}: {error}")
+        return Finding(False, f"{what}: {redis_client.why(error)}")
     return Finding(True, good)
 
 
@@ -127,8 +129,7 @@ async def _eviction(settings: Settings) -> list[Finding]:
 
 async def _mesh(settings: Settings) -> None:
     async with _connected(settings) as mesh:
-        # The right to publish is tried as soon as there is a connection.
-        await asyncio.sleep(_RIGHTS_SECONDS)
+        await mesh.wait_until_rights_checked()
         if not mesh.status.connected:
             raise LookupError(mesh.status.reason)
 
@@ -148,7 +149,7 @@ async def _queues(bff: Bff) -> list[Finding]:
 
 async def _unowned_queues(bff: Bff) -> list[Finding]:
     """The queues of event handlers that this version does not have. Nothing when a server is
-    unavailable: others have reported it."""
+    unavailable: earlier checks have reported it."""
     redis = redis_client.create_client(bff.settings.redis_url)
     pipeline = AutoPipeline(redis)
     waiting: dict[str, int] = {}
@@ -202,7 +203,7 @@ async def _connected(settings: Settings) -> AsyncIterator[MeshClient]:
     mesh = connect_mesh(settings, Metrics())
     await mesh.start()
     try:
-        for _ in range(int(_SECONDS * 8)):
+        for _ in range(int(_CONNECT_SECONDS * 10)):
             if mesh.status.connected:
                 break
             await asyncio.sleep(0.1)

@@ -47,6 +47,8 @@ class ManualTransport:
 
     async def stop(self) -> None: ...
 
+    async def wait_until_rights_checked(self) -> None: ...
+
     async def check_queues(
         self, event_handlers: Sequence[EventHandler], services: Sequence[Service]
     ) -> Mapping[str, str]:

@@ -161,4 +161,4 @@ async def _with_timeout(check: OwnCheck) -> str:
         async with asyncio.timeout(_CHECK_SECONDS):
             return await check()
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return why(error)

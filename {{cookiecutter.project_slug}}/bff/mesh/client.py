@@ -150,6 +150,11 @@ class MeshClient:
             down |= {f"{other._name}: {queue}": why for queue, why in other.consumers_down.items()}
         return down
 
+    async def wait_until_rights_checked(self) -> None:
+        """Wait until the broker has said whether this user may publish, which `status` includes
+        from then on. It has no timeout; the caller has one."""
+        await self._transport.wait_until_rights_checked()
+
     async def check_queues(self, other: MeshClient) -> dict[str, str]:
         """Check that the queues of another client's event handlers and services can be declared and
         read. Starts no consumer. Returns the errors by queue."""

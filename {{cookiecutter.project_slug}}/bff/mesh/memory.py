@@ -190,6 +190,9 @@ class MemoryTransport:
         """None: an event handler or a service of this process cannot fail to consume."""
         return {}
 
+    async def wait_until_rights_checked(self) -> None:
+        """At once: everything may be published."""
+
     async def check_queues(
         self, event_handlers: Sequence[EventHandler], services: Sequence[Service]
     ) -> Mapping[str, str]:

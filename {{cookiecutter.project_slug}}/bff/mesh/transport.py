@@ -92,6 +92,10 @@ class MeshTransport(Protocol):
     def consumers_down(self) -> Mapping[str, str]:
         """The queues that this process should consume and does not, each with the reason."""
 
+    async def wait_until_rights_checked(self) -> None:
+        """Wait until the broker has said whether this user may publish, which `status` includes
+        from then on. It has no timeout; the caller has one."""
+
     async def check_queues(
         self, event_handlers: Sequence[EventHandler], services: Sequence[Service]
     ) -> Mapping[str, str]:

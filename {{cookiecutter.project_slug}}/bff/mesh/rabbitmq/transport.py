@@ -66,6 +66,7 @@ class AmqpTransport:
         """The connection that consumes."""
         self._refused = ""
         """Which right to publish is missing; empty when none is."""
+        self._rights_checked = asyncio.Event()
 
     @property
     def status(self) -> MeshStatus:
@@ -77,6 +78,9 @@ class AmqpTransport:
     def consumers_down(self) -> Mapping[str, str]:
         """The queues that should be consumed and are not, each with the reason."""
         return {each.queue: each.reason for each in self._consumers if each.reason}
+
+    async def wait_until_rights_checked(self) -> None:
+        await self._rights_checked.wait()
 
     async def check_queues(
         self, event_handlers: Sequence[EventHandler], services: Sequence[Service]
@@ -218,6 +222,7 @@ class AmqpTransport:
             await asyncio.sleep(RIGHTS_SECONDS)
 
     def _set_refused(self, reason: str) -> None:
+        self._rights_checked.set()
         if reason and not self._refused:
             logger.warning("RabbitMQ refuses to publish", extra={"reason": reason})
         if reason != self._refused:
