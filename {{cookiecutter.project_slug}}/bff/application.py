@@ -14,6 +14,7 @@ from bff import http_headers, problems
 from bff.audit.log import AuditLog
 from bff.auth.access_token import no_access_token
 from bff.auth.authenticator import Authenticator
+from bff.auth.caller import Caller
 from bff.auth.oidc.sign_in import Authorize, SignIns
 from bff.auth.origins import Origins
 from bff.auth.session_cookie import SessionCookie
@@ -146,7 +147,7 @@ class Bff:
                 settings,
                 self.cluster.pipeline,
                 self.sessions,
-                self.revocations.revoke_session,
+                self._end_refused_session,
                 authorize,
                 self.identity_provider.transport() if self.identity_provider else None,
             )
@@ -272,6 +273,16 @@ class Bff:
             return
         if newer:
             logger.warning("migrations not applied: newer schema", extra={"reason": newer})
+
+    async def _end_refused_session(self, caller: Caller) -> None:
+        """End a session for which the identity provider has refused a refresh."""
+        await self.revocations.revoke_session(caller.session_id)
+        self.audit.record(
+            "provider_logout",
+            user=caller.user_id,
+            session=caller.session_id,
+            reason="refresh refused",
+        )
 
     async def _start(self) -> None:
         cluster = self.cluster

@@ -22,6 +22,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, ExceptionHandler, Message, Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketState
 
+from bff.auth.authenticator import SAFE_METHODS
 from bff.connections.asgi_transport import accept
 from bff.connections.close_codes import CloseCode
 from bff.errors import Code, Outcome, Problem
@@ -30,7 +31,6 @@ from bff.http_headers import SAFE
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _MAX_DETAIL = 300
 _TOO_LARGE: Final = Code.TOO_LARGE.status
 _STORE_ERRORS = (
@@ -215,7 +215,7 @@ def _of_store_error(connection: HTTPConnection, error: Exception) -> Response:
         exc_info=error,
         extra={"error": type(error).__name__},
     )
-    safe = connection.scope.get("method", "GET") in _SAFE_METHODS
+    safe = connection.scope.get("method", "GET") in SAFE_METHODS
     outcome = Outcome.NOT_SENT if safe else Outcome.UNKNOWN
     return problem_response(
         Problem(Code.SERVICE_UNAVAILABLE, "Redis or the database is unavailable", outcome=outcome)

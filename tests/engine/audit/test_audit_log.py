@@ -176,3 +176,31 @@ async def test_an_entry_that_the_database_refuses_does_not_stop_the_others(
     assert batches == [["bad", "good"], ["bad"], ["good"]]
     assert [entry.action for entry in await audit.read()] == ["good"]
     assert dropped(metrics) == 1
+
+
+async def test_the_stop_says_how_many_entries_were_not_stored(
+    audit: AuditLog,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Those of the batch that is being stored, and those that wait."""
+    storing = asyncio.Event()
+
+    async def hang(_: Any) -> None:
+        storing.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(log, "_BATCH", 2)
+    monkeypatch.setattr(log, "_FLUSH_SECONDS", 0.05)
+    monkeypatch.setattr(audit, "_insert", hang)
+    for _ in range(5):
+        audit.record("act")
+    async with writing(audit):
+        await storing.wait()
+    (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert (record.message, vars(record)["entries"]) == (
+        "audit entries not stored at shutdown",
+        5,
+    )
+    assert dropped(metrics) == 5

@@ -91,6 +91,28 @@ async def test_a_body_that_is_not_read_for_want_of_a_scope_is_a_logged_refusal(
     assert (line["code"], line["user"], line["address"]) == ("forbidden", "alice", "127.0.0.1")
 
 
+async def test_acts_of_administrators_that_others_try_are_recorded(bff: RunningBff) -> None:
+    broadcast = {"audience": "all", "topic": "notice", "event": {"text": "hi"}}
+    long = "x" * 100
+    async with bff.http("mallory", ["other"]) as http:
+        for method, path, body in (
+            ("DELETE", "/admin/users/alice/connections", None),
+            ("POST", f"/admin/sessions/{long}/revoke?{long}", None),
+            ("POST", "/admin/broadcasts", broadcast),
+            ("GET", "/admin/stats", None),
+        ):
+            assert (await http.request(method, path, json=body)).status_code == 403
+    entries = await audit_of(bff)
+    assert {(one["action"], one["outcome"], one["actor_id"]) for one in entries} == {
+        ("admin_request", "refused", "mallory")
+    }
+    assert [one["details"] for one in entries] == [
+        {"method": "POST", "path": "/admin/broadcasts"},
+        {"method": "POST", "path": f"/admin/sessions/{long}/revoke"},
+        {"method": "DELETE", "path": "/admin/users/alice/connections"},
+    ]
+
+
 async def test_connects_and_refusals_are_logged_with_address_and_user_and_without_secrets(
     bff: RunningBff, caplog: pytest.LogCaptureFixture
 ) -> None:

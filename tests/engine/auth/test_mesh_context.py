@@ -6,10 +6,10 @@ import time
 
 import pytest
 from bff.auth.caller import Caller
-from bff.auth.mesh_context import AUDIENCE, mesh_context
+from bff.auth.mesh_context import mesh_context
 from bff.auth.tokens import TokenVerifier, issue
 from bff.errors import Code, Problem
-from bff.settings import Settings
+from bff.settings import MESH_AUDIENCE, Settings
 from bff.testing.plugin import SECRET
 from jose import jwt
 from pydantic import SecretStr
@@ -31,7 +31,7 @@ def test_the_context_identifies_the_caller_without_their_token(settings: Setting
 
 def test_the_mesh_token_is_short_lived_and_only_for_the_mesh(settings: Settings) -> None:
     token = mesh_context(caller(), settings, "connection-1")["Authorization"]
-    claims = jwt.decode(token, SECRET, algorithms=["HS256"], audience=AUDIENCE)
+    claims = jwt.decode(token, SECRET, algorithms=["HS256"], audience=MESH_AUDIENCE)
     assert jwt.get_unverified_header(token) == {"alg": "HS256", "typ": "JWT"}
     lifetime = claims.pop("exp") - claims.pop("iat")
     assert lifetime == settings.mesh_token_seconds
@@ -46,7 +46,7 @@ def test_the_mesh_token_is_short_lived_and_only_for_the_mesh(settings: Settings)
 
 def test_the_mesh_token_expires_no_later_than_the_callers(settings: Settings) -> None:
     token = mesh_context(caller(left=5), settings)["Authorization"]
-    claims = jwt.decode(token, SECRET, algorithms=["HS256"], audience=AUDIENCE)
+    claims = jwt.decode(token, SECRET, algorithms=["HS256"], audience=MESH_AUDIENCE)
     assert claims["exp"] <= time.time() + 5
 
 
@@ -73,7 +73,9 @@ def test_key_names_prefix_and_secret_are_settings(settings: Settings) -> None:
     assert context["Authorization"] == context["Authorisation"]
     prefix, _, token = context["Authorization"].partition(" ")
     assert prefix == "Bearer"
-    assert jwt.decode(token, "another", algorithms=["HS256"], audience=AUDIENCE)["sub"] == "alice"
+    assert (
+        jwt.decode(token, "another", algorithms=["HS256"], audience=MESH_AUDIENCE)["sub"] == "alice"
+    )
 
 
 def test_without_a_secret_there_is_no_token(settings: Settings) -> None:

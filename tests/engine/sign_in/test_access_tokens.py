@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any
 
 import httpx2
 import pytest
@@ -87,6 +88,27 @@ async def test_a_refused_refresh_ends_the_session(page: Page) -> None:
         assert (await page.fetch("GET", "/upstream")).status_code == 401
         assert await browser.closed() == CloseCode.SESSION_ENDED
     assert await page.me() is None
+    audit = page.bff.engine.audit
+    await audit._waiting.join()
+    (entry,) = await audit.read(action="provider_logout")
+    (sign_in,) = await audit.read(action="sign_in", user_id=entry.user_id)
+    assert (entry.actor_id, entry.session_id) == (None, sign_in.session_id)
+    assert entry.details == {"reason": "refresh refused"}
+
+
+async def test_a_refresh_counts_although_its_lock_was_not_released(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await page.sign_in()
+    await page.expire_access_token()
+    sign_ins = page.bff.engine.sign_ins
+    assert sign_ins is not None
+
+    async def away(*_: Any) -> None:
+        raise ConnectionError
+
+    monkeypatch.setattr(sign_ins.access_tokens, "_release", away)
+    assert (await page.fetch("GET", "/upstream")).status_code == 200
 
 
 async def revoke_refresh_token(page: Page) -> None:

@@ -20,8 +20,9 @@ from bff.errors import Code, Problem
 from bff.settings import Settings
 
 PAGE_HEADER: Final = "x-bff"
-"""Is wanted, with the value 1, on requests with the cookie of a session."""
-_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+"""HTTP requests with the cookie of a session must have it, with the value 1."""
+SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
+"""The methods of requests that change nothing (RFC 9110, section 9.2.1)."""
 _PREFIX = re.compile(r"bearer(?:\s*:\s*|\s+)", re.IGNORECASE)
 
 
@@ -105,7 +106,7 @@ class Authenticator:
         """
         credential = self._find(connection, with_ticket=False)
         if credential is not None and credential.is_cookie:
-            is_safe = connection.scope.get("method") in _SAFE_METHODS
+            is_safe = connection.scope.get("method") in SAFE_METHODS
             if credential.kind == "session":
                 self._origins.check(connection, required=not is_safe)
                 _check_page(connection, is_safe)
@@ -179,7 +180,7 @@ def _check_page(connection: HTTPConnection, is_safe: bool) -> None:
     if (
         is_safe
         and headers.get("sec-fetch-mode") == "navigate"
-        and (headers.get("sec-fetch-dest") == "document")
+        and headers.get("sec-fetch-dest") == "document"
     ):
         return
     raise Problem(Code.FORBIDDEN, "Send the header X-BFF: 1")

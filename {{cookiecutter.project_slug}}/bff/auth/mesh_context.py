@@ -12,7 +12,6 @@ import orjson
 from bff.auth.caller import Caller
 from bff.settings import MESH_AUDIENCE, Settings
 
-AUDIENCE = MESH_AUDIENCE
 _HEADER = base64.urlsafe_b64encode(b'{"alg":"HS256","typ":"JWT"}').rstrip(b"=")
 
 
@@ -40,7 +39,7 @@ def _token(caller: Caller, settings: Settings, session_id: str, secret: bytes) -
     now = int(time.time())
     claims = {
         "iss": settings.app_name,
-        "aud": AUDIENCE,
+        "aud": MESH_AUDIENCE,
         "sub": caller.user_id,
         "sid": session_id,
         "scope": " ".join(sorted(caller.scopes)),

@@ -104,13 +104,14 @@ class SignedTokens:
         return _verified(token, keys)
 
     async def usable_keys(self) -> int:
-        """How many keys can verify tokens. Fetches them if that was never done.
+        """How many keys can verify tokens. Fetches those of the identity provider if that was never
+        done.
 
         Raises:
             LookupError: the keys of the identity provider could never be fetched, and why.
         """
         if self._jwks is None:
-            return len(self._secrets)
+            return len(next(iter(self._secrets.values()), ()))
         try:
             keys = await self._jwks.current()
         except Problem:

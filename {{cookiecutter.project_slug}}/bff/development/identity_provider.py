@@ -102,19 +102,19 @@ class EmbeddedIdentityProvider:
         async def log_out(
             request: Request, post_logout_redirect_uri: Annotated[str, Query()]
         ) -> Response:
-            self._check_host(request, post_logout_redirect_uri)
+            self._check_host(request, "post_logout_redirect_uri", post_logout_redirect_uri)
             return RedirectResponse(post_logout_redirect_uri, 303)
 
         return router
 
     def _check_redirect(self, request: Request, redirect_uri: str) -> None:
-        self._check_host(request, redirect_uri)
+        self._check_host(request, "redirect_uri", redirect_uri)
         if not redirect_uri.endswith("/auth/callback"):
             raise Problem(Code.INVALID_PARAMS, "redirect_uri: is not the callback of this BFF")
 
-    def _check_host(self, request: Request, url: str) -> None:
+    def _check_host(self, request: Request, name: str, url: str) -> None:
         if urlsplit(url).netloc != request.url.netloc:
-            raise Problem(Code.INVALID_PARAMS, "redirect_uri: is not of this host")
+            raise Problem(Code.INVALID_PARAMS, f"{name}: is not of this host")
 
     # What the BFF asks
 

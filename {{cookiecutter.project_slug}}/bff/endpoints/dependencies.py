@@ -11,7 +11,9 @@ from fastapi.security import HTTPBearer
 from starlette.requests import HTTPConnection
 
 from bff.application import Bff
+from bff.audit.log import AuditOutcome
 from bff.auth.access_token import AccessToken
+from bff.auth.authenticator import SAFE_METHODS
 from bff.auth.caller import Caller
 from bff.auth.mesh_context import mesh_context
 from bff.auth.revocations import SessionEnded
@@ -34,6 +36,12 @@ T = TypeVar("T")
 
 _CALLER: Final = "bff.caller"
 """Key of the scope of an HTTP request for its caller."""
+
+
+_ADMIN: Final = "admin"
+"""The scope of administrators."""
+_MAX_PATH: Final = 200
+"""Characters of a path that are recorded."""
 
 
 class Bearer(HTTPBearer):
@@ -154,8 +162,24 @@ class CallerWithScopes:
             caller.require(*self.scopes)
         except Problem as problem:
             log_refused(connection, problem, caller)
+            if _ADMIN in set(self.scopes) - caller.scopes:
+                _record_refused_act(connection, caller)
             raise
         return caller
+
+
+def _record_refused_act(connection: HTTPConnection, caller: Caller) -> None:
+    """Record a request that would have been an act of an administrator. Reading is no act."""
+    method = connection.scope.get("method", "GET")
+    if method not in SAFE_METHODS:
+        bff_of(connection).audit.record(
+            "admin_request",
+            outcome=AuditOutcome.REFUSED,
+            actor=caller.user_id,
+            address=address_of(connection),
+            method=method,
+            path=connection.url.path[:_MAX_PATH],
+        )
 
 
 def requires(*scopes: str) -> Callable[..., Awaitable[Caller]]:
@@ -196,7 +220,7 @@ async def _access_token(connection: HTTPConnection, caller: CallerDep) -> Access
 
 AccessTokenDep = Annotated[AccessToken, Depends(_access_token)]
 """The access token of the caller's session, for HTTP services that want it."""
-AdminDep = Annotated[Caller, Depends(requires("admin"))]
+AdminDep = Annotated[Caller, Depends(requires(_ADMIN))]
 BroadcastsDep = Annotated[BroadcastService, _part(lambda bff: bff.broadcasts)]
 DatabaseDep = Annotated[Database, _part(lambda bff: bff.database)]
 DispatcherDep = Annotated[Dispatcher, _part(lambda bff: bff.dispatcher)]

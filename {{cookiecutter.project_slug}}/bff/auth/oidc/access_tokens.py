@@ -7,6 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 from bff.auth.access_token import AccessToken, no_access_token
@@ -56,9 +57,10 @@ class AccessTokens:
         settings: Settings,
         sessions: SessionStore,
         provider: IdentityProvider,
-        end_session: Callable[[str], Awaitable[None]],
+        end_session: Callable[[Caller], Awaitable[None]],
     ) -> None:
-        """`end_session` ends a session and its connections, by its id."""
+        """`end_session` ends the session of a caller, and its connections, when the provider has
+        refused a refresh."""
         self._pipeline = pipeline
         self._prefix = settings.prefix
         self._sessions = sessions
@@ -86,7 +88,7 @@ class AccessTokens:
         if tokens.refresh_token is None:
             raise Problem(Code.UNAUTHENTICATED, "The access token has expired: sign in again")
         try:
-            return AccessToken((await self._refreshed(key)).access_token)
+            return AccessToken((await self._refreshed(caller, key)).access_token)
         except Problem as problem:
             if problem.code is Code.SERVICE_UNAVAILABLE and _is_valid(tokens):
                 return AccessToken(tokens.access_token)
@@ -104,11 +106,11 @@ class AccessTokens:
             raise SessionEnded
         return tokens
 
-    async def _refreshed(self, key: SessionKey) -> Tokens:
+    async def _refreshed(self, caller: Caller, key: SessionKey) -> Tokens:
         """Fresh tokens. The refresh continues if the request that began it is cancelled."""
         task = self._refreshing.get(key.sid)
         if task is None:
-            task = asyncio.create_task(self._refresh_or_wait(key), name="refresh")
+            task = asyncio.create_task(self._refresh_or_wait(caller, key), name="refresh")
             self._refreshing[key.sid] = task
             task.add_done_callback(lambda done: self._forget(key.sid, done))
         return await asyncio.shield(task)
@@ -118,13 +120,14 @@ class AccessTokens:
         if not task.cancelled():
             task.exception()  # the requests get it; there may be none any more
 
-    async def _refresh_or_wait(self, key: SessionKey) -> Tokens:
+    async def _refresh_or_wait(self, caller: Caller, key: SessionKey) -> Tokens:
         lock, value = f"{self._prefix}:session:{key.sid}:refresh", secrets.token_hex(8)
         try:
             tokens = await self._fresh_or_locked(key, lock, value)
-            return tokens if _is_fresh(tokens) else await self._refresh(key, tokens)
+            return tokens if _is_fresh(tokens) else await self._refresh(caller, key, tokens)
         finally:
-            await self._release([lock], [value])
+            with suppress(*UNAVAILABLE):  # it expires
+                await self._release([lock], [value])
 
     async def _fresh_or_locked(self, key: SessionKey, lock: str, value: str) -> Tokens:
         """Wait until another instance has refreshed the tokens, or this one has the lock."""
@@ -141,7 +144,7 @@ class AccessTokens:
         except TimeoutError:
             raise _not_refreshed() from None
 
-    async def _refresh(self, key: SessionKey, tokens: Tokens) -> Tokens:
+    async def _refresh(self, caller: Caller, key: SessionKey, tokens: Tokens) -> Tokens:
         """Ask the provider, once more if its answer was lost: many providers accept a refresh
         token again for some seconds after its use, for just this case."""
         refresh_token = tokens.refresh_token or ""
@@ -153,7 +156,7 @@ class AccessTokens:
         except AnswerLost:
             raise _not_refreshed() from None
         except GrantRefused:
-            return await self._refused(key, tokens)
+            return await self._refused(caller, key, tokens)
         fresh = Tokens.from_response(response, tokens)
         if fresh is None:
             raise _not_refreshed()
@@ -161,14 +164,14 @@ class AccessTokens:
             raise SessionEnded
         return fresh
 
-    async def _refused(self, key: SessionKey, tokens: Tokens) -> Tokens:
-        """The tokens that another instance has stored meanwhile: it took this one for dead. If
-        there are none, the session ends."""
+    async def _refused(self, caller: Caller, key: SessionKey, tokens: Tokens) -> Tokens:
+        """The tokens that another instance has stored meanwhile, because the lock of this one had
+        expired. If there are none, the session ends."""
         latest = await self._read(key)
         if latest.refresh_token != tokens.refresh_token:
             return latest
         logger.info("session ended: refresh refused", extra={"session": key.sid})
-        await self._end_session(key.sid)
+        await self._end_session(caller)
         raise SessionEnded
 
     async def _store(self, key: SessionKey, tokens: Tokens) -> bool:

@@ -231,7 +231,7 @@ class IdentityProvider:
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout) as error:
             raise _unavailable(error) from None
         except (httpx2.HTTPError, TimeoutError, ValueError) as error:
-            _unavailable(error)
+            _log_failure(error)
             raise AnswerLost from None
 
     def _auth_method(self, metadata: ProviderMetadata) -> str:
@@ -290,11 +290,16 @@ def _with_query(url: str, parameters: Mapping[str, str]) -> str:
     return f"{url}{'&' if '?' in url else '?'}{urlencode(parameters)}"
 
 
-def _unavailable(error: Exception | None = None, reason: str = "") -> Problem:
+def _log_failure(error: Exception, reason: str = "") -> None:
     """The text of an HTTP error may contain a URL with a code, so only its kind is logged."""
+    reason = reason or type(error).__name__
+    if isinstance(error, httpx2.HTTPStatusError):
+        reason = f"HTTP {error.response.status_code}"
+    logger.warning("request to the identity provider failed", extra={"reason": reason})
+
+
+def _unavailable(error: Exception | None = None, reason: str = "") -> Problem:
+    """The problem for the caller. `error` is logged; None if it was logged already."""
     if error is not None:
-        reason = reason or type(error).__name__
-        if isinstance(error, httpx2.HTTPStatusError):
-            reason = f"HTTP {error.response.status_code}"
-        logger.warning("request to the identity provider failed", extra={"reason": reason})
+        _log_failure(error, reason)
     return Problem(Code.SERVICE_UNAVAILABLE, "The identity provider is not available at the moment")

@@ -46,12 +46,12 @@ class SignIns:
         settings: Settings,
         pipeline: AutoPipeline,
         sessions: SessionStore,
-        end_session: Callable[[str], Awaitable[None]],
+        end_session: Callable[[Caller], Awaitable[None]],
         authorize: Authorize | None,
         transport: httpx2.AsyncBaseTransport | None,
     ) -> None:
-        """`end_session` ends a session and its connections, by its id. `transport`: how the
-        provider is reached, if it is inside this process.
+        """`end_session` ends the session of a caller, and its connections, when the provider has
+        refused a refresh. `transport`: how the provider is reached, if it is inside this process.
 
         Raises:
             ValueError: `OIDC_PRIVATE_KEY_FILE` holds no usable key.
