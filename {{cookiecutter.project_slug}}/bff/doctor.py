@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 
 from bff.application import Bff
 from bff.auth.oidc.provider import IdentityProvider
@@ -58,26 +59,42 @@ async def diagnose(bff: Bff) -> list[Finding]:
     Starts no consumer. Queues are declared as an instance does. The keys and rows that are written
     to try the rights in Redis and in the database do not remain.
     """
-    settings, realtime = bff.settings, bff.realtime
-    mesh = await _check("mesh: connected, may publish", "mesh", _mesh, settings)
-    findings = [
-        Finding(True, f"bff {__version__}"),
-        await _check("Redis: reachable, with all rights", "Redis", _redis, settings),
-        *await _eviction(settings),
-        mesh,
-        *(await _queues(bff) if mesh.ok else ()),
-        *(await _unowned_queues(bff) if mesh.ok else ()),
-        await _check("database: reachable", "database", _database, settings),
-        *await _database_schema_and_rights(settings),
-        *await _identity(bff),
-        *await _sign_in(bff.settings),
-    ]
+    settings = bff.settings
+    servers = await asyncio.gather(
+        _of_redis(settings),
+        _of_mesh(bff),
+        _of_database(settings),
+        _identity(bff),
+        _sign_in(settings),
+    )
     return [
-        *findings,
+        Finding(True, f"bff {__version__}"),
+        *chain.from_iterable(servers),
         *_settings(settings),
-        *_offered(realtime),
-        *await _encryption(settings, realtime),
+        *_offered(bff.realtime),
     ]
+
+
+async def _of_redis(settings: Settings) -> list[Finding]:
+    redis = await _check("Redis: reachable, with all rights", "Redis", _redis, settings)
+    return [redis, *await _eviction(settings)]
+
+
+async def _of_mesh(bff: Bff) -> list[Finding]:
+    mesh = await _check("mesh: connected, may publish", "mesh", _mesh, bff.settings)
+    if not mesh.ok:
+        return [mesh]
+    return [
+        mesh,
+        *await _queues(bff),
+        *await _unowned_queues(bff),
+        *await _encryption(bff.settings, bff.realtime),
+    ]
+
+
+async def _of_database(settings: Settings) -> list[Finding]:
+    database = await _check("database: reachable", "database", _database, settings)
+    return [database, *await _database_schema_and_rights(settings)]
 
 
 async def _check(
