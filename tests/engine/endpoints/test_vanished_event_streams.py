@@ -15,7 +15,7 @@ from bff.connections.frames import Frame
 from bff.settings import Settings
 from bff.testing import RunningBff, until
 
-PING_SECONDS, TIMEOUT_SECONDS = 0.2, 0.3
+PING_SECONDS, TIMEOUT_SECONDS = 0.5, 1.0
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ async def test_a_peer_that_reads_nothing_is_disconnected(bff: RunningBff) -> Non
 async def test_a_peer_that_reads_the_comments_stays(bff: RunningBff) -> None:
     loop = asyncio.get_running_loop()
     async with connected(bff) as client:
-        end = loop.time() + 4 * (PING_SECONDS + TIMEOUT_SECONDS)
+        end = loop.time() + 2 * (PING_SECONDS + TIMEOUT_SECONDS)
         while loop.time() < end:
             assert await loop.sock_recv(client, 4096)
         assert not await has_left(bff)
