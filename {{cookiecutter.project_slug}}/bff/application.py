@@ -242,26 +242,24 @@ class Bff:
 
     @asynccontextmanager
     async def lifespan(self, _: FastAPI) -> AsyncIterator[None]:
-        """Start all parts, and stop them in reverse order. The app starts even if Redis, RabbitMQ
-        or the database is unavailable."""
-        if self.settings.environment != "production":
-            await self._migrate()
+        """Start all parts, and stop them in reverse order, also after an error. The app starts even
+        if Redis, RabbitMQ or the database is unavailable."""
         async with AsyncExitStack() as resources:
+            resources.push_async_callback(self.database.close)
+            resources.push_async_callback(self.redis.aclose)
+            resources.push_async_callback(self.cluster.pipeline.close)
+            if self.sign_ins is not None:
+                resources.push_async_callback(self.sign_ins.close)
+            resources.push_async_callback(self.verifier.tokens.close)
+            if self.settings.environment != "production":
+                await self._migrate()
             for kind, provider in self._providers.items():
                 self._provided[kind] = await resources.enter_async_context(provider(self))
+            resources.callback(self._provided.clear)
+            resources.push_async_callback(self._stop)
             await self._start()
-            try:
-                with drain_before_shutdown(self.draining):
-                    yield
-            finally:
-                await self._stop()
-                self._provided.clear()
-        await self.verifier.tokens.close()
-        if self.sign_ins is not None:
-            await self.sign_ins.close()
-        await self.cluster.pipeline.close()
-        await self.redis.aclose()
-        await self.database.close()
+            with drain_before_shutdown(self.draining):
+                yield
 
     async def _migrate(self) -> None:
         try:

@@ -1,0 +1,67 @@
+"""What the lifespan has opened and started is closed and stopped, also after an error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from bff.application import Bff
+from bff.settings import Settings
+
+from tests.engine.echo import create_app
+
+
+class Billing: ...
+
+
+async def test_connections_are_closed_although_a_resource_of_the_app_fails_to_close(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def billing(_: Bff) -> AsyncIterator[Billing]:
+        yield Billing()
+        raise RuntimeError("billing")
+
+    app = create_app(settings, provide={Billing: billing})
+    engine: Bff = app.state.bff
+    closed = []
+    for name, part, close in (
+        ("redis", engine.redis, "aclose"),
+        ("database", engine.database, "close"),
+    ):
+        original: Any = getattr(part, close)
+
+        async def recorded(name: str = name, original: Any = original) -> None:
+            closed.append(name)
+            await original()
+
+        monkeypatch.setattr(part, close, recorded)
+    with pytest.raises(RuntimeError, match="billing"):
+        async with engine.lifespan(app):
+            pass
+    assert closed == ["redis", "database"]
+
+
+async def test_background_tasks_end_when_the_start_fails(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(settings)
+    engine: Bff = app.state.bff
+    started: set[str] = set()
+
+    async def failing() -> None:
+        started.update(names())
+        raise RuntimeError("start")
+
+    def names() -> set[str]:
+        return {task.get_name() for task in asyncio.all_tasks()} & {"index", "presence", "audit"}
+
+    monkeypatch.setattr(engine.cluster.pubsub_listener, "wait_until_subscribed", failing)
+    with pytest.raises(RuntimeError, match="start"):
+        async with engine.lifespan(app):
+            pass
+    assert started == {"index", "presence", "audit"}
+    assert names() == set()
