@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 
 import pytest
 from bff.tasks import ServiceTasks, TaskSet, cancel_and_wait
@@ -75,3 +76,31 @@ async def test_a_service_task_that_ends_early_is_logged(
     assert not tasks.alive
     assert [record.levelno for record in caplog.records] == [logging.CRITICAL]
     await tasks.stop()
+
+
+@pytest.mark.parametrize("kind", ["short", "permanent"])
+async def test_a_task_that_ignores_its_cancellation_is_left_behind(
+    kind: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("bff.tasks._STOP_SECONDS", 0.05)
+    end = asyncio.Event()
+
+    async def stubborn() -> None:
+        while not end.is_set():
+            with suppress(asyncio.CancelledError):
+                await end.wait()
+
+    short, permanent = TaskSet("stubborn"), ServiceTasks()
+    is_short = kind == "short"
+    task = short.start(stubborn()) if is_short else permanent.start("stubborn", stubborn())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await short.stop()
+        await permanent.stop()
+    (record,) = caplog.records
+    assert (record.message, vars(record)["task"]) == (
+        "background task did not stop in time",
+        "stubborn",
+    )
+    end.set()
+    await asyncio.wait([task])

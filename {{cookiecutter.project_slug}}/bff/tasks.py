@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
@@ -24,6 +24,15 @@ async def cancel_and_wait(*tasks: asyncio.Task[Any], again_seconds: float | None
         for task in running:
             task.cancel()
         await asyncio.wait(running, timeout=again_seconds or _CANCEL_AGAIN_SECONDS)
+
+
+async def _stop(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
+    """Cancel tasks and wait up to 5 seconds for their end. Returns those that still run."""
+    tasks = tuple(tasks)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_STOP_SECONDS):
+            await cancel_and_wait(*tasks)
+    return [task for task in tasks if not task.done()]
 
 
 class TaskSet:
@@ -51,10 +60,7 @@ class TaskSet:
         5 seconds for their end."""
         if self._tasks and wait_seconds:
             await asyncio.wait(tuple(self._tasks), timeout=wait_seconds)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_SECONDS):
-                await cancel_and_wait(*self._tasks)
-        if not all(task.done() for task in self._tasks):
+        if await _stop(self._tasks):
             logger.critical("background task did not stop in time", extra={"task": self._name})
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -82,8 +88,9 @@ class ServiceTasks:
         return task
 
     async def stop(self) -> None:
-        """Cancel every task and wait until it is done."""
-        await cancel_and_wait(*self._tasks)
+        """Cancel every task, and wait up to 5 seconds for their end."""
+        for task in await _stop(self._tasks):
+            logger.critical("background task did not stop in time", extra={"task": task.get_name()})
         self._tasks.clear()
 
 

@@ -1,11 +1,17 @@
-"""What `bff serve` sets before it serves."""
+"""What `bff serve` and the test kit set before they serve, and what an app that fails to start
+leads to."""
 
 from __future__ import annotations
 
 import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from bff.server import run
+from bff.settings import Settings
+from bff.testing.running import serve
+from fastapi import FastAPI
 
 
 @pytest.mark.parametrize(
@@ -33,3 +39,17 @@ def test_the_limit_of_open_files_is_raised_as_far_as_the_system_lets(
     monkeypatch.setattr(resource, "setrlimit", setrlimit)
     run._raise_file_limit()
     assert now == (raised, limits[1])
+
+
+async def test_the_test_kit_says_that_an_app_did_not_start(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    @asynccontextmanager
+    async def broken(_: FastAPI) -> AsyncIterator[None]:
+        raise ValueError("no such server")
+        yield
+
+    with pytest.raises(RuntimeError, match="did not start"):
+        async with serve(settings, FastAPI(lifespan=broken)):
+            pass
+    assert "no such server" in caplog.text

@@ -177,14 +177,27 @@ async def serve_on_mesh(
 async def serve(
     settings: Settings, app: Any, *, listener: socket.socket | None = None, **options: Any
 ) -> AsyncIterator[tuple[uvicorn.Server, str]]:
-    """Serve any ASGI application as `bff serve` does. Yields the server and its `host:port`."""
+    """Serve any ASGI application as `bff serve` does. Yields the server and its `host:port`.
+
+    Raises:
+        RuntimeError: the application did not start.
+    """
     with listener or socket.create_server(("127.0.0.1", 0)) as listener:
         server = Server(configuration(settings, app, **options))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        serving = asyncio.create_task(_serve(server, listener))
         try:
             await until(lambda: server.started or serving.done())
+            if serving.done():
+                await serving
             host, port = listener.getsockname()
             yield server, f"{host}:{port}"
         finally:
             server.should_exit = True
             await serving
+
+
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    try:
+        await server.serve(sockets=[listener])
+    except SystemExit:  # uvicorn's: it would end pytest too
+        raise RuntimeError("the app did not start: its log says why") from None
