@@ -1,6 +1,6 @@
-"""Any text at the doors: frames, event streams, `/rpc`, admin routes, tokens and mesh methods.
+"""Any text in frames, event streams, `/rpc`, admin routes, tokens and mesh methods.
 
-What is accepted is the same at every door, and comes out as it went in. What is not is refused with
+What is accepted is the same everywhere, and comes out as it went in. What is not is refused with
 `invalid_params`. `cluster/test_any_text.py` has the same for `Messenger` and two instances.
 """
 
@@ -112,7 +112,7 @@ async def called_on_mesh(bff: RunningBff, method: str, **params: Any) -> str:
     return "ok"
 
 
-# The same decision at every door
+# The same decision everywhere
 
 
 @every_example

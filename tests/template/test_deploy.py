@@ -299,7 +299,7 @@ def test_both_configurations_of_nginx_treat_requests_alike(default: BakedProject
         {re.sub(r"\s+", " ", re.split(begin, default.read(f"deploy/{name}"))[1]) for name in NGINX}
         for begin in (
             r"(?s)(    client_max_body_size.*limit_conn connections \d+;)",
-            r"(?s)(\n +# For the inside.*)",
+            r"(?s)(\n +# Not for the public.*)",
         )
     )
     assert len(limits) == len(routes) == 1

@@ -1,7 +1,7 @@
 """What is a valid user id, event name, topic, connection id, trace id and method, everywhere.
 
 Such a text becomes part of JSON, Redis keys, envelopes, AMQP properties and log lines. The same
-text is accepted by every door: frames, URLs, HTTP bodies, mesh methods, tokens and `Messenger`.
+text is accepted everywhere: in frames, URLs, HTTP bodies, mesh methods, tokens and by `Messenger`.
 """
 
 from __future__ import annotations

@@ -40,8 +40,8 @@ def install(venv: Path, locks: list[str], project: str | None, uv: str = "") -> 
         add = [uv, "pip", "install", "--quiet", "--no-deps", "--python", python]
     else:
         create = [sys.executable, "-m", "venv"]
-        # Python compiles what it imports, which is little of it. The second --quiet hides
-        # warnings, most of which are about pip's configuration.
+        # Without --no-compile pip compiles every module; Python compiles the few that it imports.
+        # The second --quiet hides warnings, most of which are about pip's configuration.
         add = [python, "-m", "pip", "install", "--quiet", "--quiet", "--no-deps", "--no-compile"]
         add += ["--disable-pip-version-check"]
     if not (venv / BIN / f"pip{SUFFIX}").exists():  # what venv creates last

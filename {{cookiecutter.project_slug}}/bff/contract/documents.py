@@ -19,8 +19,8 @@ from bff.settings import Settings
 
 
 class Documents:
-    """The documents of an app. They are made when they are needed first, because the app's routes
-    are added later."""
+    """The documents of an app. Each is made at its first use, because the app's routes are added
+    after `install`."""
 
     def __init__(self, app: FastAPI, realtime: RealtimeRouter, settings: Settings) -> None:
         self._app = app

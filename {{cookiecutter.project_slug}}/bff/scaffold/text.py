@@ -41,7 +41,7 @@ class Feature:
         return not (self.exposed or self.methods or self.topics or self.events)
 
     def names(self) -> dict[str, str]:
-        """What every template may name."""
+        """The placeholders of every template."""
         return {
             "feature": self.name,
             "one": self.one,
@@ -51,7 +51,7 @@ class Feature:
         }
 
     def call(self, name: str) -> dict[str, str]:
-        """What the templates of one exposed method, or method, may name."""
+        """The placeholders of the templates of one method, exposed or answered by this BFF."""
         lists = name == "list"
         model = _camel(self.one)
         function = f"{name}_{self.name if lists else self.one}"
@@ -66,7 +66,7 @@ class Feature:
 
 
 def render(template: str, names: dict[str, str]) -> str:
-    """A template with its names filled in."""
+    """A template with its placeholders filled in."""
     text = (_FOLDER / f"{template}.txt").read_text(encoding="utf-8")
     return Template(text).substitute(names)
 
@@ -74,10 +74,10 @@ def render(template: str, names: dict[str, str]) -> str:
 def module(feature: Feature) -> str:
     """The text of `app/routes/<feature>.py`."""
     calls = [feature.call(name) for name in (*feature.exposed, *feature.methods)]
-    faces = ["RealtimeRouter"]
-    faces += ["Caller"] if feature.methods else []
-    faces += ["MeshEvent", "Messenger"] if feature.events else []
-    imports = f"from pydantic import BaseModel\n\nfrom bff import {', '.join(sorted(faces))}"
+    from_bff = ["RealtimeRouter"]
+    from_bff += ["Caller"] if feature.methods else []
+    from_bff += ["MeshEvent", "Messenger"] if feature.events else []
+    imports = f"from pydantic import BaseModel\n\nfrom bff import {', '.join(sorted(from_bff))}"
     parts = [render("head", feature.names() | {"imports": imports})]
     parts += [render("no_params" if call["name"] == "list" else "params", call) for call in calls]
     if feature.exposed:

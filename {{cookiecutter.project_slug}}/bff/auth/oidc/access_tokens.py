@@ -34,7 +34,8 @@ _WAIT_SECONDS: Final = 25.0
 provider may have accepted the refresh token already."""
 _POLL_SECONDS: Final = 0.05
 _STORE_AGAIN_SECONDS: Final = (0.1, 0.5, 2.0)
-"""Pauses between attempts to store new tokens: without them the session could not go on."""
+"""Pauses between attempts to store new tokens: if they were lost, the session could not be
+refreshed again."""
 _STOP_SECONDS: Final = 5.0
 """How long the stop waits for refreshes, whose tokens would be lost otherwise."""
 _RELEASE = """
