@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 from bff.application import Bff
+from bff.cluster.stream_tracker import StreamTracker
+from bff.cluster.streams import Page
+from bff.connections.positions import Position
 from bff.settings import Settings
 
 from tests.engine.echo import create_app
@@ -65,3 +68,27 @@ async def test_background_tasks_end_when_the_start_fails(
             pass
     assert started == {"index", "presence", "audit"}
     assert names() == set()
+
+
+async def test_a_stream_that_is_being_read_does_not_outlive_the_app(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(settings)
+    cluster = app.state.bff.cluster
+    reading = asyncio.Event()
+    cancelled = asyncio.Event()
+
+    async def hanging(*_: object) -> Page:
+        reading.set()
+        try:
+            return await asyncio.Future()
+        finally:
+            cancelled.set()
+
+    monkeypatch.setattr(cluster.stream_hub._reader, "read", hanging)
+    async with app.state.bff.lifespan(app):
+        tracker = StreamTracker("user", "alice")
+        tracker.position = Position("epoch", 1)
+        cluster.stream_hub.on_message(tracker, Position("epoch", 3), b"{}")
+        await reading.wait()
+    assert cancelled.is_set()

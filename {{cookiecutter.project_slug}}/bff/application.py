@@ -318,6 +318,7 @@ class Bff:
         await self.dispatcher.stop()
         await self.audit.flush()
         await self.background.stop()
+        await self.cluster.stop()
         try:
             async with asyncio.timeout(_LEAVE_SECONDS):
                 await self.cluster.index.release()

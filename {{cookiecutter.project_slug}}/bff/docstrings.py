@@ -14,7 +14,8 @@ def attribute_docstrings(kind: type) -> dict[str, str]:
     """The docstring below each attribute of a class, without those of its bases; by name.
 
     pydantic's `use_attribute_docstrings` does the same for models when the class is defined, which
-    costs every start time; this runs only when the text is needed. Empty without the source.
+    slows down every start; this runs only when the text is needed. Empty if the source code is not
+    available.
     """
     if kind.__module__.partition(".")[0] in ("builtins", "pydantic", "typing"):
         return {}

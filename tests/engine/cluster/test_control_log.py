@@ -48,7 +48,7 @@ CLOSES: dict[str, Revoke] = {
 
 
 @pytest.mark.parametrize("what", CLOSES)
-async def test_a_close_that_was_not_received_is_carried_out(
+async def test_a_close_that_was_not_received_is_applied(
     a: ClusterMember, deaf: ClusterMember, what: str
 ) -> None:
     alice = await deaf.join("alice")
@@ -56,7 +56,7 @@ async def test_a_close_that_was_not_received_is_carried_out(
     await until(lambda: alice.close_code is not None)
 
 
-async def test_the_end_of_a_subscription_that_was_not_received_is_carried_out(
+async def test_the_end_of_a_subscription_that_was_not_received_is_applied(
     a: ClusterMember, deaf: ClusterMember
 ) -> None:
     transport = RecordingTransport()
@@ -79,7 +79,7 @@ async def test_a_close_that_was_received_does_not_close_later_connections(
     await a.messenger.close_user("alice")
     await until(lambda: first.close_code is not None)
     again = await a.join("alice")
-    await log.carry_out_missed(a.pubsub_listener._process)
+    await log.apply_missed(a.pubsub_listener._process)
     assert again.close_code is None
     assert not log._received
     assert "control message missed" not in caplog.text
@@ -92,35 +92,35 @@ async def test_what_was_revoked_before_an_instance_started_does_not_concern_it(
     b = await start()
     alice = await b.join("alice")
     await until(lambda: bool(b.pubsub_listener._control_log._next_id))
-    await b.pubsub_listener._control_log.carry_out_missed(b.pubsub_listener._process)
+    await b.pubsub_listener._control_log.apply_missed(b.pubsub_listener._process)
     assert alice.close_code is None
 
 
-async def test_each_missed_message_is_carried_out_once_and_none_is_kept(
+async def test_each_missed_message_is_applied_once_and_none_is_kept(
     a: ClusterMember,
 ) -> None:
     reader = ControlLog(a.context)
-    carried_out: list[bytes] = []
-    await reader.carry_out_missed(carried_out.append)
+    applied: list[bytes] = []
+    await reader.apply_missed(applied.append)
     texts = [envelope(Kind.CLOSE_USER, f"user-{number}", "4003") for number in range(5)]
     for text in texts:
         await reader.publish(text)
     for _ in range(2):
-        await reader.carry_out_missed(carried_out.append)
-    assert carried_out == [text.encode() for text in texts]
+        await reader.apply_missed(applied.append)
+    assert applied == [text.encode() for text in texts]
 
 
 async def test_a_message_that_is_received_before_it_is_read_is_not_repeated(
     a: ClusterMember,
 ) -> None:
     reader = ControlLog(a.context)
-    carried_out: list[bytes] = []
-    await reader.carry_out_missed(carried_out.append)
+    applied: list[bytes] = []
+    await reader.apply_missed(applied.append)
     await reader.publish("close_all\n4003")
     stored: Any = await a.context.redis.xrange(a.context.keys.control_log)
     reader.on_received(stored[0][0].decode())
-    await reader.carry_out_missed(carried_out.append)
-    assert carried_out == []
+    await reader.apply_missed(applied.append)
+    assert applied == []
     assert not reader._received
 
 

@@ -91,6 +91,6 @@ def test_a_connection_in_the_new_epoch_becomes_live_after_its_position(
     live = []
     for offset in range(1, 5):
         tracker.position = Position("new", offset)
-        if tracker.is_live(one):
+        if tracker.delivers_to(one):
             live.append(offset)
     assert live == [3, 4]

@@ -81,8 +81,9 @@ def test_the_registry_finds_by_id_and_by_user() -> None:
         registry.register(connection)
     assert registry.by_id(first.id) is first
     assert set(registry.by_user("alice")) == {first, second}
-    assert registry.unregister(first) is False
-    assert registry.unregister(second) is True
+    registry.unregister(first)
+    assert registry.by_user("alice") == (second,)
+    registry.unregister(second)
     assert registry.by_user("alice") == ()
     assert list(registry) == [other]
 

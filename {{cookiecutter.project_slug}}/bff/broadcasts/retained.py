@@ -25,7 +25,8 @@ _LOAD_SECONDS: Final = 10.0
 """The timeout of a query."""
 
 MAX_RETAINED = 100
-"""The most that one user gets, and that are kept for all users: the newest ones."""
+"""How many retained broadcasts one user gets, and how many with the audience `all` are kept. The
+newest count."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ _ID = re.compile(r"[0-9a-f-]{36}")
 _MAX_EXPIRY = datetime(9999, 1, 1, tzinfo=UTC)
 
 MAX_TARGETED = 1_000
-"""The most retained broadcasts for lists of users that are kept: the newest ones."""
+"""How many retained broadcasts with the audience `users` are kept: the newest."""
 
 
 class BroadcastService:

@@ -33,8 +33,8 @@ class ControlLog:
         """The id that the next read begins with; empty before the first one."""
         self._received: set[str] = set()
         """Ids that pub/sub has delivered, but that were not yet read from the stream."""
-        self._carried_out: frozenset[str] = frozenset()
-        """Ids that the last read carried out. Pub/sub may still deliver them."""
+        self._applied: frozenset[str] = frozenset()
+        """Ids of what the last read has applied. Pub/sub may still deliver them."""
 
     def publish(self, text: str) -> asyncio.Future[Any]:
         """Send a control message to all instances."""
@@ -44,13 +44,13 @@ class ControlLog:
         )
 
     def on_received(self, message_id: str) -> bool:
-        """Remember that pub/sub delivered this message. Returns whether to carry it out: False if
-        that was done already."""
+        """Remember that pub/sub delivered this message. Returns whether to apply it: False if that
+        was done already."""
         self._received.add(message_id)
-        return message_id not in self._carried_out
+        return message_id not in self._applied
 
-    async def carry_out_missed(self, carry_out: Callable[[bytes], None]) -> None:
-        """Read what was sent since the last read, and carry out what was not received.
+    async def apply_missed(self, apply: Callable[[bytes], None]) -> None:
+        """Read what was sent since the last read, and apply what was not received.
 
         Raises:
             RedisError, OSError, TimeoutError: Redis is unavailable.
@@ -64,9 +64,9 @@ class ControlLog:
                     "control message missed by pub/sub, applied now",
                     extra={"id": message_id.decode()},
                 )
-                carry_out(text)
+                apply(text)
                 missed.add(message_id.decode())
-        self._carried_out = frozenset(missed)
+        self._applied = frozenset(missed)
         unread = _order(self._next_id)
         self._received = {one for one in self._received if _order(one) >= unread}
 

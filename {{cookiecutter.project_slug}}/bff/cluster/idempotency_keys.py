@@ -13,8 +13,8 @@ class NoKeys:
     used: Sequence[str] = ()
 
     def next(self, stream: StreamKeys) -> tuple[str, int]:
-        """The key of the next send, which must be in the slot of the stream, and its seconds: 0
-        if it is not used."""
+        """The key of the next send, in the hash slot of the stream, and its life in seconds: 0 if
+        the send has no key."""
         return stream.idempotency(""), 0
 
 

@@ -87,3 +87,8 @@ class ClusterMember:
             control_log,
             self.revocations,
         )
+
+    async def stop(self) -> None:
+        """Cancel the tasks of streams and subscriptions. Stop the listener first, which starts some
+        of them."""
+        await asyncio.gather(self.stream_hub.stop(), self.subscriptions.stop())

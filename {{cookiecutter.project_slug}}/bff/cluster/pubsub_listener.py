@@ -171,7 +171,7 @@ class PubSubListener:
         logged here: the lease renewal logs them."""
         while True:
             with suppress(*UNAVAILABLE):
-                await self._control_log.carry_out_missed(self._process)
+                await self._control_log.apply_missed(self._process)
             await asyncio.sleep(self._probe_seconds)
 
     def _process(self, data: bytes) -> None:

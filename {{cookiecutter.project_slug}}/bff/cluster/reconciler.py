@@ -22,8 +22,8 @@ _BATCH: Final = 500
 """Users that are compared in one round trip."""
 
 _EXPIRY_LEASES: Final = 10
-"""After so many times `LEASE_SECONDS` without a comparison, the entries of a user expire: those of
-dead instances which Redis restored, or whose list of users it lost, would stay otherwise."""
+"""A user's entries expire after this many times `LEASE_SECONDS` without a comparison. Otherwise
+entries of dead instances would stay if Redis restored them, or lost the list of their users."""
 
 
 class Reconciler:
@@ -33,10 +33,10 @@ class Reconciler:
     which the reaper finds it.
 
     In every `LEASE_SECONDS` it compares the users with a connection here, and those in
-    `ClusterContext.users_to_compare`: their entries may be wrong although they have none. So may
-    those of other users in the set that the reaper would read; it is scanned page by page. A batch
-    of users costs one `SADD`, one `SSCAN` and a script for each user, in one round trip. When
-    nothing differs, each reply is empty.
+    `ClusterContext.users_to_compare`, whose entries may be wrong although they have none. The set
+    that the reaper would read may name more users: it is scanned page by page for them. A batch of
+    users costs one `SADD`, one `SSCAN` and a script for each user, in one round trip. When nothing
+    differs, each reply is empty.
     """
 
     def __init__(
@@ -80,7 +80,8 @@ class Reconciler:
                     self._users_to_compare.update(batch)
 
     async def _scan(self) -> None:
-        """Doubt the users of one page of the set who have no connection here."""
+        """Read a page of the set that the reaper would read. Those of its users who have no
+        connection here are compared next."""
         key = self._keys.users_of(self._lease.member)
         cursor = self._scanned[1] if self._scanned[0] == key else 0
         reply = await self._pipeline.submit("SSCAN", key, cursor, "COUNT", _BATCH)

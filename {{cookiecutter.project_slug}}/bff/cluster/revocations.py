@@ -32,6 +32,8 @@ _BATCH: Final = 500
 """Revocations that one call of the script adds."""
 _ASK_SECONDS: Final = 1.0
 """How long a request waits for Redis while pub/sub is stalled."""
+_RETRY_SECONDS: Final = 1.0
+"""The delay after a comparison with Redis has failed."""
 _ASK_AGAIN_SECONDS: Final = 5.0
 """After Redis did not answer, requests are checked against the copy only, for this long."""
 _CLOCK_SECONDS: Final = 60
@@ -246,7 +248,7 @@ class Revocations:
                 logger.warning(
                     "could not read revocations: Redis unavailable", extra={"reason": why(error)}
                 )
-                await asyncio.sleep(_ASK_SECONDS)
+                await asyncio.sleep(_RETRY_SECONDS)
 
     async def sync(self) -> None:
         """Read what the copy lacks, and write what Redis has lost.

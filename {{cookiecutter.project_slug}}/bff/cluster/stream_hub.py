@@ -79,7 +79,7 @@ class StreamHub:
         tracker.position = position
         connections = self._streams.connections_of(tracker)
         if tracker.catching_up:
-            connections = [one for one in connections if tracker.is_live(one)]
+            connections = [one for one in connections if tracker.delivers_to(one)]
         frame = Frame(text, {tracker.stream: position})
         Connection.send_to_each(connections, frame)
         self._metrics.deliveries.inc(len(connections))
@@ -169,6 +169,10 @@ class StreamHub:
             if offset > at.offset:
                 self._deliver(tracker, Position(at.epoch, offset), text)
         return tracker.position is not None and tracker.position.offset < page.tip.offset
+
+    async def stop(self) -> None:
+        """Cancel the tasks that read missing messages."""
+        await self._tasks.stop()
 
     # Catching up
 

@@ -43,9 +43,9 @@ class StreamTracker:
         self.is_syncing = False
         """Whether `StreamHub` is comparing the stream with Redis."""
 
-    def is_live(self, connection: Connection) -> bool:
-        """Whether a connection gets the message at `position`. A connection that has caught up
-        becomes live here."""
+    def delivers_to(self, connection: Connection) -> bool:
+        """Whether a connection gets the message at `position`. If it has caught up, it becomes live
+        here."""
         catch_up = self.catching_up.get(connection)
         if catch_up is None:
             return True

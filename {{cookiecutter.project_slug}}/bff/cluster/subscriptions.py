@@ -200,6 +200,10 @@ class Subscriptions:
         for connection in self._registry.by_user(user_id):
             self.revoke(connection, [topic])
 
+    async def stop(self) -> None:
+        """Cancel the tasks that subscribe connections and send them what they have missed."""
+        await self._tasks.stop()
+
     async def _subscribe_and_notify(self, connection: Connection, topic: str) -> None:
         if connection.close_code is not None:
             return

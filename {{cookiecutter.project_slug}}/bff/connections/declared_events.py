@@ -97,8 +97,8 @@ class DeclaredEvents:
         return found
 
     def check(self, topic: str, event: Any) -> EventType[Any] | None:
-        """The declared type of an event that was given as topic and payload; None if it does not
-        matter.
+        """The declared type of an event that was given as topic and payload. None if there is none,
+        or if it would change nothing.
 
         Raises:
             Problem: `invalid_params`, when events must be declared and this one is not, or when

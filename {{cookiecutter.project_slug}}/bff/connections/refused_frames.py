@@ -32,7 +32,8 @@ def type_and_trace_id(text: str) -> tuple[str | None, str | None]:
 
 
 def _read(text: str) -> Any:
-    """Decode more than JSON, and perhaps without what is nested deeper than the trace id."""
+    """Decode the text, even if it is not quite JSON. Of a text that is nested too deep, only the
+    levels down to the trace id are decoded."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:

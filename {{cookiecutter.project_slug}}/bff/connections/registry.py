@@ -27,8 +27,8 @@ class ConnectionRegistry:
         self._empty.clear()
         self._by_user.setdefault(connection.user_id, {})[connection.id] = connection
 
-    def unregister(self, connection: Connection) -> bool:
-        """Remove a connection; True when its user has no other one here. Idempotent."""
+    def unregister(self, connection: Connection) -> None:
+        """Remove a connection. Idempotent."""
         for topic in connection.topics:
             self.unsubscribe(connection, topic)
         self._by_id.pop(connection.id, None)
@@ -36,13 +36,10 @@ class ConnectionRegistry:
         if not self._by_id:
             self._empty.set()
         of_user = self._by_user.get(connection.user_id)
-        if of_user is None:
-            return True
-        of_user.pop(connection.id, None)
-        if of_user:
-            return False
-        del self._by_user[connection.user_id]
-        return True
+        if of_user is not None:
+            of_user.pop(connection.id, None)
+            if not of_user:
+                del self._by_user[connection.user_id]
 
     def by_id(self, connection_id: str) -> Connection | None:
         """The connection with that id, if this instance holds it."""

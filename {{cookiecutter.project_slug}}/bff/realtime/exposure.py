@@ -25,6 +25,7 @@ class Exposure:
     result: Any = None
     """The type of the result, for the contract; None if it is not declared."""
     timeout: float | None = None
+    """Seconds; None for `REQUEST_TIMEOUT_SECONDS`."""
     encrypted: bool = False
     cancel_method: str | None = None
     keep_result: bool = False

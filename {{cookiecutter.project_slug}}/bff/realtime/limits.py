@@ -97,7 +97,8 @@ class TokenBuckets:
         return TokenBucket(self._per_second, self._burst)
 
     def _keep(self, key: str, bucket: TokenBucket) -> None:
-        """Add a bucket, after looking at the two that were looked at longest ago."""
+        """Add a bucket. First check the two oldest: a full one is dropped, another one becomes the
+        newest while there is room."""
         others = self._others
         for _ in range(min(2, len(others))):
             oldest, candidate = others.popitem(last=False)

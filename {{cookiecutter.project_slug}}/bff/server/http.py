@@ -137,8 +137,8 @@ class HttpProtocol(DeadlineProtocol):
         if self._is_in_head:
             self._head_bytes += len(piece)
             if self._head_bytes > _MAX_HEAD_BYTES:
-                fields = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-                self.transport.write(handshake.response(fields))
+                too_large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+                self.transport.write(handshake.response(too_large))
                 self.transport.close()
 
     def _parse_rest(self) -> None:

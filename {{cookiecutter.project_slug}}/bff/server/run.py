@@ -31,9 +31,9 @@ _OPEN_MAX_OF_MACOS = 10_240
 """The most files that macOS lets a process open while its hard limit is infinite (`OPEN_MAX`)."""
 
 _WORKER_SECONDS = 20
-"""Within which a worker answers its parent, which kills it otherwise. The first answer comes when
-the worker has imported the engine: on a busy machine that takes longer than uvicorn's 5 s, and
-workers would be killed and started without end."""
+"""How long a worker may take to answer its parent, before the parent kills it. The first answer
+comes when the worker has imported the engine: on a busy machine that takes longer than uvicorn's
+5 s, and workers would be killed and started without end."""
 
 
 class Server(uvicorn.Server):
