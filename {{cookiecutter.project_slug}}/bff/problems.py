@@ -96,7 +96,7 @@ def problem_response(problem: Problem) -> Response:
 
 
 def install(app: FastAPI) -> None:
-    """Register the error handlers with the app and add the schema to its OpenAPI document."""
+    """Register the error handlers with the app."""
     app.add_exception_handler(Problem, _handler(_of_problem))
     app.add_exception_handler(SocketRefused, _close_after_accept)
     app.add_exception_handler(RequestValidationError, _handler(_of_invalid_request))
@@ -105,7 +105,6 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, _handler(_of_store_error))
     app.add_exception_handler(Exception, _handler(_of_bug))
     _replace_too_large(app)
-    _complete_openapi(app)
 
 
 def _replace_too_large(app: FastAPI) -> None:
@@ -140,21 +139,6 @@ class _TooLargeProblems:
                 await send(message)
 
         await self._app(scope, receive, send_problem)
-
-
-def _complete_openapi(app: FastAPI) -> None:
-    """Add the schema of `ProblemDetails`, which is not the response model of any route."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        schema = ProblemDetails.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(schema.pop("$defs"))
-        schemas[ProblemDetails.__name__] = schema
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]
 
 
 def _handler(render: Callable[[HTTPConnection, Any], Response]) -> ExceptionHandler:

@@ -87,6 +87,16 @@ def test_documents_are_written_checked_and_compared(project: Project) -> None:
     assert project.run("contract", "--check").exit_code == 0
 
 
+def test_the_documents_that_are_written_are_those_that_the_app_serves(
+    project: Project, settings: Settings
+) -> None:
+    assert project.run("contract").exit_code == 0
+    written = json.loads((project.folder / "contract" / "openapi.json").read_text())
+    served = project.create_app(settings).openapi()
+    assert written["components"]["schemas"] == served["components"]["schemas"]
+    assert written["paths"] == served["paths"]
+
+
 def test_a_document_that_is_not_json_is_named(project: Project) -> None:
     (project.folder / "contract").mkdir()
     (project.folder / "contract" / "asyncapi.json").write_text("<<<<<<<")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from bff.errors import Code, Problem
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from fastapi import APIRouter
@@ -35,6 +36,15 @@ def test_every_reference_is_defined_and_every_operation_id_is_unique(
     assert named <= set(document["components"]["schemas"])
     ids = [operation["operationId"] for _, operation in operations(document)]
     assert len(ids) == len(set(ids))
+
+
+def test_problems_are_described_as_they_are_sent(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    described = schemas["ProblemDetails"]
+    longest = Problem(Code.INTERNAL, retry_after_seconds=1).as_problem_json()
+    assert set(described["properties"]) == set(longest)
+    assert set(described["required"]) == set(Problem(Code.INTERNAL).as_problem_json())
+    assert {"Code", "Outcome"} <= set(schemas)
 
 
 def test_operation_ids_are_the_names_of_the_endpoints(document: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from bff.contract.contract import Contract, MethodContract
 from bff.contract.examples import example
 from bff.contract.frames import requires_params
 from bff.contract.schemas import REFERENCE, Schema
+from bff.problems import ProblemDetails
 
 _RPC: Final = "/rpc/{service}/{method}"
 _BEARER: Final = "token"
@@ -23,10 +24,14 @@ def complete(document: Document, contract: Contract, *, auth_cookie: str) -> Non
     """Complete a document in place.
 
     Operation ids become the names of the endpoints, where these are unique. The cookie is added as
-    another way to sign in. Each declared method gets a path of its own.
+    another way to sign in. Each declared method gets a path of its own. `ProblemDetails` is added,
+    because it is not the response model of any route.
     """
     components = document.setdefault("components", {})
-    components.setdefault("schemas", {})
+    schemas = components.setdefault("schemas", {})
+    problem = ProblemDetails.model_json_schema(ref_template=REFERENCE + "{model}")
+    schemas.update(problem.pop("$defs"))
+    schemas[ProblemDetails.__name__] = problem
     schemes = components.setdefault("securitySchemes", {})
     schemes[_COOKIE] = {"type": "apiKey", "in": "cookie", "name": auth_cookie}
     _name_operations(document)
