@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 import secrets
 from dataclasses import dataclass, field
@@ -11,6 +9,8 @@ from typing import Any, Final, Self
 
 import orjson
 from cryptography.fernet import Fernet, InvalidToken
+
+from bff.auth.derived_cipher import derived_cipher
 
 _FORM: Final = re.compile(r"([A-Za-z0-9_-]{22})\.([A-Za-z0-9_-]{43})")
 
@@ -54,5 +54,4 @@ class SessionKey:
             return None
 
     def _cipher(self) -> Fernet:
-        digest = hashlib.sha256(f"session {self.sid} {self.secret}".encode()).digest()
-        return Fernet(base64.urlsafe_b64encode(digest))
+        return derived_cipher(f"session {self.sid} ", self.secret.encode())

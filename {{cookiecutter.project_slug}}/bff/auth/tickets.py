@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import logging
 import secrets
@@ -14,6 +13,7 @@ import orjson
 from cryptography.fernet import Fernet, InvalidToken
 
 from bff.auth.caller import Caller
+from bff.auth.derived_cipher import derived_cipher
 from bff.auth.session_key import SessionKey
 from bff.errors import Code, Problem
 from bff.redis.pipeline import AutoPipeline, Script
@@ -104,8 +104,7 @@ class Tickets:
 
 
 def _cipher(ticket: str) -> Fernet:
-    key = hashlib.sha256(b"entry of " + ticket.encode()).digest()
-    return Fernet(base64.urlsafe_b64encode(key))
+    return derived_cipher("entry of ", ticket.encode())
 
 
 def _fields(caller: Caller) -> dict[str, Any]:

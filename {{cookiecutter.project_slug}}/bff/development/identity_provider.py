@@ -14,11 +14,12 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import httpx2
 import orjson
-from cryptography.fernet import Fernet, InvalidToken
+from cryptography.fernet import InvalidToken
 from cryptography.hazmat.primitives.asymmetric import ec
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from bff.auth.derived_cipher import derived_cipher
 from bff.auth.oidc.provider import MEMORY_ISSUER
 from bff.development.page import page_policy
 from bff.errors import Code, Problem
@@ -51,8 +52,7 @@ class EmbeddedIdentityProvider:
         seed = secret.get_secret_value().encode() if secret else secrets.token_bytes(32)
         number = int.from_bytes(hashlib.sha512(b"identity provider " + seed).digest(), "big")
         self._private = ec.derive_private_key(number % (_P256_ORDER - 1) + 1, ec.SECP256R1())
-        digest = hashlib.sha256(b"codes of the identity provider " + seed).digest()
-        self._cipher = Fernet(base64.urlsafe_b64encode(digest))
+        self._cipher = derived_cipher("codes of the identity provider ", seed)
         self._settings = settings
         self._client_id = settings.oidc_client_id or "bff"
         self._used: OrderedDict[str, None] = OrderedDict()

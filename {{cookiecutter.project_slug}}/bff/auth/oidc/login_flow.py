@@ -10,10 +10,11 @@ from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
 import orjson
-from cryptography.fernet import Fernet, InvalidToken
+from cryptography.fernet import InvalidToken
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
+from bff.auth.derived_cipher import derived_cipher
 from bff.auth.session_cookie import check_single
 from bff.errors import Code, Problem
 from bff.settings import Settings
@@ -57,7 +58,7 @@ class FlowCookies:
     """Keeps flows in the browser. Each has a cookie of its own, so that two tabs can sign in."""
 
     def __init__(self, settings: Settings) -> None:
-        self._cipher = Fernet(base64.urlsafe_b64encode(_key(settings)))
+        self._cipher = derived_cipher(f"login flows of {settings.app_name}", _secret(settings))
 
     def set(
         self, connection: HTTPConnection, response: Response, flow: LoginFlow, *, secure: bool
@@ -124,14 +125,12 @@ def checked_path(return_to: str) -> str:
     return return_to
 
 
-def _key(settings: Settings) -> bytes:
+def _secret(settings: Settings) -> bytes:
     """The same on every instance: from what authenticates the BFF at the provider."""
     if settings.oidc_private_key_file is not None:
-        secret = settings.oidc_private_key_file.read_bytes()
-    else:
-        given = settings.oidc_client_secret or settings.jwt_secret
-        secret = given.get_secret_value().encode() if given else secrets.token_bytes(32)
-    return hashlib.sha256(b"login flows of " + settings.app_name.encode() + secret).digest()
+        return settings.oidc_private_key_file.read_bytes()
+    given = settings.oidc_client_secret or settings.jwt_secret
+    return given.get_secret_value().encode() if given else secrets.token_bytes(32)
 
 
 def _prefix(secure: bool) -> str:
