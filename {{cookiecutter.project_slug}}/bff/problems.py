@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.datastructures import Headers
@@ -35,6 +35,7 @@ _MAX_DETAIL = 300
 _TOO_LARGE: Final = Code.TOO_LARGE.status
 _STORE_ERRORS = (
     RedisError,
+    RedisClusterException,
     OperationalError,
     InterfaceError,
     PoolTimeoutError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -210,6 +211,19 @@ async def test_all_commands_fail_at_once_when_the_connection_is_refused() -> Non
         *(pipeline.submit("PING") for _ in range(5)), return_exceptions=True
     ):
         assert isinstance(one, RedisConnectionError)
+    await redis.aclose()
+
+
+async def test_the_error_of_a_command_that_is_not_awaited_is_not_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    redis = create_client("redis://127.0.0.1:1/0")
+    pipeline = AutoPipeline(redis)
+    pipeline.submit("PING")
+    with pytest.raises(RedisConnectionError):
+        await pipeline.submit("PING")
+    gc.collect()
+    assert "never retrieved" not in caplog.text
     await redis.aclose()
 
 

@@ -293,9 +293,9 @@ class Messenger(ConnectionControl):
         await self._pipeline.submit("PUBLISH", channel, text)
 
     def _release(self, keys: Iterable[str]) -> None:
+        """Awaits no reply: a key that could not be released expires later, which does no harm."""
         for key in keys:
-            reply = self._pipeline.submit("EXPIRE", key, _RELEASED_SECONDS)
-            reply.add_done_callback(_ignore_failure)
+            self._pipeline.submit("EXPIRE", key, _RELEASED_SECONDS)
 
     def _user_call(
         self, user_id: str, text: bytes, idempotency_key: str | None
@@ -334,12 +334,6 @@ class Messenger(ConnectionControl):
             self._settings.position_retention_seconds,
             key_seconds,
         ]
-
-
-def _ignore_failure(reply: asyncio.Future[Any]) -> None:
-    """A key that could not be released expires later, which does no harm."""
-    if not reply.cancelled():
-        reply.exception()
 
 
 def _sent(result: list[Any]) -> Sent:

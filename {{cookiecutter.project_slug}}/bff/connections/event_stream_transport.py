@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from bff.connections.asgi_transport import AsgiTransport, Send
-from bff.connections.close_codes import CloseCode
+from bff.connections.close_codes import CloseCode, reconnects
 from bff.connections.frames import Frame
 from bff.connections.messages import Close
 from bff.connections.positions import Position, format_cursor
@@ -20,8 +20,6 @@ CLOSED: Final = "closed"
 """The `id` of the last event when the client must not reconnect. `EventSource` reconnects all the
 same, with this as `Last-Event-ID`, and is then answered with 204, which stops it."""
 
-_MIN_FINAL_CODE: Final = 4500
-"""From this close code on clients must not reconnect."""
 _RECONNECT_SECONDS: Final = (1.0, 4.0)
 """Least and greatest delay of a reconnect, in seconds. Random, so that browsers do not reconnect
 all at once after a crash."""
@@ -113,7 +111,7 @@ class EventStreamTransport(AsgiTransport):
 def last_event(code: int, reason: str) -> bytes:
     """The `close` event that ends a stream, with its code and reason."""
     fields = b""
-    if code >= _MIN_FINAL_CODE:
+    if not reconnects(code):
         fields = b"id: %s\n" % CLOSED.encode()
     elif code in (CloseCode.SERVER_ERROR, CloseCode.TOO_MANY_REQUESTS):
         fields = _retry(_RECONNECT_LATER_SECONDS)

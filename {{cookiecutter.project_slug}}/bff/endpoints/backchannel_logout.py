@@ -138,11 +138,5 @@ async def _once(bff: Bff, logout: Logout) -> None:
         elif logout.user_id is not None:
             await bff.revocations.revoke_user(logout.user_id, logout.issued_at)
     except BaseException:
-        pipeline.submit("DEL", key).add_done_callback(_ignore_failure)
+        pipeline.submit("DEL", key)  # not awaited: a key that is not deleted expires
         raise
-
-
-def _ignore_failure(reply: Any) -> None:
-    """A key that is not deleted expires."""
-    if not reply.cancelled():
-        reply.exception()

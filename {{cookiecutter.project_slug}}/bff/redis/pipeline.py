@@ -51,7 +51,8 @@ class AutoPipeline:
         command is sent when that reply has arrived.
 
         Returns:
-            A future for the reply. It raises `RedisError`, `OSError` or `TimeoutError`.
+            A future for the reply. It raises `RedisError`, `OSError` or `TimeoutError`. If it is
+            not awaited, an error is ignored.
         """
         loop = self._loop
         if loop is None:
