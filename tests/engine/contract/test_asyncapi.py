@@ -15,6 +15,7 @@ from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from bff.testing import run
 from jsonschema import Draft7Validator  # type: ignore[import-untyped]
+from pydantic import BaseModel
 
 from tests.engine.echo import create_app
 from tests.engine.everything import feature
@@ -113,3 +114,18 @@ async def test_it_is_served_where_the_docs_are(settings: Settings, served: bool)
         if served:
             assert answer.json()["channels"]["socket"]["address"] == "/ws"
             assert "orders.place" in answer.json()["operations"]
+
+
+def test_only_frames_with_a_trace_id_are_correlated_by_it() -> None:
+    class Traced(BaseModel):
+        trace_id: str
+
+    realtime = RealtimeRouter()
+    realtime.emits("traced", Traced)
+    realtime.expose("shop", methods=["buy"], params=Traced, result=Traced)
+    made = asyncapi(contract_of(realtime, title="t", version="1", socket_path="/ws"))
+    correlated = {
+        name for name, one in made["components"]["messages"].items() if "correlationId" in one
+    }
+    assert {"shop.buy.request", "shop.buy.response", "ping.in", "error"} <= correlated
+    assert correlated.isdisjoint({"event.traced", "event", "hello", "gap", "drain", "close"})

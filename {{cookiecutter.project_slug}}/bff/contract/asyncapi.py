@@ -11,7 +11,7 @@ from bff.connections.messages import SUBPROTOCOL
 from bff.contract.contract import Contract, MethodContract, TopicContract
 from bff.contract.examples import example
 from bff.contract.frames import engine_frames, event_frame, request_frame, response_frame
-from bff.contract.schemas import Schema
+from bff.contract.schemas import Schema, resolved
 from bff.docstrings import attribute_docstrings
 from bff.errors import Code, Problem
 
@@ -133,11 +133,17 @@ class _Document:
         made: Document = {"name": name, "payload": draft_7(schema)}
         if description:
             made["description"] = description
-        if "trace_id" in str(schema):
+        if self._has_trace_id(schema):
             made["correlationId"] = _CORRELATION
         shown = example(schema, self._definitions)
         made["examples"] = [{"name": "example", "payload": shown}]
         self._messages[name] = made
+
+    def _has_trace_id(self, frame: Schema) -> bool:
+        frame = resolved(frame, self._definitions)
+        payload = frame.get("properties", {}).get("payload", {})
+        parts = [resolved(part, self._definitions) for part in payload.get("allOf", [payload])]
+        return any("trace_id" in part.get("properties", {}) for part in parts)
 
     def _operation(
         self,
