@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import pytest
+from bff.auth import tickets as tickets_module
 from bff.auth.caller import Caller
 from bff.auth.tickets import Tickets
 from bff.errors import Code, Problem
@@ -25,6 +26,14 @@ async def assert_refused(tickets: Tickets, ticket: str, origin: str | None = ORI
 
 
 async def test_a_ticket_returns_its_caller(tickets: Tickets, alice: Caller) -> None:
+    assert await tickets.redeem(await tickets.issue(alice, ORIGIN), ORIGIN) == alice
+
+
+async def test_a_field_that_only_a_newer_version_stores_is_ignored(
+    tickets: Tickets, alice: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = tickets_module._fields
+    monkeypatch.setattr(tickets_module, "_fields", lambda caller: {**fields(caller), "newer": 1})
     assert await tickets.redeem(await tickets.issue(alice, ORIGIN), ORIGIN) == alice
 
 

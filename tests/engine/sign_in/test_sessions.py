@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import pytest
+from bff.auth import sessions
+from bff.auth.oidc import login_flow
 from bff.connections.close_codes import CloseCode
 from bff.errors import Code, Problem
 from bff.realtime.session_check import SessionCheck
@@ -200,3 +203,18 @@ async def test_without_a_provider_there_is_no_sign_in(bff: RunningBff) -> None:
         assert (me["user_id"], me["scopes"]) == ("ann", ["orders"])
         cookie = {"Cookie": "bff=anything", "Authorization": ""}
         assert (await http.get("/auth/me", headers=cookie)).status_code == 401
+
+
+async def test_fields_that_only_a_newer_version_stores_are_ignored(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During a rolling update two versions read what the other has stored."""
+    monkeypatch.setattr(login_flow, "asdict", lambda flow: {**asdict(flow), "newer": 1})
+    monkeypatch.setattr(sessions, "asdict", lambda stored: {**asdict(stored), "newer": 1})
+    await page.sign_in("ann")
+    store, key = page.bff.engine.sessions, page.key
+    caller, tokens = await store.load(key), await store.tokens(key)
+    assert caller is not None
+    assert tokens is not None
+    assert caller.user_id == "ann"
+    assert [one.sid for one in await store.of_user("ann")] == [key.sid]

@@ -15,6 +15,7 @@ import orjson
 from bff.auth.caller import Caller
 from bff.auth.session_key import SessionKey
 from bff.auth.session_tokens import Tokens
+from bff.auth.stored import from_stored
 from bff.redis.pipeline import AutoPipeline, Script
 from bff.settings import Settings
 
@@ -125,7 +126,7 @@ class SessionStore:
         (details, encrypted), _ = await asyncio.gather(read, touched)
         if details is None or encrypted is None:
             return None
-        found = SessionDetails(**orjson.loads(details))
+        found = from_stored(SessionDetails, orjson.loads(details))
         fields = key.decrypt(encrypted)
         if fields is None or found.expires_at <= time.time():
             return None
@@ -153,7 +154,7 @@ class SessionStore:
         """The tokens of a session; None if it has ended."""
         encrypted = await self._pipeline.submit("HGET", self._key(key.sid), "tokens")
         fields = None if encrypted is None else key.decrypt(encrypted)
-        return None if fields is None else Tokens(**fields)
+        return None if fields is None else from_stored(Tokens, fields)
 
     async def write_tokens(self, key: SessionKey, tokens: Tokens) -> bool:
         """Replace the tokens of a session. Returns whether the session has not ended."""
@@ -217,7 +218,7 @@ class SessionStore:
     async def _details(self, sids: Iterable[str]) -> list[SessionDetails | None]:
         read = [self._pipeline.submit("HGET", self._key(sid), "details") for sid in sids]
         return [
-            None if details is None else SessionDetails(**orjson.loads(details))
+            None if details is None else from_stored(SessionDetails, orjson.loads(details))
             for details in await asyncio.gather(*read)
         ]
 

@@ -15,6 +15,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from bff.auth.caller import Caller
 from bff.auth.derived_cipher import derived_cipher
 from bff.auth.session_key import SessionKey
+from bff.auth.stored import from_stored
 from bff.errors import Code, Problem
 from bff.redis.pipeline import AutoPipeline, Script
 from bff.settings import Settings
@@ -85,11 +86,10 @@ class Tickets:
             raise _refused("entry cannot be decrypted") from None
         if issued_to is not None and issued_to != origin:
             raise _refused("issued to another origin")
-        session = fields.pop("session")
-        caller = Caller(
-            **{**fields, "scopes": frozenset(fields["scopes"])},
-            session=None if session is None else SessionKey.parse(session),
-        )
+        session = fields["session"]
+        fields["session"] = None if session is None else SessionKey.parse(session)
+        fields["scopes"] = frozenset(fields["scopes"])
+        caller = from_stored(Caller, fields)
         if caller.expires_at + self._settings.jwt_leeway_seconds < time.time():
             raise _refused("token expired")
         return caller

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from bff.auth.derived_cipher import derived_cipher
 from bff.auth.session_cookie import check_single
+from bff.auth.stored import from_stored
 from bff.errors import Code, Problem
 from bff.settings import Settings
 
@@ -92,7 +93,7 @@ class FlowCookies:
             fields: dict[str, Any] = orjson.loads(self._cipher.decrypt(value, ttl=FLOW_SECONDS))
         except (InvalidToken, ValueError):
             return None
-        flow = LoginFlow(**fields)
+        flow = from_stored(LoginFlow, fields)
         return flow if secrets.compare_digest(flow.state.encode(), state.encode()) else None
 
     def delete(self, response: Response, flow: LoginFlow, *, secure: bool) -> None:
