@@ -56,6 +56,15 @@ async def test_a_user_who_changes_topics_without_end_leaves_few_keys(bff: Runnin
     assert await keys(bff, "{t:x.*") == MOST + 1
 
 
+async def test_more_topics_than_a_user_can_have_are_forbidden_as_waiting_would_not_help(
+    bff: RunningBff,
+) -> None:
+    async with bff.browser() as alice:
+        refused = (await alice.subscribe(*(f"x.{n}" for n in range(MOST + 1))))["error"]
+        assert (refused["code"], refused["retryable"]) == ("forbidden", False)
+        assert (await alice.subscribe("x.a"))["error"] is None
+
+
 async def test_a_user_who_reconnects_in_a_loop_is_refused_on_every_instance(
     bff: RunningBff, settings: Settings
 ) -> None:

@@ -25,7 +25,7 @@ class Claim:
 
 
 class PresenceQueue:
-    """Users wait in the queue until an instance has checked them, even if the first one crashes.
+    """Users wait in the queue until an instance has checked them, even if one crashes meanwhile.
 
     While no client may watch presence (`watched` is false), nothing is enqueued.
     """

@@ -63,7 +63,8 @@ class StreamRegistry:
         return tracker, self.all
 
     def join_topic(self, connection: Connection, topic: str) -> StreamTracker:
-        """The same for a topic. A subscriber that joins again catches up again."""
+        """Add a connection to the stream of a topic, as `join` does. A subscriber that joins again
+        catches up again."""
         tracker = self._topics.get(topic)
         if tracker is None:
             tracker = self._topics[topic] = StreamTracker(f"topic:{topic}", topic)

@@ -20,15 +20,17 @@ class TopicLimit:
 
     def __init__(self, settings: Settings, registry: ConnectionRegistry) -> None:
         most = settings.max_connections_per_user * settings.max_topics_per_connection
+        self._most = most
         self._registry = registry
         self._buckets = TokenBuckets(most / settings.unused_topic_seconds, most)
 
     def check(self, user_id: str, topics: Iterable[str]) -> None:
-        """Count the topics that a user subscribes to.
+        """Count the topics that a user subscribes to. More than all connections of the user can
+        have are not counted: `Subscriptions` forbids them, and waiting would not help.
 
         Raises:
             Problem: `rate_limited`, with the time until these topics are accepted.
         """
         new = sum(not self._registry.has_subscriber(topic) for topic in topics)
-        if new and (seconds := self._buckets.take(user_id, new)):
+        if 0 < new <= self._most and (seconds := self._buckets.take(user_id, new)):
             raise Problem(Code.RATE_LIMITED, "Too many topics: wait", retry_after_seconds=seconds)
