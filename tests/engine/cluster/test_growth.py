@@ -261,7 +261,7 @@ async def test_acts_without_a_row_leave_nothing(
     assert await scan() == set()
 
 
-@pytest.mark.parametrize("many", [100, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("many", [100, pytest.param(10_000, marks=pytest.mark.long)])
 async def test_everything_is_gone_after_its_life(
     many: int,
     start: StartInstance,
