@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import sys
@@ -134,12 +135,14 @@ def test_the_app_needs_what_it_names_and_what_the_engine_brings(default: BakedPr
 
 def imports(project: BakedProject, folder: str) -> set[str]:
     """The packages that the code in a folder imports, Python's own excepted."""
-    code = "".join(
-        project.read(name)
-        for name in project.files()
-        if name.startswith(f"{folder}/") and name.endswith(".py")
-    )
-    found = set(re.findall(r"^\s*(?:from|import) (\w+)", code, flags=re.M))
+    found: set[str] = set()
+    for name in project.files():
+        if name.startswith(f"{folder}/") and name.endswith(".py"):
+            for node in ast.walk(ast.parse(project.read(name))):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    found.add(node.module.partition(".")[0])
     return found - sys.stdlib_module_names
 
 
