@@ -295,5 +295,5 @@ async def test_everything_is_gone_after_its_life(
     async def all_gone() -> bool:
         return not await scan()
 
-    await until(all_gone)
+    await until(all_gone, seconds=60)
     await events.close()
