@@ -1,7 +1,8 @@
 /**
  * Pages with `bff-client.js`: many clients in one process. What a client receives is printed, a
  * line of JSON each. The frames that set positions are read on the connection, messages where the
- * client hands them to its listeners.
+ * client hands them to its listeners. The client may open a connection beside another one, and not
+ * take it: what was read on a connection counts when the client has taken its hello.
  */
 
 const { CLIENT, ADDRESSES, CLIENTS, OPTIONS, REQUEST_MS } = process.env;
@@ -16,6 +17,8 @@ function tell(line) {
 /** A page, and where its client connects: each attempt goes to the next address. */
 class Page {
   #current = null;
+  /** Connections whose hello was read, and the lines of each. */
+  #waiting = new Map();
 
   constructor({ name, token, topics, blocked }, number) {
     [this.name, this.blocked, this.attempts] = [name, blocked, number];
@@ -32,8 +35,10 @@ class Page {
       },
     };
     const bff = new BffClient({ ...options, ...JSON.parse(OPTIONS) });
-    bff.onGap((streams) => tell({ name, told: Object.keys(streams).length }));
-    bff.on("*", (event, { id }) => id && tell({ name, id, message: event.message }));
+    this.bff = bff;
+    bff.onState(() => this.#settle());
+    bff.onGap((streams) => this.tell({ told: Object.keys(streams).length }));
+    bff.on("*", (event, { id }) => id && this.tell({ id, message: event.message }));
     bff.connect().catch((error) => tell({ name, error: String(error) }));
     for (const topic of topics) {
       bff.subscribe(topic).catch((error) => tell({ name, error: String(error) }));
@@ -45,17 +50,43 @@ class Page {
     this.address = addresses[this.attempts++ % addresses.length];
   }
 
-  /** A connection has got its hello: it replaces the one before. */
+  tell(line) {
+    this.#settle();
+    tell({ name: this.name, ...line });
+  }
+
+  /** A connection has got its hello. */
   opened(connection, hello, since, transport) {
-    this.#current = connection;
-    tell({ name: this.name, address: connection.address, hello, since, transport });
+    const line = { address: connection.address, hello, since, transport };
+    this.#waiting.set(connection, [line]);
+    setImmediate(() => this.#settle());
+  }
+
+  /** A connection has got another frame. */
+  got(connection, line) {
+    const waiting = this.#waiting.get(connection);
+    if (waiting) waiting.push(line);
+    this.#settle();
+    if (!waiting && this.#current === connection) tell({ name: this.name, ...line });
   }
 
   /** The close of a dead connection may come when the client has another one already. */
   closed(connection, code) {
+    this.#settle();
+    this.#waiting.delete(connection);
     if (this.#current !== connection) return;
     this.#current = null;
     tell({ name: this.name, left: code });
+  }
+
+  /** The connection that the client has taken replaces the one before. */
+  #settle() {
+    for (const [connection, lines] of this.#waiting) {
+      if (this.bff.session?.session_id !== lines[0].hello.session_id) continue;
+      this.#waiting.delete(connection);
+      this.#current = connection;
+      for (const line of lines) tell({ name: this.name, ...line });
+    }
   }
 }
 
@@ -84,13 +115,13 @@ class WatchedSocket extends WebSocket {
   }
 
   #onFrame({ type, payload }) {
-    const { name } = this.#page;
     if (type === "gap") {
-      tell({ name, gap: payload.streams });
+      this.#page.got(this, { gap: payload.streams });
     } else if (type === "event" && payload.topic === "hello") {
       this.#page.opened(this, payload.event, this.#asked.get("hello"), "websocket");
     } else if (type === "response" && this.#asked.has(payload.trace_id) && payload.result) {
-      tell({ name, subscribed: payload.result, since: this.#asked.get(payload.trace_id) });
+      const since = this.#asked.get(payload.trace_id);
+      this.#page.got(this, { subscribed: payload.result, since });
     }
   }
 }
@@ -128,7 +159,7 @@ class WatchedStream {
   }
 
   #onFrame({ type, payload }) {
-    if (type === "gap") tell({ name: this.page.name, gap: payload.streams });
+    if (type === "gap") this.page.got(this, { gap: payload.streams });
     else if (type === "close") this.#code = payload.code;
     else if (payload.topic === "hello") {
       this.page.opened(this, payload.event, this.since, "events");

@@ -5,6 +5,7 @@
 
 import { ABNORMAL, CONNECTION_LIMIT, NOT_AUTHENTICATED } from "./close-codes.js";
 import { Http, problemOf } from "./http.js";
+import { isOvertaken } from "./overtaken.js";
 import { SocketProbe } from "./socket-probe.js";
 
 const END_BY_STATUS = /** @type {Record<number, number>} */ ({
@@ -29,7 +30,8 @@ const DEAF = { onFrame() {}, onClose() {}, onAlive() {}, onReplaced() {}, onUpgr
  * Events from `GET /events`, calls by `POST /rpc`: for networks that break WebSockets.
  *
  * A stream cannot be changed while it is open. With other topics a second one is opened from the
- * same positions; it replaces the first when its hello has arrived.
+ * same positions; it replaces the first when its hello has arrived. If the hello is out of date by
+ * then, another one is opened.
  */
 export class EventStreamTransport {
   kind = /** @type {const} */ ("events");
@@ -50,7 +52,7 @@ export class EventStreamTransport {
     this.#needs = needs;
     this.#http = new Http(needs);
     this.listener = listener;
-    this.#probe = new SocketProbe(transports, (socket, hello) =>
+    this.#probe = new SocketProbe(transports, needs.since, (socket, hello) =>
       this.listener.onUpgrade(socket, hello),
     );
     this.#open(this.#stream, [], (hello) => {
@@ -111,10 +113,16 @@ export class EventStreamTransport {
       this.#next = null;
       if (traceId !== null) this.#needs.reply(traceId, error);
     };
+    const before = this.#needs.since();
     const onHello = (/** @type {string} */ text) => {
+      const hello = JSON.parse(text).payload.event;
+      if (isOvertaken(hello, before, this.#needs.since())) {
+        this.#replace(topics, traceId);
+        return;
+      }
       this.#stream.abort();
       this.#stream = control;
-      this.listener.onReplaced(JSON.parse(text).payload.event);
+      this.listener.onReplaced(hello);
       reply(null);
     };
     this.#open(control, topics, onHello, reply);

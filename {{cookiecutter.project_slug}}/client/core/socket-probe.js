@@ -2,6 +2,7 @@
 /** @import { Transports } from "./transports.js" */
 
 import { parseFrame } from "./frames.js";
+import { isOvertaken } from "./overtaken.js";
 import { Timers, ignore } from "./promises.js";
 
 const FIRST_MS = 10_000;
@@ -11,6 +12,7 @@ const TIMEOUT_MS = 15_000;
 /** While the events come over HTTP, tries from time to time whether a WebSocket works again. */
 export class SocketProbe {
   #transports;
+  #since;
   #onHello;
   #timers = new Timers();
   #control = new AbortController();
@@ -20,10 +22,12 @@ export class SocketProbe {
 
   /**
    * @param {Transports} transports
+   * @param {() => string} since the positions of all streams
    * @param {(transport: any, hello: Session) => void} onHello the socket is open
    */
-  constructor(transports, onHello) {
+  constructor(transports, since, onHello) {
     this.#transports = transports;
+    this.#since = since;
     this.#onHello = onHello;
   }
 
@@ -60,13 +64,19 @@ export class SocketProbe {
       this.#wait();
     };
     this.#timers.start("timeout", TIMEOUT_MS, fail);
+    const before = this.#since();
     const transport = await this.#transports.open("websocket", signal, {
       onFrame: (data) => {
         const { type, payload } = parseFrame(data);
         if (type !== "event" || payload.topic !== "hello") return;
+        const hello = payload.event ?? {};
+        if (isOvertaken(hello, before, this.#since())) {
+          fail();
+          return;
+        }
         this.#transport = null;
         this.stop();
-        this.#onHello(transport, payload.event ?? {});
+        this.#onHello(transport, hello);
       },
       onClose: fail,
       onAlive: ignore,
