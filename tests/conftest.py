@@ -19,7 +19,7 @@ from scripts.bake import ROOT, bake, bring_up_to_date, export
 from tests import servers
 from tests.background import BackgroundRuns
 from tests.baked import InstalledProject
-from tests.locks import one_at_a_time
+from tests.file_lock import file_lock
 
 for name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):
     os.environ.pop(name, None)
@@ -47,7 +47,7 @@ def installed(template: Path) -> InstalledProject:
     later runs share. Change nothing in its folder."""
     path = ROOT / "build" / "test" / "my-bff"
     project = InstalledProject(path, ROOT / ".venv-project")
-    with tempfile.TemporaryDirectory() as folder, one_at_a_time("my-bff"):
+    with tempfile.TemporaryDirectory() as folder, file_lock("my-bff"):
         bring_up_to_date(path, bake(template, Path(folder)))
         project.install()
     return project
@@ -104,7 +104,7 @@ def nuropb_python() -> Path | None:
     venv = ROOT / ".venv-nuropb"
     stamp = venv / ".ready"
     wanted = hashlib.sha256(NUROPB_LOCK.read_bytes()).hexdigest()
-    with one_at_a_time("nuropb"):
+    with file_lock("nuropb"):
         if not stamp.exists() or stamp.read_text() != wanted:
             shutil.rmtree(venv, ignore_errors=True)
             subprocess.run([base, "-m", "venv", venv], check=True)

@@ -1,4 +1,5 @@
-"""The engine's tests pass on every kind of server that it supports; those of docs and template."""
+"""The tests that run in the background pass: the engine's on every kind of server that it supports,
+those of the docs, those of the template."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def test_delivery_on_every_kind_of_redis(background_runs: BackgroundRuns, kind: 
 
 
 @pytest.mark.parametrize("name", ["docs", "template"])
-def test_what_is_not_the_engine(background_runs: BackgroundRuns, name: str) -> None:
+def test_docs_and_template(background_runs: BackgroundRuns, name: str) -> None:
     tell(background_runs.skips_of(name))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import time
 from collections.abc import Iterator
@@ -152,7 +151,7 @@ async def test_of_a_killed_instance_nothing_is_left_after_its_lease(
     assert await cluster.b.exited() == -signal.SIGKILL
     assert [await browser.closed() for browser in lost] == [1006, 1006]
     await until_connected(admin, cluster.a, alice.id, {survivor.connection_id})
-    assert time.monotonic() - killed_at < LEASE + RENEWAL + 10
+    assert time.monotonic() - killed_at < LEASE + RENEWAL + 3
     (instance,) = (await admin.stats(cluster.a))["instances"]
     assert survivor.connection_id.startswith(instance["instance"])
 
@@ -187,7 +186,7 @@ async def test_an_instance_frozen_for_longer_than_its_lease_is_whole_again(
         await admin.fence(sender, *alices, bobs)
         assert [len(browser.events(topic)) for browser in (*alices, bobs)] == [1, 1, 1, 0]
     lost = (await http.get(f"{cluster.b.url}/metrics")).text
-    assert re.search(r"^bff_lease_losses_total [1-9]", lost, re.MULTILINE)
+    assert "bff_lease_losses_total 1.0" in lost
 
 
 async def test_an_instance_that_gets_sigterm_drains_and_exits(

@@ -25,8 +25,6 @@ from tests.servers.redis import RedisServer
 
 SESSION_ENDED = 4505
 PROBE = 0.5
-BUSY_SECONDS = 4
-"""What takes less than a second may take as long while other tests use the processors."""
 
 
 def sign_in(deployment: Deployment, user_id: str) -> tuple[Person, str]:
@@ -74,7 +72,7 @@ async def test_exactly_the_sockets_and_streams_of_a_session_end_everywhere_withi
         await revoke(admin, cluster.b, f"sessions/{laptop_sid}")
         assert [await browser.closed() for browser in ended] == [SESSION_ENDED] * 2
         frame = (await anext(stream)).frame
-        assert time.monotonic() - begin < BUSY_SECONDS
+        assert time.monotonic() - begin < 1
     assert (frame["type"], frame["payload"]["code"]) == ("close", SESSION_ENDED)
     for browser in others:
         assert await browser.answers()
@@ -127,7 +125,7 @@ async def test_the_identity_provider_ends_a_session_through_any_instance_within_
     begin = time.monotonic()
     assert (await http.post(url, data=form)).status_code == 200
     assert await browsers[0].closed() == SESSION_ENDED
-    assert time.monotonic() - begin < BUSY_SECONDS
+    assert time.monotonic() - begin < 1
     assert await browsers[1].answers()
     replayed = await http.post(url.replace(cluster.b.url, cluster.a.url), data=form)
     assert replayed.status_code == 400

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.baked import environment
-from tests.locks import one_at_a_time
+from tests.file_lock import file_lock
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / "build" / "node"
@@ -59,7 +59,7 @@ def packages(source: Path = HERE) -> Path:
     lock = (source / "package-lock.json").read_bytes()
     folder = CACHE / hashlib.sha256(lock).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)
-    with one_at_a_time(folder.name):
+    with file_lock(folder.name):
         if not (folder / "installed").exists():
             for name in ("package.json", "package-lock.json"):
                 shutil.copy2(source / name, folder / name)

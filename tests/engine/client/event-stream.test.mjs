@@ -77,6 +77,17 @@ function untilStream({ streams }, count = 1) {
   return until(() => streams.length >= count);
 }
 
+/** The same, when it opens another stream with the topic "a". `heard`: ids of events, and gaps. */
+async function withSecondStream() {
+  const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });
+  const heard = [];
+  bff.on("*", (event, { id }) => heard.push(id));
+  bff.onGap((streams) => heard.push(streams));
+  const { ready } = bff.follow("a", () => {});
+  await untilStream(fallback, 2);
+  return { bff, fallback, heard, ready };
+}
+
 describe("behind a proxy that breaks WebSockets", () => {
   afterEach(withoutPage);
 
@@ -131,12 +142,7 @@ describe("behind a proxy that breaks WebSockets", () => {
   });
 
   test("a topic is subscribed by a second stream, and no message is lost or doubled", async () => {
-    const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });
-    const heard = [];
-    bff.on("*", (event, { id }) => heard.push(id));
-    bff.onGap((streams) => heard.push(streams));
-    const { ready } = bff.follow("a", () => {});
-    await untilStream(fallback, 2);
+    const { bff, fallback, heard, ready } = await withSecondStream();
     const [before, after] = fallback.streams;
     assert.equal(after.url.search, "?since=user%2Fe%2F5&topics=a");
     before.event("user/e/6");
@@ -152,12 +158,7 @@ describe("behind a proxy that breaks WebSockets", () => {
   });
 
   test("a second stream that was overtaken by the first is opened again", async () => {
-    const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });
-    const heard = [];
-    bff.on("*", (event, { id }) => heard.push(id));
-    bff.onGap((streams) => heard.push(streams));
-    const { ready } = bff.follow("a", () => {});
-    await untilStream(fallback, 2);
+    const { fallback, heard, ready } = await withSecondStream();
     const [first, second] = fallback.streams;
     first.frame("gap", { streams: { user: "user/f/1" } });
     first.event("user/f/2");
@@ -184,9 +185,7 @@ describe("behind a proxy that breaks WebSockets", () => {
   });
 
   test("a topic that waits when the stream ends is subscribed on the next one", async () => {
-    const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });
-    const { ready } = bff.follow("a", () => {});
-    await untilStream(fallback, 2);
+    const { bff, fallback, ready } = await withSecondStream();
     fallback.streams[0].end();
     await settle();
     assert.equal(bff.state, "waiting");

@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urljoin, urlsplit
 import httpx2
 import pytest
 from bff import RealtimeRouter
-from bff.auth.oidc.sign_in import Authorize
+from bff.auth.oidc.sign_in import Authorize, SignIns
 from bff.auth.session_key import SessionKey
 from bff.settings import Settings
 from bff.testing import RunningBff, run
@@ -127,6 +127,12 @@ class Page:
         self.origin = f"http://{bff.address}"
         self.http = httpx2.AsyncClient(base_url=self.origin, timeout=20)
         self._provider = provider
+
+    @property
+    def sign_ins(self) -> SignIns:
+        sign_ins = self.bff.engine.sign_ins
+        assert sign_ins is not None
+        return sign_ins
 
     async def begin(self, return_to: str = "/") -> str:
         """Navigate to the sign-in. Returns the URL of the provider."""

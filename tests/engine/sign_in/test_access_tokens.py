@@ -101,23 +101,19 @@ async def test_a_refresh_counts_although_its_lock_was_not_released(
 ) -> None:
     await page.sign_in()
     await page.expire_access_token()
-    sign_ins = page.bff.engine.sign_ins
-    assert sign_ins is not None
 
     async def away(*_: Any) -> None:
         raise ConnectionError
 
-    monkeypatch.setattr(sign_ins.access_tokens, "_release", away)
+    monkeypatch.setattr(page.sign_ins.access_tokens, "_release", away)
     assert (await page.fetch("GET", "/upstream")).status_code == 200
 
 
 async def revoke_refresh_token(page: Page) -> None:
-    sign_ins = page.bff.engine.sign_ins
     key = page.key
-    assert sign_ins is not None
     tokens = await page.bff.engine.sessions.tokens(key)
     assert tokens is not None
-    await sign_ins.provider.revoke(tokens.refresh_token or "", "refresh_token")
+    await page.sign_ins.provider.revoke(tokens.refresh_token or "", "refresh_token")
 
 
 async def test_one_refresh_for_parallel_requests(page: Page, provider: Provider) -> None:

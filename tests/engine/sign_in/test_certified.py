@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from joserfc.jwk import ECKey, RSAKey
 
 from tests.engine.sign_in.conftest import Certified, Page, Start
-from tests.engine.sign_in.test_sessions import BUSY_SECONDS
 from tests.servers.identity_provider import IdentityProviderServer
 
 Pages = Callable[[RunningBff], Page]
@@ -51,7 +50,7 @@ async def test_back_channel_logout_on_b_closes_the_sockets_of_that_session_on_a(
             await provider.sign_out(laptop)
             began = time.monotonic()
             assert await ends.closed() == CloseCode.SESSION_ENDED
-            assert time.monotonic() - began < BUSY_SECONDS
+            assert time.monotonic() - began < 1
             assert (await stays.request("echo", "say", text="hi"))["result"]["text"] == "hi"
         assert await laptop.me() is None
         assert await phone.me() is not None

@@ -64,7 +64,7 @@ async def test_the_refresh_goes_on_without_the_request_that_began_it(page: Page)
     caller = await engine.sessions.load(page.key)
     assert caller is not None
     request = asyncio.create_task(engine.access_token(caller))
-    while not engine.sign_ins.access_tokens._refreshing:  # type: ignore[union-attr]
+    while not page.sign_ins.access_tokens._refreshing:
         await asyncio.sleep(0)
     request.cancel()
     await asyncio.gather(request, return_exceptions=True)
@@ -79,9 +79,7 @@ async def test_tokens_that_another_instance_has_stored_are_taken(
     """This instance was frozen during its refresh for longer than the lock is valid."""
     await page.sign_in()
     await page.expire_access_token()
-    sign_ins = page.bff.engine.sign_ins
-    assert sign_ins is not None
-    provider, sessions = sign_ins.provider, page.bff.engine.sessions
+    provider, sessions = page.sign_ins.provider, page.bff.engine.sessions
     refresh = provider.refresh
 
     async def late(refresh_token: str) -> dict[str, object]:

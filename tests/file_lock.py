@@ -10,8 +10,8 @@ from scripts.bake import ROOT
 
 
 @contextmanager
-def one_at_a_time(name: str) -> Iterator[None]:
-    """Only one process holds the lock of this name. It is released when the process ends."""
+def file_lock(name: str) -> Iterator[None]:
+    """Hold a lock that only one process can hold at a time. The end of the process releases it."""
     folder = ROOT / "build" / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / name).open("w") as lock:
