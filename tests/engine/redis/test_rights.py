@@ -13,6 +13,7 @@ from bff.redis.client import create_client
 from bff.redis.pipeline import AutoPipeline
 from bff.redis.rights import COMMANDS, missing_right
 from redis.asyncio import Redis
+from redis.exceptions import ClusterDownError, MasterDownError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests import servers
@@ -92,6 +93,21 @@ async def test_the_embedded_redis_refuses_nothing() -> None:
 async def test_a_server_that_is_unavailable_refuses_nothing() -> None:
     pipeline = AutoPipeline(create_client("redis://127.0.0.1:1/0"))
     with pytest.raises(RedisConnectionError):
+        await missing_right(pipeline, PREFIX)
+
+
+@pytest.mark.parametrize("down", [ClusterDownError, MasterDownError])
+async def test_a_cluster_that_is_down_refuses_nothing(
+    monkeypatch: pytest.MonkeyPatch, down: type[Exception]
+) -> None:
+    """Its errors are replies, as those of missing rights are."""
+    pipeline = AutoPipeline(create_client("memory://"))
+
+    async def refused(*_: Any, **__: Any) -> None:
+        raise down("The cluster is down")
+
+    monkeypatch.setattr(pipeline, "submit", refused)
+    with pytest.raises(down):
         await missing_right(pipeline, PREFIX)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Final
 
-from redis.exceptions import ResponseError
+from redis.exceptions import ClusterDownError, MasterDownError, ResponseError
 
 from bff.redis.pipeline import AutoPipeline, Script
 
 _SECONDS: Final = "10"
+_DOWN: Final = (ClusterDownError, MasterDownError)
+"""With these errors Redis refuses every command, whatever the user's rights."""
 
 COMMANDS: Final[tuple[tuple[str, ...], ...]] = (
     ("SET", "KEY", "0", "EX", _SECONDS),
@@ -67,7 +69,7 @@ async def missing_right(pipeline: AutoPipeline, prefix: str) -> str:
     )
     errors = [reply for reply in replies if isinstance(reply, Exception)]
     for error in errors:
-        if not isinstance(error, ResponseError):
+        if not isinstance(error, ResponseError) or isinstance(error, _DOWN):
             raise error
     refusals = [text for text in map(str, errors) if not _is_harmless(text)]
     more = f" (and {len(refusals) - 1} more)" if len(refusals) > 1 else ""
