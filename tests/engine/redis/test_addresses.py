@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 from bff.redis.client import create_client
-from redis.asyncio import Redis, RedisCluster
-from redis.asyncio.sentinel import SentinelManagedSSLConnection
+from redis.asyncio import Redis, RedisCluster, SSLConnection
+from redis.asyncio.sentinel import SentinelManagedConnection, SentinelManagedSSLConnection
 
 
 def test_a_sentinel_url_may_contain_all_options() -> None:
@@ -44,6 +44,41 @@ async def test_a_cluster_url_may_name_several_nodes() -> None:
     assert redis.connection_kwargs["socket_timeout"] == 2
 
 
+@pytest.mark.parametrize("is_encrypted", [True, False])
+def test_tls_is_used_where_the_scheme_says_so(is_encrypted: bool) -> None:
+    s = "s" if is_encrypted else ""
+    single: Any = create_client(f"redis{s}://host/0")
+    cluster: Any = create_client(f"redis{s}+cluster://host")
+    managed: Any = create_client(f"redis{s}+sentinel://host/orders")
+    sentinels = [one.connection_pool for one in managed.connection_pool.sentinel_manager.sentinels]
+    classes = [
+        single.connection_pool.connection_class,
+        cluster.connection_kwargs["connection_class"],
+        *(node.connection_class for node in cluster.startup_nodes),
+        *(pool.connection_class for pool in sentinels),
+    ]
+    assert [issubclass(one, SSLConnection) for one in classes] == [is_encrypted] * 4
+    kind = SentinelManagedSSLConnection if is_encrypted else SentinelManagedConnection
+    assert issubclass(managed.connection_pool.connection_class, kind)
+
+
+def test_a_sentinel_url_may_leave_out_the_master_and_the_database() -> None:
+    pool: Any = create_client("redis+sentinel://host").connection_pool  # type: ignore[union-attr]
+    assert (pool.service_name, pool.connection_kwargs["db"]) == ("mymaster", 0)
+    pool = create_client("redis+sentinel://host/orders").connection_pool  # type: ignore[union-attr]
+    assert (pool.service_name, pool.connection_kwargs["db"]) == ("orders", 0)
+
+
+def test_every_wait_has_an_end_and_no_command_is_repeated() -> None:
+    for url in ("redis://host", "redis+sentinel://host", "redis+cluster://host"):
+        client: Any = create_client(url, max_connections=7)
+        pool = getattr(client, "connection_pool", None)
+        options = pool.connection_kwargs if pool else client.connection_kwargs
+        assert (options["socket_timeout"], options["socket_connect_timeout"]) == (5, 5)
+        assert options["protocol"] == 2
+        assert (client.retry if pool is None else options["retry"]).get_retries() == 0
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -54,6 +89,7 @@ async def test_a_cluster_url_may_name_several_nodes() -> None:
         "redis+sentinel://host/mymaster/x",
         "redis+sentinel://host/mymaster/0/more",
         "redis+cluster://host/1",
+        "redis+cluster://one,:7001",
     ],
 )
 def test_invalid_urls_are_refused(url: str) -> None:

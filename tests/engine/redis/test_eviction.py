@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -71,12 +72,21 @@ async def test_the_policy_is_found_by_info_or_by_config(
     assert bool(warning) is bool(expected)
 
 
-async def test_it_is_asked_once_a_minute_and_never_of_the_embedded_redis() -> None:
+async def test_it_is_asked_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
     client: Any = FakeClient(BAD, DENIED)
     check = EvictionCheck(client, "redis://host")
     assert await check.warning()
     client._info = GOOD
+    now = 59
     assert await check.warning()
+    now = 60
+    assert not await check.warning()
+
+
+async def test_the_embedded_redis_is_not_asked() -> None:
+    client: Any = FakeClient(BAD, DENIED)
     assert not await EvictionCheck(client, "memory://").warning()
 
 

@@ -176,14 +176,15 @@ def _parts(url: str, port: int) -> tuple[list[tuple[str, int]], list[str], dict[
     parts = urlsplit(url)
     login, _, hosts = parts.netloc.rpartition("@")
     nodes = [urlsplit(f"//{host}") for host in hosts.split(",")]
-    if not all(node.hostname for node in nodes):
+    addresses = [(host, node.port or port) for node in nodes if (host := node.hostname)]
+    if len(addresses) < len(nodes):
         raise ValueError("REDIS_URL: a host name is missing")
     options = dict(parse_url(f"redis://{login}@host?{parts.query}"))
     del options["host"]
     if parts.scheme.startswith("rediss"):
         options["ssl"] = True
     return (
-        [(node.hostname or "", node.port or port) for node in nodes],
+        addresses,
         [part for part in parts.path.split("/") if part],
         options,
     )

@@ -1,0 +1,284 @@
+"""Batches of commands for a cluster's nodes, and what the cluster client chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import pytest
+from bff.redis import batch
+from bff.redis.client import create_client, create_pubsub, publish_probe
+from bff.redis.eviction import eviction_warning
+from bff.redis.pipeline import AutoPipeline, Script
+from redis.asyncio import RedisCluster
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisClusterException
+
+
+class Node:
+    """A node of a cluster, as the executor uses it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.disconnects = 0
+
+    async def disconnect_free_connections(self) -> None:
+        self.disconnects += 1
+
+
+class Pipeline:
+    """A pipeline that answers each command with its last argument."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._commands: list[Sequence[Any]] = []
+
+    async def __aenter__(self) -> Pipeline:
+        return self
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    def execute_command(self, *command: Any) -> None:
+        self._commands.append(command)
+
+    async def execute(self, raise_on_error: bool) -> list[Any]:
+        assert not raise_on_error
+        self._cluster.batches.append(self._commands)
+        await self._cluster.before_reply(self._commands)
+        return [command[-1] for command in self._commands]
+
+
+class Cluster:
+    """The parts of a cluster client that the executor uses; a key names its node: `a:x`."""
+
+    def __init__(self, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.client = client
+        self.nodes = {name: Node(name) for name in "ab"}
+        self.batches: list[list[Sequence[Any]]] = []
+        self.refreshes: list[str] = []
+        self.before_reply: Callable[[list[Sequence[Any]]], Any] = self.reply_at_once
+        monkeypatch.setattr(client, "initialize", self._initialize)
+        monkeypatch.setattr(client, "get_node_from_key", lambda key: self.nodes[key.split(":")[0]])
+        monkeypatch.setattr(client, "pipeline", lambda transaction: Pipeline(self))
+        monkeypatch.setattr(
+            type(client.nodes_manager), "initialize", lambda _, **options: self._refresh(**options)
+        )
+
+    async def reply_at_once(self, commands: list[Sequence[Any]]) -> None: ...
+
+    async def _initialize(self) -> None: ...
+
+    async def _refresh(self, last_failed_node_name: str) -> None:
+        self.refreshes.append(last_failed_node_name)
+
+
+@pytest.fixture
+async def cluster(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Cluster]:
+    client = create_client("redis+cluster://127.0.0.1:1")
+    yield Cluster(client, monkeypatch)
+    await client.aclose()
+
+
+async def test_commands_go_to_the_node_of_their_key(cluster: Cluster) -> None:
+    pipeline = AutoPipeline(cluster.client)
+    script = Script(pipeline, "return 1")
+    replies: list[str] = await asyncio.gather(
+        pipeline.submit("GET", "a:1"),
+        pipeline.submit("SET", "b:1", "x"),
+        script(["a:2"], ["y"]),
+        script(["b:2"], ["z"]),
+    )
+    assert replies == ["a:1", "x", "y", "z"]
+    keys = [{command[3] if "EVAL" in command[0] else command[1] for command in one}
+            for one in cluster.batches]  # fmt: skip
+    assert sorted(map(sorted, keys)) == [["a:1", "a:2"], ["b:1", "b:2"]]
+
+
+async def test_a_command_after_another_is_sent_when_that_one_was_answered(cluster: Cluster) -> None:
+    pipeline = AutoPipeline(cluster.client)
+    first = pipeline.submit("SET", "a:1", "x")
+    second = pipeline.submit("SET", "b:1", "y", after=first)
+    assert (await second, await first) == ("y", "x")
+    assert [one[0][1] for one in cluster.batches] == ["a:1", "b:1"]
+
+
+async def test_commands_beyond_the_round_trips_in_flight_follow(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "_MAX_BATCH", 10)
+    monkeypatch.setattr(batch, "_MAX_IN_FLIGHT", 1)
+    pipeline = AutoPipeline(cluster.client)
+    replies = [pipeline.submit("SET", "a:1", str(number)) for number in range(25)]
+    async with asyncio.timeout(15):
+        assert await asyncio.gather(*replies) == [str(number) for number in range(25)]
+    assert [len(one) for one in cluster.batches] == [10, 10, 5]
+
+
+async def test_a_node_that_fails_does_not_affect_the_others(cluster: Cluster) -> None:
+    """Its connections are closed, and the slots are read again: another node may have them now."""
+
+    async def fail(commands: list[Sequence[Any]]) -> None:
+        if commands[0][1].startswith("a"):
+            raise RedisConnectionError("gone")
+
+    cluster.before_reply = fail
+    pipeline = AutoPipeline(cluster.client)
+    bad, good = pipeline.submit("GET", "a:1"), pipeline.submit("GET", "b:1")
+    with pytest.raises(RedisConnectionError, match="gone"):
+        await bad
+    assert await good == "b:1"
+    assert [node.disconnects for node in cluster.nodes.values()] == [1, 0]
+    assert cluster.refreshes == ["a"]
+
+
+@pytest.mark.parametrize(("seconds", "refreshes"), [(60.0, 1), (0.0, 3)])
+async def test_the_slots_are_not_read_for_each_failure(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, seconds: float, refreshes: int
+) -> None:
+    monkeypatch.setattr(batch, "_MIN_REFRESH_SECONDS", seconds)
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", iter(range(1000, 2000)).__next__)
+
+    async def fail(_: list[Sequence[Any]]) -> None:
+        raise RedisConnectionError("gone")
+
+    cluster.before_reply = fail
+    pipeline = AutoPipeline(cluster.client)
+    for _ in range(3):
+        with pytest.raises(RedisConnectionError):
+            await pipeline.submit("GET", "a:1")
+    assert len(cluster.refreshes) == refreshes
+
+
+async def test_commands_that_wait_behind_a_dead_cluster_fail_with_it(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would wait for its own timeout otherwise."""
+    monkeypatch.setattr(batch, "_MAX_BATCH", 1)
+    monkeypatch.setattr(batch, "_MAX_IN_FLIGHT", 1)
+
+    async def fail(_: list[Sequence[Any]]) -> None:
+        raise TimeoutError("no reply")
+
+    cluster.before_reply = fail
+    pipeline = AutoPipeline(cluster.client)
+    replies = [pipeline.submit("GET", "a:1") for _ in range(5)]
+    for error in await asyncio.gather(*replies, return_exceptions=True):
+        assert isinstance(error, TimeoutError)
+    assert len(cluster.batches) == 1
+
+
+@pytest.mark.parametrize("is_alive", [True, False], ids=["an error reply", "others are answered"])
+async def test_commands_that_wait_are_sent_when_the_cluster_lives(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch, is_alive: bool
+) -> None:
+    monkeypatch.setattr(batch, "_MAX_BATCH", 1)
+    monkeypatch.setattr(batch, "_MAX_IN_FLIGHT", 1 if is_alive else 2)
+    others = asyncio.Event()
+
+    async def fail(commands: list[Sequence[Any]]) -> None:
+        if commands[0][-1] == "bad":
+            if not is_alive:
+                await others.wait()
+            raise ValueError("odd") if is_alive else RedisConnectionError("gone")
+        others.set()
+
+    cluster.before_reply = fail
+    pipeline = AutoPipeline(cluster.client)
+    words = ("bad", "1", "2", "3")
+    replies = [pipeline.submit("SET", "a:1", word) for word in words]
+    async with asyncio.timeout(15):
+        bad, *good = await asyncio.gather(*replies, return_exceptions=True)
+    assert isinstance(bad, ValueError if is_alive else RedisConnectionError)
+    assert good == ["1", "2", "3"]
+
+
+async def test_a_cluster_without_a_node_is_a_connection_error() -> None:
+    client = create_client("redis+cluster://127.0.0.1:1")
+    with pytest.raises(RedisConnectionError) as raised:
+        await client.initialize()
+    assert isinstance(raised.value.__cause__, RedisClusterException)
+    await client.aclose()
+
+
+class TestProbe:
+    """What `PubSubListener` needs of a cluster."""
+
+    @pytest.fixture
+    def published(self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        """Commands with their options."""
+        commands: list[Any] = []
+
+        async def execute(*command: Any, **options: Any) -> None:
+            commands.append((command, options))
+
+        monkeypatch.setattr(cluster.client, "execute_command", execute)
+        return commands
+
+    @staticmethod
+    def has(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, nodes: list[Any]) -> None:
+        monkeypatch.setattr(cluster.client, "get_primaries", lambda: nodes)
+
+    @pytest.mark.parametrize("position", [0, 1])
+    async def test_it_is_published_at_another_node(
+        self,
+        cluster: Cluster,
+        published: list[Any],
+        monkeypatch: pytest.MonkeyPatch,
+        position: int,
+    ) -> None:
+        nodes = [*cluster.nodes.values()]
+        self.has(cluster, monkeypatch, nodes)
+        subscribed: Any = type("PubSub", (), {"node": nodes[position]})
+        await publish_probe(cluster.client, subscribed, "channel", b"probe")
+        options = {"target_nodes": nodes[1 - position]}
+        assert published == [(("PUBLISH", "channel", b"probe"), options)]
+
+    async def test_a_cluster_of_one_node_uses_that_one(
+        self, cluster: Cluster, published: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        node = cluster.nodes["a"]
+        self.has(cluster, monkeypatch, [node])
+        subscribed: Any = type("PubSub", (), {"node": node})
+        await publish_probe(cluster.client, subscribed, "channel", b"probe")
+        assert published == [(("PUBLISH", "channel", b"probe"), {"target_nodes": node})]
+
+    async def test_a_retry_may_subscribe_at_another_node(
+        self, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        nodes = [*cluster.nodes.values()]
+        self.has(cluster, monkeypatch, nodes)
+        chosen: list[Node] = []
+        monkeypatch.setattr(random, "choice", lambda among: among[len(chosen) % 2])
+        monkeypatch.setattr(cluster.client, "pubsub", lambda node: chosen.append(node))
+        await create_pubsub(cluster.client)
+        await create_pubsub(cluster.client)
+        assert chosen == nodes
+
+    async def test_a_single_server_has_no_nodes(self) -> None:
+        redis = create_client("memory://")
+        pubsub = await create_pubsub(redis)
+        await pubsub.subscribe("channel")
+        await publish_probe(redis, pubsub, "channel", b"probe")
+        async with asyncio.timeout(15):
+            async for message in pubsub.listen():
+                if message["type"] == "message":
+                    break
+        assert message["data"] == b"probe"
+        await pubsub.aclose()
+        await redis.aclose()
+
+
+async def test_each_primary_is_asked_for_its_eviction_policy(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    async def info(section: str, target_nodes: str = "") -> dict[str, Any]:
+        asked.append((section, target_nodes))
+        return {"a": {"maxmemory_policy": "noeviction"}}
+
+    monkeypatch.setattr(cluster.client, "info", info)
+    assert await eviction_warning(cluster.client) == ""
+    assert asked == [("memory", RedisCluster.PRIMARIES)]
