@@ -8,9 +8,11 @@ from typing import Any
 
 import aiormq
 import pytest
+from aiormq.exceptions import ChannelAccessRefused
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler, MeshEvent
+from bff.mesh.rabbitmq import transport
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
 from bff.settings import Settings
@@ -162,3 +164,40 @@ async def test_no_task_remains_after_stop(
     await mesh.stop()
     await until(lambda: asyncio.all_tasks() <= before)
     assert not mesh.status.connected
+
+
+async def test_a_right_to_publish_that_is_missing_is_told_while_it_is(
+    start_client: StartClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    refusal: Exception | None = ChannelAccessRefused("write access to exchange 'x' refused")
+    checks = 0
+
+    async def check(*_: object) -> None:
+        nonlocal checks
+        checks += 1
+        if refusal is not None:
+            raise refusal
+
+    async def checked_again() -> None:
+        before = checks
+        await until(lambda: checks > before + 1)
+
+    monkeypatch.setattr(transport, "check_publishing", check)
+    monkeypatch.setattr(transport, "RIGHTS_SECONDS", 0.01)
+    refusal = None
+    mesh = await start_client()
+    await mesh.wait_until_rights_checked()
+    refusal = ChannelAccessRefused("write access to exchange 'x' refused")
+    await until(lambda: "write access to exchange" in mesh.status.reason)
+    await checked_again()
+    assert not mesh.status.connected
+    refusal = RuntimeError("a check that fails proves nothing")
+    await checked_again()
+    assert not mesh.status.connected
+    refusal = None
+    await until(lambda: mesh.status.connected)
+    refusal = ConnectionResetError("nor does a lost channel")
+    await checked_again()
+    assert mesh.status.connected
+    lines = [one.message for one in caplog.records if "refuses to publish" in one.message]
+    assert len(lines) == 1

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import Any
 
+import aiormq
 import pytest
 from bff import dead_letters
 from bff.mesh.events import EventHandler, MeshEvent
@@ -245,3 +248,23 @@ async def test_overflow_has_a_queue_of_its_own(
     assert "1 dead letters" in await bff("list", "--reason", "rejected")
     assert "3 dead letters" in await bff("list", "--reason", "maxlen", "--handler", "first")
     assert '"failed"' in await bff("show", "--reason", "rejected")
+
+
+def test_the_id_of_a_letter_is_made_of_its_body_and_of_its_own_id(settings: Settings) -> None:
+    """Services give equal bodies different correlation ids, and different bodies the same."""
+    nothing: Any = None
+    letters = queue.DeadLetterQueue(settings, nothing, nothing)
+
+    def letter(body: bytes, correlation_id: str | None) -> queue.DeadLetter:
+        properties = aiormq.spec.Basic.Properties(correlation_id=correlation_id)
+        message: Any = SimpleNamespace(
+            body=body, routing_key="t", header=SimpleNamespace(properties=properties)
+        )
+        return letters._letter("q", message)
+
+    first = letter(b"a", "c")
+    assert re.fullmatch("[0-9a-f]{16}", first.id)
+    assert letter(b"a", "c").id == first.id
+    assert len({first.id, letter(b"a", "d").id, letter(b"b", "c").id, letter(b"a", None).id}) == 4
+    assert (first.topic, first.reason, first.handler) == ("t", "unknown", "")
+    assert first.died_at.timestamp() == 0

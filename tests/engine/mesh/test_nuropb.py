@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bff.errors import Code, Outcome
+from bff.errors import Code, Outcome, Problem
 from bff.mesh import nuropb
 from bff.mesh.messages import Delivery, Kind, MalformedMessage, Message
+from bff.mesh.nuropb import MAX_DESCRIPTION
 
 CAPTURES = json.loads((Path(__file__).parent / "captures.json").read_text())
 
@@ -148,6 +149,26 @@ def test_each_error_class_has_its_code(
     assert (problem.code, problem.outcome) == (code, outcome)
     assert (problem.description == "words") is passed_on
     assert not problem.retryable, "the service has begun"
+
+
+@pytest.mark.parametrize("error", [{"code": "conflict"}, {"error": "NuropbValidationError"}])
+@pytest.mark.parametrize("description", ["", None])
+def test_an_error_without_a_description_gets_the_one_of_its_code(
+    error: dict[str, Any], description: str | None
+) -> None:
+    problem = nuropb.problem({**error, "description": description}, CALL)
+    assert problem.description == Problem(problem.code).description
+
+
+@pytest.mark.parametrize(("outcome", "expected"), [("unknown", "unknown"), ("not_sent", "done")])
+def test_the_outcome_of_a_service_is_unknown_or_done(outcome: str, expected: str) -> None:
+    problem = nuropb.problem({"code": "conflict", "outcome": outcome}, CALL)
+    assert problem.outcome == expected
+
+
+def test_a_long_description_is_cut() -> None:
+    error = {"code": "conflict", "description": "x" * (MAX_DESCRIPTION + 1)}
+    assert nuropb.problem(error, CALL).description == "x" * MAX_DESCRIPTION
 
 
 def test_an_unknown_method_is_not_found() -> None:

@@ -320,3 +320,8 @@ async def test_an_added_method_receives_the_whole_request(
     assert (request.method, request.params, request.trace_id) == ("observe", {"a": 1}, "t")
     assert request.context["user_id"] == "u"
     assert request.correlation_id
+
+
+async def test_an_error_repeats_only_the_beginning_of_an_unknown_name(shop: Service) -> None:
+    answer = await _answered(shop, _call("x" * 129))
+    assert answer["error"]["description"] == f"Unknown method {'x' * 128}"

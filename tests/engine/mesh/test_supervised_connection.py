@@ -114,3 +114,23 @@ async def test_a_consumer_that_ran_long_restarts_fast_again(
         await ended.wait()
     task.cancel()
     assert pauses == ([0.5] * 4 if restarts == "fast" else [0.5, 1, 2, 4])
+
+
+@pytest.mark.parametrize("was_ready", [True, False])
+async def test_the_first_failure_is_told_by_a_consumer_that_never_consumed(was_ready: bool) -> None:
+    """One that did consume restarts first: most interruptions end with that."""
+
+    class Consumer(consumer.QueueConsumer):
+        async def declare(self, channel: Channel) -> None: ...
+
+        async def consume(self, connection: AbstractConnection) -> None: ...
+
+    one = Consumer("q")
+    one._on_change = lambda: None
+    if was_ready:
+        one.ready.set()
+        one._report("")
+    one._failed("gone")
+    assert one.reason == ("" if was_ready else "gone")
+    one._failed("gone again")
+    assert one.reason == "gone again"

@@ -248,3 +248,17 @@ def test_two_calls_have_two_ids_and_a_redelivery_has_one(
     first, second = (nuropb.decode_request(one.body, one).id for one in deliveries)
     same = deliveries[0] == deliveries[1] and bool(correlation_ids[0])
     assert (first == second) is same
+
+
+async def test_a_call_that_is_not_sent_yet_outlives_a_lost_reply_queue(
+    mesh: MeshClient, transport: ManualTransport
+) -> None:
+    """It waits for the next connection, within its own time."""
+    call = await _request(mesh)
+    transport.messages[-1].sent = False
+    transport.receiver.on_replies_lost()
+    await asyncio.sleep(0)
+    assert not call.done()
+    transport.messages[-1].sent = True
+    transport.reply()
+    assert await call == 7

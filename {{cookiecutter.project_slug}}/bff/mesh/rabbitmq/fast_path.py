@@ -184,7 +184,6 @@ class MessageAssembler:
             self._parts.append(payload)
         if self._missing <= 0:
             body, self._parts = b"".join(self._parts), []
-            self._in_message = False
             self._on_message(self._correlation_id, body)
         return True
 
