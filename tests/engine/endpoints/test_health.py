@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
+from bff import endpoints
 from bff.db.database import make_engine
+from bff.endpoints import health
 from bff.settings import Settings
-from bff.testing import RunningBff, until
+from bff.testing import RunningBff, run, until
 from bff.testing.running import serve
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from fastapi import FastAPI, HTTPException
+from fastapi import APIRouter, FastAPI, HTTPException, Response
 from jose import jwk
+from prometheus_client.mmap_dict import MmapedDict, mmap_key
 from sqlalchemy import text
 
 from tests.engine.echo import create_app
@@ -210,3 +215,67 @@ async def test_an_instance_is_ready_once_it_has_the_keys_of_the_identity_provide
             assert await app.state.bff.verifier.tokens.usable_keys() == 1
         await app.state.bff.verifier.tokens.close()
         await app.state.bff.database.close()
+
+
+async def test_checks_of_the_app_decide_too(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "_CHECK_SECONDS", 0.5)
+    own = APIRouter()
+    trouble = ""
+
+    async def billing() -> str:
+        if trouble == "raises":
+            raise ValueError("no account")
+        if trouble == "hangs":
+            await asyncio.Event().wait()
+        return trouble
+
+    @own.get("/ready")
+    async def ready(bff: endpoints.BffDep, response: Response) -> endpoints.Readiness:
+        return await endpoints.readiness(bff, response, own={"billing": billing})
+
+    async with run(create_app(settings, http=[own])) as running, running.http() as http:
+        for cause, reason in (
+            ("", ""),
+            ("no money", "no money"),
+            ("raises", "ValueError: no account"),
+            ("hangs", "TimeoutError: no answer"),
+        ):
+            trouble = cause
+            answer = await http.get("/ready")
+            assert answer.json()["checks"]["billing"] == {"ok": not reason, "reason": reason}
+            assert answer.status_code == (503 if reason else 200)
+
+
+async def test_an_identity_provider_that_hangs_is_the_reason(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang() -> int:
+        await asyncio.Event().wait()
+        return 1
+
+    monkeypatch.setattr(health, "_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(bff.engine.verifier.tokens, "usable_keys", hang)
+    assert await health._identity(bff.engine) == "keys of the identity provider: no answer"
+
+
+async def test_an_instance_without_a_lease_is_not_ready(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connections are no longer in the index."""
+    monkeypatch.setattr(bff.engine.index, "lease_error", "gone")
+    assert await reason(bff, "redis") == "could not renew lease: gone"
+
+
+async def test_the_metrics_of_all_workers_are_told(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for worker, value in (("1", 2.0), ("2", 3.0)):
+        counters = MmapedDict(str(tmp_path / f"counter_{worker}.db"))  # type: ignore[no-untyped-call]
+        key = mmap_key("orders", "orders_total", [], [], "Orders")
+        counters.write_value(key, value, 0.0)  # type: ignore[no-untyped-call]
+        counters.close()  # type: ignore[no-untyped-call]
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    async with bff.http() as http:
+        assert "orders_total 5.0" in (await http.get("/metrics")).text
