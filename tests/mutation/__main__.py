@@ -56,7 +56,7 @@ def summary(title: str, results: list[Result]) -> str:
 def share(results: list[Result]) -> float:
     """Per cent killed of those that change anything."""
     matter = [one for one in results if one.verdict != "equivalent"]
-    return 100 * sum(one.verdict == "killed" for one in matter) / max(1, len(matter))
+    return 100 * sum(one.verdict in ("killed", "hung") for one in matter) / max(1, len(matter))
 
 
 if __name__ == "__main__":

@@ -88,6 +88,8 @@ def _name_functions(
         )
         if not is_body or isinstance(child, ast.expr_context | ast.operator | ast.cmpop):
             continue
+        if isinstance(node, ast.AnnAssign) and child is node.annotation:
+            continue
         if in_function and _is_code(child):
             functions[id(child)] = name
         within, is_function = name, in_function

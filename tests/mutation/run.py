@@ -11,35 +11,59 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from scripts.bake import PROJECT, ROOT
 from tests.mutation.mutants import Mutant, mutate, sites
 
 ROOMS: dict[str, tuple[str, ...]] = {
-    "auth": ("auth",),
-    "broadcasts": ("broadcasts", "realtime/test_retained_broadcasts.py"),
-    "cluster": ("cluster",),
-    "connections": ("connections", "endpoints/test_sse.py"),
-    "endpoints": ("endpoints", "auth/test_auth_routes.py"),
-    "mesh": ("mesh",),
-    "mesh/rabbitmq": ("mesh",),
-    "realtime": ("realtime",),
-    "redis": ("redis", "cluster/test_index.py"),
-    "server": ("server",),
+    ".": ("engine",),
+    "audit": ("engine/audit",),
+    "auth": ("engine/auth", "engine/endpoints", "engine/sign_in"),
+    "auth/oidc": ("engine/sign_in",),
+    "broadcasts": ("engine/broadcasts", "engine/realtime"),
+    "cluster": ("engine/cluster", "engine/realtime", "engine/sign_in"),
+    "connections": ("engine/connections", "engine/endpoints", "engine/realtime"),
+    "contract": ("engine/contract", "engine/cluster/test_declared_events.py"),
+    "db": ("engine/db", "engine/audit", "engine/broadcasts"),
+    "development": ("engine/sign_in", "engine/client", "engine/endpoints"),
+    "endpoints": (
+        "engine/endpoints",
+        "engine/auth",
+        "engine/broadcasts",
+        "engine/audit",
+        "engine/sign_in",
+    ),
+    "mesh": ("engine/mesh",),
+    "mesh/rabbitmq": ("engine/mesh",),
+    "realtime": ("engine/realtime", "engine/endpoints", "engine/cluster", "engine/sign_in"),
+    "redis": ("engine/redis", "engine/cluster"),
+    "scaffold": ("template/test_new_feature.py",),
+    "server": ("engine/server", "engine/endpoints"),
+    "telemetry": ("engine",),
+    "testing": ("engine",),
+    "update": ("template/test_update.py",),
 }
-"""The packages of `bff`, and the tests in `tests/engine` that are to notice a change there."""
-MAX_TESTS = 60
-"""Of the tests that run the changed line, the fastest are tried."""
-TRACE_SECONDS = 900
+"""The packages of `bff`, `.` for the modules beside them, and what in `tests` is to notice a change
+there."""
+TESTS_SECONDS = 90
+"""Of the tests that run the changed line, the fastest are tried, as many as take this time."""
+_START_SECONDS = 60
+_SLOWER = 4
+"""Tests that take so much longer than when they were traced have noticed the mutant: it hangs."""
+TRACE_SECONDS = 1200
 ENGINE = Path(PROJECT, "bff")
 _IGNORED = shutil.ignore_patterns(".git", ".venv*", "build", "__pycache__", ".*_cache", ".env")
+_UNTRACED = ("--ignore=tests/engine/chaos",)
 EQUIVALENT = Path(__file__).with_name("equivalent.txt")
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a mutant: `killed`, `survived`, `not run` by any test, or `equivalent`."""
+    """What became of a mutant: `killed`, `hung` (tests that wait without an end have noticed it
+    too), `survived`, `not run` by any test, or `equivalent`."""
 
     room: str
     path: str
@@ -50,44 +74,62 @@ class Result:
         return f"{self.verdict:10} {self.path}:{self.mutant.line} {self.mutant}"
 
 
+class Test(NamedTuple):
+    """A test, and how long it took when it was traced."""
+
+    seconds: float
+    name: str
+
+
 class Workshop:
     """A copy of the template, whose engine is changed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = shutil.copytree(ROOT, folder / "template", ignore=_IGNORED)
+        self._traced: set[str] = set()
+        self._tests: dict[str, Any] = {}
+        """What was traced, by the name of the test: `seconds` and `lines`."""
 
-    def trace(self, tests: Sequence[str]) -> dict[str, list[str]]:
-        """Which tests run a line, `<path below bff>:<line>`: the fastest first.
+    def trace(self, tests: Sequence[str]) -> dict[str, list[Test]]:
+        """Which tests run a line, `<path below bff>:<line>`. Each test is traced once.
 
         Raises:
             RuntimeError: no test passes without a change.
         """
-        record = self._folder / "trace.json"
-        record.unlink(missing_ok=True)
-        self._pytest("-p", "tests.mutation.tracing", *tests, seconds=TRACE_SECONDS, record=record)
-        passed = json.loads(record.read_text()) if record.exists() else {}
-        if not passed:
-            raise RuntimeError(f"no test passes without a change: {' '.join(tests)}")
-        found: dict[str, list[tuple[float, str]]] = {}
-        for name, facts in passed.items():
-            for line in facts["lines"]:
-                found.setdefault(line, []).append((facts["seconds"], name))
-        return {line: [name for _, name in sorted(tests)] for line, tests in found.items()}
+        if missing := [path for path in tests if not path.startswith(tuple(self._traced))]:
+            record = self._folder / "trace.json"
+            options = ("-p", "tests.mutation.tracing", *_UNTRACED)
+            self._pytest(*options, *missing, seconds=TRACE_SECONDS, record=record)
+            passed = json.loads(record.read_text()) if record.exists() else {}
+            if not passed:
+                raise RuntimeError(f"no test passes without a change: {' '.join(missing)}")
+            record.unlink()
+            self._traced |= set(missing)
+            self._tests |= passed
+        found: dict[str, list[Test]] = {}
+        for name, facts in self._tests.items():
+            if name.startswith(tuple(tests)):
+                for line in facts["lines"]:
+                    found.setdefault(line, []).append(Test(facts["seconds"], name))
+        return found
 
     def sources(self, room: str) -> Iterator[tuple[str, str]]:
         """The modules of a room, without those of its sub-packages."""
         for path in sorted((self._folder / ENGINE / room).glob("*.py")):
-            yield f"{room}/{path.name}", path.read_text(encoding="utf-8")
+            name = path.relative_to(self._folder / ENGINE).as_posix()
+            yield name, path.read_text(encoding="utf-8")
 
-    def is_noticed(self, path: str, mutant: Mutant, tests: Sequence[str], seconds: float) -> bool:
-        """Whether a test fails, or they take longer than `seconds`."""
+    def verdict(self, path: str, mutant: Mutant, tests: Sequence[Test]) -> str:
+        """What the tests make of a mutant: `killed`, `survived`, or `hung`."""
+        seconds = _START_SECONDS + _SLOWER * sum(test.seconds for test in tests)
         module = self._folder / ENGINE / path
         original = module.read_text(encoding="utf-8")
         module.write_text(mutant.source, encoding="utf-8")
         try:
-            return self._pytest("-x", *tests, seconds=seconds) != 0
+            code = self._pytest("-x", *(test.name for test in tests), seconds=seconds)
         finally:
             module.write_text(original, encoding="utf-8")
+        return {0: "survived", -1: "hung"}.get(code, "killed")
 
     def _pytest(self, *arguments: str, seconds: float, record: Path | None = None) -> int:
         """pytest's exit code; -1 when it took too long."""
@@ -119,18 +161,28 @@ def try_room(
     sources = dict(workshop.sources(room))
     found = [(path, site) for path, text in sources.items() for site in sites(text)]
     chosen = random.Random(f"{room}/{seed}").sample(found, min(sample, len(found)))
-    by_line = workshop.trace([f"tests/engine/{name}" for name in ROOMS[room]])
+    by_line = workshop.trace([f"tests/{name}" for name in ROOMS[room]])
     known = EQUIVALENT.read_text(encoding="utf-8").splitlines()
     for path, site in chosen:
         if time.monotonic() > until:
             return
         mutant = mutate(sources[path], site)
-        tests = by_line.get(f"{path}:{mutant.line}", [])[:MAX_TESTS]
+        tests = _fastest(by_line.get(f"{path}:{mutant.line}", []))
         if any(line.startswith(f"{path} {mutant} #") for line in known):
             verdict = "equivalent"
         elif not tests:
             verdict = "not run"
         else:
-            noticed = workshop.is_noticed(path, mutant, tests, seconds=60 + len(tests))
-            verdict = "killed" if noticed else "survived"
+            verdict = workshop.verdict(path, mutant, tests)
         yield Result(room, path, mutant, verdict)
+
+
+def _fastest(tests: Sequence[Test]) -> list[Test]:
+    """In the order of time: as many as take `TESTS_SECONDS`, and at least one."""
+    ordered = sorted(tests)
+    ends = accumulate(test.seconds for test in ordered)
+    return [
+        test
+        for at, (test, end) in enumerate(zip(ordered, ends, strict=True))
+        if not at or end < TESTS_SECONDS
+    ]
