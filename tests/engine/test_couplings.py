@@ -83,6 +83,17 @@ def test_uvicorns_worker_process() -> None:
         "uvicorn's Multiprocess no longer creates its workers with the module's Process: "
         "see bff/COUPLINGS.md"
     )
+    has(Multiprocess, "terminate_all")
+    assert "self.sockets = sockets" in inspect.getsource(Multiprocess.__init__), (
+        "uvicorn's Multiprocess no longer keeps its sockets: see bff/COUPLINGS.md"
+    )
+
+
+def test_uvicorns_stop() -> None:
+    takes(Server.shutdown, "sockets")
+    source = inspect.getsource(Server)
+    for part in ("self.servers = [server]", "server.close()", "connection.shutdown()"):
+        assert part in source, f"uvicorn's Server no longer has {part!r}: see bff/COUPLINGS.md"
 
 
 def test_uvicorns_signal_handlers() -> None:

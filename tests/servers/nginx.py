@@ -36,7 +36,7 @@ def local_configuration(text: str, folder: Path, port: int, *upstreams: int) -> 
     text, found = re.subn(
         r"server (bff-[12]:8000 resolve|127\.0\.0\.1:800[12])", lambda _: next(servers), text
     )
-    assert found == 2
+    assert found == 4
     text, found = re.subn(r"listen (?:8080|443)\b", f"listen 127.0.0.1:{port}", text)
     assert found == 1
     text = text.replace("listen 80;", f"listen 127.0.0.1:{free_port()};")

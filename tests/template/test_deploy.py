@@ -467,6 +467,52 @@ async def test_nginx_brings_what_a_draining_instance_refuses_to_another(
     assert refused
 
 
+async def test_nginx_asks_an_instance_that_is_back_when_the_other_one_begins_to_drain(
+    default: BakedProject, tmp_path: Path
+) -> None:
+    """Both are marked as failed then: one was down within `fail_timeout`, one refuses a socket."""
+
+    def drain(connection: ServerConnection, request: Request) -> Response:
+        is_socket = "Upgrade" in request.headers
+        return connection.respond(HTTPStatus(503 if is_socket else 200), "drains")
+
+    def answer(connection: ServerConnection, request: Request) -> Response | None:
+        return None if "Upgrade" in request.headers else connection.respond(HTTPStatus.OK, "back")
+
+    async def echo(connection: ServerConnection) -> None:
+        async for message in connection:
+            await connection.send(message)
+
+    was_down = free_port()
+    async with (
+        serve(echo, "127.0.0.1", 0, process_request=drain) as drains,
+        nginx.before(
+            default.read("deploy/nginx.conf"),
+            tmp_path,
+            was_down,
+            next(iter(drains.sockets)).getsockname()[1],
+        ) as address,
+        httpx2.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE) as client,
+    ):
+        for _ in range(4):
+            assert (await client.get("/health/live")).text == "drains"
+        assert "upstream server temporarily disabled" in (tmp_path / "output.log").read_text()
+        async with serve(echo, "127.0.0.1", was_down, process_request=answer):
+            await open_socket(address)
+            answers = [await client.get("/health/live") for _ in range(8)]
+    assert {each.status_code for each in answers} == {200}
+    assert "back" in {each.text for each in answers}
+
+
+@pytest.mark.parametrize("name", NGINX)
+def test_an_instance_keeps_idle_connections_longer_than_nginx(
+    default: BakedProject, name: str
+) -> None:
+    (idle,) = re.findall(r"^ +keepalive_timeout (\d+)s;$", default.read(f"deploy/{name}"), re.M)
+    (kept,) = re.findall(r"^_KEEP_ALIVE_SECONDS = (\d+)$", default.read("bff/server/run.py"), re.M)
+    assert int(idle) < int(kept)
+
+
 async def test_nginx_writes_no_ticket_when_no_instance_answers(
     default: BakedProject, tmp_path: Path
 ) -> None:

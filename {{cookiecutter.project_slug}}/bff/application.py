@@ -220,7 +220,8 @@ class Bff:
         self.documents.install()
         app.max_body_size = self.settings.max_body_bytes
         problems.install(app)
-        http_headers.install(app, Origins(self.settings.allowed_origins).allowed)
+        allowed = Origins(self.settings.allowed_origins).allowed
+        http_headers.install(app, allowed, lambda: self.draining.begun)
         if self.settings.development:
             app.include_router(page.router(self.settings))
         if self.identity_provider is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,11 +24,17 @@ _SLASH_REDIRECT: Final = 307
 _ALWAYS: Final = [(name.lower().encode(), value.encode()) for name, value in ALWAYS.items()]
 _NO_STORE: Final = (b"cache-control", NO_STORE.encode())
 _POLICY: Final = (b"content-security-policy", STRICT_POLICY.encode())
+_CLOSE: Final = (b"connection", b"close")
 _CACHING: Final = {b"cache-control", b"etag", b"last-modified"}
 
 
-def install(app: FastAPI, allowed_origins: Collection[str]) -> None:
+def install(
+    app: FastAPI, allowed_origins: Collection[str], is_draining: Callable[[], bool]
+) -> None:
     """Add safe headers, and CORS for these origins, to every response of an app.
+
+    While the instance drains, each response also ends its connection (`Connection: close`, RFC
+    9112, section 9.6). So a proxy keeps no idle connection that the instance is about to close.
 
     This is outside of all its middleware: FastAPI and Starlette make some responses there (413,
     500), and a page can read no response without the headers of CORS.
@@ -42,7 +48,8 @@ def install(app: FastAPI, allowed_origins: Collection[str]) -> None:
             allow_methods=["*"],
             allow_headers=["*"],
             expose_headers=["Location", "Retry-After"],
-        )
+        ),
+        is_draining,
     )
 
 
@@ -53,8 +60,9 @@ class ResponseHeaders:
     validator (`ETag`, `Last-Modified`) must not be stored: it may have been made for one user.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, is_draining: Callable[[], bool]) -> None:
         self._app = app
+        self._is_draining = is_draining
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -70,6 +78,8 @@ class ResponseHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 _complete(message, scope)
+                if self._is_draining():
+                    message["headers"].append(_CLOSE)
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

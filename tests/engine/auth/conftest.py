@@ -73,7 +73,7 @@ def app(settings: Settings, tickets: Tickets, authenticator: Authenticator) -> F
         handshake_limit=HandshakeLimit(settings),
     )
     problems.install(app)
-    http_headers.install(app, [])
+    http_headers.install(app, [], lambda: False)
     app.include_router(tickets_endpoint.router)
 
     @app.api_route("/whoami", methods=["GET", "POST"])

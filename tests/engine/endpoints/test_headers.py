@@ -86,6 +86,16 @@ async def test_no_response_can_be_stored_sniffed_or_run(
     assert answer.headers["content-security-policy"].startswith("default-src 'none'")
 
 
+async def test_a_response_ends_its_connection_while_the_instance_drains(bff: RunningBff) -> None:
+    async with bff.http() as http:
+        for draining in (False, True):
+            bff.engine.draining.begun = draining
+            for method, path, status in RESPONSES:
+                answer = await http.request(method, path)
+                assert answer.status_code == status
+                assert ("close" in answer.headers.get_list("connection")) == draining, path
+
+
 CLOSED = {
     "no HTTP": (b"no HTTP\r\n\r\n", 400),
     "a head that is too large": (b"GET / HTTP/1.1\r\nX: " + b"x" * 150_000, 431),

@@ -44,6 +44,9 @@ class Config(uvicorn.Config):
 
     max_connections: int = sys.maxsize
     """HTTP connections, event streams and WebSockets of this process together."""
+    last_request_seconds: float = 0.0
+    """How long an idle connection may send one more request when the server stops. 0: idle
+    connections are closed at once, and so is the port."""
 
 
 class Admission:

@@ -1,4 +1,4 @@
-"""Deadlines of HTTP connections: for a head, a body, and an answer that is not read."""
+"""Deadlines of HTTP connections: for a head, a body, an answer that is not read, a last request."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANSWER_SECONDS: Final = 30.0
 class DeadlineProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, which disconnects a client that is too slow.
 
-    The subclass says when a head and a body begin and end.
+    The subclass says when a head and a body begin and end, and heeds `_answers_once`.
     """
 
     _head_seconds = 0.0
@@ -31,6 +31,9 @@ class DeadlineProtocol(HttpToolsProtocol):
     """Bytes of the body since its last check."""
     _body_timer: asyncio.TimerHandle | None = None
     _answer_timer: asyncio.TimerHandle | None = None
+    _answers_once = False
+    """Whether the connection is closed after the answer to the next request."""
+    _stop_timer: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_deadlines()
@@ -55,6 +58,30 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._stop_head_timer()
         self._stop_body_timer()
         self._stop_answer_timer()
+        if self._stop_timer is not None:
+            self._stop_timer.cancel()
+
+    # The server stops
+
+    def shutdown(self) -> None:
+        """The server stops (uvicorn calls this).
+
+        A request may be on its way on an idle connection. So it is closed after one
+        more answer, or after `last_request_seconds` without a request.
+        """
+        seconds = getattr(self.config, "last_request_seconds", 0.0)
+        if seconds and self._is_idle():
+            self._answers_once = True
+            self._stop_timer = self.loop.call_later(seconds, self._close_if_idle)
+        else:
+            super().shutdown()
+
+    def _is_idle(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def _close_if_idle(self) -> None:
+        if self._is_idle():
+            super().shutdown()
 
     def _stop_answer_timer(self) -> None:
         if self._answer_timer is not None:

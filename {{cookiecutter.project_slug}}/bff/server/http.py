@@ -77,6 +77,7 @@ class HttpProtocol(DeadlineProtocol):
                 self._refuse(admission)
                 return
             self._beyond = admission
+            self._answers_once = True
             self._head_seconds = _SPARE_HEAD_SECONDS
             self.app = admission.only_probes(self.app)
         super().connection_made(transport)
@@ -161,7 +162,7 @@ class HttpProtocol(DeadlineProtocol):
         self._is_in_head = False
         self._is_in_body, self._body_bytes = True, 0
         super().on_headers_complete()
-        if self._beyond is not None and self.cycle is not None:
+        if self._answers_once and self.cycle is not None:
             self.cycle.keep_alive = False
 
     def on_chunk_header(self) -> None:

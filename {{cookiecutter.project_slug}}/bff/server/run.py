@@ -18,6 +18,7 @@ from uvicorn.supervisors import ChangeReload, Multiprocess, multiprocess
 from bff.factory import FACTORY
 from bff.server.admission import Config, connection_limit
 from bff.server.http import SUPPORTED
+from bff.server.listener import refuse_connects
 from bff.settings import Settings
 from bff.telemetry import logs
 
@@ -36,8 +37,18 @@ comes when the worker has imported the engine: on a busy machine that takes long
 5 s, and workers would be killed and started without end."""
 
 
+_KEEP_ALIVE_SECONDS = 130
+"""How long an idle HTTP connection stays open: longer than proxies keep theirs (nginx and AWS 60 s,
+Traefik 90 s, Caddy 120 s). A request that a proxy sends just as the instance closes is lost."""
+
+_LAST_REQUEST_SECONDS = 1.0
+
+
 class Server(uvicorn.Server):
-    """uvicorn's server, with a garbage collector tuned for many long-lived connections."""
+    """uvicorn's server, with a garbage collector tuned for many long-lived connections, and a stop
+    that loses no request."""
+
+    config: Config
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then exempt all objects that exist now from garbage collection."""
@@ -45,6 +56,23 @@ class Server(uvicorn.Server):
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_GC_THRESHOLDS)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting connections, answer what has been sent, and stop the app."""
+        if self.config.last_request_seconds and not sockets:
+            await refuse_connects(each for server in self.servers for each in server.sockets)
+        await super().shutdown(sockets)
+
+
+class _Workers(Multiprocess):
+    """The parent of the worker processes of `--workers`."""
+
+    def terminate_all(self) -> None:
+        """Tell the workers to stop. The port is closed when the last one closes it: connections
+        that nothing accepts would wait here until they are reset."""
+        super().terminate_all()
+        for listener in self.sockets:
+            listener.close()
 
 
 class _Worker(multiprocess.Process):
@@ -78,6 +106,7 @@ def configuration(
         ws_ping_interval=settings.ping_interval_seconds,
         ws_ping_timeout=settings.ping_timeout_seconds,
         ws_per_message_deflate=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,
         timeout_worker_healthcheck=_WORKER_SECONDS,
         server_header=False,
@@ -95,13 +124,14 @@ def run(
     logs.configure(settings)
     _raise_file_limit()
     config = configuration(settings, host=host, port=port, workers=workers, reload=reload)
+    config.last_request_seconds = min(_LAST_REQUEST_SECONDS, settings.drain_seconds)
     if reload:
         ChangeReload(config, target=Server(config).run, sockets=[config.bind_socket()]).run()
     elif workers > 1:
         multiprocess.Process = _Worker  # type: ignore[misc]
         with TemporaryDirectory(prefix="bff-metrics-") as shared:
             os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", shared)
-            Multiprocess(config, sockets=[config.bind_socket()]).run()
+            _Workers(config, sockets=[config.bind_socket()]).run()
     else:
         with suppress(KeyboardInterrupt):
             Server(config).run()
