@@ -317,3 +317,16 @@ async def test_closing_cancels_a_running_fetch() -> None:
         assert isinstance(
             (await asyncio.gather(waiting, return_exceptions=True))[0], asyncio.CancelledError
         )
+
+
+async def test_closing_closes_the_http_client(settings: Settings, first: Signer) -> None:
+    http = Provider(first.entry()).client()
+    changes: dict[str, Any] = {
+        "jwt_secret": None,
+        "jwks_url": "https://id.example/keys",
+        "jwt_algorithms": ("RS256",),
+    }
+    verifier = TokenVerifier(settings.model_copy(update=changes), http)
+    await verifier.tokens.close()
+    assert http.is_closed
+    await TokenVerifier(settings).tokens.close()

@@ -321,3 +321,11 @@ async def test_refusals_are_logged_without_the_token(
     assert "alice" not in logged
     for part in token.split("."):
         assert part not in logged
+
+
+async def test_a_token_that_does_not_say_when_it_was_issued_counts_as_the_oldest(
+    settings: Settings, make_token: MakeToken
+) -> None:
+    """So that every revocation of its user covers it."""
+    caller = await TokenVerifier(settings).verify(make_token(iat=None))
+    assert caller.issued_at == 0

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from bff.auth.caller import Caller
 from bff.connections.close_codes import CloseCode
+from bff.connections.messages import Response
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from bff.telemetry.logs import JsonFormatter, TextFormatter
 from bff.testing import Browser, RunningBff, run, until
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from tests.engine.doubles import RecordingTransport
 from tests.engine.echo import create_app
@@ -26,6 +27,10 @@ class Wait(BaseModel):
     seconds: float
 
 
+class Words(BaseModel):
+    count: int
+
+
 @realtime.method("slow.wait")
 async def wait(params: Wait) -> str:
     await asyncio.sleep(params.seconds)
@@ -35,6 +40,20 @@ async def wait(params: Wait) -> str:
 @realtime.method("slow.now")
 async def now() -> float:
     return float("nan")
+
+
+class Price(BaseModel):
+    cents: int = Field(alias="inCents")
+
+
+@realtime.method("shop.price")
+async def price() -> Price:
+    return Price(inCents=7)
+
+
+@realtime.method("shop.words")
+async def words(params: Words) -> str:
+    return "x" * params.count
 
 
 @realtime.method("broken.bug")
@@ -93,6 +112,19 @@ async def test_a_slow_request_does_not_block_others(browser: Browser) -> None:
 async def test_nan_in_a_result_arrives_as_null(browser: Browser) -> None:
     answer = await browser.request("slow", "now")
     assert answer == {"trace_id": "slow.now", "result": None, "error": None}
+
+
+async def test_a_model_arrives_under_the_names_of_its_contract(browser: Browser) -> None:
+    assert (await browser.ask(call("shop", "price", "t")))["result"] == {"inCents": 7}
+
+
+async def test_the_largest_result_arrives(bff: RunningBff, settings: Settings) -> None:
+    size = settings.max_queue_bytes - len(Response("t", "").encode())
+    async with bff.browser(max_size=None) as browser:
+        answer = await browser.ask(call("shop", "words", "t", params={"count": size}))
+        assert len(answer["result"]) == size
+        frame = call("shop", "words", "t", params={"count": size + 1})
+        assert await code_of(browser, frame) == "service_error"
 
 
 async def test_a_missing_trace_id_is_generated(browser: Browser) -> None:

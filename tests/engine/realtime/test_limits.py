@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import httpx2
 import pytest
 from bff.connections.close_codes import CloseCode
+from bff.errors import Code, Problem
 from bff.realtime import connection_handler, limits
 from bff.realtime.handshake_limit import HandshakeLimit, _network
-from bff.realtime.limits import TokenBucket, TokenBuckets
+from bff.realtime.limits import InFlight, TokenBucket, TokenBuckets
 from bff.settings import Settings
 from bff.testing import Browser, RunningBff
 from hypothesis import given
@@ -201,3 +202,18 @@ class TestAClientThatContinues:
             if handler.connection.close_code is not None:
                 return number
         return 0
+
+
+def test_a_user_may_have_as_many_requests_at_once_as_the_limit_says() -> None:
+    in_flight = InFlight(2)
+    in_flight.enter("alice")
+    in_flight.enter("alice")
+    in_flight.enter("bob")
+    with pytest.raises(Problem) as caught:
+        in_flight.enter("alice")
+    assert caught.value.code is Code.TOO_MANY_IN_FLIGHT
+    in_flight.leave("alice")
+    in_flight.enter("alice")
+    for user in ("alice", "alice", "bob"):
+        in_flight.leave(user)
+    assert not in_flight._running, "users without requests are forgotten"

@@ -124,7 +124,7 @@ class SessionStore:
         read = self._pipeline.submit("HMGET", name, "details", "caller")
         touched = self._pipeline.submit("EXPIRE", name, self._settings.session_idle_seconds)
         (details, encrypted), _ = await asyncio.gather(read, touched)
-        if details is None or encrypted is None:
+        if details is None:
             return None
         found = from_stored(SessionDetails, orjson.loads(details))
         fields = key.decrypt(encrypted)

@@ -150,7 +150,7 @@ class StreamHub:
         requested = tracker.position
         page = await self._reader.read(self._streams.keys_of(tracker), requested)
         at = tracker.position
-        if at is None or requested is None:
+        if at is None:
             return False
         if not page.complete:
             if at != requested:  # messages were delivered meanwhile: read again
