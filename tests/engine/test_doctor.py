@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiormq
 import pytest
 from aiormq.exceptions import ChannelAccessRefused
+from bff import doctor
 from bff.application import Bff
 from bff.cluster.keys import Keys
-from bff.doctor import Finding, check_encryption, diagnose
+from bff.doctor import Finding, _settings, check_encryption, diagnose
+from bff.errors import Code, Problem
 from bff.mesh.describe import MethodDescription, ServiceDescription
 from bff.mesh.events import MeshEvent
 from bff.realtime.event_handler_names import EventHandlerNames
@@ -21,7 +25,10 @@ from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
 from bff.testing import run, until
 from bff.testing.running import serve
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import FastAPI
+from jose import jwk
 
 from tests.engine.echo import create_app
 
@@ -200,3 +207,83 @@ async def test_names_of_event_handlers_are_forgotten_after_two_weeks(
     assert 0 < int(await redis.ttl(Keys(settings.prefix).event_handlers)) <= 14 * day
     await pipeline.close()
     await redis.aclose()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "ok", "warning"),
+    [
+        ({"jwks_url": "https://id/keys", "jwt_audience": None}, "other applications", True, True),
+        (
+            {"jwks_url": "https://id/keys", "jwt_audience": None, "environment": "production"},
+            "other applications",
+            False,
+            True,
+        ),
+        ({"jwt_audience": None}, "tokens with an audience are refused", True, False),
+        ({"jwt_issuer": None}, "JWT_ISSUER is not set", True, False),
+        ({"allowed_origins": ()}, "set ALLOWED_ORIGINS", False, False),
+        ({"allowed_origins": ("https://a",)}, "allowed origins: https://a", True, False),
+        (
+            {"mesh_token_secret": None, "jwt_secret": None},
+            "MESH_TOKEN_SECRET is not set",
+            True,
+            False,
+        ),
+    ],
+)
+def test_settings_that_operators_should_know_are_told(
+    settings: Settings, changes: dict[str, Any], text: str, ok: bool, warning: bool
+) -> None:
+    (finding,) = [one for one in _settings(settings.model_copy(update=changes)) if text in one.text]
+    assert (finding.ok, finding.warning) == (ok, warning)
+
+
+def test_settings_that_are_complete_are_not_complained_about(settings: Settings) -> None:
+    changes = {"jwt_audience": "shop", "jwt_issuer": "https://id", "jwks_url": "https://id/keys"}
+    texts = [one.text for one in _settings(settings.model_copy(update=changes))]
+    assert not [text for text in texts if "AUDIENCE" in text or "ISSUER" in text]
+    assert any(text.startswith("tokens: verified with https://id/keys") for text in texts)
+
+
+async def test_usable_keys_are_counted(settings: Settings) -> None:
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    pem = key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    public = jwk.construct(pem, "ES256").to_dict()
+    provider = FastAPI()
+    provider.add_api_route("/keys", lambda: {"keys": [public]})
+    async with serve(settings, provider, lifespan="off") as (_, address):
+        changed = with_keys(settings, f"http://{address}/keys")
+        changed = changed.model_copy(update={"jwt_algorithms": ("ES256",)})
+        findings = await diagnose(create_app(changed).state.bff)
+    (finding,) = [one for one in findings if one.text.startswith("keys of the identity provider")]
+    assert (finding.ok, finding.text) == (True, "keys of the identity provider: 1 usable")
+
+
+async def test_every_exposed_service_is_asked_whether_it_requires_encryption(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    class Mesh:
+        async def describe(self, name: str) -> ServiceDescription:
+            asked.append(name)
+            if name == "away":
+                raise Problem(Code.SERVICE_UNAVAILABLE)
+            return ServiceDescription(name, methods={"pay": ENCRYPTED})
+
+    @asynccontextmanager
+    async def connected(_: Settings) -> AsyncIterator[Mesh]:
+        yield Mesh()
+
+    monkeypatch.setattr(doctor, "_connected", connected)
+    realtime = RealtimeRouter()
+    realtime.expose("away", methods=["pay"])
+    realtime.expose("named", methods=["pay"])
+    realtime.expose("patterns", methods=["p*"])
+
+    @realtime.method("local.pay")
+    async def pay() -> None: ...
+
+    findings = await doctor._encryption(settings, realtime)
+    assert asked == ["away", "named", "patterns"]
+    assert [finding.ok for finding in findings] == [False, False]

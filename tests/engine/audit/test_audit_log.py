@@ -18,6 +18,7 @@ from bff.db.tables import AuditEntry
 from bff.errors import Problem
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
+from bff.testing import until
 from sqlalchemy.exc import OperationalError
 
 
@@ -204,3 +205,89 @@ async def test_the_stop_says_how_many_entries_were_not_stored(
         5,
     )
     assert dropped(metrics) == 5
+
+
+async def test_old_entries_are_deleted_once_per_period(
+    audit: AuditLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deletions, errors = 0, [OSError("away"), ValueError("odd"), None, None]
+
+    async def delete() -> None:
+        nonlocal deletions
+        deletions += 1
+        await asyncio.sleep(0)
+        if error := errors[deletions - 1]:
+            raise error
+
+    monkeypatch.setattr(audit, "delete_old", delete)
+    monkeypatch.setattr(log, "_DELETE_SECONDS", 0.02)
+    task = asyncio.create_task(audit._delete_periodically())
+    await until(lambda: deletions == 3)
+    monkeypatch.setattr(log, "_DELETE_SECONDS", 3600)
+    await asyncio.sleep(0.05)
+    assert deletions in (3, 4)
+    assert not task.done()
+    task.cancel()
+    messages = [one.message for one in caplog.records]
+    assert messages == ["old audit entries not deleted"] * 2
+
+
+async def test_the_end_of_a_time_is_not_part_of_it(audit: AuditLog) -> None:
+    async with writing(audit):
+        audit.record("act")
+    (entry,) = await audit.read()
+    assert await audit.read(since=entry.at)
+    assert not await audit.read(until=entry.at)
+
+
+async def test_nothing_is_missing_at_a_stop_after_a_batch_was_stored(
+    audit: AuditLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only what was never taken up is counted: the batch before it is stored."""
+    monkeypatch.setattr(log, "_FLUSH_SECONDS", 0.01)
+    async with writing(audit):
+        audit.record("act")
+    audit.record("late")
+    await audit.flush()
+    (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]
+    assert vars(record)["entries"] == 1
+
+
+async def test_a_warning_counts_the_entries_that_wait_too(
+    audit: AuditLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tries = 0
+    monkeypatch.setattr(log, "_BATCH", 2)
+    monkeypatch.setattr(log, "_RETRY_SECONDS", (0.01, 0.01))
+    insert = audit._insert
+
+    async def fail_once(rows: Any) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise OperationalError("", None, Exception())
+        await insert(rows)
+
+    monkeypatch.setattr(audit, "_insert", fail_once)
+    for _ in range(5):
+        audit.record("act")
+    async with writing(audit):
+        pass
+    (record,) = [one for one in caplog.records if "retrying" in one.message]
+    assert vars(record)["entries"] == 5
+
+
+async def test_both_tasks_run(audit: AuditLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    deleted = asyncio.Event()
+
+    async def delete() -> None:
+        deleted.set()
+
+    monkeypatch.setattr(audit, "delete_old", delete)
+    task = asyncio.create_task(audit.run())
+    audit.record("act")
+    await audit.flush()
+    assert len(await audit.read()) == 1
+    async with asyncio.timeout(15):
+        await deleted.wait()
+    task.cancel()

@@ -369,3 +369,20 @@ async def test_lost_leases_are_counted(start: StartInstance) -> None:
     await a.index.renew()
     value = a.metrics.registry.get_sample_value("bff_lease_losses_total")
     assert value == 1
+
+
+async def test_who_is_restored_is_announced_as_present_again(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis has lost their entries: for others they were away."""
+    a = await start()
+    alice, bob = await a.join("alice"), await a.join("bob")
+    announced: list[str] = []
+
+    async def on_connected(users: Any) -> None:
+        announced.extend(users)
+
+    monkeypatch.setattr(a.index._presence, "on_connected", on_connected)
+    bob.close(4001)
+    await a.index.restore([alice, bob])
+    assert announced == ["alice"]

@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import Connection
+from bff.connections.declared_events import EventType
 from bff.errors import Code, Problem
 from bff.redis.client import RedisClient
+from bff.settings import Settings
 from bff.testing import until
 from pydantic import BaseModel, ConfigDict
 
@@ -195,3 +197,35 @@ async def test_an_event_that_is_not_json_is_a_problem(start: StartInstance, even
         with pytest.raises(Problem, match="not JSON") as caught:
             await send
         assert caught.value.code is Code.INVALID_PARAMS
+
+
+async def test_an_event_that_is_too_large_is_a_problem(
+    start: StartInstance, settings: Settings
+) -> None:
+    """Whether it is stored or not: no client could get it."""
+    a = await start()
+    alice = await a.join("alice")
+    text = "x" * settings.max_queue_bytes
+    typing = EventType("typing", str, stored=False)
+    for send in (
+        a.messenger.to_user("alice", "n", text),
+        a.messenger.to_all("n", text),
+        a.messenger.to_user("alice", typing(text)),
+        a.messenger.to_all(typing(text)),
+    ):
+        with pytest.raises(Problem) as caught:
+            await send
+        assert caught.value.code is Code.SERVICE_ERROR
+    await a.messenger.to_user("alice", "marker", None)
+    await until(lambda: bool(events_of(alice)))
+    assert [event["topic"] for event in events_of(alice)] == ["marker"]
+
+
+async def test_deliveries_are_counted_by_connection(start: StartInstance) -> None:
+    a = await start()
+    connections = [await a.join(user) for user in ("alice", "alice", "bob")]
+    before = a.metric("bff_deliveries_total")
+    await a.messenger.to_user("alice", "n", 1)
+    await a.messenger.to_all("n", 2)
+    await until(lambda: all(events_of(one)[-1:] for one in connections))
+    await until(lambda: a.metric("bff_deliveries_total") == before + 5)

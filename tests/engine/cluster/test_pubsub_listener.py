@@ -103,3 +103,14 @@ async def test_a_lost_cancellation_of_the_probe_task_is_repeated() -> None:
         with pytest.raises(TimeoutError, match="nothing received"):
             await _run_until_first_ends(stalls(), loses_cancellation())
     assert cancelled == 2
+
+
+@pytest.mark.parametrize(("probes", "is_stalled"), [(0.5, False), (2.5, False), (3.5, True)])
+async def test_a_subscription_is_stalled_after_three_missed_probes(
+    redis: RedisClient, settings: Settings, probes: float, is_stalled: bool
+) -> None:
+    slow = settings.model_copy(update={"pubsub_probe_seconds": 100.0})
+    listener = ClusterMember(redis, slow).pubsub_listener
+    listener._error = ""
+    listener._received_at = asyncio.get_running_loop().time() - probes * 100
+    assert bool(listener.error) is is_stalled

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from bff.cluster.stream_tracker import StreamTracker
+from bff.cluster.stream_tracker import CatchUp, StreamTracker
 from bff.cluster.streams import Page
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import Connection
@@ -91,6 +91,7 @@ async def test_a_client_that_reconnects_gets_exactly_what_it_missed(start: Start
     await a.messenger.to_user("alice", "n", 151)
     await until(lambda: 151 in numbers_of(alice))
     assert numbers_of(alice) == list(range(1, 152))
+    assert gaps_of(alice) == []
 
 
 async def test_each_stream_is_recovered_on_its_own(
@@ -418,3 +419,42 @@ async def test_leave_removes_all_state(start: StartInstance) -> None:
     assert a.streams.of_topic("prices") is None
     assert not a.streams.all.catching_up
     assert list(a.registry) == []
+
+
+async def test_messages_that_came_live_while_they_were_read_are_no_holes(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metric of holes counts what pub/sub has lost, and is alerted on."""
+    a = await start()
+    alice = await a.join("alice")
+    (tracker,) = [one for one in a.stream_hub._streams.trackers() if one.stream == "user"]
+    await DropMessages(a, monkeypatch).during(1, partial(a.messenger.to_user, "alice", "n"))
+    read = a.stream_hub._reader.read
+
+    async def read_late(*arguments: Any) -> Page:
+        page = await read(*arguments)
+        tracker.position = page.tip
+        return page
+
+    monkeypatch.setattr(a.stream_hub._reader, "read", read_late)
+    assert not await a.stream_hub._sync_page(tracker)
+    assert (metric(a, "bff_holes_total"), numbers_of(alice)) == (0, [])
+
+
+async def test_a_closed_connection_does_not_catch_up(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    (tracker,) = [one for one in a.stream_hub._streams.trackers() if one.stream == "user"]
+    assert tracker.position is not None
+    reads: list[Any] = []
+    monkeypatch.setattr(a.stream_hub._reader, "read", reads.append)
+    at, tip = tracker.position, Position(tracker.position.epoch, tracker.position.offset + 9)
+    tracker.catching_up[alice] = catch_up = CatchUp()
+    tracker.position = tip
+    alice.close(CloseCode.DRAIN)
+    page = Page(messages=[], tip=tip, complete=True)
+    await a.stream_hub.catch_up(alice, tracker, catch_up, at, page)
+    assert reads == []
+    assert catch_up.read_up_to is None

@@ -94,3 +94,9 @@ def test_a_connection_in_the_new_epoch_becomes_live_after_its_position(
         if tracker.delivers_to(one):
             live.append(offset)
     assert live == [3, 4]
+
+
+def test_a_stream_without_a_position_continues_at_the_beginning() -> None:
+    tracker = StreamTracker("user", "alice")
+    assert gets_gap(tracker, Position("new", 7), None, joins=False)
+    assert tracker.position == Position("new", 0)
