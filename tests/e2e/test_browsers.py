@@ -43,15 +43,17 @@ def built(app: Path) -> Path:
     return app
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("browser", [browsers.chromium, browsers.firefox])
-def test_the_example_app(built: Path, tmp_path: Path, browser: Callable[[], str]) -> None:
+@pytest.mark.parametrize("tests", ["browsers", pytest.param("put-aside", marks=pytest.mark.long)])
+def test_the_example_app(
+    built: Path, tmp_path: Path, tests: str, browser: Callable[[], str]
+) -> None:
     path = browser()
     for script in (HERE / "web").iterdir():
         shutil.copy2(script, built / script.name)
     front = free_port()
     report = node.output_of(
-        ["node", "--test", "--test-reporter=spec", built / "browsers.test.mjs"],
+        ["node", "--test", "--test-reporter=spec", built / f"{tests}.test.mjs"],
         cwd=tmp_path,
         seconds=SECONDS,
         variables={
