@@ -5,8 +5,8 @@ Prints each mutant that no test has noticed. One that changes nothing that a use
 itself after `--seconds`, and exits with 1 if a room was not tried by then. The tests of a room are
 traced once, which takes longer than a mutant.
 
-With `TEST_REDIS_URL` and `TEST_AMQP_URL` the tests run on these servers, else on embedded engines.
-`mesh/rabbitmq` needs `TEST_AMQP_URL`.
+With `TEST_REDIS_URL`, `TEST_AMQP_URL` and `TEST_DATABASE_URL` the tests run on these servers, else
+on embedded engines. `mesh/rabbitmq` needs `TEST_AMQP_URL`.
 """
 
 from __future__ import annotations

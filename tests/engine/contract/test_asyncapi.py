@@ -129,3 +129,14 @@ def test_only_frames_with_a_trace_id_are_correlated_by_it() -> None:
     }
     assert {"shop.buy.request", "shop.buy.response", "ping.in", "error"} <= correlated
     assert correlated.isdisjoint({"event.traced", "event", "hello", "gap", "drain", "close"})
+
+
+def test_the_meaning_of_each_error_code_stands_at_their_schema_only(
+    document: dict[str, Any],
+) -> None:
+    schemas = document["components"]["schemas"]
+    lines = schemas["bff.Code"]["description"].splitlines()
+    assert [line.split("`")[1] for line in lines] == [code.value for code in Code]
+    others = {name: schema for name, schema in schemas.items() if name != "bff.Code"}
+    assert others
+    assert "* `unauthenticated` (401)" not in json.dumps(others)

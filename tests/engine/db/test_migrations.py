@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
+from bff.db import alembic_env, migrate
 from bff.db import histories as history_states
-from bff.db import migrate
 from bff.db.database import Database, make_engine
 from bff.db.histories import ENGINE, History
 from bff.db.tables import EngineTable
 from bff.settings import Settings
-from sqlalchemy import Connection, inspect, text
+from sqlalchemy import Connection, MetaData, inspect, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scripts.bake import PROJECT, ROOT
@@ -323,6 +325,7 @@ async def test_the_printed_sql_does_what_an_upgrade_does(
     settings: Settings, histories: Sequence[History], app_history: History
 ) -> None:
     printed = await migrate.sql(settings, [(each, migrate.HEADS) for each in histories])
+    assert re.findall("^-- (.*)$", printed, re.M)[0].endswith(": from base to heads")
     assert await tables(settings) == set()
     await run(settings, *statements(printed))
     assert await pending(settings, histories) == ""
@@ -337,7 +340,9 @@ async def test_the_sql_of_a_downgrade_is_printed_too(
     settings: Settings, histories: Sequence[History], app_history: History
 ) -> None:
     await migrate.upgrade(settings, histories)
-    await run(settings, *statements(await migrate.sql(settings, [(app_history, "0001")])))
+    printed = await migrate.sql(settings, [(app_history, "0001")])
+    assert printed.startswith("-- app: from 0002 to 0001\n")
+    await run(settings, *statements(printed))
     assert (await states(settings, histories))["app"].revisions == {"0001"}
 
 
@@ -358,3 +363,32 @@ def test_constraints_and_indexes_have_names() -> None:
         assert table.name.startswith("bff_")
         assert all(constraint.name for constraint in table.constraints)
         assert all(index.name for index in table.indexes)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("a revision that fails")])
+async def test_plain_alembic_closes_its_connection(
+    monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    ran: list[Any] = []
+    disposed = 0
+
+    class Engine:
+        @asynccontextmanager
+        async def connect(self) -> AsyncIterator[Engine]:
+            yield self
+
+        async def run_sync(self, run: Any, *arguments: Any) -> None:
+            ran.append((run, arguments))
+            if error:
+                raise error
+
+        async def dispose(self) -> None:
+            nonlocal disposed
+            disposed += 1
+
+    monkeypatch.setattr(alembic_env, "make_engine", lambda url, migrating: Engine())
+    metadata = MetaData()
+    with suppress(RuntimeError):
+        await alembic_env._run_alone("sqlite://", metadata, "alembic_version")
+    assert ran == [(alembic_env._run, (metadata, "alembic_version"))]
+    assert disposed == 1
