@@ -10,6 +10,7 @@ import httpx2
 import pytest
 from bff.auth.session_cookie import SessionCookie
 from bff.cli import main
+from bff.development import identity_provider
 from bff.development.identity_provider import EmbeddedIdentityProvider
 from bff.settings import Settings
 from bff.testing import RunningBff
@@ -230,3 +231,17 @@ def test_bff_dev_takes_the_embedded_provider_unless_it_is_told_otherwise(
     done = CliRunner().invoke(main, ["dev", "--port", "0"])
     assert done.exit_code == 0, done.output
     assert [settings.oidc_issuer for settings in served] == [issuer]
+
+
+async def test_the_embedded_provider_refuses_tokens_that_are_none(
+    idp: EmbeddedIdentityProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity_provider, "_MAX_USED", 2)
+    async with httpx2.AsyncClient(transport=idp.transport(), base_url="http://id") as http:
+        headers = {"Authorization": "Bearer x"}
+        assert (await http.get("/userinfo", headers=headers)).status_code == 401
+        assert (await http.get("/unknown")).status_code == 404
+        for _ in range(5):
+            answer = await http.post("/token", data={"grant_type": "refresh_token"})
+            assert (answer.status_code, answer.json()) == (400, {"error": "invalid_grant"})
+    assert idp.token_requests == ["refresh_token"] * 2

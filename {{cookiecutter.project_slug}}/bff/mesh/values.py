@@ -16,7 +16,7 @@ def _without_z(value: Any) -> Any:
 def _without_z_after_offset(value: Any) -> Any:
     """After an offset the `Z` is dropped. Without an offset it means UTC and stays."""
     bare = _without_z(value)
-    if bare is value or not isinstance(bare, str):
+    if not isinstance(bare, str):
         return value
     return bare if bare[-6:-5] in ("+", "-") else value
 
