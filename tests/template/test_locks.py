@@ -27,6 +27,7 @@ NODES = [
     BENCH / "candidates" / "package-lock.json",
     ROOT / "tests" / "node" / "package-lock.json",
     ROOT / "tests" / "servers" / "identity_provider" / "package-lock.json",
+    ROOT / "tests" / "engine" / "sign_in" / "keycloak" / "package-lock.json",
 ]
 LINE = re.compile(
     r"(?P<name>[a-z0-9-]+)==(?P<version>[^ ;]+)(?: ; [^\\]+)? \\\n"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,20 @@ class IdentityProviderServer(ProcessServer):
     Users whose name begins with `admin` have the role `admin`.
     """
 
-    def __init__(self) -> None:
-        """Skips the test where Node or the registry is missing."""
+    def __init__(
+        self, clients: Sequence[Mapping[str, Any]] = (), accounts: Mapping[str, Any] | None = None
+    ) -> None:
+        """With these clients beside those that `register`, and these claims of accounts.
+
+        Skips the test where Node or the registry is missing.
+        """
+        self._given = json.dumps({"clients": list(clients), "accounts": accounts or {}})
         self._script = beside_packages(_FOLDER / "server.mjs", packages(_FOLDER))
         super().__init__(Path(shutil.which("node") or "node"))
         self.url = f"http://127.0.0.1:{self.port}"
 
     def command(self) -> list[str]:
-        return [str(self.program), str(self._script), str(self.port)]
+        return [str(self.program), str(self._script), str(self.port), self._given]
 
     def ready(self) -> bool:
         request = b"GET /.well-known/openid-configuration HTTP/1.0\r\n\r\n"

@@ -1,7 +1,9 @@
-// A certified OpenID provider with the forms of its development mode. Clients register themselves.
+// A certified OpenID provider with the forms of its development mode. Clients register themselves,
+// or are given, with the claims of accounts: `node server.mjs PORT '{"clients": …, "accounts": …}'`.
 import Provider from "oidc-provider";
 
 const port = Number(process.argv[2]);
+const { clients = [], accounts = {} } = JSON.parse(process.argv[3] ?? "{}");
 const grants = {};
 let requests = 0;
 let delay = 0;
@@ -14,7 +16,11 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
     registration: { enabled: true },
     revocation: { enabled: true },
   },
-  claims: { openid: ["sub", "roles"], profile: ["name"] },
+  claims: {
+    openid: ["sub", "roles", ...Object.values(accounts).flatMap(Object.keys)],
+    profile: ["name"],
+  },
+  clients,
   cookies: { keys: ["only for tests"] },
   findAccount: (ctx, id) => ({
     accountId: id,
@@ -22,6 +28,7 @@ const provider = new Provider(`http://127.0.0.1:${port}`, {
       sub: id,
       name: `The ${id}`,
       roles: id.startsWith("admin") ? ["orders", "admin"] : ["orders"],
+      ...accounts[id],
     }),
   }),
   // Its own dispatcher refuses 127.0.0.1, where the BFF is that a back-channel logout goes to.
