@@ -318,6 +318,21 @@ async def test_entries_without_a_lease_are_removed_after_the_time_of_a_lease(
     await until(is_removed)
 
 
+async def test_such_entries_are_removed_although_their_user_has_no_connection(
+    start: StartInstance, redis: RedisClient, keys: Keys
+) -> None:
+    a = await start(lease_seconds=0.2, lease_renewal_seconds=0.1)
+    await redis.hset(keys.connections("ghost"), new_connection_id("gone"), "gone#1 {}")
+    async with comparing(a):
+        await until(lambda: a.index.lease.known != "")
+        await redis.sadd(keys.users_of(a.index.lease.member), "ghost")
+
+        async def is_removed() -> bool:
+            return not await fields_of(redis, keys, "ghost")
+
+        await until(is_removed)
+
+
 async def test_entries_of_a_living_instance_stay_although_its_lease_is_not_known_yet(
     start: StartInstance, redis: RedisClient, keys: Keys
 ) -> None:

@@ -287,9 +287,55 @@ async def test_overlapping_authorisations_end_independently(start: StartInstance
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    still_pending = third.__enter__()
+    third.__enter__()
     second.__exit__(None, None, None)
     a.subscriptions.unsubscribe(alice, ["prices"])
-    assert still_pending == set()
-    third.__exit__(None, None, None)
+    with pytest.raises(Problem, match="Unsubscribed"):
+        third.__exit__(None, None, None)
+    assert a.subscriptions._pending == {}
+
+
+async def test_a_subscription_that_ends_while_redis_is_read_is_cancelled(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    read = a.subscriptions._read
+    is_reading, may_read = asyncio.Event(), asyncio.Event()
+
+    async def wait(topics: Mapping[str, Position | None]) -> list[Page]:
+        is_reading.set()
+        await may_read.wait()
+        return await read(topics)
+
+    monkeypatch.setattr(a.subscriptions, "_read", wait)
+    subscribing = asyncio.create_task(
+        a.subscriptions.subscribe(alice, {"prices": None, "news": None})
+    )
+    await is_reading.wait()
+    a.subscriptions.revoke(alice, ["prices"])
+    may_read.set()
+    with pytest.raises(Problem) as caught:
+        await subscribing
+    assert caught.value.code is Code.CANCELLED
+    assert alice.topics == set()
+    assert a.streams.of_topic("news") is None
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_the_last_word_of_the_server_about_a_subscription_counts(
+    start: StartInstance, later: bool
+) -> None:
+    """Also when the messages of both arrive together, or while the first one reads Redis."""
+    a = await start()
+    alice = await a.join("alice")
+    a.subscriptions.subscribe_user("alice", "prices")
+    if later:
+        await asyncio.sleep(0)
+        assert alice.topics == {"prices"}
+    a.subscriptions.unsubscribe_user("alice", "prices")
+    await until(lambda: not a.subscriptions._tasks)
+    assert alice.topics == set()
+    assert events_of(alice, "unsubscribed") == [{"topics": ["prices"]}]
+    assert events_of(alice, "subscribed") == []
     assert a.subscriptions._pending == {}

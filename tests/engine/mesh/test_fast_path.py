@@ -169,6 +169,19 @@ async def test_an_error_in_a_handler_does_not_affect_the_next_message(fast_path:
     assert seen == ["c1", "c2"]
 
 
+async def test_a_body_after_an_unreadable_header_has_no_correlation_id(fast_path: FastPath) -> None:
+    """It must not pass for the reply to the call before."""
+    recorder = Recorder(fast_path, 2)
+    fast_path.filter(delivery(2, "c1", b"first"))
+    unreadable = wire.FRAME.pack(wire.HEADER, 2, 1) + b"?\xce"
+    fast_path.filter(
+        marshal(2, commands.Basic.Deliver("tag", 2, False, "", "queue"))
+        + unreadable
+        + marshal(2, ContentBody(b"second"))
+    )
+    assert recorder.messages == [("c1", b"first"), ("", b"second")]
+
+
 # Publishing
 
 

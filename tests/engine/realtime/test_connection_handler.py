@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -261,15 +262,45 @@ async def test_a_frame_that_is_too_large_closes_the_connection(
     assert await browser.closed() == 1009
 
 
+@pytest.mark.parametrize("character", ["x", "é", "😀"])
 async def test_the_frame_size_is_limited_on_servers_that_do_not_limit_it(
-    bff: RunningBff, settings: Settings
+    bff: RunningBff, settings: Settings, character: str
 ) -> None:
+    """The limit is in bytes."""
     transport = RecordingTransport()
     caller = Caller("alice", "Alice", frozenset(), "", int(time.time()) + 60)
     handler = bff.engine.handlers.open(transport, caller)
-    handler.receive("x" * (settings.max_frame_bytes + 1))
+    handler.receive(character * (settings.max_frame_bytes // len(character.encode())))
+    assert transport.closed is None
+    handler.receive(character * (settings.max_frame_bytes // len(character.encode()) + 1))
     assert transport.closed == (CloseCode.MESSAGE_TOO_BIG, "")
     bff.engine.handlers.on_closed(handler, CloseCode.ABNORMAL)
+
+
+async def test_a_closed_connection_starts_no_requests(bff: RunningBff) -> None:
+    """On a server that passes on what arrives after the close frame."""
+    transport = RecordingTransport()
+    caller = Caller("alice", "Alice", frozenset(), "", int(time.time()) + 60)
+    handler = bff.engine.handlers.open(transport, caller)
+    handler.start_receiving()
+    handler.connection.close(CloseCode.SESSION_ENDED)
+    handler.receive(json.dumps(call("slow", "now", "t")))
+    assert not handler._tasks
+    bff.engine.handlers.on_closed(handler, CloseCode.ABNORMAL)
+
+
+async def test_refused_requests_are_counted(bff: RunningBff, browser: Browser) -> None:
+    def refused(code: str) -> float:
+        labels = {"code": code}
+        sample = bff.engine.metrics.registry.get_sample_value("bff_frames_refused_total", labels)
+        return sample or 0.0
+
+    before = refused("conflict"), refused("not_found")
+    await browser.send(call("slow", "wait", "t", params={"seconds": 60}))
+    assert await code_of(browser, call("slow", "now", "t")) == "conflict"
+    await browser.send({"type": "cancel", "payload": {"trace_id": "another"}})
+    assert (await browser.receive())["payload"]["code"] == "not_found"
+    assert (refused("conflict"), refused("not_found")) == (before[0] + 1, before[1] + 1)
 
 
 class TestTheRateLimit:

@@ -91,6 +91,23 @@ async def test_cancellations_that_are_not_reported_are_counted_in_one_line(
     assert len(lines) <= 3, "one for each second"
 
 
+async def test_reports_beyond_the_limit_are_not_sent(
+    mesh: FakeMesh,
+    messenger: FakeMessenger,
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limited = settings.model_copy(update={"max_pending_requests": 10})
+    parts = SimpleNamespace(mesh=mesh, messenger=messenger, settings=limited)
+    work = FollowUps(cast(HandlerDependencies, parts))
+    for number in range(25):
+        work.cancelled("shop", "cancel", "alice", f"{number}")
+    await work.stop()
+    assert len(mesh.sent) == 10
+    (line,) = caplog.records
+    assert (vars(line)["count"], vars(line)["reason"]) == (15, "too many at once")
+
+
 async def test_late_replies_beyond_the_limit_are_counted_in_one_line(
     mesh: FakeMesh,
     messenger: FakeMessenger,

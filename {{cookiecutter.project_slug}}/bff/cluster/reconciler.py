@@ -29,11 +29,11 @@ entries of dead instances would stay if Redis restored them, or lost the list of
 class Reconciler:
     """Compares both ways: an entry without a connection is removed, and a connection without an
     entry is written again. An entry of another instance that has had no lease for `LEASE_SECONDS`
-    is removed too: a Redis that came back with older data has restored it, or has lost the list by
-    which the reaper finds it.
+    is removed too. Such entries exist when Redis has come back with older data, or has lost the set
+    by which `Reaper` finds the entries of dead instances.
 
     In every `LEASE_SECONDS` it compares the users with a connection here, and those in
-    `ClusterContext.users_to_compare`, whose entries may be wrong although they have none. The set
+    `ClusterContext.users_to_compare`, who have no connection here but perhaps an entry. The set
     that the reaper would read may name more users: it is scanned page by page for them. A batch of
     users costs one `SADD`, one `SSCAN` and a script for each user, in one round trip. When nothing
     differs, each reply is empty.
@@ -60,7 +60,8 @@ class Reconciler:
         self._restore = restore
         self._remove_dead_entries = remove_dead_entries
         self._without_lease: dict[str, float] = {}
-        """`<instance>#<generation>` to the time when an entry of it was first seen."""
+        """When an entry without a lease was first seen, by the member that wrote it: an id of an
+        instance and its lease (`Lease.member`)."""
         self._compare = load(context.pipeline, "compare")
         self._scanned: tuple[str, int | bytes] = "", 0
         """Which set of users was scanned last, and the cursor in it."""
@@ -130,6 +131,8 @@ class Reconciler:
         for user_id, member in entries:
             if now - self._without_lease.setdefault(member, now) >= self._seconds:
                 await self._remove_dead_entries(user_id)
+            else:
+                self._users_to_compare.add(user_id)
 
     def _forget_leases(self) -> None:
         border = time.monotonic() - _EXPIRY_LEASES * self._seconds

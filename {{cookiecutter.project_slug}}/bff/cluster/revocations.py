@@ -68,7 +68,7 @@ class Revocations:
         self._revoke = load(context.pipeline, "revoke")
         self._read = load(context.pipeline, "revocations")
         self.sessions: Sessions | None = None
-        """The sessions of cookies, which end together with a revocation."""
+        """The sessions of the sign-in; None without one. Revoking ends them too."""
         self.on_revoked: Callable[[Sequence[Revocation]], None] = lambda _: None
         """Closes the connections of this instance that are revoked now."""
 
@@ -144,7 +144,7 @@ class Revocations:
 
     async def is_revoked_at(self, caller: Caller, version: Position) -> bool:
         """Whether the caller is revoked, by the copy if it is at least as new as `version`, which
-        Redis counted at the connect; else by what Redis has now.
+        Redis returned at the connect; otherwise by what Redis has now.
 
         Raises:
             RedisError, OSError, TimeoutError: Redis is unavailable.
@@ -159,7 +159,7 @@ class Revocations:
 
     async def check(self, caller: Caller) -> None:
         """Check the caller of a request. While pub/sub is stalled, Redis is asked. If it does not
-        answer, the copy decides: nothing can be revoked through this Redis then.
+        answer, the copy decides: what other instances revoke is seen when Redis answers again.
 
         Raises:
             SessionEnded: the caller is revoked.
@@ -214,6 +214,7 @@ class Revocations:
         self._apply(parse({key: float(at) for at, key in pairs}))
         own, sent = self._version, Position(epoch, int(changes))
         if own is None or own.epoch != epoch or sent.offset > own.offset + 1:
+            self._version = None
             self._sync_needed.set()
         elif sent.offset == own.offset + 1:
             self._version = sent
@@ -249,6 +250,7 @@ class Revocations:
                     "could not read revocations: Redis unavailable", extra={"reason": why(error)}
                 )
                 await asyncio.sleep(_RETRY_SECONDS)
+                self._sync_needed.set()
 
     async def sync(self) -> None:
         """Read what the copy lacks, and write what Redis has lost.

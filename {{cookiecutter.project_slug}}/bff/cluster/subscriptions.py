@@ -18,7 +18,7 @@ from bff.cluster.streams import Page, PageOfAll, StreamReader
 from bff.connections.connection import Connection
 from bff.connections.messages import Event
 from bff.connections.positions import Position
-from bff.errors import Code, Problem
+from bff.errors import Code, Outcome, Problem
 from bff.redis.client import UNAVAILABLE
 from bff.tasks import TaskSet
 
@@ -50,7 +50,7 @@ class Subscriptions:
         self._reader = reader
         self._tasks = TaskSet("subscription")
         self._pending: dict[Connection, list[set[str]]] = {}
-        """The topics of each subscribe request that is being authorised."""
+        """The topics of each subscription that has not begun yet."""
 
     async def join(
         self, connection: Connection, since: Mapping[str, Position]
@@ -122,12 +122,14 @@ class Subscriptions:
     ) -> JoinedStreams:
         """Subscribe a connection to topics, from the given positions or from now on.
 
-        Their messages are sent after the caller's next `await`: send before it what must come
-        first. If the connection is already subscribed to a topic, it starts again at the position.
+        Messages that were missed are sent by a background task. Send the response before you
+        await anything: otherwise these messages may come before it. If the connection is already
+        subscribed to a topic, it starts again at the position.
 
         Raises:
-            Problem: `forbidden`, too many topics; `service_unavailable`, Redis is unavailable.
-                The connection is then subscribed to none of them.
+            Problem: `forbidden`, too many topics; `service_unavailable`, Redis is unavailable;
+                `cancelled`, a topic was unsubscribed meanwhile. The connection is then subscribed
+                to none of them.
         """
         if len(connection.topics | topics.keys()) > self._max_topics:
             raise Problem(
@@ -138,6 +140,8 @@ class Subscriptions:
         try:
             async with asyncio.timeout(_SUBSCRIBE_SECONDS):
                 pages = await self._read(topics)
+            if not topics.keys() <= connection.topics:
+                raise _unsubscribed()
         except BaseException as error:
             for topic, tracker, catch_up in zip(topics, trackers, catch_ups, strict=True):
                 if tracker.catching_up.get(connection) is catch_up:  # no newer subscription
@@ -175,24 +179,38 @@ class Subscriptions:
         connection.send(Event("unsubscribed", {"topics": list(topics)}))
 
     @contextmanager
-    def authorising(self, connection: Connection, topics: Iterable[str]) -> Iterator[Set[str]]:
-        """Use around the authorisation of a subscribe request. Topics that are unsubscribed
-        meanwhile are removed from the set that this yields."""
-        pending = set(topics)
-        requests = self._pending.setdefault(connection, [])
-        requests.append(pending)
+    def authorising(self, connection: Connection, topics: Set[str]) -> Iterator[None]:
+        """Use around the authorisation of a subscribe request.
+
+        Raises:
+            Problem: `cancelled`, a topic was unsubscribed meanwhile.
+        """
+        pending = self._add_pending(connection, topics)
         try:
-            yield pending
+            yield
+            if len(pending) < len(topics):
+                raise _unsubscribed()
         finally:
-            requests[:] = [one for one in requests if one is not pending]
-            if not requests:
-                del self._pending[connection]
+            self._remove_pending(connection, pending)
+
+    def _add_pending(self, connection: Connection, topics: Iterable[str]) -> set[str]:
+        pending = set(topics)
+        self._pending.setdefault(connection, []).append(pending)
+        return pending
+
+    def _remove_pending(self, connection: Connection, pending: set[str]) -> None:
+        others = [one for one in self._pending[connection] if one is not pending]
+        if others:
+            self._pending[connection] = others
+        else:
+            del self._pending[connection]
 
     def subscribe_user(self, user_id: str, topic: str) -> None:
         """Subscribe the user's connections on this instance, and send each an event
         `subscribed`."""
         for connection in self._registry.by_user(user_id):
-            self._tasks.start(self._subscribe_and_notify(connection, topic))
+            pending = self._add_pending(connection, {topic})
+            self._tasks.start(self._subscribe_and_notify(connection, topic, pending))
 
     def unsubscribe_user(self, user_id: str, topic: str) -> None:
         """Unsubscribe the user's connections on this instance, and send each an event
@@ -204,12 +222,17 @@ class Subscriptions:
         """Cancel the tasks that subscribe connections and send them what they have missed."""
         await self._tasks.stop()
 
-    async def _subscribe_and_notify(self, connection: Connection, topic: str) -> None:
-        if connection.close_code is not None:
+    async def _subscribe_and_notify(
+        self, connection: Connection, topic: str, pending: set[str]
+    ) -> None:
+        self._remove_pending(connection, pending)
+        if connection.close_code is not None or not pending:
             return
         try:
             joined = await self.subscribe(connection, {topic: None})
         except Problem as problem:
+            if problem.code is Code.CANCELLED:
+                return
             logger.warning(
                 "could not subscribe connection to topic",
                 extra={
@@ -222,3 +245,8 @@ class Subscriptions:
         else:
             event = Event("subscribed", {"positions": joined.positions()})
             connection.send(event, joined.start_positions())
+
+
+def _unsubscribed() -> Problem:
+    description = "Unsubscribed before the subscription was complete"
+    return Problem(Code.CANCELLED, description, outcome=Outcome.NOT_SENT)

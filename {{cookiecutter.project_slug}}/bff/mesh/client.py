@@ -109,8 +109,8 @@ class MeshClient:
         with suppress(NotImplementedError):
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
         self.add_service(service)
-        await self.start()
         try:
+            await self.start()
             await terminated.wait()
         finally:
             await self.stop()

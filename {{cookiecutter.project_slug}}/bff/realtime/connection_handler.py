@@ -79,8 +79,8 @@ class ConnectionHandler:
         """The running requests, by trace id."""
         self._expiry = self._close_at_expiry()
         self.is_active = False
-        """Whether a request has arrived since the idle time of the session was last reset, by
-        `SessionCheck`."""
+        """Whether a request has arrived since `SessionCheck` last reset the idle time of the
+        session."""
         self._finishing = False
         self._pending_frames: list[str | bytes] | None = []
         """Frames that came before the connection was admitted; None after that."""
@@ -88,15 +88,18 @@ class ConnectionHandler:
 
     def receive(self, data: str | bytes) -> None:
         """Handle the payload of one WebSocket message. Never waits, never raises."""
+        if self.connection.close_code is not None:
+            return
         if isinstance(data, bytes):
             self.connection.close(CloseCode.UNSUPPORTED_DATA, "text frames only")
             return
-        if len(data) > self._settings.max_frame_bytes:
+        size = len(data) if data.isascii() else len(data.encode())
+        if size > self._settings.max_frame_bytes:
             self.connection.close(CloseCode.MESSAGE_TOO_BIG)
             return
         if self._pending_frames is not None:
             self._pending_frames.append(data)
-            self._pending_size += len(data)
+            self._pending_size += size
             if self._pending_size > self._settings.max_queue_bytes:
                 self.connection.close(CloseCode.TOO_MANY_REQUESTS)
             return
@@ -122,8 +125,7 @@ class ConnectionHandler:
         """Handle the frames that waited for the admission, and from now on each at once."""
         pending, self._pending_frames = self._pending_frames or [], None
         for data in pending:
-            if self.connection.close_code is None:
-                self.receive(data)
+            self.receive(data)
 
     def stop(self) -> None:
         """Cancel the running requests of a closed connection. Call it once."""
@@ -157,7 +159,7 @@ class ConnectionHandler:
                 task = self._tasks.get(cancel.trace_id)
                 if task is None:
                     problem = Problem(Code.NOT_FOUND, "No request with this trace_id is running")
-                    self.connection.send(ErrorMessage(problem, cancel.trace_id))
+                    self._send_error(cancel.trace_id, problem)
                 else:
                     task.cancel()
             case SubscribeFrame(payload=subscribe):
@@ -186,7 +188,7 @@ class ConnectionHandler:
             self._tasks[trace_id] = task
             task.add_done_callback(lambda _: self._done(trace_id, task))
             return
-        self.connection.send(Response(trace_id, error=problem.as_error()))
+        self._send_problem(trace_id, problem)
 
     async def _answer(self, frame: AnsweredFrame, trace_id: str, work: Work) -> None:
         try:
@@ -215,16 +217,10 @@ class ConnectionHandler:
     async def _subscribe(self, request: Subscribe) -> Any:
         dispatcher, subscriptions = self._context.dispatcher, self._context.subscriptions
         topics = {one.topic: one.position for one in request.topics}
-        with subscriptions.authorising(self.connection, topics) as still_pending:
+        with subscriptions.authorising(self.connection, topics.keys()):
             await dispatcher.check_topics(self.caller, topics)
         if dispatcher.topics_without_scope(self.caller, topics):
             raise Problem(Code.FORBIDDEN, "The new token lacks a scope of these topics")
-        if len(still_pending) < len(topics):
-            raise Problem(
-                Code.CANCELLED,
-                "Unsubscribed before the subscription was allowed",
-                outcome=Outcome.NOT_SENT,
-            )
         self._context.topic_limit.check(self.caller.user_id, topics)
         joined = await subscriptions.subscribe(self.connection, topics)
         return {"positions": joined.positions(), "recovered": joined.recovered()}
@@ -242,7 +238,7 @@ class ConnectionHandler:
             self._context.subscriptions.revoke(self.connection, lost)
         if self.connection.details["session_id"] != caller.session_id:
             self.connection.details["session_id"] = caller.session_id
-            with suppress(*UNAVAILABLE):  # administrators see the old session until the next write
+            with suppress(*UNAVAILABLE):  # until the entry is written again it names the old one
                 await self._context.subscriptions.update_entry(self.connection)
         return {"expires_at": caller.expires_at, "expires_in": seconds_until(caller.expires_at)}
 
@@ -262,6 +258,10 @@ class ConnectionHandler:
         self._context.metrics.frames_refused.labels(problem.code).inc()
         self.connection.send(Response(trace_id, error=problem.as_error()))
 
+    def _send_error(self, trace_id: str | None, problem: Problem) -> None:
+        self._context.metrics.frames_refused.labels(problem.code).inc()
+        self.connection.send(ErrorMessage(problem, trace_id))
+
     def _send_result(self, frame: AnsweredFrame, trace_id: str, result: Any) -> None:
         try:
             payload = Response(trace_id, result).encode()
@@ -280,7 +280,8 @@ class ConnectionHandler:
     def _rate_limited(self, data: str, seconds: float) -> None:
         """Answer a frame beyond the user's rate limit; close if the client sends many of them.
 
-        Only the frames that are answered are decoded, for their trace id.
+        A frame that is answered is decoded, because the answer needs its trace id. A frame after
+        which the connection is closed is not.
         """
         if self.connection.close_code is not None:
             return
@@ -306,8 +307,7 @@ class ConnectionHandler:
         if kind in _RESPONSE_TYPES:
             self._send_problem(trace_id, problem)
             return
-        self._context.metrics.frames_refused.labels(problem.code).inc()
-        self.connection.send(ErrorMessage(problem, trace_id))
+        self._send_error(trace_id, problem)
         if problem.code is Code.INVALID_PARAMS and kind not in FRAME_TYPES:
             self._bad_frames += 1
             if self._bad_frames >= _MAX_BAD_FRAMES:

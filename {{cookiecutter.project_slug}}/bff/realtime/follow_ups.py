@@ -67,7 +67,12 @@ class FollowUps:
         self._late_replies.start(work)
 
     def cancelled(self, service: str, cancel_method: str, user_id: str, trace_id: str) -> None:
-        """Report a cancelled call to its service in the background, within 5 s."""
+        """Report a cancelled call to its service in the background, within 5 s. When too many
+        reports wait, it is not reported."""
+        if len(self._notifications) >= self.settings.max_pending_requests:
+            reason = "too many at once"
+            self._not_notified.add(service=service, method=cancel_method, reason=reason)
+            return
         self._notifications.start(self.notify_cancelled(service, cancel_method, user_id, trace_id))
 
     async def notify_cancelled(
@@ -88,7 +93,8 @@ class FollowUps:
             self._not_notified.add(service=service, method=cancel_method, reason=reason)
 
     async def stop(self) -> None:
-        """Wait up to 5 s for the follow-ups, then cancel them. Stop the mesh client first."""
+        """Wait up to 5 s for the tasks, then cancel them. Stop the mesh client before: its end
+        reports the calls that are still waiting as late replies."""
         await asyncio.gather(
             self._notifications.stop(wait_seconds=_STOP_SECONDS),
             self._late_replies.stop(wait_seconds=_STOP_SECONDS),
@@ -147,12 +153,13 @@ class LateReply:
         if self.discard:
             return
         settings = self._follow_ups.settings
-        # The idempotency key must outlive all retries; the last one may take a few seconds longer.
+        # The idempotency key must outlive all retries, also one that is on its way at the timeout.
         key_seconds = int(settings.keep_result_seconds) + 60
         messenger = self._follow_ups.messenger.with_key_life(key_seconds)
         event = self._event(result, problem)
         if (reason := _not_deliverable(event, settings.max_queue_bytes)) is not None:
-            event = self._event(None, Problem(Code.SERVICE_ERROR, reason, outcome=Outcome.DONE))
+            outcome = Outcome.DONE if problem is None else problem.outcome
+            event = self._event(None, Problem(Code.SERVICE_ERROR, reason, outcome=outcome))
         try:
             async with asyncio.timeout(settings.keep_result_seconds):
                 for delay in backoff_delays(0.2, 5):
@@ -189,5 +196,5 @@ def _not_deliverable(event: dict[str, Any], max_bytes: int) -> str | None:
     try:
         size = len(Event(LATE_REPLY_TOPIC, event).head("user"))
     except Problem:
-        return "The result is nested too deeply"
-    return "The result is too large" if size > max_bytes else None
+        return "The reply is nested too deeply"
+    return "The reply is too large" if size > max_bytes else None

@@ -49,14 +49,16 @@ class FastPath(TransportFactory):
         self._last_heartbeat = 0.0
         self._outgoing: list[bytes] = []
         self.close_reason = ""
-        """The broker's words when it closed the connection. aiormq loses them at the opening."""
+        """The reason that the broker gave when it closed the connection. aiormq does not report it
+        while the connection is being opened."""
 
     def add_handler(self, channel: int, handler: FrameHandler) -> None:
         """Pass the frames of a channel to a handler from now on."""
         self._handlers[channel] = handler
 
     def write(self, data: bytes) -> None:
-        """Send whole frames. All that is written in one iteration of the loop is sent at once."""
+        """Send frames, which must be complete. What is written in one iteration of the loop is sent
+        together."""
         if not self._outgoing:
             self._loop.call_soon(self._flush)
         self._outgoing.append(data)
@@ -112,7 +114,8 @@ class FastPath(TransportFactory):
 
 
 async def _ssl_context(provider: Any, url: URL) -> Any:
-    """
+    """The TLS context that aiormq makes of the URL.
+
     Raises:
         ConnectionLost: a file that the URL names cannot be used.
     """
@@ -174,6 +177,7 @@ class MessageAssembler:
     def handle(self, kind: int, payload: bytes) -> bool:
         if kind == wire.METHOD:
             self._in_message = payload.startswith(self._method)
+            self._correlation_id, self._missing, self._parts = "", 0, []
             return self._in_message
         if not self._in_message:
             return False
