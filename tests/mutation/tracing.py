@@ -22,6 +22,8 @@ _ENGINE = str(Path(bff.__file__).parent) + os.sep
 _lines: set[tuple[str, int]] = set()
 _record: dict[str, dict[str, Any]] = {}
 _failed: set[str] = set()
+_imported: dict[str, set[tuple[str, int]]] = {}
+"""What a module of tests runs when it is imported: the declarations of its routers."""
 
 
 def _enter(frame: FrameType, event: str, _: object) -> Any:
@@ -34,6 +36,17 @@ def _line(frame: FrameType, event: str, _: object) -> Any:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, object, object]:
+    _lines.clear()
+    sys.settrace(_enter)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(None)
+        _imported[collector.nodeid] = set(_lines)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     _lines.clear()
     began = time.monotonic()
@@ -43,7 +56,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
         return (yield)
     finally:
         sys.settrace(None)
-        lines = sorted(f"{path.removeprefix(_ENGINE)}:{line}" for path, line in _lines)
+        ran = _lines | _imported.get(item.nodeid.partition("::")[0], set())
+        lines = sorted(f"{path.removeprefix(_ENGINE)}:{line}" for path, line in ran)
         _record[item.nodeid] = {"seconds": time.monotonic() - began, "lines": lines}
 
 

@@ -386,3 +386,20 @@ async def test_who_is_restored_is_announced_as_present_again(
     bob.close(4001)
     await a.index.restore([alice, bob])
     assert announced == ["alice"]
+
+
+async def test_a_user_who_connects_too_often_is_refused_and_logged_once(
+    start: StartInstance, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bff.settings._MIN_CONNECTS_PER_MINUTE", 3)
+    a = await start(max_connections_per_user=1)
+    for _ in range(6):
+        await a.leave(await a.join("alice"))
+    for _ in range(3):
+        with pytest.raises(Problem) as caught:
+            await a.join("alice")
+        assert caught.value.code is Code.RATE_LIMITED
+        assert 0 < (caught.value.as_error()["retry_after_ms"] or 0) <= 60_000
+    await a.join("bob")
+    lines = [vars(one) for one in caplog.records if "connects too often" in one.message]
+    assert [line["user"] for line in lines] == ["alice"]

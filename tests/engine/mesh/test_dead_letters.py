@@ -268,3 +268,38 @@ def test_the_id_of_a_letter_is_made_of_its_body_and_of_its_own_id(settings: Sett
     assert len({first.id, letter(b"a", "d").id, letter(b"b", "c").id, letter(b"a", None).id}) == 4
     assert (first.topic, first.reason, first.handler) == ("t", "unknown", "")
     assert first.died_at.timestamp() == 0
+
+
+@pytest.mark.parametrize(
+    ("reads", "is_renewed"), [(None, False), (9, False), (10, True), ("10", False)]
+)
+async def test_a_letter_that_was_read_often_is_published_again(
+    settings: Settings, reads: Any, is_renewed: bool
+) -> None:
+    """RabbitMQ deletes it otherwise, after 20 reads."""
+    sent: list[tuple[str, Any]] = []
+
+    class Channel:
+        async def basic_publish(self, body: bytes, **options: Any) -> None:
+            sent.append(("publish", options))
+
+        async def basic_ack(self, tag: int) -> None:
+            sent.append(("ack", tag))
+
+    channel: Any = Channel()
+    nothing: Any = None
+    letters = queue.DeadLetterQueue(settings, nothing, channel)
+    headers: Any = {"a": "b"} if reads is None else {"a": "b", "x-delivery-count": reads}
+    properties = aiormq.spec.Basic.Properties(headers=headers)
+    message: Any = SimpleNamespace(
+        body=b"a", routing_key="t", delivery_tag=3, header=SimpleNamespace(properties=properties)
+    )
+    letters._open[3] = letters._letter("q", message)
+    await letters.renew()
+    if not is_renewed:
+        assert (sent, list(letters._open)) == ([], [3])
+        return
+    (_, options), acked = sent
+    assert (options["routing_key"], options["mandatory"]) == ("q", True)
+    assert options["properties"].headers == {"a": "b"}
+    assert (acked, letters._open) == (("ack", 3), {})

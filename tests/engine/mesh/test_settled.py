@@ -9,6 +9,7 @@ import pytest
 from bff.mesh.events import EventHandler, MeshEvent
 from bff.mesh.messages import Delivery, MeshRequest
 from bff.mesh.rabbitmq import consumer
+from bff.mesh.rabbitmq import settled as settled_deliveries
 from bff.mesh.rabbitmq.settled import AckedDeliveries
 from bff.mesh.service import Service
 from bff.testing import until
@@ -94,3 +95,16 @@ async def test_an_event_whose_ack_may_be_lost_is_not_settled(
     engine.proxy.silent = False
     await until(lambda: bool(settled))
     assert settled == ["one"], "only the second delivery is settled"
+
+
+async def test_what_waits_for_certainty_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left out is settled by its own expiry."""
+    monkeypatch.setattr(settled_deliveries, "_MAX_FUNCTIONS", 3)
+    acked = AckedDeliveries()
+    settled: list[int] = []
+    for number in range(9):
+        acked.add(Delivery("a", b"", "c"))
+        acked.add(Delivery("a", b"", "c", on_settled=[partial(settled.append, number)]))
+    await acked.command_replied()
+    await acked.command_replied()
+    assert settled == [0, 1, 2]

@@ -15,7 +15,7 @@ from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from bff.testing import run
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError
+from redis.exceptions import DataError, OutOfMemoryError, ReadOnlyError, ResponseError
 
 from tests.engine.echo import create_app
 
@@ -88,3 +88,25 @@ async def test_a_redelivered_event_sends_nothing_twice(settings: Settings) -> No
     assert [event["event"] for event in events] == [0, 1, 0, 1]
     assert [one.id for one in sent[:2]] == [one.id for one in sent[2:4]]
     assert len({event["id"] for event in events}) == 4
+
+
+@pytest.mark.parametrize(
+    ("error", "is_limited"),
+    [
+        (RedisConnectionError("gone"), False),
+        (ReadOnlyError("a replica"), False),
+        (OutOfMemoryError("full"), False),
+        (ResponseError("MISCONF cannot write to the disk"), False),
+        (ResponseError("NOREPLICAS not enough"), False),
+        (ResponseError("WRONGTYPE of this key"), True),
+        (OSError("MISCONF is no error of Redis"), True),
+    ],
+    ids=repr,
+)
+async def test_only_an_outage_of_redis_is_waited_out_without_limit(
+    settings: Settings, error: Exception, is_limited: bool
+) -> None:
+    """Another error is one of this event's command: it must not stop those behind it."""
+    with pytest.raises(RetryEvent) as caught:
+        await _handle(settings, error)
+    assert caught.value.limited is is_limited

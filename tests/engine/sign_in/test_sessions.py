@@ -216,3 +216,33 @@ async def test_fields_that_only_a_newer_version_stores_are_ignored(
     assert tokens is not None
     assert caller.user_id == "ann"
     assert [one.sid for one in await store.of_user("ann")] == [key.sid]
+
+
+@pytest.mark.parametrize(("idle", "seconds"), [(400, 100), (1200, 300), (86_400, 300)])
+async def test_activity_is_written_in_a_quarter_of_the_idle_time(
+    signing_bff: RunningBff, idle: int, seconds: float
+) -> None:
+    engine = signing_bff.engine
+    settings = signing_bff.settings.model_copy(update={"session_idle_seconds": idle})
+    assert SessionCheck(engine.handlers, engine.sessions, settings)._seconds == seconds
+
+
+async def test_activity_that_redis_did_not_get_counts_for_the_next_check(
+    page: Page, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await page.sign_in()
+    check = check_of(page.bff)
+
+    async def away(_: object) -> None:
+        raise ConnectionError
+
+    async with page.socket() as browser:
+        await browser.receive()
+        await browser.request("echo", "say", text="hi")
+        await almost_idle(page)
+        with monkeypatch.context() as patch:
+            patch.setattr(page.bff.engine.sessions, "touch", away)
+            with pytest.raises(ConnectionError):
+                await check.check()
+        await check.check()
+        assert await ttl(page) > 1000

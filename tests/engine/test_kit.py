@@ -1,0 +1,115 @@
+"""The test kit of an app: its fixtures, its server and its clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import app.main
+import app.settings
+import pytest
+from bff.settings import Settings
+from bff.testing import EventSource, RunningBff, until
+from bff.testing.plugin import CreateApp, create_app, settings_class
+from bff.testing.running import serve
+from fastapi import FastAPI
+
+__all__ = ["create_app", "settings_class"]
+
+
+def test_the_fixtures_are_those_of_the_app(
+    settings_class: type[Settings], create_app: CreateApp, settings: Settings
+) -> None:
+    assert settings_class is app.settings.Settings
+    assert create_app is app.main.create_app
+    assert isinstance(settings, app.settings.Settings)
+    assert settings.environment == "test"
+
+
+async def test_an_app_that_does_not_start_is_an_error(settings: Settings) -> None:
+    @asynccontextmanager
+    async def broken(_: FastAPI) -> AsyncIterator[None]:
+        raise ValueError("no start")
+        yield
+
+    entered = False
+    with pytest.raises(RuntimeError, match="did not start"):
+        async with serve(settings, FastAPI(lifespan=broken)):
+            entered = True
+    assert not entered
+
+
+async def test_until_waits_for_any_kind_of_condition() -> None:
+    async def never() -> bool:
+        return False
+
+    async def at_once() -> bool:
+        return True
+
+    await until(at_once)
+    await until(lambda: True)
+    with pytest.raises(TimeoutError):
+        await until(never, seconds=0.05)
+    with pytest.raises(TimeoutError):
+        await until(lambda: False, seconds=0.05)
+
+
+async def test_a_browser_keeps_the_frames_that_it_passes_over(bff: RunningBff) -> None:
+    async with bff.browser() as browser:
+        for number in (1, 2):
+            await bff.engine.messenger.to_user("alice", f"n{number}", number)
+        assert (await browser.event("n2"))["event"] == 2
+        assert [one["payload"]["topic"] for one in browser.passed_over()] == ["n1"]
+        assert (await browser.event("n1"))["event"] == 1
+        assert browser.passed_over() == []
+        assert (await browser.request("echo", "say", text="a"))["result"]["text"] == "a"
+
+
+class Response:
+    """A response whose body comes in these pieces."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self._pieces = pieces
+
+    async def aiter_bytes(self) -> AsyncIterator[bytes]:
+        for piece in self._pieces:
+            yield piece
+
+
+def source(*pieces: bytes) -> EventSource:
+    response: Any = Response(*pieces)
+    return EventSource(response)
+
+
+def event(topic: str, event: int) -> bytes:
+    frame = {"type": "event", "payload": {"topic": topic, "event": event}}
+    return b"data: " + json.dumps(frame).encode() + b"\n\n"
+
+
+async def test_an_event_source_reads_as_browsers_do() -> None:
+    stream = b": hello\n\nretry: 50\nid: 7\n" + event("a", 1) + event("b", 2)
+    events = source(*(bytes([byte]) for byte in stream))
+    assert (await events.event("b"))["event"] == 2
+    assert (events.comments, events.retry, events.last_event_id) == (1, 50, "7")
+    with pytest.raises(EOFError):
+        await events.receive()
+
+
+async def test_the_code_of_an_event_sources_close_is_returned() -> None:
+    close = b'data: {"type": "close", "payload": {"code": 4001}}\n\n'
+    assert await source(event("a", 1), close).closed() == 4001
+    assert await source(event("a", 1)).closed() is None
+
+
+async def test_many_tasks_can_wait_at_once() -> None:
+    done = False
+
+    async def finish() -> None:
+        nonlocal done
+        await asyncio.sleep(0)
+        done = True
+
+    await asyncio.gather(until(lambda: done), until(lambda: done), finish())
