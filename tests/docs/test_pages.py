@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
@@ -148,6 +149,47 @@ def test_the_operators_page_lists_exactly_the_metrics(facts: dict[str, Any]) -> 
     page = (PROJECT_DOCS / "operate.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(bff_\w+)` \|", page, re.MULTILINE)
     assert sorted(rows) == sorted(facts["metrics"])
+
+
+_LEVELS = {
+    "warning": "WARNING",
+    "error": "ERROR",
+    "exception": "ERROR",
+    "critical": "CRITICAL",
+}
+"""The methods of a logger, and the levels that the operators' page lists."""
+
+
+def logged(source: str) -> set[tuple[str, str]]:
+    """The message and level of each call of a logger that the page must list."""
+    return {
+        (call.args[0].value, _LEVELS[call.func.attr])
+        for call in ast.walk(ast.parse(source))
+        if isinstance(call, ast.Call)
+        and isinstance(call.func, ast.Attribute)
+        and call.func.attr in _LEVELS
+        and ast.unparse(call.func.value).endswith("logger")
+        and isinstance(call.args[0], ast.Constant)
+        and isinstance(call.args[0].value, str)
+    }
+
+
+def test_the_operators_page_lists_the_log_lines_at_warning_and_above() -> None:
+    page = (PROJECT_DOCS / "operate.md").read_text(encoding="utf-8").split("## Log lines")[1]
+    rows = re.findall(r"^\| ([^|]+) \| ([A-Z, ]+) \|", page, re.MULTILINE)
+    listed = {(message, level) for message, levels in rows for level in levels.split(", ")}
+    sources = [path.read_text() for path in (ROOT / PROJECT / "bff").rglob("*.py")]
+    written = set().union(*map(logged, sources))
+    written = {line for line in written if not line[0].startswith("Exception in ASGI")}
+    assert len(written) > 50
+    assert written <= listed, "the page lacks them"
+    texts = {
+        node.value
+        for source in sources
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Constant)
+    }
+    assert {message for message, _ in listed} <= texts, "the code does not log them"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
