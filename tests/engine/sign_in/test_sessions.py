@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
@@ -190,6 +191,47 @@ async def test_a_connect_with_a_cookie_costs_one_round_trip(
     async with page.socket() as browser:
         await browser.receive()
     assert events == ["sent", "sent", "reply", "reply"]
+
+
+async def test_a_connect_with_a_token_costs_one_round_trip_and_no_question_about_revocations(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis is sent the entry of the index, and nothing else that names user, session or token."""
+    pipeline, events = bff.engine.cluster.pipeline, list[str]()
+    submit = pipeline.submit
+
+    def record(*args: Any, **options: Any) -> Any:
+        reply = submit(*args, **options)
+        if "counted" in str(args):
+            events.append(str(args[0]))
+            reply.add_done_callback(lambda _: events.append("reply"))
+        return reply
+
+    monkeypatch.setattr(pipeline, "submit", record)
+    token = bff.token("counted", session_id="counted-1", token_id="counted-2")
+    async with bff.browser(token=token):
+        assert events == ["SADD", "EVALSHA", "reply", "reply"]
+
+
+async def test_new_secrets_end_no_session(start: Start, pages: Pages, real_redis: str) -> None:
+    async with start() as bff:
+        old = bff.settings.jwt_secret
+        assert old is not None
+        page = pages(bff)
+        await page.sign_in()
+        headers = {"Authorization": f"Bearer {bff.token('with-a-token')}"}
+        changed = {
+            "jwt_secret": secrets.token_hex(32),
+            "jwt_previous_secret": old.get_secret_value(),
+            "mesh_token_secret": secrets.token_hex(32),
+        }
+        async with start(**changed) as after:
+            page.use(after)
+            assert await page.me() is not None
+            async with page.socket() as socket:
+                assert (await socket.receive())["payload"]["topic"] == "hello"
+            answer = await page.http.get("/auth/me", headers=headers)
+            assert answer.json()["user_id"] == "with-a-token"
 
 
 async def test_without_a_provider_there_is_no_sign_in(bff: RunningBff) -> None:

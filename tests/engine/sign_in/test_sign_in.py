@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from urllib.parse import urljoin
 
+import pytest
+from bff.auth.oidc.errors import GrantRefused
 from bff.settings import Settings
 from bff.testing import RunningBff, run
 
@@ -84,6 +86,16 @@ async def test_a_sign_out_ends_the_session_here_and_at_the_provider(page: Page) 
     assert (await page.http.get(at_provider)).status_code in (200, 303)
     again = await page.http.get(path)
     assert again.headers["location"] == "/"
+
+
+async def test_a_sign_out_revokes_the_refresh_token_at_the_provider(page: Page) -> None:
+    await page.sign_in()
+    tokens = await page.bff.engine.sessions.tokens(page.key)
+    assert tokens is not None
+    assert tokens.refresh_token is not None
+    assert (await page.fetch("POST", "/auth/logout")).status_code == 200
+    with pytest.raises(GrantRefused):
+        await page.sign_ins.provider.refresh(tokens.refresh_token)
 
 
 async def test_redirects_contain_the_root_path_that_the_app_gave_to_fastapi(
