@@ -14,7 +14,7 @@ from tests.mutation.mutants import mutate, sites
 
 SAMPLE = 4
 """Mutants of each room."""
-SECONDS = 1500
+SECONDS = 1380
 LAST_SECONDS = 300
 """For the mutant, or the trace, that runs when `SECONDS` are over."""
 AT_LEAST = 85
@@ -85,4 +85,5 @@ def test_most_changes_of_the_engine_are_noticed() -> None:
     finally:
         for server in made.values():
             server.remove()
-    assert done.returncode == 0, done.stdout
+    print(done.stdout)
+    assert done.returncode == 0, "not enough are noticed, or a room was not tried"

@@ -21,13 +21,21 @@ import pytest
 _ENGINE = str(Path(bff.__file__).parent) + os.sep
 _lines: set[tuple[str, int]] = set()
 _record: dict[str, dict[str, Any]] = {}
+_MAX_SECONDS = 3.0
+"""A test is traced for this time, because tracing makes it slower."""
+_until = 0.0
 _failed: set[str] = set()
 _imported: dict[str, set[tuple[str, int]]] = {}
 """What a module of tests runs when it is imported: the declarations of its routers."""
 
 
 def _enter(frame: FrameType, event: str, _: object) -> Any:
-    return _line if frame.f_code.co_filename.startswith(_ENGINE) else None
+    if not frame.f_code.co_filename.startswith(_ENGINE):
+        return None
+    if time.monotonic() > _until:
+        sys.settrace(None)
+        return None
+    return _line
 
 
 def _line(frame: FrameType, event: str, _: object) -> Any:
@@ -37,7 +45,9 @@ def _line(frame: FrameType, event: str, _: object) -> Any:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, object, object]:
+    global _until
     _lines.clear()
+    _until = time.monotonic() + _MAX_SECONDS
     sys.settrace(_enter)
     try:
         return (yield)
@@ -48,8 +58,10 @@ def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, o
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    global _until
     _lines.clear()
     began = time.monotonic()
+    _until = began + _MAX_SECONDS
     threading.settrace(_enter)
     sys.settrace(_enter)
     try:
