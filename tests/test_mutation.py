@@ -11,6 +11,7 @@ import pytest
 from scripts.bake import ROOT
 from tests import servers
 from tests.mutation.mutants import mutate, sites
+from tests.mutation.run import ENGINE, ROOMS
 
 SAMPLE = 4
 """Mutants of each room."""
@@ -62,6 +63,18 @@ def test_the_changes_of_a_function() -> None:
         assert "LIMIT = 3" in one.source, "only functions are changed"
         assert "step: int = 2" in one.source
         assert one.source.count("\n") > 5
+
+
+def test_every_package_of_the_engine_is_changed_and_every_path_of_tests_exists() -> None:
+    engine = ROOT / ENGINE
+    packages = {
+        path.parent.relative_to(engine).as_posix()
+        for path in engine.rglob("*.py")
+        if "migrations" not in path.parts and sites(path.read_text(encoding="utf-8"))
+    }
+    assert packages - {"cluster/scripts"} == set(ROOMS)
+    for path in {path for paths in ROOMS.values() for path in paths}:
+        assert (ROOT / "tests" / path).exists(), path
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import secrets
+from contextlib import suppress
 from typing import Annotated, Any
 
 import pytest
@@ -325,3 +326,25 @@ async def test_an_added_method_receives_the_whole_request(
 async def test_an_error_repeats_only_the_beginning_of_an_unknown_name(shop: Service) -> None:
     answer = await _answered(shop, _call("x" * 129))
     assert answer["error"]["description"] == f"Unknown method {'x' * 128}"
+
+
+@pytest.mark.parametrize(("method", "counted"), [("model", "answered"), ("cancelled", None)])
+async def test_only_a_call_that_will_be_delivered_again_is_not_counted(
+    mesh: MeshClient,
+    shop: Service,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    counted: str | None,
+) -> None:
+    monkeypatch.setattr("bff.mesh.receiver.is_cancelled", lambda: True)
+
+    @shop.method("cancelled")
+    async def cancelled() -> None:
+        raise asyncio.CancelledError
+
+    with suppress(asyncio.CancelledError):
+        await mesh._receiver.on_call(shop, _request(_call(method)))
+    (family,) = metrics.mesh_served.collect()
+    found = {one.labels["outcome"] for one in family.samples if one.name.endswith("_total")}
+    assert found == ({counted} if counted else set())

@@ -14,6 +14,7 @@ from bff.realtime import follow_ups
 from bff.realtime.follow_ups import MAX_NOTIFICATIONS, FollowUps, LateReply
 from bff.realtime.injection import HandlerDependencies
 from bff.settings import Settings
+from bff.testing import until
 
 AT_ONCE = 2_400
 
@@ -151,3 +152,26 @@ async def test_a_reply_in_the_turn_of_a_cancellation_by_the_browser_is_discarded
     late.discard = True
     await work.stop()
     assert messenger.stored == []
+
+
+@pytest.mark.parametrize("failures", [1, 3])
+async def test_failures_of_one_second_are_one_line(
+    work: FollowUps,
+    mesh: FakeMesh,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    failures: int,
+) -> None:
+    """The line comes while the instance runs, not when it stops."""
+    monkeypatch.setattr(follow_ups, "_SUMMARY_SECONDS", 0.1)
+    mesh.away = True
+    for number in range(failures):
+        work.cancelled("shop", "cancel", "alice", f"{number}")
+    await until(lambda: bool(caplog.records))
+    work.cancelled("shop", "cancel", "alice", "later")
+    await until(lambda: len(caplog.records) == 2)
+    assert [vars(record)["count"] for record in caplog.records] == [failures, 1]
+    facts = vars(caplog.records[0])
+    assert (facts["service"], facts["method"]) == ("shop", "cancel")
+    await work.stop()
+    assert len(caplog.records) == 2
