@@ -224,7 +224,9 @@ async def test_each_message_is_confirmed_returned_or_refused(fast_path: FastPath
     assert publisher.unconfirmed == 0
 
 
-async def test_unexpected_confirms_are_ignored(fast_path: FastPath) -> None:
+async def test_unexpected_confirms_are_ignored(
+    fast_path: FastPath, caplog: pytest.LogCaptureFixture
+) -> None:
     publisher = Publisher(fast_path, 1, 4096)
     cancelled, waits = publish(publisher, "1"), publish(publisher, "2")
     cancelled.cancel()
@@ -232,6 +234,7 @@ async def test_unexpected_confirms_are_ignored(fast_path: FastPath) -> None:
         marshal(1, commands.Basic.Ack(1), commands.Basic.Ack(9), commands.Basic.Ack(2))
     )
     await waits
+    assert caplog.records == []
 
 
 async def test_unconfirmed_messages_fail_when_the_channel_closes(fast_path: FastPath) -> None:
