@@ -13,9 +13,9 @@ from tests import servers
 from tests.mutation.mutants import mutate, sites
 from tests.mutation.run import ENGINE, ROOMS
 
-SAMPLE = 4
+SAMPLE = 3
 """Mutants of each room."""
-SECONDS = 1380
+SECONDS = 1500
 LAST_SECONDS = 300
 """For the mutant, or the trace, that runs when `SECONDS` are over."""
 AT_LEAST = 85
