@@ -295,7 +295,7 @@ class Bff:
         self.background.start("stream_hub", cluster.stream_hub.run())
         self.background.start("revocations", cluster.revocations.run())
         if self.sign_ins is not None:
-            check = SessionCheck(self.handlers, self.sessions, self.settings)
+            check = SessionCheck(self.handlers, self.sessions)
             self.background.start("session_check", check.run())
         if self._still_allowed is not None:
             users = UserCheck(

@@ -7,7 +7,7 @@ text is accepted everywhere: in frames, URLs, HTTP bodies, mesh methods, tokens 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Final
 
 from pydantic import AfterValidator, Field
@@ -199,3 +199,13 @@ ConnectionId = Annotated[str, _validated(is_connection_id, CONNECTION_ID_RULE)]
 TraceId = Annotated[str, _validated(is_trace_id, TRACE_ID_RULE)]
 Name = Annotated[str, Field(pattern=rf"^{NAME}$")]
 """The name of a service or of a method."""
+
+
+def check_lists(**names: Iterable[str]) -> None:
+    """
+    Raises:
+        TypeError: a text was given in place of a list. Its characters would count as names.
+    """
+    for argument, value in names.items():
+        if isinstance(value, str):
+            raise TypeError(f"{argument}={value!r} is a text: write {argument}=[{value!r}]")

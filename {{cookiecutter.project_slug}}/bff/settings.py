@@ -161,7 +161,8 @@ class Settings(MeshSettings):
     """The claim that holds the user's scopes in the BFF, as a list or a text with spaces. A dot
     leads into an object: `realm_access.roles`."""
     session_idle_seconds: Count = 8 * 3600
-    """A session ends when neither a request nor a frame has come for this time."""
+    """A session ends when neither a request nor a frame has come for this time. A quarter of it may
+    pass in addition, at most 5 minutes: frames are not written to Redis one by one."""
     max_session_seconds: Count = 24 * 3600
     """A session ends after this time, however active it is."""
     max_sessions_per_user: Count = 50

@@ -403,3 +403,25 @@ async def test_a_user_who_connects_too_often_is_refused_and_logged_once(
     await a.join("bob")
     lines = [vars(one) for one in caplog.records if "connects too often" in one.message]
     assert [line["user"] for line in lines] == ["alice"]
+
+
+async def test_streams_are_compared_after_a_failed_renewal_although_another_one_came_between(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start(lease_renewal_seconds=0.1)
+    renew, failures = a.index.lease.renew, ["Redis is away"]
+
+    async def fail_once() -> bool:
+        if failures:
+            raise ConnectionError(failures.pop())
+        return await renew()
+
+    monkeypatch.setattr(a.index.lease, "renew", fail_once)
+    a.index._resync_needed.clear()
+    task = asyncio.create_task(a.index._renew_periodically())
+    await until(lambda: bool(a.index.lease_error))
+    await a.index.instances()
+    assert not a.index.lease_error
+    async with asyncio.timeout(5):
+        await a.index._resync_needed.wait()
+    task.cancel()

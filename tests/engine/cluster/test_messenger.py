@@ -229,3 +229,19 @@ async def test_deliveries_are_counted_by_connection(start: StartInstance) -> Non
     await a.messenger.to_all("n", 2)
     await until(lambda: all(events_of(one)[-1:] for one in connections))
     await until(lambda: a.metric("bff_deliveries_total") == before + 5)
+
+
+async def test_one_user_in_place_of_a_list_is_refused(start: StartInstance) -> None:
+    a = await start()
+    with pytest.raises(TypeError, match="is a text"):
+        await a.messenger.to_users("alice", "prices", 1)
+
+
+async def test_a_message_to_a_connection_has_the_same_limit_as_all(
+    start: StartInstance, settings: Settings
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    with pytest.raises(Problem, match="MAX_QUEUE_BYTES"):
+        await a.messenger.to_connection(alice.id, "prices", "x" * settings.max_queue_bytes)
+    assert alice.close_code is None

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from itertools import count
+from itertools import count, repeat
+from types import SimpleNamespace
 from typing import Any
 
 import pamqp.commands
@@ -18,6 +19,7 @@ from bff.mesh.rabbitmq import consumer
 from bff.mesh.rabbitmq.connection import SupervisedConnection, _refusals, broker_errors
 from bff.mesh.rabbitmq.fast_path import FastPath
 from bff.mesh.transport import ConnectionLost
+from bff.testing import until
 from yarl import URL
 
 ENDS = [
@@ -134,3 +136,29 @@ async def test_the_first_failure_is_told_by_a_consumer_that_never_consumed(was_r
     assert one.reason == ("" if was_ready else "gone")
     one._failed("gone again")
     assert one.reason == "gone again"
+
+
+async def test_a_consumer_that_starts_and_ends_again_and_again_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Flaps(consumer.QueueConsumer):
+        async def declare(self, channel: Channel) -> None: ...
+
+        async def consume(self, connection: AbstractConnection) -> None:
+            closing = asyncio.get_running_loop().create_future()
+            closing.set_exception(ConnectionLost("the channel was closed"))
+            channel: Any = SimpleNamespace(closing=closing)
+            acked: Any = None
+            await self.wait_until_lost(channel, acked)
+
+    monkeypatch.setattr(consumer, "backoff_delays", lambda *_: repeat(0))
+    monkeypatch.setattr(
+        consumer, "consumer_cancelled", lambda _: asyncio.get_running_loop().create_future()
+    )
+    reasons: list[str] = []
+    flaps = Flaps("q")
+    connection: Any = None
+    task = asyncio.create_task(flaps.run(connection, lambda: reasons.append(flaps.reason)))
+    await until(lambda: "the channel was closed" in reasons)
+    task.cancel()
+    assert reasons[0] == ""

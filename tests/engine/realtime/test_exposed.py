@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
 
 import pytest
@@ -377,3 +377,18 @@ async def test_a_late_reply_is_retried_while_redis_is_unavailable(
         await alice.ask(call(bank, "slow_kept", "k", timeout_ms=50))
         bank.unblock.set()
         assert (await alice.event("result"))["event"]["trace_id"] == "k"
+
+
+@pytest.mark.parametrize(
+    "declare",
+    [
+        lambda router: router.expose("orders", methods="get_*"),
+        lambda router: router.expose("orders", methods=["get"], scopes="orders"),
+        lambda router: router.method("orders.get", scopes="orders"),
+        lambda router: router.topic("orders.*", scopes="orders"),
+    ],
+)
+def test_a_text_in_place_of_a_list_is_refused(declare: Callable[[RealtimeRouter], Any]) -> None:
+    """Its characters would count: `*` exposes every method."""
+    with pytest.raises(TypeError, match="is a text: write"):
+        declare(RealtimeRouter())

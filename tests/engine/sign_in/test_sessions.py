@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -41,7 +42,7 @@ async def almost_idle(page: Page) -> None:
 
 def check_of(bff: RunningBff) -> SessionCheck:
     engine = bff.engine
-    return SessionCheck(engine.handlers, engine.sessions, bff.settings)
+    return SessionCheck(engine.handlers, engine.sessions)
 
 
 async def test_a_request_begins_the_idle_time_again(page: Page) -> None:
@@ -49,6 +50,17 @@ async def test_a_request_begins_the_idle_time_again(page: Page) -> None:
     await almost_idle(page)
     await page.me()
     assert await ttl(page) > 1000
+
+
+async def test_frames_late_in_the_idle_time_are_in_time(page: Page) -> None:
+    """The key lives on until the frames of the whole idle time are known."""
+    await page.sign_in()
+    sessions, idle = page.bff.engine.sessions, page.bff.settings.session_idle_seconds
+    longest = idle + math.ceil(sessions.touch_seconds)
+    assert longest - 60 < await ttl(page) <= longest
+    await almost_idle(page)
+    await sessions.touch([page.key.sid])
+    assert longest - 60 < await ttl(page) <= longest
 
 
 async def test_frames_are_activity_and_pings_are_not(page: Page) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -26,6 +27,7 @@ _CREATE = """
 redis.call('HSET', KEYS[1], unpack(ARGV, 2))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 """
+_MAX_TOUCH_SECONDS: Final = 300.0
 _ADD = """
 -- Add a session to a list, and forget the ones that have reached their end.
 -- KEYS: zset of session ids by time of sign-in; ARGV: id, time of sign-in, longest life in seconds,
@@ -84,6 +86,10 @@ class SessionStore:
     def __init__(self, pipeline: AutoPipeline, settings: Settings) -> None:
         self._pipeline = pipeline
         self._settings = settings
+        idle = settings.session_idle_seconds
+        self.touch_seconds: Final = min(_MAX_TOUCH_SECONDS, idle / 4)
+        """How often the sessions whose connections were active are touched."""
+        self._idle_seconds = idle + math.ceil(self.touch_seconds)
         self._create = Script(pipeline, _CREATE)
         self._add = Script(pipeline, _ADD)
         self._write = Script(pipeline, _WRITE_TOKENS)
@@ -108,7 +114,7 @@ class SessionStore:
         }
         name = self._key(key.sid)
         pairs = chain.from_iterable(fields.items())
-        await self._create([name], [self._settings.session_idle_seconds, *pairs])
+        await self._create([name], [self._idle_seconds, *pairs])
         limit = self._settings.max_sessions_per_user
         listed = self._add_to(self._user_key(sign_in.user_id), details, limit)
         if sign_in.provider_sid:
@@ -122,7 +128,7 @@ class SessionStore:
         """
         name = self._key(key.sid)
         read = self._pipeline.submit("HMGET", name, "details", "caller")
-        touched = self._pipeline.submit("EXPIRE", name, self._settings.session_idle_seconds)
+        touched = self._pipeline.submit("EXPIRE", name, self._idle_seconds)
         (details, encrypted), _ = await asyncio.gather(read, touched)
         if details is None:
             return None
@@ -144,9 +150,8 @@ class SessionStore:
     async def touch(self, sids: Sequence[str]) -> list[bool]:
         """Begin the idle time of these sessions again: their connections were active. Returns which
         of them have not ended."""
-        seconds = self._settings.session_idle_seconds
         replies = await asyncio.gather(
-            *(self._pipeline.submit("EXPIRE", self._key(sid), seconds) for sid in sids)
+            *(self._pipeline.submit("EXPIRE", self._key(sid), self._idle_seconds) for sid in sids)
         )
         return [bool(reply) for reply in replies]
 

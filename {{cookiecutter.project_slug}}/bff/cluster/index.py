@@ -246,14 +246,16 @@ class ConnectionIndex:
             tasks.create_task(self._remove_periodically())
 
     async def _renew_periodically(self) -> None:
+        has_failed = False
         while True:
             await asyncio.sleep(self._settings.lease_renewal_seconds)
-            has_failed = bool(self.lease_error)
             try:
                 await self.reaper.reap_expired(await self.renew())
                 if has_failed:
                     self._resync_needed.set()
+                has_failed = False
             except UNAVAILABLE as error:
+                has_failed = True
                 self.lease_error = why(error)
                 logger.warning("could not renew lease", extra={"reason": self.lease_error})
 
@@ -298,8 +300,8 @@ class ConnectionIndex:
     async def release(self) -> None:
         """Remove all entries of this instance and its lease, when it stops.
 
-        First the queued entries of closed connections: `reap` finds entries by the instance's list
-        of users, which Redis may have lost.
+        The queued entries of closed connections go first: `reap` finds entries by the instance's
+        set of users, which may be incomplete because Redis has lost it.
         """
         await self.remove_unregistered()
         await self.reaper.reap(self.lease.member)

@@ -23,7 +23,7 @@ from bff.connections.connection import instance_of
 from bff.connections.declared_events import DeclaredEvent, DeclaredEvents
 from bff.connections.messages import Event
 from bff.errors import Code, Problem
-from bff.names import check_connection_id, check_idempotency_key, check_user_id
+from bff.names import check_connection_id, check_idempotency_key, check_lists, check_user_id
 
 _RELEASED_SECONDS: Final = 60
 """How long Redis keeps an idempotency key after its release. A repetition in this time sends
@@ -39,7 +39,8 @@ class Sent:
     """The id of the message, `<stream>/<epoch>/<offset>`; None for what is not stored: a message to
     one connection, an event that is declared with `stored=False`."""
     addressed: int
-    """The number of the recipient's connections in the index. Some may already be closed."""
+    """The number of the recipient's connections in the index; of `to_all`, the connections of all
+    instances as last reported. Some may already be closed."""
 
 
 class Messenger(ConnectionControl):
@@ -56,8 +57,10 @@ class Messenger(ConnectionControl):
     Every method raises `redis.exceptions.RedisError`, `OSError` or `TimeoutError` when Redis is
     unavailable; the message may have been sent nevertheless. Every method raises a `Problem` with
     `invalid_params` for what is not a user id, topic, event name or connection id (`names.py`), for
-    an event that is not JSON, and with `REQUIRE_DECLARED_EVENTS` for one that is not declared. A
-    declared event whose payload has another type raises `ValueError`.
+    an event that is not JSON, and with `REQUIRE_DECLARED_EVENTS` for one that is not declared; with
+    `service_error` for a message that is larger than `MAX_QUEUE_BYTES`. A declared event whose
+    payload has another type raises `ValueError`, and so does an `idempotency_key` for an event that
+    is not stored.
     """
 
     def __init__(
@@ -79,9 +82,10 @@ class Messenger(ConnectionControl):
         self._outgoing = OutgoingEvents(declared)
 
     def idempotent(self, scope: str, seconds: int) -> Self:
-        """A messenger whose nth send has the idempotency key `<scope>/<n>`, for some seconds.
+        """A messenger whose nth send has the idempotency key `<scope>/<n>`, kept for `seconds`.
 
-        Event handlers get one, so that an event that is delivered again sends nothing twice.
+        Event handlers get one, so that an event that is delivered again sends no stored message
+        twice. For this, the handler must make the same sends in the same order.
         `key_releases` ends the life of the keys earlier.
         """
         messenger = copy.copy(self)
@@ -121,7 +125,7 @@ class Messenger(ConnectionControl):
         """Send to one connection. The message is not stored, so a closed connection misses it."""
         check_connection_id(connection_id)
         message, _ = self._outgoing.of(topic, event)
-        text = message.encode().decode()
+        text = self._text(message, None)
         await self._publish(connection_id, envelope(Kind.CONNECTION, connection_id, text))
         self._metrics.messages_sent.labels("connection").inc()
         return Sent(None, self._addressed(connection_id))
@@ -180,7 +184,13 @@ class Messenger(ConnectionControl):
         *,
         idempotency_key: str | None = None,
     ) -> list[Sent]:
-        """Send to several users, once to each; the results are in the order of the users."""
+        """Send to several users; one that is named twice counts once. The results are in the order
+        of the users.
+
+        Raises:
+            TypeError: `user_ids` is a text in place of a list.
+        """
+        check_lists(user_ids=user_ids)
         message, stored = self._outgoing.of(topic, event)
         users = list(dict.fromkeys(user_ids))
         if stored:

@@ -21,7 +21,7 @@ from bff.mesh.receiver import MessageReceiver, RetryLimits
 from bff.mesh.sender import MessageSender
 from bff.mesh.service import Service
 from bff.mesh.transport import MeshStatus, MeshTransport
-from bff.names import check_trace_id, is_event_name
+from bff.names import check_lists, check_trace_id, is_event_name
 from bff.settings import MeshSettings
 from bff.telemetry.metrics import Metrics
 
@@ -79,7 +79,11 @@ class MeshClient:
         """Use another client for these services: for another vhost, or another message format.
 
         Callers see no difference. The other client starts and stops with this one.
+
+        Raises:
+            TypeError: `services` is a text in place of a list.
         """
+        check_lists(services=services)
         self._clients_by_service.update(dict.fromkeys(services, to))
 
     def add_event_handler(self, event_handler: EventHandler) -> None:

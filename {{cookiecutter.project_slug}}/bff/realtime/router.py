@@ -15,6 +15,7 @@ from bff.connections.declared_events import EventType
 from bff.connections.messages import Call
 from bff.mesh.events import MeshEvent
 from bff.mesh.messages import MeshRequest
+from bff.names import check_lists
 from bff.realtime.declarations import (
     DeclaredEventHandler,
     Method,
@@ -104,8 +105,10 @@ class RealtimeRouter:
 
         Raises:
             ValueError: a name is not valid, or was declared before.
-            TypeError: `check` has a parameter that cannot be resolved.
+            TypeError: `check` has a parameter that cannot be resolved; or `methods` or `scopes` is
+                a text in place of a list.
         """
+        check_lists(methods=methods, scopes=scopes)
         checking = None
         if check is not None:
             checking = handler(check, _METHOD_INJECTABLE | {Call}, params=params is not None)
@@ -148,8 +151,9 @@ class RealtimeRouter:
 
         Raises:
             ValueError: the name is not `<service>.<method>`, or was declared before.
-            TypeError: a parameter cannot be resolved.
+            TypeError: a parameter cannot be resolved, or `scopes` is a text in place of a list.
         """
+        check_lists(scopes=scopes)
         if "." not in name:
             raise ValueError(f"{name!r} is not <service>.<method>")
 
@@ -186,15 +190,16 @@ class RealtimeRouter:
         """Declare who may subscribe to the topics of a pattern, and what is sent to them.
 
         `payload` is the type of the messages: a Pydantic model, or any type that Pydantic knows. A
-        browser may if its token has all of `scopes` and the function returns True. In the
-        pattern `*` matches one word between dots, `#` any number of words. The function may take,
-        by type: `Topic`, `Caller`, `AccessToken`, the types in `INJECTABLE` and
+        browser may subscribe if its token has all of `scopes` and the function returns True. In
+        the pattern `*` matches one word between dots, `#` any number of words. The function may
+        take, by type: `Topic`, `Caller`, `AccessToken`, the types in `INJECTABLE` and
         `Annotated[..., Depends(...)]`.
 
         Raises:
             ValueError: the pattern was declared before.
-            TypeError: a parameter cannot be resolved.
+            TypeError: a parameter cannot be resolved, or `scopes` is a text in place of a list.
         """
+        check_lists(scopes=scopes)
 
         def declare(function: Function) -> Function:
             bound = handler(function, _TOPIC_INJECTABLE, params=False)

@@ -14,33 +14,28 @@ from bff.connections.close_codes import CloseCode
 from bff.realtime.connection_handler import ConnectionHandler
 from bff.realtime.handler_manager import HandlerManager
 from bff.redis.client import UNAVAILABLE, why
-from bff.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 _BATCH: Final = 500
-_MAX_SECONDS: Final = 300.0
 
 
 class SessionCheck:
     """Requests over a socket are activity of its session, as requests over HTTP are.
 
-    Writing that to Redis for each frame would cost a round trip, so it is done in intervals: a
-    quarter of the idle time, at most five minutes. A session that was idle for too long has ended
+    Writing that to Redis for each frame would cost a round trip, so it is done every
+    `SessionStore.touch_seconds`. A session that was idle for too long has ended
     in Redis without a message; its connections are closed here.
     """
 
-    def __init__(
-        self, handlers: HandlerManager, sessions: SessionStore, settings: Settings
-    ) -> None:
+    def __init__(self, handlers: HandlerManager, sessions: SessionStore) -> None:
         self._handlers = handlers
         self._sessions = sessions
-        self._seconds = min(_MAX_SECONDS, settings.session_idle_seconds / 4)
 
     async def run(self) -> None:
         """Check until cancelled."""
         while True:
-            await asyncio.sleep(self._seconds)
+            await asyncio.sleep(self._sessions.touch_seconds)
             try:
                 await self.check()
             except UNAVAILABLE as error:
@@ -64,8 +59,8 @@ class SessionCheck:
 
     async def _check(self, by_session: dict[str, list[ConnectionHandler]]) -> None:
         active = [sid for sid, found in by_session.items() if any(h.is_active for h in found)]
-        idle = [sid for sid in by_session if sid not in set(active)]
-        # What comes while Redis is asked counts for the next check.
+        idle = list(by_session.keys() - set(active))
+        # Frames that arrive while Redis is asked count for the next check.
         for sid in active:
             for handler in by_session[sid]:
                 handler.is_active = False

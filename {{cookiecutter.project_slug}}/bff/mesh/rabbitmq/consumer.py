@@ -35,7 +35,8 @@ _MAX_TRACE_ID = 255
 """Characters of a trace id, which becomes part of replies and log lines. A longer one counts as
 none."""
 STABLE_SECONDS = 60
-"""A consumer that ran for this long starts again after the shortest pause."""
+"""A consumer that ran for this long starts again after the shortest pause, and what happened before
+no longer counts."""
 REDECLARE_SECONDS = 15
 """How often queue and binding are declared again. Deleting an exchange deletes its bindings, and
 RabbitMQ does not notify consumers of that."""
@@ -49,8 +50,8 @@ class QueueConsumer(ABC):
     def __init__(self, queue: str) -> None:
         self._queue = queue
         self.reason = "starting"
-        """Why nothing is consumed; empty while it is. An interruption that the first restart ends
-        is not reported."""
+        """Why nothing is consumed; empty while it is. An interruption is reported only if the first
+        restart fails too, or if another one follows within `STABLE_SECONDS`."""
         self._failures = 0
         self.ready = asyncio.Event()
         """Set once the queue exists and is bound: from then on it receives every message."""
@@ -70,7 +71,8 @@ class QueueConsumer(ABC):
         """Open a channel, declare, and consume until the channel or the queue is lost."""
 
     async def check(self, connection: AbstractConnection) -> None:
-        """Do once what consuming needs, for `bff doctor`. A message that is taken is given back.
+        """Do once what consuming needs, for `bff doctor`. A message that is taken returns to
+        its queue when the channel is closed.
 
         Raises:
             ConnectionLost: with the broker's error, for example a right that is missing.
@@ -96,21 +98,23 @@ class QueueConsumer(ABC):
         loop = asyncio.get_running_loop()
         delays = backoff_delays(0.5, MAX_BACKOFF_SECONDS)
         while True:
-            started = loop.time()
+            started, reason = loop.time(), "the consumer ended"
             try:
                 with broker_errors():
                     await self.consume(connection)
             except ConnectionLost as error:
+                reason = str(error)
                 logger.warning(
                     "queue consumer stopped, restarting",
-                    extra={"queue": self._queue, "reason": str(error)},
+                    extra={"queue": self._queue, "reason": reason},
                 )
-                self._failed(str(error))
             except Exception as error:
+                reason = f"{type(error).__name__}: {error}"
                 logger.exception("queue consumer failed, restarting", extra={"queue": self._queue})
-                self._failed(f"{type(error).__name__}: {error}")
             if loop.time() - started > STABLE_SECONDS:
                 delays = backoff_delays(0.5, MAX_BACKOFF_SECONDS)
+                self._failures = 0
+            self._failed(reason)
             await asyncio.sleep(next(delays))
 
     def _failed(self, reason: str) -> None:
@@ -134,7 +138,6 @@ class QueueConsumer(ABC):
         """
         raise_if_cancelled()
         self.ready.set()
-        self._failures = 0
         self._report("")
         ends = {*workers, channel.closing, consumer_cancelled(channel)}
         while True:
