@@ -200,7 +200,8 @@ class StreamHub:
                     at = Position(at.epoch, offset)
                     connection.send_frame(Frame(text, {tracker.stream: at}))
                 if self._try_to_go_live(tracker, at, page.tip):
-                    # Until the tracker is there too, live messages up to here are skipped.
+                    # If the tracker has not delivered the messages up to here yet, the connection
+                    # skips these, and `StreamTracker.delivers_to` ends its catching up after them.
                     catch_up.read_up_to = at
                     if tracker.position == at:
                         del tracker.catching_up[connection]
@@ -221,8 +222,10 @@ class StreamHub:
             connection.close(CloseCode.SERVER_ERROR, "try again")
 
     def _try_to_go_live(self, tracker: StreamTracker, at: Position, tip: Position) -> bool:
-        """Whether all messages after `at` will be delivered live. Gives the tracker its position if
-        it has none, and starts reading if it has fallen behind."""
+        """Return whether all messages after `at` will be delivered live.
+
+        Also gives the tracker its position if it has none, and starts a background task that reads
+        the missing messages if the tracker has fallen behind."""
         if tracker.position is None:
             tracker.position, undelivered = tip, tracker.undelivered
             if undelivered and (undelivered.epoch != tip.epoch or undelivered.offset > tip.offset):
@@ -238,7 +241,8 @@ def _has_left(connection: Connection, tracker: StreamTracker, catch_up: CatchUp)
 
 
 async def wait_for_room(connection: Connection, size: int) -> None:
-    """Wait until the socket can buffer `size` bytes; close the connection when it does not."""
+    """Wait until the socket can buffer `size` bytes. Closes the connection if that takes longer
+    than `_DRAIN_SECONDS`."""
     buffered = connection.transport.buffered
     if buffered > _MAX_BUFFERED or buffered + size > connection.max_queue_bytes:
         try:

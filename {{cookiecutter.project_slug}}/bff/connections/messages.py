@@ -203,18 +203,20 @@ class Hello(_Outbound):
 
     type: ClassVar[str] = "event"
     session_id: str
+    """The id of the connection; the gateway `nuropb_gw` gave it this name."""
     user_id: str
     username: str
     expires_at: int
     """When the token expires: Unix time in seconds."""
     ping_interval: float
+    """In seconds."""
     positions: dict[str, str]
     """The id of the newest message of each stream: the position to start from."""
     recovered: dict[str, bool] = field(default_factory=dict)
     """By stream that `since` named: whether all missed messages follow."""
     topics: Annotated[list[str] | None, Field(exclude_if=lambda topics: topics is None)] = None
-    """In development: the patterns of all topics, so that the client can say which listener hears
-    nothing."""
+    """In development: the patterns of all topics, so that the client can name a listener whose
+    topic matches none."""
 
     def payload(self) -> dict[str, Any]:
         event = {

@@ -106,7 +106,8 @@ class PendingCalls:
     def find(self, correlation_id: str) -> Message | None:
         """The request that a reply is for, if the reply is still wanted.
 
-        The first reply counts: NuroPb sends two after an exception.
+        Only the first reply is used: after an exception, NuroPb sends two. Replies for which
+        no call waits are counted in the metrics.
         """
         message, reply = self._replies.get(correlation_id, (None, None))
         if message and reply and (not reply.done() or reply.cancelled()):
@@ -127,7 +128,7 @@ class PendingCalls:
             message.confirm.set_result(None)
 
     def take_reply(self, message: Message) -> Reply | None:
-        """The reply that has arrived, although the caller's wait ended otherwise."""
+        """The reply, if it has arrived although the caller stopped waiting for another reason."""
         _, reply = self._replies.get(message.correlation_id, (None, None))
         if reply is None or not _has_result(reply):
             return None
@@ -146,7 +147,8 @@ class PendingCalls:
     def _settle(
         self, message: Message, reply: asyncio.Future[Reply | None], answer: Reply | None
     ) -> None:
-        """Keep a reply. If its caller was cancelled in this turn, only `stop_waiting` reads it."""
+        """Keep a reply. If its caller was cancelled in this turn of the loop, its future is
+        cancelled too: then a new future holds the reply, for `stop_waiting`."""
         if reply.cancelled():
             reply = asyncio.get_running_loop().create_future()
             self._replies[message.correlation_id] = message, reply

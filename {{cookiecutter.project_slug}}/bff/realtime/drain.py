@@ -15,18 +15,20 @@ from bff.realtime.handler_manager import HandlerManager
 logger = logging.getLogger(__name__)
 
 _UNREADY_SECONDS = 3.0
-"""Only `/health/ready` fails for so long, so that load balancers take the instance out."""
+"""At first only `/health/ready` fails, for this time: load balancers take the instance out."""
 _WARNING_SECONDS = 1.0
-"""The time between `drain` and the close. Requests that crossed the `drain` frame are answered."""
+"""The time between `drain` and the close. Requests that were on their way when `drain` was sent are
+answered."""
 _MAX_INTERVAL_SECONDS = 0.5
-"""The longest time between two `drain` frames. Few connections end before the drain time."""
+"""The longest time between two `drain` frames: with few connections, draining takes less than the
+drain time."""
 _REQUEST_GRACE_SECONDS = 5.0
 """How long running requests may take after the drain time."""
 _INDEX_SECONDS = 0.25
 """The time in which the index removes a closed connection. A user at `MAX_CONNECTIONS_PER_USER`
 who reconnects earlier would be refused."""
 _RECONNECTS_PER_SECOND = 200
-"""The reconnects that other instances can take beside their load: about a tenth of what one
+"""The reconnects that other instances can take in addition to their load: about a tenth of what one
 instance did alone in the benchmark."""
 
 
@@ -52,7 +54,7 @@ class DrainSchedule:
         return cls(unready, seconds - unready - warning, warning, grace)
 
     def reconnect_delay(self, connections: int) -> float:
-        """Seconds that a client waits after its close, when so many connections are drained.
+        """Seconds that a client waits after its close, when this many connections are drained.
 
         The `drain` frames are spread already. A random delay spreads only those reconnects that
         the drain time is too short for.
@@ -110,7 +112,7 @@ class Draining:
         logger.info("drained", extra={"seconds": round(loop.time() - begun, 1)})
 
     async def _drain_one_by_one(self, begun: float) -> None:
-        """Repeats until none is left: connections that are being admitted come in a later pass."""
+        """Repeat until all have their `drain` frame: a connection may be opened during a pass."""
         loop = asyncio.get_running_loop()
         schedule = self._schedule
         await asyncio.sleep(schedule.unready_seconds)

@@ -1,4 +1,5 @@
-"""Work that is left when a mesh call has ended for the browser: late replies, cancellations."""
+"""Background work after the browser has stopped waiting for a mesh call: late replies are stored,
+cancellations are reported to the service."""
 
 from __future__ import annotations
 
@@ -29,7 +30,7 @@ class LateResult(BaseModel):
 
 LATE_REPLY = EventType("result", LateResult, stored=True)
 LATE_REPLY_TOPIC = LATE_REPLY.name
-"""The topic of the event that holds a late reply."""
+"""The name of the event that holds a late reply."""
 MAX_NOTIFICATIONS = 100
 """Commands about cancelled calls that are sent concurrently. Others wait, at most
 `_NOTIFY_SECONDS`."""

@@ -82,10 +82,11 @@ class HandlerManager:
         connection, caller = handler.connection, handler.caller
         try:
             joined, of_all = await self._subscriptions.join(connection, since)
-            if await self._revocations.is_revoked_at(handler.caller, of_all.revocations_version):
+            if await self._revocations.is_revoked_at(caller, of_all.revocations_version):
                 raise SessionEnded
             version = of_all.retained_version
-            # A client that resumed its streams probably has them: its hello comes first.
+            # A client that resumed its streams probably has the retained broadcasts: it gets the
+            # hello first, and they are read after it.
             retained = [] if joined.are_resumed else await self._retained(caller, version)
             more = await self._subscribe(connection, since, topics) if topics else ()
         except Problem as problem:
@@ -220,5 +221,5 @@ def _close_code_of(problem: Problem) -> CloseCode:
         return CloseCode.SESSION_ENDED
     if problem.code is not Code.RATE_LIMITED:
         return CloseCode.SERVER_ERROR
-    passes = problem.retry_after_seconds is not None
-    return CloseCode.TOO_MANY_REQUESTS if passes else CloseCode.CONNECTION_LIMIT
+    may_retry = problem.retry_after_seconds is not None
+    return CloseCode.TOO_MANY_REQUESTS if may_retry else CloseCode.CONNECTION_LIMIT

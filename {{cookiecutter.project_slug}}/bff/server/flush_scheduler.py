@@ -11,8 +11,8 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 _FLUSH_BATCH: Final = 100
-"""Connections flushed in one turn of the loop, which takes less than a millisecond. A frame that
-arrives meanwhile for one of the others is sent in the same write as its earlier frames."""
+"""Connections flushed in one turn of the loop, which takes less than a millisecond. The others wait
+for the next turn: frames that they get until then are sent in the same write."""
 
 
 class Writer(Protocol):
@@ -47,10 +47,11 @@ class FlushScheduler:
         self.ping_timeout = config.ws_ping_timeout or 0.0
         """Seconds to wait for a pong; 0 waits without limit."""
         self.pending: Final[list[Writer]] = []
-        """Connections with frames to write. Call `schedule_flush` after adding the first."""
+        """Connections with frames to write. Code that adds the first one itself, without
+        `schedule`, calls `schedule_flush`."""
 
     def schedule(self, writer: Writer) -> None:
-        """Flush a connection in the next turn of the loop."""
+        """Flush a connection in the next turn of the loop, or later if many are waiting."""
         if not self.pending:
             self.schedule_flush()
         self.pending.append(writer)

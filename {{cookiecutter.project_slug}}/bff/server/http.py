@@ -60,7 +60,7 @@ class HttpProtocol(DeadlineProtocol):
 
     flow: _Flow
     _last_read: bytes | memoryview = b""
-    """The input from the piece that is being parsed to the end."""
+    """The part of the input that begins with the piece which is being parsed."""
     _piece_size = 0
     _unparsed = b""
     """Input that waits until fewer pipelined requests wait. Reading is paused meanwhile."""
@@ -95,7 +95,7 @@ class HttpProtocol(DeadlineProtocol):
         self._watch_answer()
 
     def send_400_response(self, msg: str) -> None:
-        """The answer to what is no HTTP request. uvicorn's has no safe headers."""
+        """The answer to what is no HTTP request. uvicorn's lacks our security headers."""
         self.transport.write(handshake.response(HTTPStatus.BAD_REQUEST, _TEXT, msg.encode()))
         self.transport.close()
 

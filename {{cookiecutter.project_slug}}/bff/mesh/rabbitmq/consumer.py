@@ -1,4 +1,4 @@
-"""The base of what consumes a queue. Each has a channel of its own, so that errors stay apart."""
+"""The base class of queue consumers. Each has its own channel, so an error stops only one."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class QueueConsumer(ABC):
                 raise ConnectionLost("the queue was deleted")
             async with asyncio.timeout(BROKER_SECONDS):
                 await self.declare(channel)
-            await acked.command_replied()
+            await acked.command_replied()  # RabbitMQ has all that was sent on the channel before
 
 
 def to_delivery(message: DeliveredMessage) -> Delivery:
