@@ -15,7 +15,7 @@ from bff.auth.oidc import login_flow
 from bff.connections.close_codes import CloseCode
 from bff.errors import Code, Problem
 from bff.realtime.session_check import SessionCheck
-from bff.testing import RunningBff
+from bff.testing import RunningBff, until
 
 from tests.engine.sign_in.conftest import Embedded, Page, Provider, Start
 
@@ -209,6 +209,8 @@ async def test_a_connect_with_a_token_costs_one_round_trip_and_no_question_about
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Redis is sent the entry of the index, and nothing else that names user, session or token."""
+    revocations = bff.engine.cluster.revocations
+    await until(lambda: revocations._version is not None)  # compared with Redis after the start
     pipeline, events = bff.engine.cluster.pipeline, list[str]()
     submit = pipeline.submit
 
@@ -278,7 +280,8 @@ async def test_activity_is_written_in_a_quarter_of_the_idle_time(
 ) -> None:
     engine = signing_bff.engine
     settings = signing_bff.settings.model_copy(update={"session_idle_seconds": idle})
-    assert SessionCheck(engine.handlers, engine.sessions, settings)._seconds == seconds
+    store = sessions.SessionStore(engine.cluster.pipeline, settings)
+    assert store.touch_seconds == seconds
 
 
 async def test_activity_that_redis_did_not_get_counts_for_the_next_check(
