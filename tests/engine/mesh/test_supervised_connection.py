@@ -162,3 +162,32 @@ async def test_a_consumer_that_starts_and_ends_again_and_again_is_reported(
     await until(lambda: "the channel was closed" in reasons)
     task.cancel()
     assert reasons[0] == ""
+
+
+async def test_a_consumer_that_fails_says_why_and_starts_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(consumer, "backoff_delays", lambda *_: iter([0.0] * 9))
+    reasons: list[str] = []
+    ended = asyncio.Event()
+
+    class Fails(consumer.QueueConsumer):
+        async def declare(self, channel: Channel) -> None: ...
+
+        async def consume(self, connection: AbstractConnection) -> None:
+            reasons.append(self.reason)
+            if len(reasons) == 3:
+                ended.set()
+                await asyncio.Event().wait()
+            raise ValueError("odd") if len(reasons) == 1 else ConnectionLost("gone")
+
+    changes: list[str] = []
+    connection: Any = None
+    one = Fails("q")
+    task = asyncio.create_task(one.run(connection, lambda: changes.append(one.reason)))
+    async with asyncio.timeout(10):
+        await ended.wait()
+    task.cancel()
+    assert reasons == ["starting", "ValueError: odd", "gone"]
+    assert changes == reasons[1:]
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]

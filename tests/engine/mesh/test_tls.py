@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from bff.mesh.connect import connect_mesh, open_dead_letters
+from bff.mesh.rabbitmq.fast_path import _ssl_context
 from bff.mesh.service import Service
 from bff.mesh.transport import ConnectionLost
 from bff.settings import Settings
@@ -17,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from yarl import URL
 
 from tests import servers
 
@@ -154,3 +156,20 @@ async def test_what_is_wrong_is_said(
         assert reason in str(lost.value)
     finally:
         await mesh.stop()
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("", "cannot use the certificates of AMQP_URL"),
+        ("?cafile=a", "cannot use cafile 'a' of AMQP_URL"),
+        ("?cafile=a&keyfile=b", "cannot use cafile 'a' and keyfile 'b' of AMQP_URL"),
+    ],
+)
+async def test_the_files_that_cannot_be_used_are_named(query: str, words: str) -> None:
+    class Provider:
+        async def get_context(self) -> None:
+            raise ValueError("odd")
+
+    with pytest.raises(ConnectionLost, match=words):
+        await _ssl_context(Provider(), URL(f"amqps://host/{query}"))
