@@ -72,7 +72,7 @@ lock: $(READY) ## lock changed dependencies (needs uv and npm): make lock [UPGRA
 	$(COMPILE) --group nuropb --output-file tests/requirements-nuropb.lock
 	$(COMPILE) --constraints "$(GENERATED)/requirements.lock" --output-file benchmarks/peers.lock benchmarks/peers.in
 	$(COMPILE) --output-file benchmarks/gateway.lock benchmarks/gateway.in
-	@$(BIN)/python scripts/npm_lock.py benchmarks/candidates tests/node tests/servers/identity_provider tests/engine/sign_in/keycloak
+	@$(BIN)/python scripts/npm_lock.py benchmarks/candidates tests/node tests/node/next tests/servers/identity_provider tests/engine/sign_in/keycloak
 
 clean: ## remove generated files and virtual environments
 	rm -rf build .venv .venv-project .venv-nuropb

@@ -43,10 +43,10 @@ export const codes: typeof Public.CloseCode = CloseCode;
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The client and the example app beside the packages that tests use."""
+    """The client and the examples beside the packages that tests use."""
     (tmp_path / "node_modules").symlink_to(node.packages() / "node_modules")
     shutil.copytree(CLIENT, tmp_path / "client")
-    shutil.copytree(PROJECT / "docs" / "examples" / "web", tmp_path / "web")
+    shutil.copytree(PROJECT / "docs" / "examples", tmp_path / "examples")
     return tmp_path
 
 
@@ -64,7 +64,9 @@ def test_the_types_in_its_comments_are_right_and_those_of_users_too(folder: Path
 
 def test_its_style_is_that_of_biome(folder: Path) -> None:
     shutil.copy2(Path(node.__file__).with_name("biome.json"), folder)
-    _node(folder, "node_modules/@biomejs/biome/bin/biome", "ci", "--colors=off", "client", "web")
+    _node(
+        folder, "node_modules/@biomejs/biome/bin/biome", "ci", "--colors=off", "client", "examples"
+    )
 
 
 def test_its_core_is_small(folder: Path) -> None:

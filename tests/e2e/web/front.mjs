@@ -43,7 +43,7 @@ export class Bff {
   }
 }
 
-/** `mode`: "open", or "no upgrade" (a proxy that knows no WebSockets). */
+/** `mode`: "open", "no upgrade" (a proxy that knows no WebSockets), or "down" (no connections). */
 export class Front {
   mode = "open";
   requests = [];
@@ -55,6 +55,10 @@ export class Front {
     this.server = http.createServer((request, response) => this.#serve(request, response));
     this.server.on("upgrade", (request, socket, head) => this.#upgrade(request, socket, head));
     this.server.on("connection", (socket) => {
+      if (this.mode === "down") {
+        socket.destroy();
+        return;
+      }
       this.#sockets.add(socket);
       socket.on("close", () => this.#sockets.delete(socket));
       socket.on("error", () => {});

@@ -40,19 +40,25 @@ beforeEach(() => {
   front.mode = "open";
 });
 
+/** A page, and what goes wrong in it: exceptions, unhandled rejections, errors in the console. */
+export async function openPage() {
+  const page = await browser.newPage();
+  const problems = [];
+  page.on("pageerror", (error) => problems.push(String(error)));
+  page.on("console", (message) => {
+    if (message.type() === "error") problems.push(message.text());
+  });
+  return { page, problems };
+}
+
 /** A tab with the example app. Each test has a user of its own, so that it sees no other orders. */
 export class Tab {
   static users = 0;
-  problems = [];
 
   static async open({ user = `user${(Tab.users += 1)}`, prepare } = {}) {
     const tab = new Tab();
     tab.user = user;
-    tab.page = await browser.newPage();
-    tab.page.on("pageerror", (error) => tab.problems.push(String(error)));
-    tab.page.on("console", (message) => {
-      if (message.type() === "error") tab.problems.push(message.text());
-    });
+    ({ page: tab.page, problems: tab.problems } = await openPage());
     if (prepare) await tab.page.evaluateOnNewDocument(prepare);
     await tab.page.goto(`${front.url}?user=${user}`);
     return tab;
@@ -116,19 +122,23 @@ export class Tab {
   }
 }
 
+async function post(path, body, headers) {
+  const response = await fetch(`http://127.0.0.1:${BFF_PORT}${path}`, {
+    method: "POST",
+    headers: { "Content-Type": "application/json", ...headers },
+    body: JSON.stringify(body),
+  });
+  assert.ok(response.ok, `${path}: HTTP status ${response.status}`);
+  return response.json();
+}
+
+export async function developmentToken(user) {
+  return (await post("/dev/token", { user, scopes: ["orders"] })).token;
+}
+
 /** Place an order of a user from outside the browser. */
 export async function placeOrder(user, item) {
-  const post = async (path, body, headers) => {
-    const response = await fetch(`http://127.0.0.1:${BFF_PORT}${path}`, {
-      method: "POST",
-      headers: { "Content-Type": "application/json", ...headers },
-      body: JSON.stringify(body),
-    });
-    assert.ok(response.ok, `${path}: HTTP status ${response.status}`);
-    return response.json();
-  };
-  const { token } = await post("/dev/token", { user, scopes: ["orders"] });
-  const headers = { Authorization: `Bearer ${token}` };
+  const headers = { Authorization: `Bearer ${await developmentToken(user)}` };
   await post("/rpc/orders/place", { item, quantity: 1 }, headers);
 }
 
