@@ -61,10 +61,14 @@ class Cluster:
         self.before_reply: Callable[[list[Sequence[Any]]], Any] = self.reply_at_once
         monkeypatch.setattr(client, "initialize", self._initialize)
         monkeypatch.setattr(client, "get_node_from_key", lambda key: self.nodes[key.split(":")[0]])
-        monkeypatch.setattr(client, "pipeline", lambda transaction: Pipeline(self))
+        monkeypatch.setattr(client, "pipeline", self._pipeline)
         monkeypatch.setattr(
             type(client.nodes_manager), "initialize", lambda _, **options: self._refresh(**options)
         )
+
+    def _pipeline(self, transaction: bool) -> Pipeline:
+        assert not transaction, "a command that fails must not undo the others"
+        return Pipeline(self)
 
     async def reply_at_once(self, commands: list[Sequence[Any]]) -> None: ...
 
