@@ -137,6 +137,20 @@ async def test_a_connection_that_ends_as_a_statement_begins_is_an_outage() -> No
     await engine.dispose()
 
 
+@pytest.mark.skipif("TEST_DATABASE_URL" not in os.environ, reason="SQLite creates its file")
+@pytest.mark.parametrize("change", [{"database": "missing"}, {"username": "missing"}])
+async def test_a_server_without_the_database_or_the_role_is_an_outage(
+    settings: Settings, change: dict[str, str]
+) -> None:
+    url = make_url(settings.database_url).set(**change)  # type: ignore[arg-type]
+    missing = Database(
+        settings.model_copy(update={"database_url": url.render_as_string(hide_password=False)})
+    )
+    with pytest.raises(UNAVAILABLE):
+        await missing.ping()
+    await missing.close()
+
+
 @pytest.mark.skipif("TEST_DATABASE_URL" not in os.environ, reason="only PostgreSQL has limits")
 async def test_a_server_that_is_full_is_an_outage(settings: Settings, database: Database) -> None:
     role = f"guest_{secrets.token_hex(4)}"

@@ -39,8 +39,9 @@ _RIGHTS: Final = (
 """What the engine does with its tables. A result without `*`: PostgreSQL refuses a cached statement
 once after a migration has changed the columns of its result."""
 
-_UNAVAILABLE_STATES: Final = ("08", "53", "57P")
-"""SQLSTATE prefixes: connection exception, insufficient resources, operator intervention."""
+_UNAVAILABLE_STATES: Final = ("08", "28", "3D", "53", "57P")
+"""SQLSTATE prefixes: connection exception, invalid authorization, no such database, insufficient
+resources, operator intervention."""
 
 
 class Database:
@@ -107,7 +108,7 @@ def make_engine(database_url: str, *, migrating: bool = False) -> AsyncEngine:
 
 
 def _to_operational_error(context: ExceptionContext) -> OperationalError | None:
-    """Convert PostgreSQL's errors while it starts, stops or is full to `OperationalError`.
+    """Convert PostgreSQL's errors of `_UNAVAILABLE_STATES` to `OperationalError`.
 
     SQLAlchemy raises a plain `DBAPIError` for them. asyncpg raises `InternalClientError` when a
     connection ends just as a statement begins.
