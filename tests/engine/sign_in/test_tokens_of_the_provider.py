@@ -37,9 +37,10 @@ async def signing_bff(start: Start) -> AsyncIterator[RunningBff]:
 
 
 def claims(**changes: Any) -> dict[str, Any]:
-    now = time.time()
-    good = {"iss": ISSUER, "aud": CLIENT, "exp": now + 60, "iat": now, "nonce": "n"}
-    return {name: value for name, value in (good | changes).items() if value is not None}
+    """Times are given in seconds from now."""
+    good = {"iss": ISSUER, "aud": CLIENT, "exp": 60, "iat": 0, "nonce": "n"}
+    given = {name: value for name, value in (good | changes).items() if value is not None}
+    return given | {name: time.time() + given[name] for name in ("exp", "iat") if name in given}
 
 
 def reason(given: dict[str, Any]) -> str | None:
@@ -53,8 +54,8 @@ def reason(given: dict[str, Any]) -> str | None:
         ({"aud": [CLIENT]}, None),
         ({"aud": [CLIENT, "other"], "azp": CLIENT}, None),
         ({"azp": CLIENT}, None),
-        ({"exp": time.time() - 60}, None),
-        ({"iat": time.time() + 60}, None),
+        ({"exp": -60}, None),
+        ({"iat": 60}, None),
         ({"iss": "https://evil.example"}, "wrong issuer"),
         ({"iss": None}, "wrong issuer"),
         ({"aud": "other"}, "issued to another client"),
@@ -62,9 +63,9 @@ def reason(given: dict[str, Any]) -> str | None:
         ({"aud": [CLIENT, "other"]}, "issued to another client"),
         ({"azp": "other"}, "issued to another client"),
         ({"exp": None}, "expired, or without exp"),
-        ({"exp": time.time() - 600}, "expired, or without exp"),
+        ({"exp": -600}, "expired, or without exp"),
         ({"iat": None}, "issued in the future, or without iat"),
-        ({"iat": time.time() + 6000}, "issued in the future, or without iat"),
+        ({"iat": 6000}, "issued in the future, or without iat"),
         ({"nonce": None}, "wrong nonce"),
         ({"nonce": "m"}, "wrong nonce"),
     ],
