@@ -38,7 +38,7 @@ async def signing_bff(start: Start) -> AsyncIterator[RunningBff]:
 
 def claims(**changes: Any) -> dict[str, Any]:
     """Times are given in seconds from now."""
-    good = {"iss": ISSUER, "aud": CLIENT, "exp": 60, "iat": 0, "nonce": "n"}
+    good: dict[str, Any] = {"iss": ISSUER, "aud": CLIENT, "exp": 60, "iat": 0, "nonce": "n"}
     given = {name: value for name, value in (good | changes).items() if value is not None}
     return given | {name: time.time() + given[name] for name in ("exp", "iat") if name in given}
 
