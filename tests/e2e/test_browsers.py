@@ -20,7 +20,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     link_packages(app)
     node.output_of(["node", "node_modules/typescript/bin/tsc"], cwd=app)
     node.output_of(["node", "node_modules/vite/bin/vite.js", "build"], cwd=app)
-    (app / "dist" / "empty.html").write_text("<!doctype html><title>Another page</title>")
+    (app / "dist" / "empty.html").write_text(
+        '<!doctype html><title>Another page</title><link rel="icon" href="data:,">'
+    )
     return app
 
 

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { bff, front, Tab } from "./stage.mjs";
+import { bff, front, openPage, Tab } from "./stage.mjs";
 
 const { MAX_TABS } = process.env;
 
@@ -88,5 +88,48 @@ describe("when the server restarts", () => {
     await tab.until(() => document.querySelectorAll("#orders li").length === 0);
     await tab.place("milk");
     await tab.close({ isNetworkBroken: true });
+  });
+});
+
+describe("a ticket that is lost", () => {
+  test("is requested again", async () => {
+    front.lost = "/auth/ticket";
+    const asked = front.count("/auth/ticket");
+    const tab = await Tab.open();
+    await tab.isConnected("websocket");
+    assert.equal(front.lost, "");
+    assert.ok(front.count("/auth/ticket") >= asked + 2);
+    await tab.place("tea");
+    await tab.close({ isNetworkBroken: true });
+  });
+});
+
+describe("a page without a framework", () => {
+  test("learns the present state, and which listener gets no events", async () => {
+    const { page, problems } = await openPage();
+    const hint = new Promise((resolve) => {
+      page.on("console", (message) => message.text().includes("gets no events") && resolve(message.text()));
+    });
+    await page.goto(`${front.url}empty.html`);
+    await page.addScriptTag({
+      type: "module",
+      content: `
+        import { BffClient } from "/bff-client/bff-client.js";
+        const headers = { "Content-Type": "application/json" };
+        const body = JSON.stringify({ user: "plain", scopes: ["orders"] });
+        const getToken = async () => {
+          const response = await fetch("/dev/token", { method: "POST", headers, body });
+          return (await response.json()).token;
+        };
+        const bff = new BffClient({ getToken });
+        bff.on("orders.latest", () => {});
+        await bff.connect();
+        bff.onState(({ state }) => { window.stateAtOnce = state; }, { current: true });
+      `,
+    });
+    await page.waitForFunction(() => window.stateAtOnce === "open", { timeout: 30_000 });
+    assert.match(await hint, /use follow\("orders.latest", listener\)/);
+    await page.close();
+    assert.deepEqual(problems, []);
   });
 });

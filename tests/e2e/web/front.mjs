@@ -43,9 +43,13 @@ export class Bff {
   }
 }
 
-/** `mode`: "open", "no upgrade" (a proxy that knows no WebSockets), or "down" (no connections). */
+/**
+ * `mode`: "open", "no upgrade" (a proxy that knows no WebSockets), or "down" (no connections). The
+ * next request for the path `lost` gets no answer: its connection is broken.
+ */
 export class Front {
   mode = "open";
+  lost = "";
   requests = [];
   #tunnels = new Set();
   #sockets = new Set();
@@ -96,8 +100,13 @@ export class Front {
   async #serve(request, response) {
     const { pathname } = new URL(request.url, this.url);
     this.requests.push(pathname);
+    if (pathname === this.lost) {
+      this.lost = "";
+      response.destroy();
+      return;
+    }
     const file = pathname === "/" ? "/index.html" : pathname;
-    if (extname(file) in TYPES) {
+    if (extname(file) in TYPES && !file.startsWith("/bff-client/")) {
       const text = await readFile(join(this.folder, file)).catch(() => null);
       response.writeHead(text === null ? 404 : 200, { "Content-Type": TYPES[extname(file)] });
       response.end(text);

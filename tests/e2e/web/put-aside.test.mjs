@@ -1,12 +1,16 @@
 /** Pages that are put aside, and faults that take minutes: in `make test-long`. */
 
 import assert from "node:assert/strict";
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { describe, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
+import { createServer } from "vite";
+
 import { front, isFirefox, placeOrder, suspend, Tab } from "./stage.mjs";
 
-const { KEPT } = process.env;
+const { APP, BFF_PORT, KEPT } = process.env;
 
 describe("a page that is put aside", () => {
   test("comes back from the back/forward cache, connected", async () => {
@@ -124,5 +128,25 @@ describe("for minutes", () => {
     assert.equal(front.count("/dev/token"), asked);
     await tab.place("tea");
     await tab.close();
+  });
+});
+
+describe("behind the development server of Vite", () => {
+  test("the proxy of the documentation passes WebSockets and requests on", async () => {
+    const root = join(APP, "..");
+    const config = await readFile(join(root, "vite.config.ts"), "utf8");
+    const configFile = join(root, "vite.test.config.ts");
+    await writeFile(configFile, config.replace("127.0.0.1:8000", `127.0.0.1:${BFF_PORT}`));
+    const server = await createServer({ root, configFile, logLevel: "error", server: { port: 0, host: "127.0.0.1" } });
+    await server.listen();
+    try {
+      const { port } = server.httpServer.address();
+      const tab = await Tab.open({ url: `http://127.0.0.1:${port}/` });
+      await tab.isConnected("websocket");
+      await tab.place("tea");
+      await tab.close();
+    } finally {
+      await server.close();
+    }
   });
 });

@@ -55,12 +55,12 @@ export async function openPage() {
 export class Tab {
   static users = 0;
 
-  static async open({ user = `user${(Tab.users += 1)}`, prepare } = {}) {
+  static async open({ user = `user${(Tab.users += 1)}`, prepare, url = front.url } = {}) {
     const tab = new Tab();
     tab.user = user;
     ({ page: tab.page, problems: tab.problems } = await openPage());
     if (prepare) await tab.page.evaluateOnNewDocument(prepare);
-    await tab.page.goto(`${front.url}?user=${user}`);
+    await tab.page.goto(`${url}?user=${user}`);
     return tab;
   }
 

@@ -23,7 +23,7 @@ _BATCH: Final = 500
 
 _EXPIRY_LEASES: Final = 10
 """A user's entries expire after this many times `LEASE_SECONDS` without a comparison. Otherwise
-entries of dead instances would stay if Redis restored them, or lost the list of their users."""
+entries of dead instances would stay if Redis restored them, or lost the set of their users."""
 
 
 class Reconciler:
@@ -34,7 +34,8 @@ class Reconciler:
 
     In every `LEASE_SECONDS` it compares the users with a connection here, and those in
     `ClusterContext.users_to_compare`, who have no connection here but perhaps an entry. The set
-    that the reaper would read may name more users: it is scanned page by page for them. A batch of
+    `Keys.users_of`, from which `Reaper` takes the users of a dead instance, may name more users: it
+    is scanned page by page for them. A batch of
     users costs one `SADD`, one `SSCAN` and a script for each user, in one round trip. When nothing
     differs, each reply is empty.
     """
@@ -81,8 +82,8 @@ class Reconciler:
                     self._users_to_compare.update(batch)
 
     async def _scan(self) -> None:
-        """Read a page of the set that the reaper would read. Those of its users who have no
-        connection here are compared next."""
+        """Read a page of the set `Keys.users_of`. Those of its users who have no connection here
+        are compared next."""
         key = self._keys.users_of(self._lease.member)
         cursor = self._scanned[1] if self._scanned[0] == key else 0
         reply = await self._pipeline.submit("SSCAN", key, cursor, "COUNT", _BATCH)
@@ -110,7 +111,7 @@ class Reconciler:
         without_lease: list[tuple[str, str]] = []
         for user_id, result in zip(users, results, strict=True):
             for connection_id in map(bytes.decode, result.result()):
-                if "#" in connection_id:
+                if "#" in connection_id:  # the member of an entry that has no lease
                     without_lease.append((user_id, connection_id))
                     continue
                 connection = self._registry.by_id(connection_id)
@@ -139,7 +140,7 @@ class Reconciler:
         self._without_lease = {m: at for m, at in self._without_lease.items() if at > border}
 
     async def _forget(self, member: str, users: Sequence[str]) -> None:
-        """Remove users without a connection here from the set that the reaper reads."""
+        """Remove users without a connection here from the set `Keys.users_of`."""
         key = self._keys.users_of(member)
         gone = [user_id for user_id in users if not self._registry.by_user(user_id)]
         if gone:

@@ -77,7 +77,8 @@ class PendingCalls:
         """Wait no longer for the reply to a request. Idempotent.
 
         `on_late` is called once if the reply may still come: with the reply, or with a `Problem`
-        when the reply queue is lost or `KEEP_RESULT_SECONDS` have passed.
+        when the reply queue is lost, when `KEEP_RESULT_SECONDS` have passed, or at once if
+        `MAX_PENDING_REQUESTS` late calls are waiting already.
         """
         correlation_id = message.correlation_id
         _, reply = self._replies.pop(correlation_id, (None, None))
@@ -128,7 +129,8 @@ class PendingCalls:
             message.confirm.set_result(None)
 
     def take_reply(self, message: Message) -> Reply | None:
-        """The reply, if it has arrived although the caller stopped waiting for another reason."""
+        """The reply, if it has arrived although the caller's wait ended by something else: a
+        timeout, a return or a nack."""
         _, reply = self._replies.get(message.correlation_id, (None, None))
         if reply is None or not _has_result(reply):
             return None

@@ -15,7 +15,8 @@ from bff.realtime.handler_manager import HandlerManager
 logger = logging.getLogger(__name__)
 
 _UNREADY_SECONDS = 3.0
-"""At first only `/health/ready` fails, for this time: load balancers take the instance out."""
+"""The time before the first `drain` frame: `/health/ready` fails already, so that load balancers
+send no more clients."""
 _WARNING_SECONDS = 1.0
 """The time between `drain` and the close. Requests that were on their way when `drain` was sent are
 answered."""
@@ -28,8 +29,8 @@ _INDEX_SECONDS = 0.25
 """The time in which the index removes a closed connection. A user at `MAX_CONNECTIONS_PER_USER`
 who reconnects earlier would be refused."""
 _RECONNECTS_PER_SECOND = 200
-"""The reconnects that other instances can take in addition to their load: about a tenth of what one
-instance did alone in the benchmark."""
+"""The reconnects that the other instances together can take in addition to their load: about a
+tenth of what one instance did alone in the benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class DrainSchedule:
     """How the drain time is divided."""
 
     unready_seconds: float
-    """Before the first `drain` frame, while only the readiness check fails."""
+    """Before the first `drain` frame."""
     spread_seconds: float
     """Over which `drain` frames are sent, one by one, evenly."""
     warning_seconds: float
@@ -56,8 +57,8 @@ class DrainSchedule:
     def reconnect_delay(self, connections: int) -> float:
         """Seconds that a client waits after its close, when this many connections are drained.
 
-        The `drain` frames are spread already. A random delay spreads only those reconnects that
-        the drain time is too short for.
+        The `drain` frames are spread already. If the drain time is too short for that, a random
+        delay spreads the reconnects further: their rate is at most twice `_RECONNECTS_PER_SECOND`.
         """
         more = max(0.0, connections / _RECONNECTS_PER_SECOND - self.spread_seconds)
         return _INDEX_SECONDS + random.uniform(0, more)  # noqa: S311
@@ -112,7 +113,8 @@ class Draining:
         logger.info("drained", extra={"seconds": round(loop.time() - begun, 1)})
 
     async def _drain_one_by_one(self, begun: float) -> None:
-        """Repeat until all have their `drain` frame: a connection may be opened during a pass."""
+        """Repeat until all have their `drain` frame: a handshake that had begun may end during a
+        pass."""
         loop = asyncio.get_running_loop()
         schedule = self._schedule
         await asyncio.sleep(schedule.unready_seconds)
