@@ -339,3 +339,30 @@ async def test_the_last_word_of_the_server_about_a_subscription_counts(
     assert events_of(alice, "unsubscribed") == [{"topics": ["prices"]}]
     assert events_of(alice, "subscribed") == []
     assert a.subscriptions._pending == {}
+
+
+async def test_the_server_s_subscription_ends_no_catching_up(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that is subscribed already gets what it has missed, each message once."""
+    a = await start()
+    catch_up, may_begin = a.subscriptions.catch_up, asyncio.Event()
+
+    async def slowly(*args: Any) -> None:
+        await may_begin.wait()
+        await catch_up(*args)
+
+    alice = await a.join("alice")
+    seen = await a.messenger.to_topic("prices", 0)
+    for number in range(1, 4):
+        await a.messenger.to_topic("prices", number)
+    with monkeypatch.context() as patch:
+        patch.setattr(a.subscriptions, "catch_up", slowly)
+        await a.subscriptions.subscribe(alice, {"prices": Position.parse(seen)[1]})
+    a.subscriptions.subscribe_user("alice", "prices")
+    await until(lambda: len(a.subscriptions._tasks) == 1)
+    may_begin.set()
+    await until(lambda: not a.subscriptions._tasks)
+    await a.messenger.to_topic("prices", 4)
+    await until(lambda: 4 in events_of(alice, "prices"))
+    assert events_of(alice, "prices") == [1, 2, 3, 4]

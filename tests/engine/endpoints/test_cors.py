@@ -24,6 +24,7 @@ async def test_preflight_requests(bff: RunningBff, path: str, origin: str) -> No
     async with bff.http() as http:
         answer = await http.options(path, headers=headers)
     assert answer.is_success is (origin == LISTED)
+    assert answer.headers.get("access-control-allow-credentials") == "true", "for the cookie"
     assert answer.headers.get(ALLOWED) == (LISTED if origin == LISTED else None)
 
 

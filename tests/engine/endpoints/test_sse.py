@@ -337,6 +337,25 @@ async def test_a_topic_that_cannot_be_read_refuses_the_connection(
         assert source.last_event_id == ""
 
 
+async def test_a_topic_that_is_unsubscribed_during_the_admission_refuses_the_connection(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The browser connects again, and the check of the topic decides again."""
+    subscriptions = bff.engine.cluster.subscriptions
+    join = subscriptions.join
+
+    async def and_unsubscribe(*args: Any) -> Any:
+        joined = await join(*args)
+        subscriptions.unsubscribe_user("alice", "prices.tea")
+        return joined
+
+    monkeypatch.setattr(subscriptions, "join", and_unsubscribe)
+    headers = signed_in(bff, "alice", "prices")
+    async with bff.event_stream(headers, topics="prices.tea") as source:
+        assert await source.closed() == CloseCode.SERVER_ERROR
+    assert bff.engine.cluster.registry.by_topic("prices.tea") == ()
+
+
 # The end
 
 

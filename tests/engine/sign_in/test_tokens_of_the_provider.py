@@ -15,6 +15,7 @@ import pytest
 from bff.auth.oidc.access_tokens import AccessTokens
 from bff.auth.oidc.id_token import rejection_reason
 from bff.auth.oidc.provider import _client
+from bff.auth.session_tokens import Tokens
 from bff.settings import Settings
 from bff.testing import RunningBff
 from pydantic import SecretStr
@@ -139,3 +140,34 @@ async def test_a_refresh_without_a_request_that_waits_leaves_no_error(
     del task
     gc.collect()
     assert "never retrieved" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "refreshed_after"),
+    [(100, 80), (1000, 970), ("1000", 970), (None, None), ("soon", None), ([60], None)],
+)
+def test_an_access_token_is_refreshed_before_it_expires(
+    lifetime: object, refreshed_after: float | None
+) -> None:
+    now = time.time()
+    tokens = Tokens.from_response({"access_token": "a", "expires_in": lifetime})
+    assert tokens is not None
+    if refreshed_after is None:
+        assert (tokens.expires_at, tokens.refresh_at) == (None, None)
+        return
+    assert tokens.refresh_at is not None
+    assert 0 <= tokens.refresh_at - now - refreshed_after < 60
+
+
+async def test_an_access_token_without_a_refresh_token_is_used_until_it_expires(
+    signing_bff: RunningBff, page: Page
+) -> None:
+    await page.sign_in("ann")
+    store, key = signing_bff.engine.sessions, page.key
+    tokens = await store.tokens(key)
+    assert tokens is not None
+    late = replace(tokens, refresh_token=None, refresh_at=time.time() - 1)
+    await store.write_tokens(key, replace(late, expires_at=time.time() + 600))
+    assert tokens.access_token.endswith(await token_of(page))
+    await store.write_tokens(key, replace(late, expires_at=time.time() - 1))
+    assert (await page.fetch("GET", "/upstream")).status_code == 401

@@ -35,9 +35,9 @@ class Reconciler:
     In every `LEASE_SECONDS` it compares the users with a connection here, and those in
     `ClusterContext.users_to_compare`, who have no connection here but perhaps an entry. The set
     `Keys.users_of`, from which `Reaper` takes the users of a dead instance, may name more users: it
-    is scanned page by page for them. A batch of
-    users costs one `SADD`, one `SSCAN` and a script for each user, in one round trip. When nothing
-    differs, each reply is empty.
+    is scanned page by page for them. A batch of users costs one `SADD`, one `SSCAN` and a script
+    for each user, in one round trip, and an `SREM` in another one if some have no connection here.
+    The script answers nothing when nothing differs.
     """
 
     def __init__(

@@ -180,7 +180,7 @@ class Subscriptions:
 
     @contextmanager
     def authorising(self, connection: Connection, topics: Set[str]) -> Iterator[None]:
-        """Use around the authorisation of a subscribe request.
+        """Use around what precedes `subscribe`: the authorisation, or the admission.
 
         Raises:
             Problem: `cancelled`, a topic was unsubscribed meanwhile.
@@ -206,8 +206,8 @@ class Subscriptions:
             del self._pending[connection]
 
     def subscribe_user(self, user_id: str, topic: str) -> None:
-        """Subscribe the user's connections on this instance, and send each an event
-        `subscribed`."""
+        """Subscribe the user's connections on this instance, and send each an event `subscribed`.
+        Those that are subscribed already stay so."""
         for connection in self._registry.by_user(user_id):
             pending = self._add_pending(connection, {topic})
             self._tasks.start(self._subscribe_and_notify(connection, topic, pending))
@@ -226,7 +226,7 @@ class Subscriptions:
         self, connection: Connection, topic: str, pending: set[str]
     ) -> None:
         self._remove_pending(connection, pending)
-        if connection.close_code is not None or not pending:
+        if connection.close_code is not None or not pending or topic in connection.topics:
             return
         try:
             joined = await self.subscribe(connection, {topic: None})

@@ -81,13 +81,14 @@ class HandlerManager:
         """
         connection, caller = handler.connection, handler.caller
         try:
-            joined, of_all = await self._subscriptions.join(connection, since)
-            if await self._revocations.is_revoked_at(caller, of_all.revocations_version):
-                raise SessionEnded
-            version = of_all.retained_version
-            # A client that resumed its streams probably has the retained broadcasts: it gets the
-            # hello first, and they are read after it.
-            retained = [] if joined.are_resumed else await self._retained(caller, version)
+            with self._subscriptions.authorising(connection, set(topics)):
+                joined, of_all = await self._subscriptions.join(connection, since)
+                if await self._revocations.is_revoked_at(caller, of_all.revocations_version):
+                    raise SessionEnded
+                version = of_all.retained_version
+                # A client that resumed all its streams probably has the retained broadcasts:
+                # reading them would only delay its hello.
+                retained = [] if joined.are_resumed else await self._retained(caller, version)
             more = await self._subscribe(connection, since, topics) if topics else ()
         except Problem as problem:
             code = _close_code_of(problem)
