@@ -173,6 +173,8 @@ async def test_when_its_instance_is_lost_it_gets_every_message_once_and_in_order
         await page.heard(5)
     finally:
         cluster.a.signal(signal.SIGCONT)
+    if lose is not _freeze:
+        await cluster.a.exited()
     assert [page.numbers(topic) for topic in _TOPICS] == [[1, 2, 3, 4, 5]] * 3
     assert page.gaps == []
 

@@ -114,6 +114,8 @@ ACCEPTED: dict[str, dict[str, str]] = {
     "an extension": {"ALLOWED_ORIGINS": f"chrome-extension://{'abcdefgh' * 4}"},
     "an IPv6 origin": {"ALLOWED_ORIGINS": "http://[::1]:8000"},
     "keys from a sidecar": JWKS | {"JWKS_URL": "http://127.0.0.1:8080/keys"},
+    "several hosts with IPv6": {"REDIS_URL": "redis+cluster://:pw@one,two:7001,[::1]:7002/0"},
+    "several brokers with IPv6": {"AMQP_URL": "amqp://u:p@[::1]:5673,b,[::2]/shop"},
     "sentinels": {"REDIS_URL": "rediss+sentinel://u:p@a:1,b/m/0?sentinel_password=x"},
     "a socket of PostgreSQL": {"DATABASE_URL": "postgresql+asyncpg://u:p@/d?host=/run/pg"},
     "TLS to PostgreSQL": {"DATABASE_URL": "postgresql+asyncpg://u:p@h/d?ssl=require"},

@@ -32,6 +32,8 @@ _NO_ORIGINS: Final = ("ws", "wss", "ftp", "file", "data", "blob", "about", "java
 """Schemes whose pages send no origin, or that no page has."""
 _HOST = re.compile(r"[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?)*")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+_URL = re.compile(r"(?s)(?:([^:/?#]+):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?")
+"""RFC 3986, appendix B."""
 _SENTINEL_OPTIONS: Final = ("sentinel_username", "sentinel_password")
 
 
@@ -114,10 +116,23 @@ def _parts(url: str, *schemes: str) -> SplitResult:
         raise ValueError("contains a space")
     if url.startswith("memory://") and url != "memory://":
         raise ValueError("memory:// must be followed by nothing")
+    parts = split_url(url)
     try:
-        return urlsplit(url)
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            urlsplit(f"//{host}")
     except ValueError:
         raise ValueError("is not a URL: the brackets of an IPv6 address do not match") from None
+    return parts
+
+
+def split_url(url: str) -> SplitResult:
+    """The parts of a URL, which may name several hosts: `redis+cluster://one,[::1]:7002`.
+
+    `urllib.parse.urlsplit` refuses such an IPv6 address since the security fixes of 2023 and 2025.
+    """
+    match = _URL.fullmatch(url)
+    assert match is not None  # noqa: S101 - the expression matches every text
+    return SplitResult(*(part or "" for part in match.groups()))
 
 
 def _redis_url(url: str) -> str:
@@ -173,7 +188,7 @@ def _amqp_url(url: str) -> str:
 
 def each_host(url: str) -> list[str]:
     """A URL for each of the hosts of a URL: `amqp://user@a,b:5673/vhost` names two."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     login, at, hosts = parts.netloc.rpartition("@")
     return [parts._replace(netloc=f"{login}{at}{host}").geturl() for host in hosts.split(",")]
 

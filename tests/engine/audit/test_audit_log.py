@@ -244,9 +244,9 @@ async def test_nothing_is_missing_at_a_stop_after_a_batch_was_stored(
     audit: AuditLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Only what was never taken up is counted: the batch before it is stored."""
-    monkeypatch.setattr(log, "_FLUSH_SECONDS", 0.01)
     async with writing(audit):
         audit.record("act")
+    monkeypatch.setattr(log, "_FLUSH_SECONDS", 0.01)
     audit.record("late")
     await audit.flush()
     (record,) = [one for one in caplog.records if one.levelno == logging.ERROR]

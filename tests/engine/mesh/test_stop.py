@@ -58,9 +58,10 @@ async def test_a_handler_that_resists_its_cancellation_does_not_hold_up_the_stop
             await mesh.stop()
         assert not ended.is_set()
         assert cancelled >= 1
-        if kind == "event handler" or settings.amqp_url == "memory://":
-            (line,) = [one.message for one in caplog.records if one.levelno == logging.CRITICAL]
-            assert line.endswith("task did not stop in time")
+        lines = [one.message for one in caplog.records if one.levelno == logging.CRITICAL]
+        assert all(line.endswith("task did not stop in time") for line in lines)
+        if settings.amqp_url == "memory://":  # with RabbitMQ the consumer may give up first
+            assert len(lines) == 1
     finally:
         monkeypatch.undo()
         released.set()

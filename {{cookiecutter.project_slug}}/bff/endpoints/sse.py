@@ -75,6 +75,8 @@ class EventStreamResponse(Response):
         self._ping_timeout = ping_timeout
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["http_version"].startswith("1"):
+            self.headers["Connection"] = "close"  # after the stream nothing else is sent on it
         transport = EventStreamTransport(
             send,
             self.raw_headers,

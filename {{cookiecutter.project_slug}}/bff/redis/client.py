@@ -18,6 +18,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisClusterException, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from bff.setting_types import split_url
+
 RedisClient = Redis | RedisCluster
 
 UNAVAILABLE: Final = (RedisError, RedisClusterException, OSError, TimeoutError)
@@ -173,7 +175,7 @@ def _sentinel_client(url: str, max_connections: int, common: dict[str, Any]) -> 
 
 def _parts(url: str, port: int) -> tuple[list[tuple[str, int]], list[str], dict[str, Any]]:
     """Hosts with ports, the segments of the path, and the other parts as connection options."""
-    parts = urlsplit(url)
+    parts = split_url(url)
     login, _, hosts = parts.netloc.rpartition("@")
     nodes = [urlsplit(f"//{host}") for host in hosts.split(",")]
     addresses = [(host, node.port or port) for node in nodes if (host := node.hostname)]
