@@ -40,14 +40,14 @@ def run_tests(
     """Run `<name>.test.mjs`, copied into `folder`, where its packages are."""
     for script in (HERE / "web").iterdir():
         shutil.copy2(script, folder / script.name)
-    front = free_port()
+    front, bff = free_port(), free_port()
     report = node.output_of(
         [*command, "--test", "--test-reporter=spec", folder / f"{name}.test.mjs"],
         cwd=database.parent,
         seconds=SECONDS,
         variables={
             "BFF_COMMAND": json.dumps([sys.executable, "-m", "bff.cli", "serve"]),
-            "BFF_PORT": str(free_port()),
+            "BFF_PORT": str(bff),
             "FRONT_PORT": str(front),
             "PYTHONPATH": str(PROJECT),
             "PYTHONDONTWRITEBYTECODE": "1",
@@ -57,7 +57,9 @@ def run_tests(
             "DATABASE_URL": f"sqlite+aiosqlite:///{database}",
             "JWT_SECRET": secrets.token_hex(32),
             "ALLOWED_ORIGINS": ",".join(
-                f"http://{host}:{front}" for host in ("localhost", "127.0.0.1")
+                f"http://{host}:{port}"
+                for host in ("localhost", "127.0.0.1")
+                for port in (front, bff)
             ),
             "MAX_CONNECTIONS_PER_USER": str(MAX_TABS),
             "MAX_TABS": str(MAX_TABS),

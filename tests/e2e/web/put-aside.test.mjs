@@ -137,7 +137,9 @@ describe("behind the development server of Vite", () => {
     const config = await readFile(join(root, "vite.config.ts"), "utf8");
     const configFile = join(root, "vite.test.config.ts");
     await writeFile(configFile, config.replace("127.0.0.1:8000", `127.0.0.1:${BFF_PORT}`));
-    const server = await createServer({ root, configFile, logLevel: "error", server: { port: 0, host: "127.0.0.1" } });
+    const fs = { strict: false }; // the packages of the tests are links to another folder
+    const options = { port: 0, host: "127.0.0.1", fs };
+    const server = await createServer({ root, configFile, logLevel: "error", server: options });
     await server.listen();
     try {
       const { port } = server.httpServer.address();
