@@ -63,6 +63,30 @@ async def test_a_cancellation_that_was_lost_is_repeated(monkeypatch: pytest.Monk
     assert (task.cancelled(), lost) == (True, 2)
 
 
+async def test_the_clean_up_of_a_cancelled_task_waits_only_its_time() -> None:
+    may_end, left = asyncio.Event(), list[asyncio.Task[None]]()
+
+    async def resist() -> None:
+        while not may_end.is_set():
+            with suppress(asyncio.CancelledError):
+                await may_end.wait()
+
+    async def cleans_up(task: asyncio.Task[None]) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.extend(await cancel_and_wait(task, again_seconds=0.01, seconds=0.05))
+
+    resists = asyncio.create_task(resist())
+    owner = asyncio.create_task(cleans_up(resists))
+    await asyncio.sleep(0)
+    owner.cancel()
+    await asyncio.wait([owner])
+    assert left == [resists]
+    may_end.set()
+    await resists
+
+
 async def test_a_service_task_that_ends_early_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -26,6 +26,7 @@ BENCHES = [BENCH / "peers.lock", BENCH / "gateway.lock"]
 NODES = [
     BENCH / "candidates" / "package-lock.json",
     ROOT / "tests" / "node" / "package-lock.json",
+    ROOT / "tests" / "node" / "next" / "package-lock.json",
     ROOT / "tests" / "servers" / "identity_provider" / "package-lock.json",
     ROOT / "tests" / "engine" / "sign_in" / "keycloak" / "package-lock.json",
 ]

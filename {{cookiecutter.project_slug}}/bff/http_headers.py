@@ -78,7 +78,7 @@ class ResponseHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 _complete(message, scope)
-                if self._is_draining():
+                if self._is_draining() and scope["http_version"].startswith("1"):
                     message["headers"].append(_CLOSE)
             await send(message)
 

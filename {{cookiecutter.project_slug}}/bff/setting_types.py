@@ -128,7 +128,7 @@ def _parts(url: str, *schemes: str) -> SplitResult:
 def split_url(url: str) -> SplitResult:
     """The parts of a URL, which may name several hosts: `redis+cluster://one,[::1]:7002`.
 
-    `urllib.parse.urlsplit` refuses such an IPv6 address since the security fixes of 2023 and 2025.
+    `urllib.parse.urlsplit` refuses such an IPv6 address since the fix of CVE-2025-0938.
     """
     match = _URL.fullmatch(url)
     assert match is not None  # noqa: S101 - the expression matches every text

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Iterator
-from contextlib import suppress
+import math
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -14,25 +14,25 @@ _CANCEL_AGAIN_SECONDS = 1.0
 _STOP_SECONDS = 5.0
 
 
-async def cancel_and_wait(*tasks: asyncio.Task[Any], again_seconds: float | None = None) -> None:
-    """Cancel tasks and wait until they are done.
+async def cancel_and_wait(
+    *tasks: asyncio.Task[Any], again_seconds: float | None = None, seconds: float = math.inf
+) -> list[asyncio.Task[Any]]:
+    """Cancel tasks and wait until they are done, at most `seconds`. Returns those that still run.
 
     A task that is still running after `again_seconds` (1) is cancelled again: on Python 3.11,
     `asyncio.wait_for` in any library can lose a cancellation. This also interrupts its clean-up.
+
+    Also for the clean-up of a task that was cancelled itself. `asyncio.timeout` is not: before
+    Python 3.11.3 it ends there with `CancelledError` (gh-102780).
     """
-    while running := [task for task in tasks if not task.done()]:
+    time = asyncio.get_running_loop().time
+    ends = time() + seconds
+    again = again_seconds or _CANCEL_AGAIN_SECONDS
+    while (running := [task for task in tasks if not task.done()]) and time() < ends:
         for task in running:
             task.cancel()
-        await asyncio.wait(running, timeout=again_seconds or _CANCEL_AGAIN_SECONDS)
-
-
-async def _stop(tasks: Iterable[asyncio.Task[Any]]) -> list[asyncio.Task[Any]]:
-    """Cancel tasks and wait up to 5 seconds for their end. Returns those that still run."""
-    tasks = tuple(tasks)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(_STOP_SECONDS):
-            await cancel_and_wait(*tasks)
-    return [task for task in tasks if not task.done()]
+        await asyncio.wait(running, timeout=min(again, ends - time()))
+    return running
 
 
 class TaskSet:
@@ -60,7 +60,7 @@ class TaskSet:
         5 seconds for their end."""
         if self._tasks and wait_seconds:
             await asyncio.wait(tuple(self._tasks), timeout=wait_seconds)
-        if await _stop(self._tasks):
+        if await cancel_and_wait(*self._tasks, seconds=_STOP_SECONDS):
             logger.critical("background task did not stop in time", extra={"task": self._name})
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -89,7 +89,7 @@ class ServiceTasks:
 
     async def stop(self) -> None:
         """Cancel every task, and wait up to 5 seconds for their end."""
-        for task in await _stop(self._tasks):
+        for task in await cancel_and_wait(*self._tasks, seconds=_STOP_SECONDS):
             logger.critical("background task did not stop in time", extra={"task": task.get_name()})
         self._tasks.clear()
 

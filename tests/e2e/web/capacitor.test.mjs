@@ -3,10 +3,10 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { developmentToken, front, openPage, placeOrder } from "./stage.mjs";
+import { bff, front, openPage } from "./stage.mjs";
 
 test("an app closes in the background, and gets what it missed on its return", async () => {
-  const token = await developmentToken("ann");
+  const token = await bff.developmentToken("ann");
   const { page, problems } = await openPage();
   const until = (isSo, ...given) => page.waitForFunction(isSo, { polling: 50 }, ...given);
   const becomes = (visibility) =>
@@ -27,7 +27,7 @@ test("an app closes in the background, and gets what it missed on its return", a
   });
   await becomes("hidden");
   await until(() => globalThis.bff.state === "closed");
-  await placeOrder("ann", "tea");
+  await bff.placeOrder("ann", "tea");
   await becomes("visible");
   await until(() => globalThis.bff.state === "open");
   await until(() => globalThis.items.includes("tea"));

@@ -37,6 +37,26 @@ export class Bff {
     }
   }
 
+  async post(path, body, headers = {}) {
+    const response = await fetch(`http://${HOST}:${this.port}${path}`, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", ...headers },
+      body: JSON.stringify(body),
+    });
+    if (!response.ok) throw new Error(`${path}: HTTP status ${response.status}`);
+    return response.json();
+  }
+
+  async developmentToken(user) {
+    return (await this.post("/dev/token", { user, scopes: ["orders"] })).token;
+  }
+
+  /** Place an order of a user, without a page. */
+  async placeOrder(user, item) {
+    const headers = { Authorization: `Bearer ${await this.developmentToken(user)}` };
+    await this.post("/rpc/orders/place", { item, quantity: 1 }, headers);
+  }
+
   async kill() {
     this.process.kill("SIGKILL");
     if (this.process.exitCode === null) await once(this.process, "exit");

@@ -6,7 +6,7 @@ import { once } from "node:events";
 import { after, before, test } from "node:test";
 import { setTimeout as sleep } from "node:timers/promises";
 
-import { developmentToken, openPage, placeOrder } from "./stage.mjs";
+import { bff, openPage } from "./stage.mjs";
 
 const { APP, NEXT, NEXT_PORT } = process.env;
 const START_MS = 60_000;
@@ -34,7 +34,7 @@ test("the server renders the page without connecting, and the browser connects",
   const html = await (await fetch(url)).text();
   assert.match(html, /<p id="state">closed<\/p>/);
   assert.match(html, /loading/);
-  await placeOrder("ann", "tea");
+  await bff.placeOrder("ann", "tea");
   const { page, problems } = await openPage();
   await page.goto(url);
   await page.waitForFunction(
@@ -50,7 +50,7 @@ test("the server renders the page without connecting, and the browser connects",
 });
 
 test("the rewrites pass events on as they come", async () => {
-  const headers = { Authorization: `Bearer ${await developmentToken("bob")}` };
+  const headers = { Authorization: `Bearer ${await bff.developmentToken("bob")}` };
   const control = new AbortController();
   const signal = AbortSignal.any([control.signal, AbortSignal.timeout(START_MS)]);
   const response = await fetch(`${url}events`, { headers, signal });
@@ -65,7 +65,7 @@ test("the rewrites pass events on as they come", async () => {
     }
   };
   await contains("hello");
-  await placeOrder("bob", "milk");
+  await bff.placeOrder("bob", "milk");
   await contains("milk");
   control.abort();
 });

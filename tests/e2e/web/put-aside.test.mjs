@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 
 import { createServer } from "vite";
 
-import { front, isFirefox, placeOrder, suspend, Tab } from "./stage.mjs";
+import { bff, front, isFirefox, suspend, Tab } from "./stage.mjs";
 
 const { APP, BFF_PORT, KEPT } = process.env;
 
@@ -53,16 +53,16 @@ describe("a page that is put aside", () => {
     await tab.isConnected("websocket");
     await tab.place("tea");
     await suspend(async () => {
-      await placeOrder(tab.user, "milk");
+      await bff.placeOrder(tab.user, "milk");
       front.cut();
-      await placeOrder(tab.user, "rice");
+      await bff.placeOrder(tab.user, "rice");
     });
     await tab.shows("header", "rice");
     await tab.until(() => document.querySelectorAll("#orders li").length === 3);
     await tab.close({ isNetworkBroken: true });
   });
 
-  test("that was offline is back at once", async () => {
+  test("that was offline connects again", async () => {
     const tab = await Tab.open();
     await tab.isConnected("websocket");
     await tab.page.setOfflineMode(true);

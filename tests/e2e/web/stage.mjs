@@ -122,26 +122,6 @@ export class Tab {
   }
 }
 
-async function post(path, body, headers) {
-  const response = await fetch(`http://127.0.0.1:${BFF_PORT}${path}`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json", ...headers },
-    body: JSON.stringify(body),
-  });
-  assert.ok(response.ok, `${path}: HTTP status ${response.status}`);
-  return response.json();
-}
-
-export async function developmentToken(user) {
-  return (await post("/dev/token", { user, scopes: ["orders"] })).token;
-}
-
-/** Place an order of a user from outside the browser. */
-export async function placeOrder(user, item) {
-  const headers = { Authorization: `Bearer ${await developmentToken(user)}` };
-  await post("/rpc/orders/place", { item, quantity: 1 }, headers);
-}
-
 /** The processes of the browser do nothing during `work`, as in a computer that sleeps. */
 export async function suspend(work) {
   const group = -browser.process().pid;

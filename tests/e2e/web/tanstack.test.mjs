@@ -25,20 +25,9 @@ after(async () => {
   await bff.kill();
 });
 
-const post = async (path, body, headers = {}) => {
-  const response = await fetch(`http://127.0.0.1:${BFF_PORT}${path}`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json", ...headers },
-    body: JSON.stringify(body),
-  });
-  assert.ok(response.ok, `${path}: HTTP status ${response.status}`);
-  return response.json();
-};
-
 test("an event and a gap each fetch the orders again", async (t) => {
-  const { token } = await post("/dev/token", { user: "ann", scopes: ["orders"] });
-  const headers = { Authorization: `Bearer ${token}` };
-  const place = (item) => post("/rpc/orders/place", { item, quantity: 1 }, headers);
+  const token = await bff.developmentToken("ann");
+  const place = (item) => bff.placeOrder("ann", item);
   const client = new BffClient({ url: new URL("ws", front.url), getToken: async () => token });
   const events = [];
   const gaps = [];

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pytest
@@ -279,11 +280,13 @@ async def test_a_cancelled_subscription_does_not_end_a_newer_one(
     await until(lambda: events_of(alice, "prices") == [7])
 
 
-async def test_overlapping_authorisations_end_independently(start: StartInstance) -> None:
+async def test_overlapping_requests_for_a_topic_end_independently(start: StartInstance) -> None:
     """Each sees the topics that are unsubscribed until it ends, and none is kept."""
     a = await start()
     alice = await a.join("alice")
-    first, second, third = (a.subscriptions.authorising(alice, {"prices"}) for _ in range(3))
+    first, second, third = (
+        a.subscriptions.cancelled_by_unsubscribe(alice, {"prices"}) for _ in range(3)
+    )
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)

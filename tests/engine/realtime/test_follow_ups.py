@@ -63,6 +63,14 @@ def work(mesh: FakeMesh, messenger: FakeMessenger, settings: Settings) -> Follow
     return FollowUps(cast(HandlerDependencies, parts))
 
 
+@pytest.fixture
+def limited(mesh: FakeMesh, messenger: FakeMessenger, settings: Settings) -> FollowUps:
+    """With `MAX_PENDING_REQUESTS=10`."""
+    few = settings.model_copy(update={"max_pending_requests": 10})
+    parts = SimpleNamespace(mesh=mesh, messenger=messenger, settings=few)
+    return FollowUps(cast(HandlerDependencies, parts))
+
+
 async def test_every_cancellation_is_reported(work: FollowUps, mesh: FakeMesh) -> None:
     for number in range(AT_ONCE):
         work.cancelled("shop", "cancel", "alice", f"{number}")
@@ -93,34 +101,22 @@ async def test_cancellations_that_are_not_reported_are_counted_in_one_line(
 
 
 async def test_reports_beyond_the_limit_are_not_sent(
-    mesh: FakeMesh,
-    messenger: FakeMessenger,
-    settings: Settings,
-    caplog: pytest.LogCaptureFixture,
+    limited: FollowUps, mesh: FakeMesh, caplog: pytest.LogCaptureFixture
 ) -> None:
-    limited = settings.model_copy(update={"max_pending_requests": 10})
-    parts = SimpleNamespace(mesh=mesh, messenger=messenger, settings=limited)
-    work = FollowUps(cast(HandlerDependencies, parts))
     for number in range(25):
-        work.cancelled("shop", "cancel", "alice", f"{number}")
-    await work.stop()
+        limited.cancelled("shop", "cancel", "alice", f"{number}")
+    await limited.stop()
     assert len(mesh.sent) == 10
     (line,) = caplog.records
     assert (vars(line)["count"], vars(line)["reason"]) == (15, "too many at once")
 
 
 async def test_late_replies_beyond_the_limit_are_counted_in_one_line(
-    mesh: FakeMesh,
-    messenger: FakeMessenger,
-    settings: Settings,
-    caplog: pytest.LogCaptureFixture,
+    limited: FollowUps, messenger: FakeMessenger, caplog: pytest.LogCaptureFixture
 ) -> None:
-    limited = settings.model_copy(update={"max_pending_requests": 10})
-    parts = SimpleNamespace(mesh=mesh, messenger=messenger, settings=limited)
-    work = FollowUps(cast(HandlerDependencies, parts))
     for number in range(25):
-        LateReply(work, "alice", f"{number}", "t")(number, None)
-    await work.stop()
+        LateReply(limited, "alice", f"{number}", "t")(number, None)
+    await limited.stop()
     assert len(messenger.stored) == 10
     (line,) = caplog.records
     assert (vars(line)["count"], vars(line)["limit"]) == (15, 10)

@@ -27,7 +27,6 @@ _CREATE = """
 redis.call('HSET', KEYS[1], unpack(ARGV, 2))
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 """
-_MAX_TOUCH_SECONDS: Final = 300.0
 _ADD = """
 -- Add a session to a list, and forget the ones that have reached their end.
 -- KEYS: zset of session ids by time of sign-in; ARGV: id, time of sign-in, longest life in seconds,
@@ -48,6 +47,9 @@ if redis.call('HEXISTS', KEYS[1], 'details') == 0 then return 0 end
 redis.call('HSET', KEYS[1], 'tokens', ARGV[1])
 return 1
 """
+
+_MAX_TOUCH_SECONDS: Final = 300.0
+"""How often a session is touched at least, while its connections are active."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,8 @@ class SessionStore:
         self._settings = settings
         idle = settings.session_idle_seconds
         self.touch_seconds: Final = min(_MAX_TOUCH_SECONDS, idle / 4)
-        """How often the sessions whose connections were active are touched."""
+        """How often the sessions whose connections were active are touched. A key lives longer by
+        this time, so that all frames of the idle time count."""
         self._idle_seconds = idle + math.ceil(self.touch_seconds)
         self._create = Script(pipeline, _CREATE)
         self._add = Script(pipeline, _ADD)

@@ -179,7 +179,7 @@ class Subscriptions:
         connection.send(Event("unsubscribed", {"topics": list(topics)}))
 
     @contextmanager
-    def authorising(self, connection: Connection, topics: Set[str]) -> Iterator[None]:
+    def cancelled_by_unsubscribe(self, connection: Connection, topics: Set[str]) -> Iterator[None]:
         """Use around what precedes `subscribe`: the authorisation, or the admission.
 
         Raises:

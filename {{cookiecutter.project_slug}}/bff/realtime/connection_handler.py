@@ -217,7 +217,7 @@ class ConnectionHandler:
     async def _subscribe(self, request: Subscribe) -> Any:
         dispatcher, subscriptions = self._context.dispatcher, self._context.subscriptions
         topics = {one.topic: one.position for one in request.topics}
-        with subscriptions.authorising(self.connection, topics.keys()):
+        with subscriptions.cancelled_by_unsubscribe(self.connection, topics.keys()):
             await dispatcher.check_topics(self.caller, topics)
         if dispatcher.topics_without_scope(self.caller, topics):
             raise Problem(Code.FORBIDDEN, "The new token lacks a scope of these topics")
@@ -283,8 +283,6 @@ class ConnectionHandler:
         A frame that is answered is decoded, because the answer needs its trace id. A frame after
         which the connection is closed is not.
         """
-        if self.connection.close_code is not None:
-            return
         now = time.monotonic()
         if now - self._rate_limited_since > _RATE_LIMITED_SECONDS:
             self._rate_limited_frames, self._rate_limited_since = 0, now

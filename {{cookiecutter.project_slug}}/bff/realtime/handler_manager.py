@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 from bff.auth.caller import Caller
 from bff.auth.revocations import ENDED, Revocation, RevocationKind, SessionEnded
@@ -81,7 +82,7 @@ class HandlerManager:
         """
         connection, caller = handler.connection, handler.caller
         try:
-            with self._subscriptions.authorising(connection, set(topics)):
+            with self._cancelled_by_unsubscribe(connection, topics):
                 joined, of_all = await self._subscriptions.join(connection, since)
                 if await self._revocations.is_revoked_at(caller, of_all.revocations_version):
                     raise SessionEnded
@@ -163,6 +164,13 @@ class HandlerManager:
         for handler in candidates:
             if self._revocations.is_revoked(handler.caller):
                 handler.connection.close(CloseCode.SESSION_ENDED, ENDED)
+
+    def _cancelled_by_unsubscribe(
+        self, connection: Connection, topics: Collection[str]
+    ) -> AbstractContextManager[None]:
+        if not topics:  # as of every WebSocket
+            return nullcontext()
+        return self._subscriptions.cancelled_by_unsubscribe(connection, set(topics))
 
     async def _subscribe(
         self, connection: Connection, since: Mapping[str, Position], topics: Collection[str]

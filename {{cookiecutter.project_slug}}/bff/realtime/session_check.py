@@ -24,8 +24,8 @@ class SessionCheck:
     """Requests over a socket are activity of its session, as requests over HTTP are.
 
     Writing that to Redis for each frame would cost a round trip, so it is done every
-    `SessionStore.touch_seconds`. A session that was idle for too long has ended
-    in Redis without a message; its connections are closed here.
+    `SessionStore.touch_seconds`. A session that was idle for too long has ended in Redis without a
+    message; its connections are closed here.
     """
 
     def __init__(self, handlers: HandlerManager, sessions: SessionStore) -> None:

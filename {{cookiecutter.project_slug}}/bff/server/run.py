@@ -36,12 +36,12 @@ _WORKER_SECONDS = 20
 comes when the worker has imported the engine: on a busy machine that takes longer than uvicorn's
 5 s, and workers would be killed and started without end."""
 
-
 _KEEP_ALIVE_SECONDS = 130
 """How long an idle HTTP connection stays open: longer than proxies keep theirs (nginx and AWS 60 s,
 Traefik 90 s, Caddy 120 s). A request that a proxy sends just as the instance closes is lost."""
 
 _LAST_REQUEST_SECONDS = 1.0
+"""`Config.last_request_seconds`; a drain time that is shorter shortens it."""
 
 
 class Server(uvicorn.Server):

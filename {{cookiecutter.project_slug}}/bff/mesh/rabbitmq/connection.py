@@ -151,9 +151,7 @@ async def stop_tasks(*tasks: asyncio.Task[Any], seconds: float | None = None) ->
     """Cancel tasks and give them `seconds` (5) for their clean-up. Then cancel them once more, and
     wait for one second."""
     seconds = BROKER_SECONDS if seconds is None else seconds
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds + 1):
-            await cancel_and_wait(*tasks, again_seconds=seconds)
+    await cancel_and_wait(*tasks, again_seconds=seconds, seconds=seconds + 1)
     for task in tasks:
         if not task.done():
             logger.critical("mesh task did not stop in time", extra={"task": repr(task)})
