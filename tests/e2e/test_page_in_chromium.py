@@ -22,6 +22,8 @@ from tests.e2e.waiting import until_true
 from tests.servers.server import free_port
 
 SCHEMES = ("light", "dark")
+REFUSED = "WebSocket connection to "
+"""Chromium's line about a handshake that fails, as one does while the server stops."""
 COMMAND_SECONDS = 90
 """The driver gives each command 60 s."""
 SIZES = {"wide": (1280, 900), "narrow": (390, 844)}
@@ -160,6 +162,7 @@ def test_a_developer_tries_everything_on_the_page(
     page.sees("open as ann", "#state")
     page.click("#request .main")
     page.sees("user/", "#positions")
+    assert page.do("faults") == []
     server.program.close()
     page.sees("next attempt at", "#next")
     page.sees("Next attempt in", ".state")
@@ -167,7 +170,7 @@ def test_a_developer_tries_everything_on_the_page(
     server.start()
     page.sees("open as ann", "#state")
     page.sees("are lost", ".gap")
-    assert page.do("faults") == []
+    assert [one for one in page.do("faults") if not one.startswith(REFUSED)] == []
 
 
 def screenshots(page: Page, folder: Path) -> None:
