@@ -42,9 +42,7 @@ class ClusterMember(member.ClusterMember):
         except Problem:
             self.registry.unregister(connection)
             raise
-        hello = Hello(
-            connection.id, user_id, user_id, 0, 25, joined.positions(), joined.recovered()
-        )
+        hello = Hello(connection.id, user_id, user_id, 0, 25, joined.tip_ids(), joined.recovered())
         connection.open(hello)
         await self.subscriptions.catch_up(connection, joined)
         return connection

@@ -324,7 +324,7 @@ async def test_such_entries_are_removed_although_their_user_has_no_connection(
     a = await start(lease_seconds=0.2, lease_renewal_seconds=0.1)
     await redis.hset(keys.connections("ghost"), new_connection_id("gone"), "gone#1 {}")
     async with comparing(a):
-        await until(lambda: a.index.lease.known != "")
+        await until(lambda: a.index.lease.known_members != "")
         await redis.sadd(keys.users_of(a.index.lease.member), "ghost")
 
         async def is_removed() -> bool:

@@ -67,7 +67,7 @@ async def test_a_second_reply_is_only_counted(
     """NuroPb sends a second reply after an exception; `tests/e2e` tests it with NuroPb."""
     correlation_id = await mesh.request(service, "correlation_id", {}, context={})
     receiver = MessageReceiver(
-        mesh._pending_calls, nuropb, metrics, lambda: None, RetryLimits(1, 1)
+        mesh._pending_requests, nuropb, metrics, lambda: None, RetryLimits(1, 1)
     )
     receiver.on_reply(correlation_id, b'{"result": "a second one"}')
     receiver.on_reply("unknown-id", b"{}")
@@ -216,14 +216,14 @@ async def test_nan_is_null(mesh: MeshClient, service: str) -> None:
 async def test_requests_fail_at_once_when_the_connection_is_lost(
     mesh: MeshClient, service: str, engine: Engine
 ) -> None:
-    pending_calls = [
+    pending_requests = [
         asyncio.create_task(mesh.request(service, "wait", {"seconds": 25}, context={}, timeout=30))
         for _ in range(3)
     ]
     await mesh.request(service, "echo", {}, context={})
     await engine.interrupt()
     async with asyncio.timeout(15):
-        for problem in await asyncio.gather(*pending_calls, return_exceptions=True):
+        for problem in await asyncio.gather(*pending_requests, return_exceptions=True):
             assert isinstance(problem, Problem)
             assert problem.code is Code.MESH_UNAVAILABLE
             assert problem.outcome is Outcome.UNKNOWN
@@ -255,7 +255,7 @@ async def test_a_call_that_expired_in_the_queue_is_not_carried_out(
         asyncio.create_task(mesh.request(service, "wait", {"seconds": 1.5}))
         for _ in range(CONCURRENT_CALLS)
     ]
-    await until(lambda: mesh._pending_calls._total == CONCURRENT_CALLS)
+    await until(lambda: mesh._pending_requests._total == CONCURRENT_CALLS)
     with pytest.raises(Problem) as caught:
         await mesh.request(service, "note", {"text": "late"}, timeout=0.3)
     assert (caught.value.code, caught.value.outcome) == (Code.TIMEOUT, Outcome.UNKNOWN)

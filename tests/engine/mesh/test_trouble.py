@@ -63,10 +63,10 @@ async def test_a_client_reconnects_after_a_frozen_network(
     mesh = await start_client()
     await until(lambda: _echoes(mesh, service))
     engine.proxy.silent = True
-    pending_calls = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
+    pending = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
     async with asyncio.timeout(20):
         with pytest.raises(Problem) as caught:
-            await pending_calls
+            await pending
         await until(lambda: not mesh.status.connected)
     assert (caught.value.code, caught.value.outcome) == (Code.MESH_UNAVAILABLE, Outcome.UNKNOWN)
     assert not mesh.status.connected
@@ -226,7 +226,7 @@ async def test_a_deleted_reply_queue_fails_its_calls_and_is_declared_again(
     start_client: StartClient, engine: RabbitEngine, service: str
 ) -> None:
     mesh = await start_client()
-    pending_calls = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
+    pending = asyncio.create_task(mesh.request(service, "wait", {"seconds": 60}, timeout=30))
     await until(lambda: _echoes(mesh, service))
     transport = mesh._transport
     assert isinstance(transport, AmqpTransport)
@@ -234,7 +234,7 @@ async def test_a_deleted_reply_queue_fails_its_calls_and_is_declared_again(
     await consuming.queue_delete(transport._reply_to)
     async with asyncio.timeout(15):
         with pytest.raises(Problem) as caught:
-            await pending_calls
+            await pending
     assert (caught.value.code, caught.value.outcome) == (Code.MESH_UNAVAILABLE, Outcome.UNKNOWN)
     await until(lambda: _echoes(mesh, service))
 
@@ -351,8 +351,8 @@ async def test_a_hundred_lost_connections_leak_nothing(
             "connections": sum(isinstance(one, aiormq.Connection) for one in objects),
             "channels": sum(isinstance(one, aiormq.Channel) for one in objects),
             "futures": sum(type(one) is asyncio.Future for one in objects),
-            "waiting": len(mesh._pending_calls._replies),
-            "in flight": mesh._pending_calls._total,
+            "waiting": len(mesh._pending_requests._replies),
+            "in flight": mesh._pending_requests._total,
         }
 
     for _ in range(5):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from bff.errors import Code, Outcome, Problem
-from bff.mesh import nuropb, pending_calls
+from bff.mesh import nuropb, pending_requests
 from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler
 from bff.mesh.messages import Delivery, Message
@@ -154,14 +154,14 @@ async def test_what_is_remembered_of_ended_calls_is_bounded(
     mesh: MeshClient, transport: ManualTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For the metric of late replies, by service."""
-    monkeypatch.setattr(pending_calls, "MAX_ENDED_CALLS", 5)
+    monkeypatch.setattr(pending_requests, "MAX_ENDED_REQUESTS", 5)
     for _ in range(20):
         call = await _request(mesh)
         transport.confirm()
         transport.reply()
         await call
-    assert len(mesh._pending_calls._ended) == 5
-    assert mesh._pending_calls._total == len(mesh._pending_calls._replies) == 0
+    assert len(mesh._pending_requests._ended) == 5
+    assert mesh._pending_requests._total == len(mesh._pending_requests._replies) == 0
 
 
 @pytest.mark.parametrize(

@@ -259,7 +259,7 @@ async def test_the_service_is_notified_when_the_connection_closes(
         await alice.send(call(bank, "slow", "s"))
         await until(lambda: bool(bank.called("slow")))
     await until(lambda: bool(bank.called("stopped")))
-    await until(lambda: not bff.engine.mesh._pending_calls._replies)
+    await until(lambda: not bff.engine.mesh._pending_requests._replies)
 
 
 @pytest.mark.parametrize("method", ["slow_kept", "fail_kept"])
@@ -328,7 +328,7 @@ async def test_a_late_reply_that_never_comes_is_reported_as_an_error(
 
     await time_out()
     await until(lambda: len(reported) == 1)
-    mesh._pending_calls._settings = settings  # which keep a result for longer
+    mesh._pending_requests._settings = settings  # which keep a result for longer
     await time_out()
     broker.interrupt()
     await until(lambda: len(reported) == 2)
@@ -337,7 +337,7 @@ async def test_a_late_reply_that_never_comes_is_reported_as_an_error(
         Code.TIMEOUT,
         Code.MESH_UNAVAILABLE,
     ]
-    assert not mesh._pending_calls._late_calls
+    assert not mesh._pending_requests._late_requests
 
 
 async def test_a_stopping_instance_reports_late_replies_as_errors(

@@ -43,7 +43,7 @@ class FakeMessenger:
         return self
 
     async def to_user(self, user_id: str, topic: str, event: Any, **_: Any) -> None:
-        Event(topic, event).head(user_id)
+        Event(topic, event).encode_until_epoch(user_id)
         self.stored.append(event)
 
 

@@ -51,6 +51,6 @@ def envelope(kind: Kind, *lines: str) -> str:
     return "\n".join((kind, *lines))
 
 
-def head(kind: Kind, target: str) -> str:
-    """The first lines of an event's envelope; `send.lua` adds epoch, offset and text."""
+def envelope_until_epoch(kind: Kind, target: str) -> str:
+    """The first lines of a stored event's envelope. `send.lua` adds epoch, offset and text."""
     return envelope(kind, target, "")

@@ -89,12 +89,12 @@ class ConnectionIndex:
     # Connections
 
     async def register(
-        self, connection: Connection, since: Mapping[str, Position], *, again: bool = False
+        self, connection: Connection, since: Mapping[str, Position], *, is_retry: bool = False
     ) -> tuple[Page, PageOfAll] | None:
         """Add a connection, then read what the streams `user` and `all` contain after positions.
 
-        All commands share one round trip, and Redis executes them in this order. A second attempt
-        (`again`) does not count as another connect of the user.
+        All commands share one round trip, and Redis executes them in this order. A retry does not
+        count as another connect of the user.
 
         Returns:
             A page of each stream; None when the user has too many connections.
@@ -119,7 +119,7 @@ class ConnectionIndex:
                 self._entry(connection),
                 self._settings.max_connections_per_user,
                 self._settings.max_connects_per_minute,
-                0 if again else _CONNECTS_SECONDS,
+                0 if is_retry else _CONNECTS_SECONDS,
             ],
         )
         all_read = self._reader.request_all(since.get("all"), after=registered)

@@ -31,8 +31,8 @@ class JoinedStreams(tuple[JoinedStream, ...]):
 
     __slots__ = ()
 
-    def positions(self) -> dict[str, str]:
-        """The id of the newest message of each stream."""
+    def tip_ids(self) -> dict[str, str]:
+        """The id of the newest message of each stream: what clients get as `positions`."""
         return {one.tracker.stream: one.page.tip.id_in(one.tracker.stream) for one in self}
 
     def start_positions(self) -> dict[str, Position]:

@@ -44,7 +44,7 @@ class Lease:
         self.living: tuple[InstanceFacts, ...] = ()
         self.dead: tuple[str, ...] = ()
         """`<instance>#<generation>` of every expired lease that has not been reaped yet."""
-        self.known = ""
+        self.known_members = ""
         """`<instance>#<generation>` of every lease, expired or not, between spaces."""
         self._registry = context.registry
         self._seconds = context.settings.lease_seconds
@@ -89,5 +89,5 @@ class Lease:
             self._run_id = run_id
             self.living = tuple(InstanceFacts.of(facts) for facts in living if facts)
             self.dead = tuple(member.decode() for member in dead)
-            self.known = f" {b' '.join([*members, *dead]).decode()} "
+            self.known_members = f" {b' '.join([*members, *dead]).decode()} "
         return bool(is_held)

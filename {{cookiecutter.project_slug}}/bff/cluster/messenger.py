@@ -12,7 +12,7 @@ from typing import Any, Final, Self, overload
 from bff.cluster.connection_control import ConnectionControl
 from bff.cluster.context import ClusterContext
 from bff.cluster.control_log import ControlLog
-from bff.cluster.envelopes import Kind, envelope, head
+from bff.cluster.envelopes import Kind, envelope, envelope_until_epoch
 from bff.cluster.idempotency_keys import NoKeys, NumberedKeys
 from bff.cluster.index import ConnectionIndex
 from bff.cluster.keys import StreamKeys
@@ -126,7 +126,8 @@ class Messenger(ConnectionControl):
         check_connection_id(connection_id)
         message, _ = self._outgoing.of(topic, event)
         text = self._text(message, None)
-        await self._publish(connection_id, envelope(Kind.CONNECTION, connection_id, text))
+        channel = self._keys.instance_channel_prefix + instance_of(connection_id)
+        await self._publish(channel, envelope(Kind.CONNECTION, connection_id, text))
         self._metrics.messages_sent.labels("connection").inc()
         return Sent(None, self._addressed(connection_id))
 
@@ -150,7 +151,7 @@ class Messenger(ConnectionControl):
         """Send to all connections of a user; stored for clients that reconnect."""
         message, stored = self._outgoing.of(topic, event)
         if stored:
-            call = self._user_call(user_id, message.head("user"), idempotency_key)
+            call = self._user_call(user_id, message.encode_until_epoch("user"), idempotency_key)
             sent = _sent(await self._send(*call))
         else:
             sent = await self._to_user_unstored(user_id, self._text(message, idempotency_key))
@@ -194,16 +195,16 @@ class Messenger(ConnectionControl):
         message, stored = self._outgoing.of(topic, event)
         users = list(dict.fromkeys(user_ids))
         if stored:
-            text = message.head("user")
-            calls = [self._user_call(user_id, text, idempotency_key) for user_id in users]
+            frame_start = message.encode_until_epoch("user")
+            calls = [self._user_call(user_id, frame_start, idempotency_key) for user_id in users]
             results = await asyncio.gather(*(self._send(*call) for call in calls))
             all_sent = [_sent(result) for result in results]
         else:
             for user_id in users:
                 check_user_id(user_id)
-            line = self._text(message, idempotency_key)
+            text = self._text(message, idempotency_key)
             all_sent = await asyncio.gather(
-                *(self._to_user_unstored(user_id, line) for user_id in users)
+                *(self._to_user_unstored(user_id, text) for user_id in users)
             )
         self._metrics.messages_sent.labels("user").inc(len(users))
         return all_sent
@@ -226,15 +227,15 @@ class Messenger(ConnectionControl):
         if stored:
             keys, args = self._call(
                 self._keys.all,
-                message.head("all"),
-                head(Kind.ALL, ""),
+                message.encode_until_epoch("all"),
+                envelope_until_epoch(Kind.ALL, ""),
                 self._keys.all_channel,
                 idempotency_key,
             )
             message_id = _sent(await self._send(keys, args)).id
         else:
-            text = envelope(Kind.ALL_UNSTORED, self._text(message, idempotency_key))
-            await self._pipeline.submit("PUBLISH", self._keys.all_channel, text)
+            text = self._text(message, idempotency_key)
+            await self._publish(self._keys.all_channel, envelope(Kind.ALL_UNSTORED, text))
         self._metrics.messages_sent.labels("all").inc()
         return Sent(message_id, self._index.count())
 
@@ -262,16 +263,15 @@ class Messenger(ConnectionControl):
         if stored:
             keys, args = self._call(
                 stream,
-                message.head(stream.name),
-                head(Kind.TOPIC, message.topic),
+                message.encode_until_epoch(stream.name),
+                envelope_until_epoch(Kind.TOPIC, message.topic),
                 channel,
                 idempotency_key,
             )
             message_id = str(_sent(await self._send(keys, args)).id)
         else:
-            line = self._text(message, idempotency_key)
-            text = envelope(Kind.TOPIC_UNSTORED, message.topic, line)
-            await self._pipeline.submit("PUBLISH", channel, text)
+            text = self._text(message, idempotency_key)
+            await self._publish(channel, envelope(Kind.TOPIC_UNSTORED, message.topic, text))
         self._metrics.messages_sent.labels("topic").inc()
         return message_id
 
@@ -298,8 +298,7 @@ class Messenger(ConnectionControl):
                 "The message is larger than MAX_QUEUE_BYTES: send less, or raise this setting",
             )
 
-    async def _publish(self, connection_id: str, text: str) -> None:
-        channel = self._keys.instance_channel_prefix + instance_of(connection_id)
+    async def _publish(self, channel: str, text: str) -> None:
         await self._pipeline.submit("PUBLISH", channel, text)
 
     def _release(self, keys: Iterable[str]) -> None:
@@ -308,13 +307,13 @@ class Messenger(ConnectionControl):
             self._pipeline.submit("EXPIRE", key, _RELEASED_SECONDS)
 
     def _user_call(
-        self, user_id: str, text: bytes, idempotency_key: str | None
+        self, user_id: str, frame_start: bytes, idempotency_key: str | None
     ) -> tuple[Sequence[str], Sequence[Any]]:
         check_user_id(user_id)
         keys, args = self._call(
             self._keys.user(user_id),
-            text,
-            head(Kind.USER, user_id),
+            frame_start,
+            envelope_until_epoch(Kind.USER, user_id),
             self._keys.instance_channel_prefix,
             idempotency_key,
         )
@@ -323,21 +322,21 @@ class Messenger(ConnectionControl):
     def _call(
         self,
         stream: StreamKeys,
-        text: bytes,
-        envelope_head: str,
+        frame_start: bytes,
+        envelope_start: str,
         channel: str,
         idempotency_key: str | None,
     ) -> tuple[list[str], list[Any]]:
-        self._check_size(text)
+        self._check_size(frame_start)
         if idempotency_key is not None:
             check_idempotency_key(idempotency_key)
             key, key_seconds = stream.idempotency(idempotency_key), self._key_seconds
         else:
             key, key_seconds = self._own_keys.next(stream)
         return [stream.meta, stream.stream, key], [
-            text,
+            frame_start,
             stream.name,
-            envelope_head,
+            envelope_start,
             channel,
             self._settings.max_stream_length,
             self._settings.stream_retention_seconds,

@@ -37,7 +37,7 @@ class Reconciler:
     `Keys.users_of`, from which `Reaper` takes the users of a dead instance, may name more users: it
     is scanned page by page for them. A batch of users costs one `SADD`, one `SSCAN` and a script
     for each user, in one round trip, and an `SREM` in another one if some have no connection here.
-    The script answers nothing when nothing differs.
+    The script returns nothing when nothing differs.
     """
 
     def __init__(
@@ -61,8 +61,7 @@ class Reconciler:
         self._restore = restore
         self._remove_dead_entries = remove_dead_entries
         self._without_lease: dict[str, float] = {}
-        """When an entry without a lease was first seen, by the member that wrote it: an id of an
-        instance and its lease (`Lease.member`)."""
+        """When an entry without a lease was first seen, by `<instance>#<generation>`."""
         self._compare = load(context.pipeline, "compare")
         self._scanned: tuple[str, int | bytes] = "", 0
         """Which set of users was scanned last, and the cursor in it."""
@@ -72,7 +71,7 @@ class Reconciler:
         while True:
             users = list({*self._registry.users(), *self._users_to_compare})
             self._users_to_compare.clear()
-            self._forget_leases()
+            self._forget_first_seen()
             batches = [users[start : start + _BATCH] for start in range(0, len(users), _BATCH)]
             for batch in batches or [[]]:
                 await asyncio.sleep(self._seconds / max(1, len(batches)))
@@ -110,10 +109,11 @@ class Reconciler:
         stale: dict[str, list[str]] = {}
         without_lease: list[tuple[str, str]] = []
         for user_id, result in zip(users, results, strict=True):
-            for connection_id in map(bytes.decode, result.result()):
-                if "#" in connection_id:  # the member of an entry that has no lease
-                    without_lease.append((user_id, connection_id))
-                    continue
+            if (reply := result.result()) is None:
+                continue
+            differing, members = reply
+            without_lease += [(user_id, member.decode()) for member in members]
+            for connection_id in map(bytes.decode, differing):
                 connection = self._registry.by_id(connection_id)
                 if connection is None:
                     stale.setdefault(user_id, []).append(connection_id)
@@ -123,11 +123,11 @@ class Reconciler:
             await self._repair(missing, stale)
         if without_lease:
             await self._remove_without_lease(without_lease)
-        await self._forget(member, users)
+        await self._remove_absent(member, users)
 
     async def _remove_without_lease(self, entries: Sequence[tuple[str, str]]) -> None:
-        """An instance that has lost its lease takes a new one at its next renewal, and writes its
-        entries again. So what has no lease for longer is dead."""
+        """Remove the entries that have had no lease for `LEASE_SECONDS`. An instance that has only
+        lost its lease takes a new one at its next renewal, and writes its entries again."""
         now = time.monotonic()
         for user_id, member in entries:
             if now - self._without_lease.setdefault(member, now) >= self._seconds:
@@ -135,11 +135,12 @@ class Reconciler:
             else:
                 self._users_to_compare.add(user_id)
 
-    def _forget_leases(self) -> None:
-        border = time.monotonic() - _EXPIRY_LEASES * self._seconds
-        self._without_lease = {m: at for m, at in self._without_lease.items() if at > border}
+    def _forget_first_seen(self) -> None:
+        """Bound `_without_lease`: by then no entry of such a lease is left."""
+        oldest = time.monotonic() - _EXPIRY_LEASES * self._seconds
+        self._without_lease = {m: at for m, at in self._without_lease.items() if at > oldest}
 
-    async def _forget(self, member: str, users: Sequence[str]) -> None:
+    async def _remove_absent(self, member: str, users: Sequence[str]) -> None:
         """Remove users without a connection here from the set `Keys.users_of`."""
         key = self._keys.users_of(member)
         gone = [user_id for user_id in users if not self._registry.by_user(user_id)]
@@ -149,11 +150,15 @@ class Reconciler:
         if back:
             await self._pipeline.submit("SADD", key, *back)
 
-    def _request(self, user_id: str, member: str) -> asyncio.Future[list[bytes]]:
+    def _request(
+        self, user_id: str, member: str
+    ) -> asyncio.Future[tuple[list[bytes], list[bytes]] | None]:
+        """What differs, as `compare.lua` returns it. An index entry begins with its member and a
+        space."""
         ids = [connection.id for connection in self._registry.by_user(user_id)]
         return self._compare(
             [self._keys.connections(user_id)],
-            [self._instance_prefix, f"{member} ", self._lease.known, self._expiry, *ids],
+            [self._instance_prefix, f"{member} ", self._lease.known_members, self._expiry, *ids],
         )
 
     async def _repair(self, missing: Sequence[Connection], stale: dict[str, list[str]]) -> None:

@@ -44,12 +44,14 @@ class Page(NamedTuple):
 
 
 class PageOfAll(NamedTuple):
-    """A page of the stream `all`, and what Redis counts beside it, in the same epoch."""
+    """A page of the stream `all`, and two versions of the same moment and epoch. A copy that is at
+    least as new as a version needs no read of Redis or the database."""
 
     page: Page
     retained_version: Position
-    """The version of the retained broadcasts."""
+    """How many changes the retained broadcasts have had."""
     revocations_version: Position
+    """How many changes the revocations have had."""
 
     @classmethod
     def of(cls, reply: list[Any]) -> PageOfAll:

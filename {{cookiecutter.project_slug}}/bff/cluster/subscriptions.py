@@ -65,28 +65,28 @@ class Subscriptions:
             since: how far the client has read, by the name of the stream.
 
         Returns:
-            The streams, and what was read of the stream `all`, with the versions beside it.
+            The streams, and what was read of the stream `all`, with two versions (`PageOfAll`).
 
         Raises:
             Problem: `rate_limited`, the user has too many connections, or connects too often; then
                 with the time until the next connect is accepted.
             RedisError, OSError, TimeoutError: Redis is unavailable.
         """
-        of_user, of_all = self._streams.join(connection)
-        user_catch_up = of_user.catching_up[connection]
-        all_catch_up = of_all.catching_up[connection]
+        user_tracker, all_tracker = self._streams.join(connection)
+        user_catch_up = user_tracker.catching_up[connection]
+        all_catch_up = all_tracker.catching_up[connection]
         try:
-            user_page, of_all_read = await self._register(connection, since)
+            user_page, of_all = await self._register(connection, since)
         except Problem:
             self._index.unregister(connection)
             raise
         joined = JoinedStreams(
             (
-                JoinedStream(of_user, user_catch_up, since.get("user"), user_page),
-                JoinedStream(of_all, all_catch_up, since.get("all"), of_all_read.page),
+                JoinedStream(user_tracker, user_catch_up, since.get("user"), user_page),
+                JoinedStream(all_tracker, all_catch_up, since.get("all"), of_all.page),
             )
         )
-        return joined, of_all_read
+        return joined, of_all
 
     async def _register(
         self, connection: Connection, since: Mapping[str, Position]
@@ -94,7 +94,7 @@ class Subscriptions:
         registered = await self._index.register(connection, since)
         if registered is None:
             await self._index.remove_dead_entries(connection.user_id)
-            registered = await self._index.register(connection, since, again=True)
+            registered = await self._index.register(connection, since, is_retry=True)
         if registered is None:
             raise Problem(Code.RATE_LIMITED, "Too many connections")
         return registered
@@ -243,10 +243,11 @@ class Subscriptions:
                 },
             )
         else:
-            event = Event("subscribed", {"positions": joined.positions()})
+            event = Event("subscribed", {"positions": joined.tip_ids()})
             connection.send(event, joined.start_positions())
 
 
 def _unsubscribed() -> Problem:
+    """Its outcome is that of a request that was not executed: no topic is subscribed."""
     description = "Unsubscribed before the subscription was complete"
     return Problem(Code.CANCELLED, description, outcome=Outcome.NOT_SENT)

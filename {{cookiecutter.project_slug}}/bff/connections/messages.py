@@ -168,7 +168,7 @@ class _Outbound(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Event(_Outbound):
-    """An event. When it is stored in a stream, Redis adds its `id`: see `head`."""
+    """An event. When it is stored in a stream, Redis adds its `id`: see `encode_until_epoch`."""
 
     type: ClassVar[str] = "event"
     topic: str
@@ -187,8 +187,8 @@ class Event(_Outbound):
         except TypeError as error:
             raise Problem(Code.INVALID_PARAMS, "The event is not JSON") from error
 
-    def head(self, stream: str) -> bytes:
-        """The text up to the epoch in the id. Redis appends `<epoch>/<offset>"}}`."""
+    def encode_until_epoch(self, stream: str) -> bytes:
+        """The JSON text up to the epoch in the id. Redis appends `<epoch>/<offset>"}}`."""
         return b'%s,"id":%s/' % (self.encode()[:-2], encode(stream)[:-1])
 
 
@@ -202,8 +202,8 @@ class Hello(_Outbound):
     """The first frame of every connection."""
 
     type: ClassVar[str] = "event"
-    session_id: str
-    """The id of the connection; the gateway `nuropb_gw` gave it this name."""
+    connection_id: Annotated[str, Field(serialization_alias="session_id")]
+    """In the frame it is `session_id`, as of the gateway `nuropb_gw`."""
     user_id: str
     username: str
     expires_at: int
@@ -220,7 +220,7 @@ class Hello(_Outbound):
 
     def payload(self) -> dict[str, Any]:
         event = {
-            "session_id": self.session_id,
+            "session_id": self.connection_id,
             "user_id": self.user_id,
             "username": self.username,
             "expires_at": self.expires_at,

@@ -16,7 +16,7 @@ from bff.mesh.codec import Codec
 from bff.mesh.describe import DescriptionCache, ServiceDescription
 from bff.mesh.events import EventHandler
 from bff.mesh.messages import Kind, Message
-from bff.mesh.pending_calls import PendingCalls
+from bff.mesh.pending_requests import PendingRequests
 from bff.mesh.receiver import MessageReceiver, RetryLimits
 from bff.mesh.sender import MessageSender
 from bff.mesh.service import Service
@@ -52,15 +52,15 @@ class MeshClient:
         self._event_handlers: list[EventHandler] = []
         self.services: list[Service] = []
         """The services that this client runs."""
-        self._pending_calls = PendingCalls(settings, metrics)
+        self._pending_requests = PendingRequests(settings, metrics)
         self._descriptions = DescriptionCache(
             self._request_description, settings.description_cache_seconds
         )
         self._sender = MessageSender(
-            transport, codec, self._pending_calls, self._descriptions, metrics
+            transport, codec, self._pending_requests, self._descriptions, metrics
         )
         self._receiver = MessageReceiver(
-            self._pending_calls,
+            self._pending_requests,
             codec,
             metrics,
             self._report_status,
@@ -204,12 +204,12 @@ class MeshClient:
         """
         client = self._client_for(service)
         message = client._encode(Kind.REQUEST, service, method, params, context, timeout, trace_id)
-        reply = client._pending_calls.expect(message)
+        reply = client._pending_requests.expect(message)
         try:
             return await client._sender.call(message, reply, encrypted)
         finally:
             on_late = late and client._sender.on_late(message, late)
-            client._pending_calls.stop_waiting(message, on_late)
+            client._pending_requests.stop_waiting(message, on_late)
 
     async def command(
         self,

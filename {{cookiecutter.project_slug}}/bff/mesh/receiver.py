@@ -14,7 +14,7 @@ from bff.mesh.codec import Codec
 from bff.mesh.encryption import EncryptionError
 from bff.mesh.events import EventHandler, MeshEvent, RetryEvent
 from bff.mesh.messages import Delivery, MalformedMessage, Message, Reply
-from bff.mesh.pending_calls import PendingCalls
+from bff.mesh.pending_requests import PendingRequests
 from bff.mesh.service import Service
 from bff.telemetry.metrics import Metrics
 
@@ -42,13 +42,13 @@ class MessageReceiver:
 
     def __init__(
         self,
-        pending_calls: PendingCalls,
+        pending_requests: PendingRequests,
         codec: Codec,
         metrics: Metrics,
         on_status: Callable[[], None],
         limits: RetryLimits,
     ) -> None:
-        self._pending_calls = pending_calls
+        self._pending_requests = pending_requests
         self._codec = codec
         self._metrics = metrics
         self._on_status = on_status
@@ -68,7 +68,7 @@ class MessageReceiver:
 
     def on_reply(self, correlation_id: str, body: bytes) -> None:
         """Hand a reply to its request."""
-        message = self._pending_calls.find(correlation_id)
+        message = self._pending_requests.find(correlation_id)
         if message is None:
             return
         try:
@@ -85,11 +85,11 @@ class MessageReceiver:
                 },
             )
             answer = Reply(error={"error": "NuropbMessageError", "description": ""})
-        self._pending_calls.resolve(correlation_id, answer)
+        self._pending_requests.resolve(correlation_id, answer)
 
     def on_replies_lost(self) -> None:
         """Fail every request that may have been sent. The others still wait for a connection."""
-        self._pending_calls.fail_all()
+        self._pending_requests.fail_all()
 
     async def on_call(self, service: Service, delivery: Delivery) -> Message | None:
         """Let the service answer, and count the call. None: there is no reply to send. A call that

@@ -13,7 +13,7 @@ from bff.errors import Code, Outcome, Problem
 from bff.mesh.codec import Codec
 from bff.mesh.describe import DescriptionCache
 from bff.mesh.messages import Message, Reply
-from bff.mesh.pending_calls import OnLate, PendingCalls
+from bff.mesh.pending_requests import OnLate, PendingRequests
 from bff.mesh.transport import ConnectionLost, MeshTransport, Refused, Unroutable
 from bff.telemetry.metrics import Metrics
 
@@ -30,13 +30,13 @@ class MessageSender:
         self,
         transport: MeshTransport,
         codec: Codec,
-        pending_calls: PendingCalls,
+        pending_requests: PendingRequests,
         descriptions: DescriptionCache,
         metrics: Metrics,
     ) -> None:
         self._transport = transport
         self._codec = codec
-        self._pending_calls = pending_calls
+        self._pending_requests = pending_requests
         self._descriptions = descriptions
         self._counters = cache(metrics.mesh_calls.labels)
         self._timers = cache(metrics.mesh_seconds.labels)
@@ -58,11 +58,11 @@ class MessageSender:
         outcome = "cancelled"
         try:
             if encrypted:
-                self._pending_calls.acquire(message)
+                self._pending_requests.acquire(message)
                 try:
                     await self._encrypt(message)
                 finally:
-                    self._pending_calls.release(message)
+                    self._pending_requests.release(message)
             sent_at = time.monotonic() if encrypted else 0.0
             answer = await self.send(message, reply)
             if encrypted and answer is not None:
@@ -76,7 +76,7 @@ class MessageSender:
             outcome = problem.code.value
             raise
         finally:
-            label = self._pending_calls.label(message.routing_key)
+            label = self._pending_requests.label(message.routing_key)
             self._counters(label, outcome).inc()
             if reply is not None:
                 self._timers(label).observe(asyncio.get_running_loop().time() - started)
@@ -91,25 +91,25 @@ class MessageSender:
         """
         if message.deadline <= asyncio.get_running_loop().time():
             raise Problem(Code.TIMEOUT)
-        self._pending_calls.acquire(message)
+        self._pending_requests.acquire(message)
         try:
             async with asyncio.timeout_at(message.deadline):
                 await self._transport.publish(message)
                 if message.is_call:
-                    self._pending_calls.known_services.add(message.routing_key)
+                    self._pending_requests.known_services.add(message.routing_key)
                 if reply is None:
                     return None
                 answer = await reply
-                self._pending_calls.stop_waiting(message)
+                self._pending_requests.stop_waiting(message)
         except Unroutable:
             raise Problem(Code.SERVICE_UNAVAILABLE) from None
         except (TimeoutError, ConnectionLost, Refused) as error:
             # The reply may have arrived at the same moment as the error.
-            answer = self._pending_calls.take_reply(message)
+            answer = self._pending_requests.take_reply(message)
             if answer is None:
                 raise self._failed(message, error) from None
         finally:
-            self._pending_calls.release(message)
+            self._pending_requests.release(message)
         if answer is None:  # the reply queue was lost
             raise Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN)
         return answer

@@ -145,8 +145,8 @@ class Dispatcher:
         return default if call.timeout_ms is None else min(call.timeout_ms, limit * 1000) / 1000
 
     def _mesh_for(self, caller: Caller, connection: Connection | None) -> MeshClient:
-        session_id = connection.id if connection is not None else ""
-        return self._mesh.with_context(mesh_context(caller, self._settings, session_id))
+        connection_id = connection.id if connection is not None else ""
+        return self._mesh.with_context(mesh_context(caller, self._settings, connection_id))
 
     async def _run_method(
         self, method: Method, caller: Caller, call: Call, mesh: MeshClient, timeout: float

@@ -195,7 +195,7 @@ class LateReply:
 def _not_deliverable(event: dict[str, Any], max_bytes: int) -> str | None:
     """Why a browser cannot get this event, or None. JSON is encoded up to 254 levels deep."""
     try:
-        size = len(Event(LATE_REPLY_TOPIC, event).head("user"))
+        size = len(Event(LATE_REPLY_TOPIC, event).encode_until_epoch("user"))
     except Problem:
         return "The reply is nested too deeply"
     return "The reply is too large" if size > max_bytes else None

@@ -45,7 +45,8 @@ class HandlerManager:
     def open(
         self, transport: Transport, caller: Caller, *, address: str = "", user_agent: str = ""
     ) -> ConnectionHandler:
-        """Register an accepted connection on this instance. Its frames wait until `admit`.
+        """Register an accepted connection on this instance. Frames to it wait in its queue, and
+        frames from it are not read, until `admit` has sent the hello.
 
         `address` and `user_agent` are shown to administrators.
         """
@@ -76,9 +77,12 @@ class HandlerManager:
     ) -> None:
         """Register the connection in the index, send the hello, and start the live streams.
 
-        `since` holds the client's positions in the streams `user`, `all` and those of `topics`,
-        to which the connection is subscribed from the start; the caller has checked that it may.
         A connection that cannot be admitted is closed before anything was sent; the code says why.
+
+        Args:
+            since: the client's positions in the streams `user`, `all` and those of `topics`.
+            topics: the connection is subscribed to these from the start. The route has checked that
+                the user may.
         """
         connection, caller = handler.connection, handler.caller
         try:
@@ -184,12 +188,12 @@ class HandlerManager:
         for is_recovered in recovered.values():
             self._metrics.recoveries.labels("recovered" if is_recovered else "lost").inc()
         return Hello(
-            session_id=connection.id,
+            connection_id=connection.id,
             user_id=caller.user_id,
             username=caller.username,
             expires_at=caller.expires_at,
             ping_interval=self._context.settings.ping_interval_seconds,
-            positions=streams.positions(),
+            positions=streams.tip_ids(),
             recovered=recovered,
             topics=self._topics,
         )

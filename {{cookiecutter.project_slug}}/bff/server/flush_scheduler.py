@@ -47,8 +47,8 @@ class FlushScheduler:
         self.ping_timeout = config.ws_ping_timeout or 0.0
         """Seconds to wait for a pong; 0 waits without limit."""
         self.pending: Final[list[Writer]] = []
-        """Connections with frames to write. Code that adds the first one itself, without
-        `schedule`, calls `schedule_flush`."""
+        """Connections with frames to write. `WriteBuffer.write` appends to it itself, which saves
+        a call for each frame; before the first one it calls `schedule_flush`."""
 
     def schedule(self, writer: Writer) -> None:
         """Flush a connection in the next turn of the loop, or later if many are waiting."""

@@ -5,11 +5,12 @@
 -- ARGV: `<instance>.`, `<instance>#<generation> `,
 --       `<instance>#<generation>` of every lease, between spaces,
 --       seconds after which the entries expire, the connection ids
--- Returns the ids that differ: of entries without a connection, of connections without an entry,
--- and of entries of another generation; and for each entry of another instance without a lease its
--- `<instance>#<generation>`.
+-- Returns nothing when nothing differs, else two lists:
+-- 1. the ids of entries without a connection, of connections without an entry, and of entries of
+--    another generation
+-- 2. for each entry of another instance that has no lease, its `<instance>#<generation>`
 
-local missing, differing = {}, {}
+local missing, differing, without_lease = {}, {}, {}
 for i = 5, #ARGV do missing[ARGV[i]] = true end
 local entries = redis.call('HGETALL', KEYS[1])
 for i = 1, #entries, 2 do
@@ -22,7 +23,7 @@ for i = 1, #entries, 2 do
   else
     local member = string.sub(value, 1, string.find(value, ' ', 1, true) - 1)
     if not string.find(ARGV[3], ' ' .. member .. ' ', 1, true) then
-      table.insert(differing, member)
+      table.insert(without_lease, member)
     end
   end
 end
@@ -30,4 +31,4 @@ for id in pairs(missing) do table.insert(differing, id) end
 if #ARGV > 4 and redis.call('TTL', KEYS[1]) < ARGV[4] / 2 then
   redis.call('EXPIRE', KEYS[1], ARGV[4])
 end
-return differing
+if #differing > 0 or #without_lease > 0 then return {differing, without_lease} end

@@ -1,4 +1,7 @@
-"""Calls that wait for a reply, and calls whose reply may still arrive late."""
+"""Requests that wait for a reply, and those whose reply may still arrive late.
+
+A request expects a reply; a command and an event do not (`Kind`). A call is a request or a command.
+"""
 
 from __future__ import annotations
 
@@ -14,34 +17,35 @@ from bff.telemetry.metrics import Metrics
 
 UNKNOWN_SERVICE = "unknown"
 """The metrics' label of services that were never reached, so that callers cannot add labels."""
-MAX_ENDED_CALLS = 10_000
-"""How many ended calls are remembered, to count their late replies by service."""
+MAX_ENDED_REQUESTS = 10_000
+"""How many ended requests are remembered, to count their late replies by service."""
 
 OnLate = Callable[[Reply | Problem], None]
 """Receives the reply that came after the caller stopped waiting, or why none will come."""
 
 
 @dataclass(slots=True)
-class _LateCall:
-    """A call whose caller stopped waiting, but still wants the reply."""
+class _LateRequest:
+    """A request whose caller stopped waiting, but still wants the reply."""
 
     message: Message
     on_late: OnLate
     timer: asyncio.TimerHandle
 
 
-class PendingCalls:
-    """Matches replies to calls by correlation id, and limits the calls in flight."""
+class PendingRequests:
+    """Matches replies to requests by correlation id, and limits the messages in flight."""
 
     def __init__(self, settings: MeshSettings, metrics: Metrics) -> None:
         self._settings = settings
         self._metrics = metrics
         self._replies: dict[str, tuple[Message, asyncio.Future[Reply | None]]] = {}
         self._in_flight: defaultdict[str, int] = defaultdict(int)
+        """Calls in flight by service; events under an empty name."""
         self._total = 0
         self._ended: OrderedDict[str, str] = OrderedDict()
-        """Services by correlation id."""
-        self._late_calls: dict[str, _LateCall] = {}
+        """Services of ended requests, by correlation id."""
+        self._late_requests: dict[str, _LateRequest] = {}
         self.known_services: set[str] = set()
         """Services that have accepted a call."""
 
@@ -78,27 +82,27 @@ class PendingCalls:
 
         `on_late` is called once if the reply may still come: with the reply, or with a `Problem`
         when the reply queue is lost, when `KEEP_RESULT_SECONDS` have passed, or at once if
-        `MAX_PENDING_REQUESTS` late calls are waiting already.
+        `MAX_PENDING_REQUESTS` late requests are waiting already.
         """
         correlation_id = message.correlation_id
         _, reply = self._replies.pop(correlation_id, (None, None))
         if reply is None:
             return
         self._ended[correlation_id] = message.routing_key
-        if len(self._ended) > MAX_ENDED_CALLS:
+        if len(self._ended) > MAX_ENDED_REQUESTS:
             self._ended.popitem(last=False)
         if on_late is None or not message.sent:
             return
         if _has_result(reply):
             on_late(reply.result() or _lost())
-        elif len(self._late_calls) >= self._settings.max_pending_requests:
+        elif len(self._late_requests) >= self._settings.max_pending_requests:
             on_late(_timed_out())
         else:
             message.body = b""
             wait = self._settings.keep_result_seconds
             loop = asyncio.get_running_loop()
-            timer = loop.call_later(wait, self._end_late_call, correlation_id, _timed_out())
-            self._late_calls[correlation_id] = _LateCall(message, on_late, timer)
+            timer = loop.call_later(wait, self._end_late_request, correlation_id, _timed_out())
+            self._late_requests[correlation_id] = _LateRequest(message, on_late, timer)
 
     def label(self, service: str) -> str:
         """The service's name as a label of metrics."""
@@ -108,21 +112,21 @@ class PendingCalls:
         """The request that a reply is for, if the reply is still wanted.
 
         Only the first reply is used: after an exception, NuroPb sends two. Replies for which
-        no call waits are counted in the metrics.
+        no request waits are counted in the metrics.
         """
         message, reply = self._replies.get(correlation_id, (None, None))
         if message and reply and (not reply.done() or reply.cancelled()):
             return message
         service = message.routing_key if message else self._ended.get(correlation_id, "")
         self._metrics.mesh_late_replies.labels(self.label(service)).inc()
-        late_call = self._late_calls.get(correlation_id)
-        return late_call.message if late_call else None
+        late_request = self._late_requests.get(correlation_id)
+        return late_request.message if late_request else None
 
     def resolve(self, correlation_id: str, answer: Reply) -> None:
         """Hand a reply to the caller that waits for it, or to `on_late`."""
         message, reply = self._replies.get(correlation_id, (None, None))
         if message is None or reply is None:
-            self._end_late_call(correlation_id, answer)
+            self._end_late_request(correlation_id, answer)
             return
         self._settle(message, reply, answer)
         if message.confirm is not None and not message.confirm.done():
@@ -139,12 +143,12 @@ class PendingCalls:
         return answer
 
     def fail_all(self) -> None:
-        """The reply queue is lost: no call that may have been sent will get a reply."""
+        """The reply queue is lost: no request that may have been sent will get a reply."""
         for message, reply in tuple(self._replies.values()):
             if message.sent and not _has_result(reply):
                 self._settle(message, reply, None)
-        for correlation_id in tuple(self._late_calls):
-            self._end_late_call(correlation_id, _lost())
+        for correlation_id in tuple(self._late_requests):
+            self._end_late_request(correlation_id, _lost())
 
     def _settle(
         self, message: Message, reply: asyncio.Future[Reply | None], answer: Reply | None
@@ -156,11 +160,11 @@ class PendingCalls:
             self._replies[message.correlation_id] = message, reply
         reply.set_result(answer)
 
-    def _end_late_call(self, correlation_id: str, answer: Reply | Problem) -> None:
-        late_call = self._late_calls.pop(correlation_id, None)
-        if late_call is not None:
-            late_call.timer.cancel()
-            late_call.on_late(answer)
+    def _end_late_request(self, correlation_id: str, answer: Reply | Problem) -> None:
+        late_request = self._late_requests.pop(correlation_id, None)
+        if late_request is not None:
+            late_request.timer.cancel()
+            late_request.on_late(answer)
 
 
 def _has_result(reply: asyncio.Future[Reply | None]) -> bool:
