@@ -154,6 +154,10 @@ class TestTheTimeOfABody:
                 await asyncio.sleep(0.02)
             await reading
 
+    async def test_a_body_that_stops_after_the_first_check(self, site: Site) -> None:
+        async with site.connect(post(b"Content-Length: 100000") + b"x" * 20_000) as raw:
+            await is_disconnected(raw)
+
     async def test_a_body_that_nobody_reads_any_more(self, site: Site) -> None:
         """It was answered, but the client does not send the rest."""
         head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nx"

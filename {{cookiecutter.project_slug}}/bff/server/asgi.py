@@ -38,8 +38,8 @@ class AsgiSocket:
         self._scope = scope
         self._key = key
         self._headers = headers
-        self._is_answered = False
-        """Whether the handshake was accepted or rejected."""
+        self._is_accepted = False
+        """Whether the handshake was accepted."""
         self._denial: tuple[int, handshake.Headers] | None = None
         """Status and headers of a denial response whose body is not complete yet."""
         self._body = b""
@@ -58,7 +58,7 @@ class AsgiSocket:
     async def _run(self, app: Any) -> None:
         try:
             await app(self._scope, self._receive, self._send)
-            if not self._is_answered and not self._socket.is_closing:
+            if not self._is_accepted and not self._socket.is_closing:
                 self._scheduler.logger.error(
                     "handshake not answered by the application", extra={"path": self._scope["path"]}
                 )
@@ -71,7 +71,7 @@ class AsgiSocket:
             self._scheduler.logger.exception("Exception in ASGI application\n")
             self._socket.close(CloseCode.INTERNAL_ERROR)
         finally:
-            if not self._is_answered:
+            if not self._is_accepted:
                 self._reject(_NOT_ANSWERED)
             self._socket.release()
 
@@ -94,7 +94,7 @@ class AsgiSocket:
 
     def shutdown(self) -> None:
         """The server shuts down: reject a handshake that is still unanswered."""
-        if not self._is_answered:
+        if not self._is_accepted:
             self._reject(_SHUTTING_DOWN)
 
     # Called by the application
@@ -112,21 +112,21 @@ class AsgiSocket:
         if self._socket.is_closing:
             raise ClientDisconnected
         match kind:
-            case "websocket.accept" if not self._is_answered and self._denial is None:
+            case "websocket.accept" if not self._is_accepted and self._denial is None:
                 self._accept(message)
-            case "websocket.close" if not self._is_answered and self._denial is None:
+            case "websocket.close" if not self._is_accepted and self._denial is None:
                 self._reject(_REJECTED)
-            case "websocket.http.response.start" if not self._is_answered:
+            case "websocket.http.response.start" if not self._is_accepted:
                 self._denial = message["status"], list(message.get("headers", ()))
             case "websocket.http.response.body" if self._denial is not None:
                 self._body += message.get("body", b"")
                 if not message.get("more_body", False):
                     self._reject(*self._denial, self._body)
-            case "websocket.send" if self._is_answered:
+            case "websocket.send" if self._is_accepted:
                 text = message.get("text")
                 self._socket.send(message["bytes"] if text is None else text)
                 await self._socket.drained()
-            case "websocket.close" if self._is_answered:
+            case "websocket.close" if self._is_accepted:
                 code, reason = message.get("code") or CloseCode.NORMAL, message.get("reason") or ""
                 if not is_sendable(code):
                     raise ValueError(f"{code} is not a close code that may be sent")
@@ -139,10 +139,9 @@ class AsgiSocket:
         if subprotocol := message.get("subprotocol"):
             headers.append((b"sec-websocket-protocol", subprotocol.encode("latin-1")))
         response = handshake.accepted(self._key, headers)
-        self._is_answered = True
+        self._is_accepted = True
         self._socket.accept(response)
 
     def _reject(self, status: int, headers: handshake.Headers = (), body: bytes = b"") -> None:
         response = handshake.response(status, [*self._headers, *headers], body)
-        self._is_answered = True
         self._socket.reject(response)

@@ -128,7 +128,8 @@ class WebSocketProtocol(KeepAlive):
         super().enqueue(wire)
 
     def reject(self, response: bytes) -> None:
-        """Reject the handshake with this response and close the connection."""
+        """Reject the handshake with this response and close the connection. Only the first call has
+        an effect."""
         if not self.is_closing:
             self.stop_sending()
             self.transport.write(response)
@@ -252,13 +253,11 @@ class WebSocketProtocol(KeepAlive):
             self.pong_received()
 
     def _close_received(self, payload: bytes) -> None:
-        if self._parser is not IGNORE_INPUT:
-            code = close_code(payload)
-            self._parser = IGNORE_INPUT
-            if not self.is_closing:
-                self._close_code = code
-                self._send_close(payload)
-            self._close_transport()
+        code = close_code(payload)
+        if not self.is_closing:
+            self._close_code = code
+            self._send_close(payload)
+        self._close_transport()
 
     def _deliver(self, data: str | bytes) -> None:
         if self.endpoint is not None:
