@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from typing import Any
 
 import aiormq
@@ -13,6 +14,7 @@ from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler, MeshEvent
 from bff.mesh.rabbitmq import transport
+from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
 from bff.settings import Settings
@@ -201,3 +203,26 @@ async def test_a_right_to_publish_that_is_missing_is_told_while_it_is(
     assert mesh.status.connected
     lines = [one.message for one in caplog.records if "refuses to publish" in one.message]
     assert len(lines) == 1
+
+
+async def test_the_check_of_queues_counts_as_no_delivery(
+    start_client: StartClient, engine: RabbitEngine, settings: Settings, metrics: Metrics
+) -> None:
+    """Else a doctor that runs often would use up the tries of what waits."""
+    name = f"checked-{secrets.token_hex(4)}"
+    other = MeshClient(settings, metrics, engine.transport())
+    other.add_service(Service(name))
+    mesh = await start_client()
+    try:
+        queues = await mesh.check_queues(other)
+        assert queues == {each.queue_of(name): "" for each in (ServiceConsumer, RedeliveredCalls)}
+        for queue in queues:
+            await engine.channel.basic_publish(b"waiting", routing_key=queue)
+        for _ in range(3):
+            assert await mesh.check_queues(other) == queues
+        for queue in queues:
+            message = await engine.channel.basic_get(queue)
+            assert message.body == b"waiting"
+            assert not message.redelivered
+    finally:
+        await engine.delete_queues_of(other)

@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
-from aiormq.exceptions import ChannelLockedResource
+from aiormq.exceptions import ChannelPreconditionFailed
 
 from bff.backoff import backoff_delays
 from bff.mesh.cancellation import raise_if_cancelled
@@ -71,8 +71,10 @@ class QueueConsumer(ABC):
         """Open a channel, declare, and consume until the channel or the queue is lost."""
 
     async def check(self, connection: AbstractConnection) -> None:
-        """Do once what consuming needs, for `bff doctor`. A message that is taken returns to
-        its queue when the channel is closed.
+        """Declare the queue and test the right to consume it, for `bff doctor`.
+
+        RabbitMQ tests the right before the arguments. So it is asked with an invalid argument: a
+        message that was taken and returned would count as delivered.
 
         Raises:
             ConnectionLost: with the broker's error, for example a right that is missing.
@@ -82,8 +84,10 @@ class QueueConsumer(ABC):
             try:
                 async with asyncio.timeout(BROKER_SECONDS):
                     await self.declare(channel)
-                    with suppress(ChannelLockedResource):  # a queue with a single active consumer
-                        await channel.basic_get(self._queue)
+                    with suppress(ChannelPreconditionFailed):
+                        await channel.basic_consume(
+                            self._queue, _ignore, arguments={"x-priority": "invalid"}
+                        )
             finally:
                 await close(channel)
 
@@ -150,6 +154,9 @@ class QueueConsumer(ABC):
             async with asyncio.timeout(BROKER_SECONDS):
                 await self.declare(channel)
             await acked.command_replied()  # RabbitMQ has all that was sent on the channel before
+
+
+async def _ignore(_: DeliveredMessage) -> None: ...
 
 
 def to_delivery(message: DeliveredMessage) -> Delivery:

@@ -85,7 +85,7 @@ class AmqpTransport:
     async def check_queues(
         self, event_handlers: Sequence[EventHandler], services: Sequence[Service]
     ) -> Mapping[str, str]:
-        """Declare the queues as consuming does, and take a message of each, which is given back."""
+        """Declare the queues as the consumers do, and test the right to consume each."""
         assert self._receiver is not None  # noqa: S101
         await self._consuming.channel()
         reasons = {}
