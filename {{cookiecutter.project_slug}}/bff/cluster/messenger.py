@@ -44,19 +44,20 @@ class Sent:
 
 
 class Messenger(ConnectionControl):
-    """Sends events to browsers and closes their sockets, by connection, user, topic or all.
+    """Sends events to the connections of a user, to the subscribers of a topic, to all or to one
+    connection. Closes and subscribes connections too (`ConnectionControl`).
 
     An event is what `RealtimeRouter.emits` has declared, called with its payload. Or it is a name
     (the parameter `topic`) and a payload: JSON types, or a Pydantic model. For `to_topic` the name
     is the topic, otherwise the name of the event.
 
-    A send with an `idempotency_key` that the same stream has had already sends nothing, and returns
-    the result of the first. A key is remembered for `POSITION_RETENTION_SECONDS` or
-    `STREAM_RETENTION_SECONDS`, whichever is longer.
+    If the stream already has a message with this `idempotency_key`, nothing is sent, and the result
+    is that of the first send (but `to_all` counts the connections of now). A key is remembered for
+    `POSITION_RETENTION_SECONDS` or `STREAM_RETENTION_SECONDS`, whichever is longer.
 
     Every method raises `redis.exceptions.RedisError`, `OSError` or `TimeoutError` when Redis is
     unavailable; the message may have been sent nevertheless. Every method raises a `Problem` with
-    `invalid_params` for what is not a user id, topic, event name or connection id (`names.py`), for
+    `invalid_params` for an invalid user id, topic, event name or connection id (`names.py`), for
     an event that is not JSON, and with `REQUIRE_DECLARED_EVENTS` for one that is not declared; with
     `service_error` for a message that is larger than `MAX_QUEUE_BYTES`. A declared event whose
     payload has another type raises `ValueError`, and so does an `idempotency_key` for an event that
@@ -102,15 +103,16 @@ class Messenger(ConnectionControl):
         ]
 
     def with_key_life(self, seconds: int) -> Self:
-        """A messenger that keeps the results of `idempotency_key` for some seconds."""
+        """A messenger that keeps the results of `idempotency_key` for `seconds`."""
         messenger = copy.copy(self)
         messenger._key_seconds = seconds
         return messenger
 
     def check_event(self, topic: str, event: Any) -> None:
-        """
+        """Check that an event can be sent.
+
         Raises:
-            Problem: `invalid_params`, this event cannot be sent.
+            Problem: `invalid_params`, it cannot.
         """
         self._outgoing.of(topic, event)
 
@@ -189,7 +191,7 @@ class Messenger(ConnectionControl):
         of the users.
 
         Raises:
-            TypeError: `user_ids` is a text in place of a list.
+            TypeError: `user_ids` is a string instead of a list.
         """
         check_lists(user_ids=user_ids)
         message, stored = self._outgoing.of(topic, event)
@@ -327,6 +329,9 @@ class Messenger(ConnectionControl):
         channel: str,
         idempotency_key: str | None,
     ) -> tuple[list[str], list[Any]]:
+        """The keys and arguments of `send.lua`. For the stream of a user the caller adds the key of
+        the connections; the script then takes `channel` as the prefix of the instances' channels.
+        """
         self._check_size(frame_start)
         if idempotency_key is not None:
             check_idempotency_key(idempotency_key)

@@ -29,14 +29,15 @@ entries of dead instances would stay if Redis restored them, or lost the set of 
 class Reconciler:
     """Compares both ways: an entry without a connection is removed, and a connection without an
     entry is written again. An entry of another instance that has had no lease for `LEASE_SECONDS`
-    is removed too. Such entries exist when Redis has come back with older data, or has lost the set
+    is removed too. Such entries exist when Redis has restarted with older data, or has lost the set
     by which `Reaper` finds the entries of dead instances.
 
     In every `LEASE_SECONDS` it compares the users with a connection here, and those in
     `ClusterContext.users_to_compare`, who have no connection here but perhaps an entry. The set
-    `Keys.users_of`, from which `Reaper` takes the users of a dead instance, may name more users: it
-    is scanned page by page for them. A batch of users costs one `SADD`, one `SSCAN` and a script
-    for each user, in one round trip, and an `SREM` in another one if some have no connection here.
+    `Keys.users_of`, from which `Reaper` takes the users of a dead instance, may contain more users:
+    it is read page by page to find them. A batch of users costs one `SADD`, one `SSCAN` and a
+    script for each user, in one round trip, and an `SREM` in another one if some have no connection
+    here.
     The script returns nothing when nothing differs.
     """
 
@@ -136,7 +137,7 @@ class Reconciler:
                 self._users_to_compare.add(user_id)
 
     def _forget_first_seen(self) -> None:
-        """Bound `_without_lease`: by then no entry of such a lease is left."""
+        """Remove old times from `_without_lease`: the entries of these leases have expired."""
         oldest = time.monotonic() - _EXPIRY_LEASES * self._seconds
         self._without_lease = {m: at for m, at in self._without_lease.items() if at > oldest}
 

@@ -29,7 +29,8 @@ _SUBSCRIBE_SECONDS: Final = 5.0
 
 
 class Subscriptions:
-    """Does not authorise: the callers have checked that the user may have the topics."""
+    """Joins connections to streams and removes them. Does not authorise: the callers have checked
+    that the user may have the topics."""
 
     def __init__(
         self,
@@ -65,11 +66,12 @@ class Subscriptions:
             since: how far the client has read, by the name of the stream.
 
         Returns:
-            The streams, and what was read of the stream `all`, with two versions (`PageOfAll`).
+            The streams, and the page of the stream `all` with the versions of the retained
+            broadcasts and of the revocations.
 
         Raises:
-            Problem: `rate_limited`, the user has too many connections, or connects too often; then
-                with the time until the next connect is accepted.
+            Problem: `rate_limited`, the user has too many connections, or connects too often (only
+                then with the time until the next connect is accepted).
             RedisError, OSError, TimeoutError: Redis is unavailable.
         """
         user_tracker, all_tracker = self._streams.join(connection)
@@ -77,7 +79,7 @@ class Subscriptions:
         all_catch_up = all_tracker.catching_up[connection]
         try:
             user_page, of_all = await self._register(connection, since)
-        except Problem:
+        except Problem:  # refused: an earlier attempt may have left an entry
             self._index.unregister(connection)
             raise
         joined = JoinedStreams(
@@ -128,8 +130,8 @@ class Subscriptions:
 
         Raises:
             Problem: `forbidden`, too many topics; `service_unavailable`, Redis is unavailable;
-                `cancelled`, a topic was unsubscribed meanwhile. The connection is then subscribed
-                to none of them.
+                `cancelled`, a topic was unsubscribed meanwhile. None of the topics
+                is then subscribed; with `forbidden` those that were, stay.
         """
         if len(connection.topics | topics.keys()) > self._max_topics:
             raise Problem(
@@ -248,6 +250,6 @@ class Subscriptions:
 
 
 def _unsubscribed() -> Problem:
-    """Its outcome is that of a request that was not executed: no topic is subscribed."""
+    """Its outcome is `not_sent`, because no topic is subscribed."""
     description = "Unsubscribed before the subscription was complete"
     return Problem(Code.CANCELLED, description, outcome=Outcome.NOT_SENT)

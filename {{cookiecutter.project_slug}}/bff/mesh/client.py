@@ -69,8 +69,8 @@ class MeshClient:
         self._context: dict[str, Any] = {}
 
     def with_context(self, context: dict[str, Any]) -> Self:
-        """A copy of this client, whose calls carry `context`: for which user they are made."""
-        # Runs for each call of a browser: `copy.copy` would take three times as long.
+        """A copy of this client. Its calls carry `context`, which names the user they are for."""
+        # Runs for each call from a browser: `copy.copy` would take three times as long.
         copied = object.__new__(type(self))
         copied.__dict__.update(self.__dict__, _context=context)
         return copied
@@ -81,7 +81,7 @@ class MeshClient:
         Callers see no difference. The other client starts and stops with this one.
 
         Raises:
-            TypeError: `services` is a text in place of a list.
+            TypeError: `services` is a string instead of a list.
         """
         check_lists(services=services)
         self._clients_by_service.update(dict.fromkeys(services, to))
@@ -161,7 +161,7 @@ class MeshClient:
 
     async def check_queues(self, other: MeshClient) -> dict[str, str]:
         """Check that the queues of another client's event handlers and services can be declared and
-        read. Starts no consumer. Returns the errors by queue."""
+        read. Starts no consumer. Returns for each queue why it cannot, or an empty text."""
         return dict(await self._transport.check_queues(other._event_handlers, other.services))
 
     async def unconsumed_events(self, handler_names: Iterable[str]) -> dict[str, int]:
@@ -251,6 +251,9 @@ class MeshClient:
         trace_id: str | None = None,
     ) -> None:
         """Publish an event. Returns when the broker has it, with or without subscribers.
+
+        `context` and `target` (the users whom the event is for) are fields of NuroPb's events. The
+        context of `with_context` belongs to calls and is not sent.
 
         Raises:
             Problem: the event was not sent, or it is not known whether it was.

@@ -16,7 +16,7 @@ from bff.settings import MeshSettings
 from bff.telemetry.metrics import Metrics
 
 UNKNOWN_SERVICE = "unknown"
-"""The metrics' label of services that were never reached, so that callers cannot add labels."""
+"""The metrics' label of services that were never reached: callers must not create label values."""
 MAX_ENDED_REQUESTS = 10_000
 """How many ended requests are remembered, to count their late replies by service."""
 
@@ -47,10 +47,11 @@ class PendingRequests:
         """Services of ended requests, by correlation id."""
         self._late_requests: dict[str, _LateRequest] = {}
         self.known_services: set[str] = set()
-        """Services that have accepted a call."""
+        """Services to which the broker has routed a call."""
 
     def acquire(self, message: Message) -> None:
-        """Count a message as in flight, until `release`.
+        """Count a message as in flight, until `release`: a request until its reply, another message
+        until its confirm.
 
         Raises:
             Problem: `too_many_in_flight`, on this instance or to this service.
@@ -78,11 +79,11 @@ class PendingRequests:
         return reply
 
     def stop_waiting(self, message: Message, on_late: OnLate | None = None) -> None:
-        """Wait no longer for the reply to a request. Idempotent.
+        """Wait no longer for the reply to a request. Idempotent; does nothing after `take_reply`.
 
-        `on_late` is called once if the reply may still come: with the reply, or with a `Problem`
-        when the reply queue is lost, when `KEEP_RESULT_SECONDS` have passed, or at once if
-        `MAX_PENDING_REQUESTS` late requests are waiting already.
+        `on_late` is called once: with the reply, or with a `Problem` when the reply queue is lost,
+        when the setting `keep_result_seconds` has passed, or at once if `max_pending_requests` late
+        requests are waiting already. It is not called for a request that was not sent.
         """
         correlation_id = message.correlation_id
         _, reply = self._replies.pop(correlation_id, (None, None))
@@ -133,8 +134,8 @@ class PendingRequests:
             message.confirm.set_result(None)
 
     def take_reply(self, message: Message) -> Reply | None:
-        """The reply, if it has arrived although the caller's wait ended by something else: a
-        timeout, a return or a nack."""
+        """The reply, if it has arrived: also when the wait ended for another reason (a timeout, a
+        `basic.return`, a nack). The request is then done."""
         _, reply = self._replies.get(message.correlation_id, (None, None))
         if reply is None or not _has_result(reply):
             return None

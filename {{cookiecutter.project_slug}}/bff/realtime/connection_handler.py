@@ -227,7 +227,9 @@ class ConnectionHandler:
 
     async def _authenticate(self, token: str) -> Any:
         if self.caller.session is not None:
-            raise Problem(Code.FORBIDDEN, "This connection belongs to a session: it takes no token")
+            raise Problem(
+                Code.FORBIDDEN, "This connection belongs to a session: it accepts no token"
+            )
         caller = await self._context.verify(token)
         if caller.user_id != self.caller.user_id:
             raise Problem(Code.FORBIDDEN, "The token belongs to another user")
@@ -238,7 +240,9 @@ class ConnectionHandler:
             self._context.subscriptions.revoke(self.connection, lost)
         if self.connection.details["session_id"] != caller.session_id:
             self.connection.details["session_id"] = caller.session_id
-            with suppress(*UNAVAILABLE):  # until the entry is written again it names the old one
+            with suppress(
+                *UNAVAILABLE
+            ):  # then the index entry has the old session until it is written again
                 await self._context.subscriptions.update_entry(self.connection)
         return {"expires_at": caller.expires_at, "expires_in": seconds_until(caller.expires_at)}
 

@@ -74,7 +74,7 @@ class Dispatcher:
             self._in_flight.leave(caller.user_id)
 
     def check_call(self, caller: Caller, service: str, method: str) -> Exposure | Method:
-        """What answers a call of this method.
+        """The target of a call.
 
         Raises:
             Problem: `not_found`, it is not exposed; `forbidden`, the caller lacks a scope.
@@ -86,7 +86,8 @@ class Dispatcher:
         return target
 
     async def stop(self) -> None:
-        """Wait for the follow-ups of finished calls: late replies, notices of cancellation.
+        """Wait for work that outlives its call: late replies to store, services to notify of a
+        cancellation.
 
         The mesh client must be stopped first, so that no call adds another.
         """
@@ -137,7 +138,8 @@ class Dispatcher:
         return next((policy for policy in self._topic_policies if policy.matches(topic)), None)
 
     def _timeout(self, call: Call, target: Exposure | Method) -> float:
-        """Seconds: the browser's `timeout_ms`, limited by the method's timeout and the settings."""
+        """Seconds: the browser's `timeout_ms`, limited by the timeout of the exposed method and by
+        the settings."""
         limit = self._settings.max_request_timeout_seconds
         default = self._settings.request_timeout_seconds
         if isinstance(target, Exposure) and target.timeout is not None:

@@ -77,12 +77,12 @@ class HandlerManager:
     ) -> None:
         """Register the connection in the index, send the hello, and start the live streams.
 
-        A connection that cannot be admitted is closed before anything was sent; the code says why.
+        A connection that cannot be admitted is closed before anything is sent; the code says why.
 
         Args:
             since: the client's positions in the streams `user`, `all` and those of `topics`.
             topics: the connection is subscribed to these from the start. The route has checked that
-                the user may.
+                the user may subscribe to them.
         """
         connection, caller = handler.connection, handler.caller
         try:
@@ -172,7 +172,7 @@ class HandlerManager:
     def _cancelled_by_unsubscribe(
         self, connection: Connection, topics: Collection[str]
     ) -> AbstractContextManager[None]:
-        if not topics:  # as of every WebSocket
+        if not topics:  # a WebSocket has none yet: it subscribes later, by a request
             return nullcontext()
         return self._subscriptions.cancelled_by_unsubscribe(connection, set(topics))
 

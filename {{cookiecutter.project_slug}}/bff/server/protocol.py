@@ -27,7 +27,8 @@ _CLOSE_SECONDS: Final = 2.0
 """How long a client has to answer a close frame. `transport.close()` alone would wait without limit
 for a client that has stopped reading."""
 _ACCEPT_DELAY_SECONDS: Final = 0.01
-"""How long the response that accepts a handshake waits to share a write with the first message."""
+"""How long the response that accepts a handshake is delayed, so that one write carries it together
+with the first message."""
 _MAX_EARLY_BYTES: Final = 65_536
 """Bytes accepted before the handshake is answered; a client has to wait (RFC 6455, section 4.1)."""
 _MAX_REASON_BYTES: Final = 123
@@ -135,7 +136,7 @@ class WebSocketProtocol(KeepAlive):
             self.transport.write(response)
             self._close_transport()
 
-    # Detachable
+    # `Detachable`
 
     def close(self, code: int, reason: str = "") -> None:
         """Send what is buffered and a close frame. Only the first call has an effect."""

@@ -12,8 +12,9 @@ class WriteBuffer(asyncio.Protocol):
     """Collects the frames of one turn of the event loop and writes them at once.
 
     The transport's high-water mark is one byte, so it calls `pause_writing` as soon as it buffers
-    anything. Until then there is no need to ask for its buffer size, and a lone frame is always
-    accepted. (The mark is not zero because asyncio's TLS transport would pause on an empty buffer.)
+    anything. Until then there is no need to ask for its buffer size, and a frame is accepted
+    whatever its size. (The mark is not zero because asyncio's TLS transport would pause on an empty
+    buffer.)
     """
 
     __slots__ = (
@@ -35,8 +36,8 @@ class WriteBuffer(asyncio.Protocol):
         """Nothing is sent any more: a close frame was sent, or the connection is lost."""
         self.outgoing: bytes | list[bytes] | None = None
         """None: nothing waits and the transport's buffer is empty, so a frame can be put here.
-        Bytes: this one frame waits. A list: these frames wait. An empty list: none waits, but a
-        new one must, because the transport is paused or the connection is closing."""
+        Bytes: this one frame waits. A list: these frames wait. An empty list: none waits, but
+        the next must, because the transport is paused or the connection is closing."""
         self._outgoing_bytes = 0
         """Size of the frames in the list."""
         self._is_paused = False

@@ -128,7 +128,7 @@ async def declare_exchanges(channel: Channel, settings: MeshSettings) -> None:
 async def check_publishing(connection: AbstractConnection, settings: MeshSettings) -> None:
     """Check the permission to publish, without putting a message into a queue. The direct exchanges
     get a message with a routing key that no queue has. On the topic exchange any queue may match,
-    so a binding that does not exist is removed there: this needs the same permission.
+    so a binding that does not exist is removed instead: this needs the same permission.
 
     Raises:
         ChannelAccessRefused: with the broker's text, which names the exchange.
@@ -185,7 +185,7 @@ class SupervisedConnection:
     def __init__(self, url: str, purpose: str, setup: Setup, on_status: Callable[[], None]) -> None:
         self.reason = "not started"
         """Why messages cannot be sent now; empty when they can."""
-        self._urls = cycle([with_heartbeat(URL(one)) for one in each_host(url)])
+        self._urls = cycle([with_heartbeat(URL(host_url)) for host_url in each_host(url)])
         self._purpose = purpose
         self._setup = setup
         self._on_status = on_status
@@ -291,7 +291,7 @@ def with_heartbeat(url: URL) -> URL:
 
 @contextmanager
 def _refusals(url: URL, fast_path: FastPath) -> Iterator[None]:
-    """Report the broker's words where aiormq reports only a frame that it did not expect."""
+    """Report the broker's reason where aiormq reports only an unexpected frame."""
     try:
         yield
     except InvalidFrameError as error:

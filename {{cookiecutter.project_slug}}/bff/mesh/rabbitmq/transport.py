@@ -138,7 +138,7 @@ class AmqpTransport:
         self._consuming.start()
 
     async def stop(self) -> None:
-        """Close both connections. Event handlers have 5 seconds for their clean-up."""
+        """Close both connections. A cancelled event handler has 5 seconds for its clean-up."""
         await self._consuming.stop()
         await self._publishing.stop()
 
