@@ -94,8 +94,8 @@ async def returns_none() -> Any:
     return None
 
 
-async def needs_redis() -> bool:
-    raise RedisError("Redis is down")
+async def needs_redis(call: Call) -> bool:
+    raise TimeoutError("Redis is slow") if "slow" in call.params else RedisError("Redis is down")
 
 
 @pytest.fixture
@@ -184,11 +184,12 @@ async def test_a_call_needs_a_check_that_returns_true(bff: RunningBff, bank: Ban
     assert len(bank.called("pay")) == 1
 
 
+@pytest.mark.parametrize("params", [{}, {"slow": True}])
 async def test_a_check_that_meets_a_dead_redis_says_so_and_nothing_is_sent(
-    bff: RunningBff, bank: Bank
+    bff: RunningBff, bank: Bank, params: dict[str, Any]
 ) -> None:
     async with bff.browser("alice", []) as alice:
-        error = (await alice.request(bank.name, "checked"))["error"]
+        error = (await alice.request(bank.name, "checked", **params))["error"]
     assert (error["code"], error["outcome"]) == ("service_unavailable", "not_sent")
     assert "Redis" not in error["description"]
     assert bank.calls == []

@@ -52,5 +52,6 @@ def envelope(kind: Kind, *lines: str) -> str:
 
 
 def envelope_until_epoch(kind: Kind, target: str) -> str:
-    """The first lines of a stored event's envelope. `send.lua` adds epoch, offset and text."""
+    """The first lines of a stored event's envelope. `send.lua` gives the event its offset, and adds
+    epoch, offset and text."""
     return envelope(kind, target, "")

@@ -52,7 +52,7 @@ class Messenger(ConnectionControl):
     is the topic, otherwise the name of the event.
 
     If the stream already has a message with this `idempotency_key`, nothing is sent, and the result
-    is that of the first send (but `to_all` counts the connections of now). A key is remembered for
+    is that of the first send (but `to_all` counts the current connections). A key is remembered for
     `POSITION_RETENTION_SECONDS` or `STREAM_RETENTION_SECONDS`, whichever is longer.
 
     Every method raises `redis.exceptions.RedisError`, `OSError` or `TimeoutError` when Redis is
@@ -83,10 +83,11 @@ class Messenger(ConnectionControl):
         self._outgoing = OutgoingEvents(declared)
 
     def idempotent(self, scope: str, seconds: int) -> Self:
-        """A messenger whose nth send has the idempotency key `<scope>/<n>`, kept for `seconds`.
+        """A messenger whose nth stored send has the idempotency key `<scope>/<n>`, kept for
+        `seconds`.
 
-        Event handlers get one, so that an event that is delivered again sends no stored message
-        twice. For this, the handler must make the same sends in the same order.
+        Handlers of mesh events get one, so that a mesh event that is delivered again sends no
+        message twice. For this, the handler must make the same sends in the same order.
         `key_releases` ends the life of the keys earlier.
         """
         messenger = copy.copy(self)
@@ -109,7 +110,7 @@ class Messenger(ConnectionControl):
         return messenger
 
     def check_event(self, topic: str, event: Any) -> None:
-        """Check that an event can be sent.
+        """Check that an event can be sent, except its size.
 
         Raises:
             Problem: `invalid_params`, it cannot.

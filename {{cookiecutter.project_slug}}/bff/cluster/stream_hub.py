@@ -91,7 +91,7 @@ class StreamHub:
         """Compare every stream with Redis, until cancelled.
 
         The comparisons are spread over `STREAM_CHECK_SECONDS`. When messages may have been
-        missed, all streams are compared at once. Unused topic channels are unsubscribed.
+        missed, all streams are compared immediately. Unused topic channels are unsubscribed.
         """
         while True:
             batches = self._batches()
@@ -156,11 +156,11 @@ class StreamHub:
             if at != requested:  # messages were delivered meanwhile: read again
                 return True
             if tracker.stream == "user" and page.tip.epoch != at.epoch:
-                # In a cluster the user's index entries are in the same hash slot: lost too.
+                # The user's index entries are on the same node, so they may be lost too.
                 await self._index.restore(self._streams.connections_of(tracker))
                 if tracker.position != requested:
                     return True
-            self._metrics.gaps.labels(tracker.stream.partition(":")[0]).inc()
+            self._count_gap(tracker)
             tracker.skip_lost(page.tip, self._streams.connections_of(tracker))
             return True
         if page.messages and page.messages[-1][0] > at.offset:
@@ -201,7 +201,8 @@ class StreamHub:
                     connection.send_frame(Frame(text, {tracker.stream: at}))
                 if self._try_to_go_live(tracker, at, page.tip):
                     # If the tracker has not delivered the messages up to here yet, the connection
-                    # skips these, and `StreamTracker.delivers_to` ends its catching up after them.
+                    # must not get these twice: `StreamTracker.delivers_to` ends its catching up
+                    # after them.
                     catch_up.read_up_to = at
                     if tracker.position == at:
                         del tracker.catching_up[connection]
@@ -209,6 +210,7 @@ class StreamHub:
                 page = await self._reader.read(self._streams.keys_of(tracker), at)
                 if not page.complete and not _has_left(connection, tracker, catch_up):
                     at = page.tip
+                    self._count_gap(tracker)
                     connection.send_frame(gap(tracker, at))
         except UNAVAILABLE as error:
             logger.warning(
@@ -220,6 +222,9 @@ class StreamHub:
                 },
             )
             connection.close(CloseCode.SERVER_ERROR, "try again")
+
+    def _count_gap(self, tracker: StreamTracker) -> None:
+        self._metrics.gaps.labels(tracker.stream.partition(":")[0]).inc()
 
     def _try_to_go_live(self, tracker: StreamTracker, at: Position, tip: Position) -> bool:
         """Return whether all messages after `at` will be delivered live.

@@ -188,7 +188,8 @@ class Event(_Outbound):
             raise Problem(Code.INVALID_PARAMS, "The event is not JSON") from error
 
     def encode_until_epoch(self, stream: str) -> bytes:
-        """The JSON text up to the epoch in the id. Redis appends `<epoch>/<offset>"}}`."""
+        """The JSON text up to the epoch in the id. Only Redis knows the rest: the script `send`
+        appends `<epoch>/<offset>"}}`."""
         return b'%s,"id":%s/' % (self.encode()[:-2], encode(stream)[:-1])
 
 

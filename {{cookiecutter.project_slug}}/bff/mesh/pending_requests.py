@@ -16,7 +16,8 @@ from bff.settings import MeshSettings
 from bff.telemetry.metrics import Metrics
 
 UNKNOWN_SERVICE = "unknown"
-"""The metrics' label of services that were never reached: callers must not create label values."""
+"""The metrics' label of services that were never reached, so that callers cannot create label
+values."""
 MAX_ENDED_REQUESTS = 10_000
 """How many ended requests are remembered, to count their late replies by service."""
 
@@ -112,8 +113,8 @@ class PendingRequests:
     def find(self, correlation_id: str) -> Message | None:
         """The request that a reply is for, if the reply is still wanted.
 
-        Only the first reply is used: after an exception, NuroPb sends two. Replies for which
-        no request waits are counted in the metrics.
+        Only the first reply is used: after an exception, a service on NuroPb sends two. Replies
+        for which no request waits are counted in the metrics.
         """
         message, reply = self._replies.get(correlation_id, (None, None))
         if message and reply and (not reply.done() or reply.cancelled()):

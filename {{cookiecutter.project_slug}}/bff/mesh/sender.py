@@ -49,7 +49,7 @@ class MessageSender:
     ) -> Any:
         """Send a request and return its result, or send a command: then `reply` is None.
 
-        Counted and timed in the metrics.
+        Counted in the metrics; requests are timed too.
 
         Raises:
             Problem: the error of the service, or why there is no reply.

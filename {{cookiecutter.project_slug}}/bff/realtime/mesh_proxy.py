@@ -46,7 +46,8 @@ class MeshProxy:
         `timeout`, in seconds, includes the check. If a request is cancelled while `connection` is
         open, the browser cancelled it: a late reply is discarded, and the service's cancel method
         is called. If `connection` is closing, the browser has left: a late reply is kept if the
-        exposure has `keep_result`; otherwise the cancel method is called.
+        exposure has `keep_result`; otherwise the cancel method is called. Without a connection (an
+        HTTP request) it is as with an open one.
 
         Raises:
             Problem: the error that the browser gets.
@@ -84,8 +85,8 @@ class MeshProxy:
             raise
 
     async def stop(self) -> None:
-        """Wait until late replies are stored and cancellations are sent. Stop the mesh client
-        first, so that no new ones come."""
+        """Wait until late replies are stored. Stop the mesh client first: then all calls have
+        ended, and no more come."""
         await self._follow_ups.stop()
 
     def _cancelled(
@@ -111,11 +112,11 @@ class MeshProxy:
                 {BaseModel: params, Caller: caller, MeshClient: mesh, Call: call}
             )
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(deadline) as limit:
                     allowed = await exposure.check(arguments)
-            except TimeoutError:
-                raise Problem(Code.TIMEOUT) from None
             except UNAVAILABLE as error:
+                if isinstance(error, TimeoutError) and limit.expired():
+                    raise Problem(Code.TIMEOUT) from None
                 logger.warning(
                     "check of exposed method failed: Redis or network unavailable",
                     extra={"service": call.service, "method": call.method, "reason": why(error)},
