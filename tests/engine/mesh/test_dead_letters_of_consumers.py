@@ -43,7 +43,7 @@ class Channel:
 
 def message(body: bytes = b"{}", *, redelivered: bool = False) -> Any:
     properties = aiormq.spec.Basic.Properties(
-        correlation_id="c", headers={"x-delivery-count": 1, "trace_id": "t"}
+        correlation_id="c", expiration="5000", headers={"x-delivery-count": 1, "trace_id": "t"}
     )
     return SimpleNamespace(
         body=body,
@@ -116,7 +116,7 @@ async def test_an_event_moves_to_the_dead_letters_or_is_kept(
     consumer = EventConsumer(settings, EventHandler("first", "shop.paid", handle), receiver)
     one, delivery = message(b"event"), Delivery("shop.paid", b"event", "c")
     if is_full:
-        with pytest.raises(ConnectionLost, match="does not exist or is full"):
+        with pytest.raises(ConnectionLost, match="dead letters does not exist"):
             await consumer._move(channel, one, delivery)
         return
     await consumer._move(channel, one, delivery)
@@ -134,4 +134,5 @@ async def test_an_event_moves_to_the_dead_letters_or_is_kept(
     )
     assert "x-delivery-count" not in headers
     assert headers["trace_id"] == "t"
+    assert published["properties"].expiration is None, "a dead letter must not expire"
     assert one.header.properties.headers["x-delivery-count"] == 1, "the original stays as it was"

@@ -235,7 +235,7 @@ class TestProbe:
         nodes = [*cluster.nodes.values()]
         self.has(cluster, monkeypatch, nodes)
         subscribed: Any = type("PubSub", (), {"node": nodes[position]})
-        await publish_probe(cluster.client, subscribed, "channel", b"probe")
+        await publish_probe(cluster.client, "channel", b"probe", tests=subscribed)
         options = {"target_nodes": nodes[1 - position]}
         assert published == [(("PUBLISH", "channel", b"probe"), options)]
 
@@ -245,7 +245,7 @@ class TestProbe:
         node = cluster.nodes["a"]
         self.has(cluster, monkeypatch, [node])
         subscribed: Any = type("PubSub", (), {"node": node})
-        await publish_probe(cluster.client, subscribed, "channel", b"probe")
+        await publish_probe(cluster.client, "channel", b"probe", tests=subscribed)
         assert published == [(("PUBLISH", "channel", b"probe"), {"target_nodes": node})]
 
     async def test_a_retry_may_subscribe_at_another_node(
@@ -264,7 +264,7 @@ class TestProbe:
         redis = create_client("memory://")
         pubsub = await create_pubsub(redis)
         await pubsub.subscribe("channel")
-        await publish_probe(redis, pubsub, "channel", b"probe")
+        await publish_probe(redis, "channel", b"probe", tests=pubsub)
         async with asyncio.timeout(15):
             async for message in pubsub.listen():
                 if message["type"] == "message":

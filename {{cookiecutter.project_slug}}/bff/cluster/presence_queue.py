@@ -40,18 +40,19 @@ class PresenceQueue:
         self._connected = asyncio.Event()
 
     async def on_connected(self, users: Collection[str]) -> None:
-        """Users have one connection more; they are to be checked now."""
+        """Users have one connection more; they are to be checked now. A later call of this
+        or the next method replaces the time."""
         if self.watched and users:
             await self._enqueue([self._key], [0, *users])
             self._connected.set()
 
     async def on_disconnected(self, users: Collection[str]) -> None:
-        """Users have one connection less; they are to be checked after the grace period."""
+        """Users have one connection fewer; they are to be checked after the grace period."""
         if self.watched and users:
             await self._enqueue([self._key], [self._grace_ms, *users])
 
     async def claim(self) -> tuple[float, list[Claim]]:
-        """Claim all users that are due.
+        """Claim users that are due, at most `_MAX_CLAIMS`.
 
         Returns:
             The seconds until the next user is due, and the claimed users.
@@ -68,7 +69,7 @@ class PresenceQueue:
         await self._release([self._key], [claim.user_id, claim.score])
 
     async def wait_for_connect(self, seconds: float) -> None:
-        """Wait until a user connects to this instance, but not longer than that."""
+        """Wait until a user connects to this instance, at most for `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 await self._connected.wait()

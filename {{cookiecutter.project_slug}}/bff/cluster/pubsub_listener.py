@@ -137,7 +137,7 @@ class PubSubListener:
         while True:
             try:
                 async with asyncio.timeout(self._stalled_after):
-                    await publish_probe(self._redis, pubsub, self._own_channel, _PROBE)
+                    await publish_probe(self._redis, self._own_channel, _PROBE, tests=pubsub)
                 self._probe_error = ""
             except UNAVAILABLE as error:
                 self._probe_error = f", last probe: {why(error)}"
@@ -186,14 +186,15 @@ class PubSubListener:
             case b"user":
                 user_id, _, rest = rest.partition(b"\n")
                 tracker = self._streams.of_user(user_id.decode())
-                if tracker is None:  # the user has no connection here: compare its entries
+                if tracker is None:  # the user has no connection here, but perhaps an index entry
                     self._users_to_compare.add(user_id.decode())
                 self._on_event(tracker, rest)
             case b"topic":
                 topic, _, rest = rest.partition(b"\n")
                 self._on_event(self._streams.of_topic(topic.decode()), rest)
             case b"all":
-                self._on_event(self._streams.all, rest.partition(b"\n")[2])
+                _, _, rest = rest.partition(b"\n")  # an empty line: everyone
+                self._on_event(self._streams.all, rest)
             case b"connection":
                 connection_id, _, text = rest.partition(b"\n")
                 self._send(self._connection(connection_id), text)

@@ -26,7 +26,7 @@ drain time."""
 _REQUEST_GRACE_SECONDS = 5.0
 """How long running requests may take after the drain time."""
 _INDEX_SECONDS = 0.25
-"""The time in which the index removes a closed connection. A user at `MAX_CONNECTIONS_PER_USER`
+"""The time that the index needs to remove a closed connection. A user at `MAX_CONNECTIONS_PER_USER`
 who reconnects earlier would be refused."""
 _RECONNECTS_PER_SECOND = 200
 """The reconnects that the other instances together can take in addition to their load: about a
@@ -75,6 +75,7 @@ class Draining:
     def __init__(
         self, handlers: HandlerManager, registry: ConnectionRegistry, seconds: float
     ) -> None:
+        """`handlers` has one for each connection of `registry`."""
         self.begun = False
         self._handlers = handlers
         self._registry = registry
@@ -113,8 +114,8 @@ class Draining:
         logger.info("drained", extra={"seconds": round(loop.time() - begun, 1)})
 
     async def _drain_one_by_one(self, begun: float) -> None:
-        """Repeat until all have their `drain` frame: a handshake that had begun may end during a
-        pass."""
+        """Repeat until all have their `drain` frame: a handshake that had begun may succeed
+        during a pass."""
         loop = asyncio.get_running_loop()
         schedule = self._schedule
         await asyncio.sleep(schedule.unready_seconds)

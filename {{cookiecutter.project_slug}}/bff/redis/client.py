@@ -206,13 +206,16 @@ async def create_pubsub(redis: RedisClient) -> Any:
     return redis.pubsub()
 
 
-async def publish_probe(redis: RedisClient, pubsub: Any, channel: str, text: bytes) -> None:
-    """Publish a message that proves that `pubsub` works. In a cluster it is published at another
-    node than the one of `pubsub`: a node that is cut off still delivers its own messages."""
+async def publish_probe(redis: RedisClient, channel: str, text: bytes, *, tests: Any) -> None:
+    """Publish a message that proves that a subscription works: `tests`, redis-py's `PubSub`.
+
+    In a cluster it is published at another node than the one of `tests`: a node that is cut off
+    still delivers its own messages.
+    """
     options: dict[str, Any] = {}
     if isinstance(redis, RedisCluster):
         await redis.initialize()
         nodes = redis.get_primaries()
-        others = [node for node in nodes if node != pubsub.node]
+        others = [node for node in nodes if node != tests.node]
         options["target_nodes"] = random.choice(others or nodes)  # noqa: S311
     await redis.execute_command("PUBLISH", channel, text, **options)

@@ -22,8 +22,7 @@ _SPARE_CONNECTIONS: Final = 64
 """Connections beyond the limit whose request is still read, for the probes of `/health/`. Without
 them, a flood of connections would make the orchestrator restart the instance."""
 _RESERVED_FILES: Final = 200
-"""Open files that are not client connections: Redis, RabbitMQ, database, logs, and the spare
-connections."""
+"""Open files besides `MAX_CONNECTIONS`: Redis, RabbitMQ, database, logs, spare connections."""
 _PROBES: Final = "/health/"
 _RETRY_AFTER: Final = b"5"
 _LOG_SECONDS: Final = 60.0
@@ -36,7 +35,8 @@ _HEADERS: Final = [
 ]
 _BODY: Final = b"Too many connections\n"
 REFUSAL: Final = handshake.response(_SERVICE_UNAVAILABLE, _HEADERS[:2], _BODY)
-"""The HTTP response to a connection beyond the limit."""
+"""The same response as bytes, for a WebSocket handshake on a spare connection, which no ASGI app
+sees. `handshake.response` adds the other headers."""
 
 
 class Config(uvicorn.Config):
@@ -46,7 +46,7 @@ class Config(uvicorn.Config):
     """HTTP connections, event streams and WebSockets of this process together."""
     last_request_seconds: float = 0.0
     """How long an idle connection may send one more request when the server stops. 0: idle
-    connections are closed at once, and so is the port."""
+    connections are closed at once, and the port stops listening at once."""
 
 
 class Admission:
@@ -101,7 +101,7 @@ def admission_of(config: uvicorn.Config, state: ServerState) -> Admission:
 
 
 def connection_limit(settings: Settings) -> int:
-    """`MAX_CONNECTIONS`, or less if the process may not open enough files."""
+    """`MAX_CONNECTIONS`, or less if the process is not allowed to open enough files."""
     limit = settings.max_connections
     files = _open_files()
     if limit <= files - _RESERVED_FILES:

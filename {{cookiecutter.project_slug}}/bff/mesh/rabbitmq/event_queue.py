@@ -101,7 +101,7 @@ class EventConsumer(QueueConsumer):
                 if not handled:
                     await self._move(channel, message, delivery)
                 await channel.basic_ack(tag, wait=False)
-            if handled:
+            if handled:  # a dead letter keeps its idempotency keys
                 acked.add(delivery)
 
     async def _move(self, channel: Channel, message: DeliveredMessage, delivery: Delivery) -> None:
@@ -110,6 +110,7 @@ class EventConsumer(QueueConsumer):
         RabbitMQ itself would use one queue for what is rejected and for what overflows.
         """
         properties = copy.copy(message.header.properties)
+        properties.expiration = None  # as RabbitMQ does: else it would expire there
         death: dict[str, Any] = {
             "queue": self._queue,
             "reason": "rejected",
@@ -128,7 +129,7 @@ class EventConsumer(QueueConsumer):
                 mandatory=True,
             )
         except DeliveryError as error:
-            raise ConnectionLost("the queue of dead letters does not exist or is full") from error
+            raise ConnectionLost("the queue of dead letters does not exist") from error
 
 
 def queue_of(app_name: str, handler_name: str) -> str:
