@@ -32,7 +32,7 @@ class Reconciler:
     is removed too. Such entries exist when Redis has restarted with older data, or has lost the set
     by which `Reaper` finds the entries of dead instances.
 
-    In every `LEASE_SECONDS` it compares the users with a connection here, and those in
+    Every `LEASE_SECONDS` it compares the users with a connection here, and those in
     `ClusterContext.users_to_compare`, who have no connection here but perhaps an entry. The set
     `Keys.users_of`, from which `Reaper` takes the users of a dead instance, may contain more users:
     it is read page by page to find them. A batch of users costs one `SADD`, one `SSCAN` and a
@@ -57,6 +57,7 @@ class Reconciler:
         self._seconds = context.settings.lease_seconds
         self._expiry = math.ceil(_EXPIRY_LEASES * self._seconds)
         self._instance_prefix = context.instance_id + "."
+        """The beginning of the ids of this instance's connections."""
         self._lease = lease
         self._presence = presence
         self._restore = restore

@@ -79,7 +79,7 @@ class Subscriptions:
         all_catch_up = all_tracker.catching_up[connection]
         try:
             user_page, of_all = await self._register(connection, since)
-        except Problem:  # refused: an earlier attempt may have left an entry
+        except Problem:  # refused, but the user is in this instance's set of users already
             self._index.unregister(connection)
             raise
         joined = JoinedStreams(
@@ -130,8 +130,8 @@ class Subscriptions:
 
         Raises:
             Problem: `forbidden`, too many topics; `service_unavailable`, Redis is unavailable;
-                `cancelled`, a topic was unsubscribed meanwhile. None of the topics
-                is then subscribed; with `forbidden` those that were, stay.
+                `cancelled`, a topic was unsubscribed meanwhile. No topic is then
+                subscribed by this; with `forbidden`, topics subscribed before stay subscribed.
         """
         if len(connection.topics | topics.keys()) > self._max_topics:
             raise Problem(
@@ -209,7 +209,7 @@ class Subscriptions:
 
     def subscribe_user(self, user_id: str, topic: str) -> None:
         """Subscribe the user's connections on this instance, and send each an event `subscribed`.
-        Those that are subscribed already stay so."""
+        Those that are subscribed already stay subscribed."""
         for connection in self._registry.by_user(user_id):
             pending = self._add_pending(connection, {topic})
             self._tasks.start(self._subscribe_and_notify(connection, topic, pending))

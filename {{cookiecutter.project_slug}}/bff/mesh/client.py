@@ -270,7 +270,7 @@ class MeshClient:
             message = self._codec.event(topic, event, context or {}, target, trace_id, deadline)
         except TypeError as error:
             raise Problem(Code.INVALID_PARAMS, "The event is not JSON") from error
-        await self._sender.send(message, None)
+        await self._sender.send(message, reply=None)
 
     def _client_for(self, service: str) -> MeshClient:
         other = self._clients_by_service.get(service)

@@ -105,7 +105,7 @@ class WebSocketProtocol(KeepAlive):
         The response waits for a moment, so that it shares a write with the first message.
         """
         self._parser = Parser(self._scheduler.max_size)
-        if self.outgoing is None:
+        if self.outgoing is None:  # else the transport is paused
             self.outgoing = response
             loop = self._scheduler.loop
             self._accept_timer = loop.call_later(_ACCEPT_DELAY_SECONDS, self._flush_response)
