@@ -52,13 +52,22 @@ async def test_a_connection_lost_after_the_hello_loses_no_retained_broadcast(
     assert frames[2]["topic"] == "live"
 
 
+@pytest.mark.parametrize(
+    ("error", "has_traceback"),
+    [(OperationalError("SELECT", {}, ConnectionError("refused")), False), (KeyError("bug"), True)],
+    ids=["the database is unavailable", "a bug"],
+)
 async def test_clients_that_connect_without_the_database_get_them_at_the_next_connect(
-    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+    bff: RunningBff,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    error: Exception,
+    has_traceback: bool,
 ) -> None:
     broadcast_id = await broadcast(bff, {})
 
     async def fail() -> None:
-        raise OperationalError("SELECT", {}, ConnectionError("refused"))
+        raise error
 
     with monkeypatch.context() as patched:
         patched.setattr(bff.engine.broadcasts._retained, "_load", fail)
@@ -66,6 +75,8 @@ async def test_clients_that_connect_without_the_database_get_them_at_the_next_co
             query = positions_of(first)
             await bff.engine.messenger.to_user("alice", "live", None)
             assert (await first.receive())["payload"]["topic"] == "live"
+    (line,) = [one for one in caplog.records if one.message.startswith("could not load retained")]
+    assert (line.exc_info is not None) == has_traceback
     async with bff.browser("alice", query=query) as second:
         assert (await second.event("news"))["event"]["broadcast_id"] == broadcast_id
 

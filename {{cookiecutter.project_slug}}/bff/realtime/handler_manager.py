@@ -206,12 +206,14 @@ class HandlerManager:
         """
         try:
             return await self._context.broadcasts.retained_for(caller.user_id, version)
-        except Exception as error:
+        except Problem as problem:
             logger.warning(
                 "could not load retained broadcasts",
-                extra={"user": caller.user_id, "reason": why(error)},
+                extra={"user": caller.user_id, "reason": str(problem)},
             )
-            return []
+        except Exception:
+            logger.exception("could not load retained broadcasts", extra={"user": caller.user_id})
+        return []
 
     async def _send_retained(self, connection: Connection, retained: Iterable[Event]) -> None:
         for broadcast in retained:
