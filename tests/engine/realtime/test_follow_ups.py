@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 from bff.connections.messages import Event
-from bff.errors import Code, Problem
+from bff.errors import Code, Outcome, Problem
 from bff.realtime import follow_ups
 from bff.realtime.follow_ups import MAX_NOTIFICATIONS, FollowUps, LateReply
 from bff.realtime.injection import HandlerDependencies
@@ -38,11 +38,19 @@ class FakeMesh:
 class FakeMessenger:
     def __init__(self) -> None:
         self.stored: list[dict[str, Any]] = []
+        self.failures = 0
+        self.keys: list[str] = []
+        self.key_life = 0
 
     def with_key_life(self, seconds: int) -> FakeMessenger:
+        self.key_life = seconds
         return self
 
-    async def to_user(self, user_id: str, topic: str, event: Any, **_: Any) -> None:
+    async def to_user(self, user_id: str, topic: str, event: Any, *, idempotency_key: str) -> None:
+        self.keys.append(idempotency_key)
+        if self.failures:
+            self.failures -= 1
+            raise ConnectionError("gone")
         Event(topic, event).encode_until_epoch(user_id)
         self.stored.append(event)
 
@@ -97,6 +105,10 @@ async def test_cancellations_that_are_not_reported_are_counted_in_one_line(
     lines = [record for record in caplog.records if record.levelno >= logging.INFO]
     assert {record.message for record in lines} == {"could not notify services of cancelled calls"}
     assert sum(vars(record)["count"] for record in lines) == AT_ONCE
+    away = "service_unavailable: The service is not available"
+    assert {vars(record)["reason"] for record in lines} == {
+        away if mesh.away else "not sent in time"
+    }
     assert len(lines) <= 3, "one for each second"
 
 
@@ -112,10 +124,15 @@ async def test_reports_beyond_the_limit_are_not_sent(
 
 
 async def test_late_replies_beyond_the_limit_are_counted_in_one_line(
-    limited: FollowUps, messenger: FakeMessenger, caplog: pytest.LogCaptureFixture
+    limited: FollowUps,
+    messenger: FakeMessenger,
+    caplog: pytest.LogCaptureFixture,
+    recwarn: pytest.WarningsRecorder,
 ) -> None:
     for number in range(25):
         LateReply(limited, "alice", f"{number}", "t")(number, None)
+    warnings = [one.message for one in recwarn if one.category is RuntimeWarning]
+    assert not warnings, "what is dropped is no coroutine that nobody awaits"
     await limited.stop()
     assert len(messenger.stored) == 10
     (line,) = caplog.records
@@ -138,6 +155,66 @@ async def test_a_kept_result_that_is_nested_too_deeply_is_reported(
     else:
         assert (event["error"]["code"], event["error"]["outcome"]) == ("service_error", "done")
     assert (event["error"] is None) is (depth <= 251)
+
+
+@pytest.mark.parametrize(
+    ("problem", "outcome"),
+    [(None, "done"), (Problem(Code.CONFLICT, "x" * 500, outcome=Outcome.UNKNOWN), "unknown")],
+    ids=["result", "error"],
+)
+async def test_a_late_reply_that_no_queue_can_hold_is_reported_and_the_largest_is_sent(
+    mesh: FakeMesh,
+    messenger: FakeMessenger,
+    settings: Settings,
+    problem: Problem | None,
+    outcome: str,
+) -> None:
+    result = "x" * 500 if problem is None else None
+    whole = {"trace_id": "b-1", "result": result, "error": problem and problem.as_error()}
+    size = len(Event(follow_ups.LATE_REPLY_TOPIC, whole).encode_until_epoch("user"))
+    for limit in (size, size - 1):
+        changed = settings.model_copy(update={"max_queue_bytes": limit})
+        parts = SimpleNamespace(mesh=mesh, messenger=messenger, settings=changed)
+        work = FollowUps(cast(HandlerDependencies, parts))
+        LateReply(work, "alice", "b-1", "t-1")(result, problem)
+        await work.stop()
+    sent, reported = messenger.stored
+    assert sent == whole
+    assert (reported["trace_id"], reported["result"]) == ("b-1", None)
+    error = reported["error"]
+    assert (error["code"], error["outcome"]) == ("service_error", outcome)
+    assert error["description"] == "The reply is too large"
+
+
+@pytest.mark.parametrize("failures", [2, 10_000])
+async def test_a_late_reply_is_tried_again_as_the_same_message_until_its_time_is_over(
+    mesh: FakeMesh,
+    messenger: FakeMessenger,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    failures: int,
+) -> None:
+    keep = 15 if failures == 2 else 0.3
+    changed = settings.model_copy(update={"keep_result_seconds": keep})
+    parts = SimpleNamespace(mesh=mesh, messenger=messenger, settings=changed)
+    work = FollowUps(cast(HandlerDependencies, parts))
+    messenger.failures = failures
+    LateReply(work, "alice", "b-1", "t-1")(1, None)
+    await until(lambda: not len(work._late_replies))
+    assert set(messenger.keys) == {"result/t-1"}
+    assert messenger.key_life > keep, "a try may be on its way when the time is over"
+    if failures == 2:
+        assert [one["result"] for one in messenger.stored] == [1]
+    else:
+        assert messenger.stored == []
+        assert len(messenger.keys) < 100, "it pauses between tries"
+        facts = vars(caplog.records[-1])
+        assert (facts["message"], facts["trace_id"], facts["user"]) == (
+            "late reply lost: Redis unavailable",
+            "t-1",
+            "alice",
+        )
 
 
 async def test_a_reply_in_the_turn_of_a_cancellation_by_the_browser_is_discarded(

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import httpx2
 import pytest
+from bff.auth.caller import Caller
 from bff.connections.close_codes import CloseCode
 from bff.errors import Code, Problem
 from bff.realtime import connection_handler, limits
@@ -17,6 +18,8 @@ from bff.testing import Browser, RunningBff
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+
+from tests.engine.doubles import RecordingTransport
 
 PING = {"type": "ping", "payload": {"trace_id": "p"}}
 
@@ -86,11 +89,11 @@ def test_in_any_order_the_table_is_bounded_and_no_user_gets_more(
 
 
 def test_idle_users_are_forgotten_and_a_flood_of_users_is_bounded(clock: Clock) -> None:
-    buckets = TokenBuckets(per_second=1, burst=2, max_keys=100)
+    buckets = TokenBuckets(per_second=4, burst=2, max_keys=100)
     for number in range(1000):
         buckets.take(f"{number}")
     assert len(buckets) == 100
-    clock.now += 1
+    clock.now += 0.25
     for _ in range(60):
         buckets.take("the same user")
         buckets.take(f"other {_}")
@@ -188,7 +191,7 @@ class TestAClientThatContinues:
     async def test_a_little_more_than_allowed_is_not_closed(
         self, bff: RunningBff, clock: Clock
     ) -> None:
-        async with bff.browser() as browser:
+        async with bff.browser(max_queue=None) as browser:
             assert not await self.send(bff, browser, clock, frames_per_second=12)
 
     async def send(
@@ -202,6 +205,36 @@ class TestAClientThatContinues:
             if handler.connection.close_code is not None:
                 return number
         return 0
+
+
+class TestAnAnswerBeyondTheLimit:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_message_burst": 1, "max_messages_per_minute": 1})
+
+    @pytest.mark.parametrize(("pause", "is_closed"), [(60, True), (61, False)])
+    async def test_is_given_200_times_in_a_minute(
+        self, bff: RunningBff, clock: Clock, pause: int, is_closed: bool
+    ) -> None:
+        transport = RecordingTransport()
+        caller = Caller("alice", "Alice", frozenset(), "", int(time.time()) + 600)
+        handler = bff.engine.handlers.open(transport, caller)
+        await bff.engine.handlers.admit(handler, {})
+        for _ in range(201):
+            handler.receive('{"type":"ping"}')
+        kinds = [one["type"] for one in transport.messages()[1:]]
+        assert kinds == ["pong"] + ["error"] * 200
+        clock.now += pause
+        handler.receive('{"type":"ping"}')
+        assert transport.messages()[-1]["type"] == "pong"
+        handler.receive('{"type":"ping"}')
+        assert (transport.closed is not None) is is_closed
+        for _ in range(199):
+            handler.receive('{"type":"ping"}')
+        assert (transport.closed is not None) is is_closed
+        handler.receive('{"type":"ping"}')
+        assert transport.closed == (CloseCode.TOO_MANY_REQUESTS, "")
+        bff.engine.handlers.on_closed(handler, CloseCode.ABNORMAL)
 
 
 def test_a_user_may_have_as_many_requests_at_once_as_the_limit_says() -> None:

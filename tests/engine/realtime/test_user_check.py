@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
+from bff.audit.log import AuditLog
 from bff.auth.caller import Caller
+from bff.cluster.revocations import Revocations
+from bff.realtime import user_check
+from bff.realtime.handler_manager import HandlerManager
+from bff.realtime.user_check import UserCheck
 from bff.settings import Settings
 from bff.testing import RunningBff, run, until
 
@@ -18,12 +27,15 @@ class Directory:
     def __init__(self) -> None:
         self.denied: set[str] = set()
         self.broken: set[str] = set()
+        self.silent: set[str] = set()
         self.asked: list[str] = []
 
     async def still_allowed(self, caller: Caller) -> bool:
         self.asked.append(caller.user_id)
         if caller.user_id in self.broken:
             raise ConnectionRefusedError
+        if caller.user_id in self.silent:
+            await asyncio.Event().wait()
         return caller.user_id not in self.denied
 
 
@@ -88,3 +100,107 @@ async def test_a_user_is_asked_about_once_for_all_connections(
         await until(lambda: len(directory.asked) > 5)
         counts = {name: directory.asked.count(name) for name in ("alice", "bob")}
         assert abs(counts["alice"] - counts["bob"]) <= 1
+
+
+class Clock:
+    """Stands in for `asyncio` of the module: its time passes only in pauses and in the app."""
+
+    timeout = staticmethod(asyncio.timeout)
+    gather = staticmethod(asyncio.gather)
+
+    def __init__(self, until: float) -> None:
+        self._until = until
+        self._now = 1000.0
+
+    def get_running_loop(self) -> Clock:
+        return self
+
+    def time(self) -> float:
+        return self._now
+
+    @property
+    def passed(self) -> int:
+        return round(self._now - 1000)
+
+    def pass_by(self, seconds: float) -> None:
+        self._now += seconds
+
+    async def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        await asyncio.sleep(0)
+        self._now += seconds
+        if self._now - 1000 > self._until:
+            raise EndOfTest
+
+
+class EndOfTest(Exception):
+    pass
+
+
+async def asked(
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    users: int,
+    *,
+    seconds: float,
+    first_takes: float = 0,
+) -> dict[int, int]:
+    """How many users the app is asked about, by the second, if it is to be a minute."""
+    clock = Clock(seconds)
+    monkeypatch.setattr(user_check, "asyncio", clock)
+    names: list[tuple[int, str]] = []
+
+    async def still_allowed(caller: Caller) -> bool:
+        names.append((clock.passed, caller.user_id))
+        if len(names) == 1:
+            clock.pass_by(first_takes)
+        return True
+
+    handlers = [
+        SimpleNamespace(caller=Caller(f"user-{number}", "", frozenset(), "", 0))
+        for number in range(users)
+    ]
+    check = UserCheck(
+        still_allowed,
+        cast(HandlerManager, handlers),
+        cast(Revocations, None),
+        cast(AuditLog, None),
+        settings.model_copy(update={"user_check_seconds": 60}),
+    )
+    with pytest.raises(EndOfTest):
+        await check.run()
+    assert len(set(names)) == len(names), "nobody twice at once"
+    return dict(Counter(at for at, _ in names))
+
+
+async def test_users_are_asked_about_in_half_the_time_a_few_at_once(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    """Who connects during a round is asked about in the next one: within the whole time."""
+    for users, expected in (
+        (0, {}),
+        (1, {30: 1, 60: 1}),
+        (20, {30: 20, 60: 20}),
+        (45, {10: 20, 20: 20, 30: 5, 40: 20, 50: 20, 60: 5}),
+    ):
+        assert await asked(monkeypatch, settings, users, seconds=61) == expected
+
+
+async def test_after_a_slow_answer_the_app_is_not_asked_more_often(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    found = await asked(monkeypatch, settings, 1, seconds=200, first_takes=100)
+    assert found == {30: 1, 130: 1, 160: 1, 190: 1}
+
+
+async def test_an_app_that_does_not_answer_about_one_user_holds_up_no_other(
+    bff: RunningBff, directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(user_check, "_SECONDS", 0.05)
+    directory.silent.add("alice")
+    async with bff.browser("alice") as alice, bff.browser("bob") as bob:
+        await until(lambda: directory.asked.count("alice") > 1)
+        directory.denied.add("bob")
+        assert await bob.closed() == 4505
+        answer = await alice.ask({"type": "ping", "payload": {"trace_id": "p"}})
+        assert answer == {"trace_id": "p"}
