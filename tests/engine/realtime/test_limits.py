@@ -10,10 +10,11 @@ import pytest
 from bff.auth.caller import Caller
 from bff.connections.close_codes import CloseCode
 from bff.errors import Code, Problem
-from bff.realtime import connection_handler, limits
+from bff.realtime import connection_handler, handshake_limit, limits
 from bff.realtime.handshake_limit import HandshakeLimit, _network
 from bff.realtime.limits import InFlight, TokenBucket, TokenBuckets
 from bff.settings import Settings
+from bff.telemetry.metrics import Metrics
 from bff.testing import Browser, RunningBff
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -29,7 +30,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = float(int(time.monotonic()))
-        for module in (limits, connection_handler):
+        for module in (limits, connection_handler, handshake_limit):
             fake = SimpleNamespace(monotonic=lambda: self.now, time=time.time)
             monkeypatch.setattr(module, "time", fake)
 
@@ -112,10 +113,61 @@ def test_addresses_of_one_client(address: str, neighbour: str) -> None:
     assert _network(address) == _network(neighbour)
 
 
+@pytest.mark.parametrize(
+    ("address", "other"),
+    [
+        ("2001:db8:0:2::1", "2001:db8:0:3::1"),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2"),
+        ("192.0.2.1", "192.0.2.2"),
+    ],
+)
+def test_addresses_of_two_clients(address: str, other: str) -> None:
+    assert _network(address) != _network(other)
+
+
 @hypothesis_settings(derandomize=True, deadline=None, max_examples=100)
 @given(st.text(max_size=50))
 def test_any_text_may_be_an_address(settings_text: str) -> None:
     assert isinstance(_network(settings_text), str)
+
+
+def refusal(limit: HandshakeLimit, address: str) -> float | None:
+    """How long a client at this address must wait with its handshake; None if it is accepted."""
+    try:
+        limit.check(address)
+    except Problem as problem:
+        return problem.retry_after_seconds
+    return None
+
+
+def refused_handshakes() -> list[float]:
+    registry = Metrics().registry
+    return [
+        registry.get_sample_value("bff_connections_refused_total", {"limit": limit}) or 0
+        for limit in ("address", "total")
+    ]
+
+
+def test_one_address_cannot_take_the_handshakes_of_the_others(
+    settings: Settings, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    rates = {"max_handshakes_per_second_per_address": 2, "max_handshakes_per_second": 5}
+    limit, before = HandshakeLimit(settings.model_copy(update=rates)), refused_handshakes()
+    assert {refusal(limit, "192.0.2.1") for _ in range(20)} == {None}
+    assert {refusal(limit, "192.0.2.1") for _ in range(3)} == {0.5}
+    assert {refusal(limit, "") for _ in range(30)} == {None}, "it is not known whose they are"
+    assert {refusal(limit, "192.0.2.2") for _ in range(2)} == {0.2}
+    assert refused_handshakes() == [before[0] + 3, before[1] + 2]
+    clock.now += 0.5
+    assert [refusal(limit, "192.0.2.1") for _ in range(2)] == [None, 0.5]
+    lines = [(vars(one)["limit"], vars(one)["address"]) for one in caplog.records]
+    assert lines == [("address", "192.0.2.1"), ("total", "192.0.2.2")]
+    clock.now += 59.5
+    while (seconds := refusal(limit, "192.0.2.3")) is None:
+        pass
+    assert seconds == 0.5
+    assert vars(caplog.records[-1])["address"] == "192.0.2.3", "a minute after the last line"
+    assert len(caplog.records) == 3
 
 
 def test_zero_switches_the_limits_of_handshakes_off(settings: Settings) -> None:
