@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -113,6 +114,10 @@ INVALID: dict[str, dict[str, Any]] = {
     },
     "an expiry in the past": {"expires_at": soon(-1)},
     "an expiry after the year 9998": {"expires_at": datetime.max.replace(tzinfo=UTC)},
+    "no JSON": {"event": {"text": object()}},
+    "no JSON that a frame can hold": {"event": {"text": "\ud800"}},
+    "deeper than a frame": {"event": json.loads('{"a":' * 40 + "1" + "}" * 40)},
+    "no event name": {"topic": "a\nb"},
 }
 
 
@@ -125,6 +130,54 @@ async def test_an_invalid_broadcast_is_neither_stored_nor_sent(
     assert caught.value.code is Code.INVALID_PARAMS
     assert await service.list() == []
     assert messenger.sent == []
+
+
+async def test_an_event_may_be_as_large_as_a_frame(
+    service: Service, messenger: RecordingMessenger, settings: Settings
+) -> None:
+    most = settings.max_frame_bytes - len('{"text":""}')
+    await create(service, "x" * most)
+    with pytest.raises(Problem, match=f"larger than {settings.max_frame_bytes} bytes") as caught:
+        await create(service, "x" * (most + 1))
+    assert caught.value.code is Code.INVALID_PARAMS
+    assert len(messenger.sent) == len(await service.list()) == 1
+
+
+async def test_nan_is_null_in_what_is_stored_and_in_what_is_sent(
+    service: Service, messenger: RecordingMessenger
+) -> None:
+    broadcast = await create(service, event={"n": float("nan")})
+    assert messenger.sent[0][3] == {"n": None, "broadcast_id": broadcast.id}
+    assert (await service.get(broadcast.id)).event == {"n": None}
+
+
+async def test_what_was_sent_is_no_failure_although_the_database_is_away_afterwards(
+    service: Service,
+    database: Database,
+    messenger: RecordingMessenger,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    to_all = messenger.to_all
+
+    def away() -> None:
+        raise ConnectionRefusedError
+
+    async def send_and_lose_the_database(topic: str, event: Any) -> Any:
+        monkeypatch.setattr(database, "session", away)
+        return await to_all(topic, event)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(messenger, "to_all", send_and_lose_the_database)
+        broadcast = await create(service)
+    monkeypatch.undo()
+    assert (broadcast.message_ids, broadcast.addressed) == (["all/e/1"], 5)
+    assert (await service.get(broadcast.id)).addressed is None
+    (line,) = [vars(one) for one in caplog.records if one.levelname == "ERROR"]
+    assert (line["message"], line["broadcast"]) == (
+        "broadcast sent, but result not stored: database unavailable",
+        broadcast.id,
+    )
 
 
 async def test_it_is_stored_before_it_is_sent(
@@ -283,6 +336,27 @@ async def test_broadcasts_to_users_do_not_displace_those_to_all(
         await create(service, str(number), expires_at=soon(), **bobs)
     assert await texts(service, "alice") == ["all"]
     assert await texts(service, "bob") == ["all", "0", "1", "2", "3", "4"]
+
+
+async def test_a_user_gets_the_newest_of_both_audiences(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retained_module, "MAX_RETAINED", 3)
+    for number in range(6):
+        to_bob = {"audience": Audience.USERS, "recipients": ["bob"]} if number % 2 else {}
+        await create(service, str(number), expires_at=soon(), **to_bob)
+    assert await texts(service, "alice") == ["0", "2", "4"]
+    assert await texts(service, "bob") == ["3", "4", "5"]
+
+
+async def test_the_newest_to_users_are_retained(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "MAX_TARGETED", 2)
+    for user in ("alice", "bob", "bob"):
+        await create(service, user, audience=Audience.USERS, recipients=[user], expires_at=soon())
+    assert await texts(service, "alice") == []
+    assert await texts(service, "bob") == ["bob", "bob"]
 
 
 async def test_a_failed_load_raises_a_problem_and_is_retried(

@@ -21,11 +21,13 @@ from bff.connections.connection import Connection
 from bff.errors import Code, Problem
 from bff.realtime import connection_handler
 from bff.realtime.connection_handler import ConnectionHandler
+from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
-from bff.testing import RunningBff, until
+from bff.testing import RunningBff, run, until
 from redis.exceptions import RedisError
 
 from tests.engine.doubles import RecordingTransport
+from tests.engine.echo import create_app
 
 NOW = int(time.time())
 PING = '{"type":"ping"}'
@@ -147,6 +149,22 @@ async def test_frames_that_come_before_the_hello_are_answered_after_it_in_their_
     assert [one["trace_id"] for one in answers] == ["a", "b", "c"]
     assert sample(bff, "bff_frames_in_total", type="ping") == before + 3
     bff.engine.handlers.on_closed(handler, CloseCode.ABNORMAL)
+
+
+@pytest.mark.parametrize("environment", ["development", "production"])
+async def test_the_hello_names_the_topics_in_development_only(
+    settings: Settings, environment: str
+) -> None:
+    realtime = RealtimeRouter()
+
+    @realtime.topic("prices.#")
+    async def may_see_prices() -> bool:
+        return True
+
+    app = create_app(settings.model_copy(update={"environment": environment}), realtime)
+    async with run(app) as bff, bff.browser() as browser:
+        expected = ["prices.#"] if environment == "development" else None
+        assert browser.hello.get("topics") == expected
 
 
 async def test_frames_that_come_before_the_hello_take_no_more_than_a_queue(
