@@ -22,6 +22,9 @@ def test_a_drain_time_is_divided() -> None:
     assert DrainSchedule.of(30) == DrainSchedule(
         unready_seconds=3, spread_seconds=26, warning_seconds=1, request_grace_seconds=5
     )
+    assert DrainSchedule.of(5) == DrainSchedule(
+        unready_seconds=0.5, spread_seconds=4, warning_seconds=0.5, request_grace_seconds=5
+    )
 
 
 @pytest.mark.parametrize("seconds", [0, 0.5, 4, 30, 600])
@@ -49,7 +52,7 @@ def test_random_delays_spread_more_connections(seconds: float, connections: int)
 class Skipping(selectors.DefaultSelector):
     """Waits for no timer: it only lets the time pass."""
 
-    now = 0.0
+    now = 1000.0
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         assert timeout is not None, "nothing would ever happen"
@@ -129,12 +132,15 @@ def on_skipping_loop(scenario: Callable[[], Awaitable[None]]) -> None:
         runner.run(run())
 
 
-@pytest.mark.parametrize(("connections", "interval"), [(4, 0.5), (52, 0.5), (1040, 0.025)])
-def test_drain_frames_are_spread_evenly_and_each_connection_has_a_second_to_its_close(
-    connections: int, interval: float
+@pytest.mark.parametrize(
+    ("seconds", "connections", "first", "interval", "warning"),
+    [(30, 4, 3, 0.5, 1), (30, 52, 3, 0.5, 1), (30, 1040, 3, 0.025, 1), (0.5, 2, 0.05, 0.2, 0.05)],
+)
+def test_drain_frames_are_spread_evenly_and_each_connection_has_a_while_to_its_close(
+    seconds: float, connections: int, first: float, interval: float, warning: float
 ) -> None:
     async def scenario() -> None:
-        instance = Instance(30)
+        instance = Instance(seconds)
         for _ in range(connections):
             instance.connect()
         assert not instance.draining.begun
@@ -143,10 +149,10 @@ def test_drain_frames_are_spread_evenly_and_each_connection_has_a_second_to_its_
         assert instance.draining.begun
         await draining
         for number, client in enumerate(instance.clients):
-            assert client.drained_at == pytest.approx(3 + number * interval, abs=0.01)
-            assert client.finished_at == pytest.approx(client.drained_at + 1, abs=0.01)
+            assert client.drained_at == pytest.approx(first + number * interval, abs=0.01)
+            assert client.finished_at == pytest.approx(client.drained_at + warning, abs=0.01)
             assert client.reconnects_after == 250
-        last = 3 + (connections - 1) * interval + 1
+        last = first + (connections - 1) * interval + warning
         assert instance.now() == pytest.approx(last, abs=0.01), "it waits for nothing else"
 
     on_skipping_loop(scenario)
@@ -181,7 +187,9 @@ def test_what_is_busy_after_the_drain_time_and_the_grace_is_closed(
         if seconds:
             assert idle.transport.closed is None, "it has left by itself"
 
+    caplog.set_level(logging.INFO)
     on_skipping_loop(scenario)
+    assert vars(caplog.records[-1])["seconds"] == (seconds and seconds + 5)
     warnings = [one for one in caplog.records if one.levelno == logging.WARNING]
     assert len(warnings) == bool(seconds)
 

@@ -8,14 +8,25 @@ from typing import Any
 import pytest
 from bff.cluster.messenger import Messenger
 from bff.errors import Code, Outcome, Problem
+from bff.mesh.client import MeshClient
 from bff.mesh.events import MeshEvent, RetryEvent
+from bff.mesh.messages import MeshRequest
 from bff.realtime.injection import HandlerDependencies
-from bff.realtime.mesh_handlers import bind_event_handler
+from bff.realtime.mesh_handlers import _bind_method, bind_event_handler
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from bff.testing import run
+from pydantic import BaseModel
+from redis.exceptions import (
+    ClusterDownError,
+    DataError,
+    MasterDownError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+)
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import DataError, OutOfMemoryError, ReadOnlyError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from tests.engine.echo import create_app
 
@@ -96,6 +107,9 @@ async def test_a_redelivered_event_sends_nothing_twice(settings: Settings) -> No
         (RedisConnectionError("gone"), False),
         (ReadOnlyError("a replica"), False),
         (OutOfMemoryError("full"), False),
+        (RedisTimeoutError("slow"), False),
+        (ClusterDownError("a part is away"), False),
+        (MasterDownError("no link"), False),
         (ResponseError("MISCONF cannot write to the disk"), False),
         (ResponseError("NOREPLICAS not enough"), False),
         (ResponseError("WRONGTYPE of this key"), True),
@@ -110,3 +124,69 @@ async def test_only_an_outage_of_redis_is_waited_out_without_limit(
     with pytest.raises(RetryEvent) as caught:
         await _handle(settings, error)
     assert caught.value.limited is is_limited
+
+
+class Order(BaseModel):
+    number: int
+
+
+@pytest.mark.parametrize(
+    ("failure", "code"),
+    [
+        (None, None),
+        (RedisConnectionError("gone"), Code.SERVICE_UNAVAILABLE),
+        (Problem(Code.CONFLICT, outcome=Outcome.UNKNOWN), Code.CONFLICT),
+    ],
+    ids=repr,
+)
+async def test_a_call_of_a_service_that_is_delivered_again_sends_nothing_twice(
+    settings: Settings, failure: Exception | None, code: Code | None
+) -> None:
+    """Its caller gets the same answer; the keys that prevent it go when it is settled."""
+    realtime = RealtimeRouter()
+
+    @realtime.mesh_method("order")
+    async def order(params: Order, messenger: Messenger, mesh: MeshClient) -> Any:
+        sent = await messenger.to_user("alice", "news", params.number)
+        if failure is not None:
+            raise failure
+        return [sent.id, (await mesh.request("echo", "say", {}))["user_id"]]
+
+    app = create_app(settings)
+    async with run(app) as bff, bff.browser("alice") as alice:
+        answer = _bind_method(
+            realtime.served_methods["order"], app.state.bff.dispatcher._dependencies
+        )
+        answers: list[Any] = []
+        for call_id in ("a", "a", "b"):
+            request = MeshRequest("order", {"number": 7}, {"user_id": "alice"}, "t", "c", call_id)
+            try:
+                answers.append(await answer(request))
+            except Problem as problem:
+                answers.append((problem.code, problem.outcome))
+            assert len(request.on_settled) == 1
+        await app.state.bff.messenger.to_user("alice", "fence", None)
+        await alice.event("fence")
+        frames = [frame["payload"] for frame in alice.passed_over()]
+    news = [frame for frame in frames if frame["topic"] == "news"]
+    assert [one["event"] for one in news] == [7, 7]
+    if failure is None:
+        assert answers == [[news[at]["id"], "alice"] for at in (0, 0, 1)]
+    else:
+        assert answers == [(code, Outcome.UNKNOWN)] * 3
+
+
+async def test_a_call_of_a_service_with_other_parameters_is_refused_before_its_method_runs(
+    settings: Settings,
+) -> None:
+    realtime = RealtimeRouter()
+
+    @realtime.mesh_method("order")
+    async def order(params: Order) -> None:
+        raise AssertionError
+
+    dependencies = create_app(settings).state.bff.dispatcher._dependencies
+    answer = _bind_method(realtime.served_methods["order"], dependencies)
+    with pytest.raises(Problem, match="number") as caught:
+        await answer(MeshRequest("order", {"number": "many"}, {}, None, "c"))
+    assert caught.value.code is Code.INVALID_PARAMS
