@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any
 
 import pytest
@@ -15,6 +16,7 @@ from bff.realtime.declarations import Method
 from bff.realtime.exposure import Exposure
 from bff.realtime.handlers import validate
 from bff.realtime.router import RealtimeRouter
+from bff.settings import Settings
 from fastapi import Depends
 from pydantic import BaseModel
 
@@ -135,3 +137,110 @@ def test_only_named_methods_are_exposed() -> None:
 def test_a_method_name_consists_of_service_and_method() -> None:
     with pytest.raises(ValueError, match="<service>"):
         RealtimeRouter().method("watch")
+
+
+class Clock:
+    """A class of the app, which only `Bff(provide=...)` can provide."""
+
+
+async def takes_a_clock(clock: Clock) -> bool:
+    return True
+
+
+Declare = Callable[[RealtimeRouter], object]
+KINDS: dict[str, Declare] = {
+    "method 'a.b'": lambda router: router.method("a.b")(takes_a_clock),
+    "method 'a.c'": lambda router: router.expose("a", methods=["c"], check=takes_a_clock),
+    "pattern 'a.*'": lambda router: router.expose("a", methods=["*"], check=takes_a_clock),
+    "mesh method 'b'": lambda router: router.mesh_method("b")(takes_a_clock),
+    "topic pattern 'a.#'": lambda router: router.topic("a.#")(takes_a_clock),
+    "named 'handler'": lambda router: router.event("a", name="handler")(takes_a_clock),
+}
+"""What a router can declare with a function, by how an error names it."""
+EVENT: dict[str, Declare] = {"event 'paid'": lambda router: router.emits("paid", str)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_no_part_of_the_app_provides_is_an_error_at_the_start(kind: str) -> None:
+    realtime = RealtimeRouter()
+    KINDS[kind](realtime)
+    with pytest.raises(TypeError, match=r"takes_a_clock .* type Clock: provide it"):
+        realtime.check_injection({Messenger})
+    realtime.check_injection({Messenger, Clock})
+
+
+@pytest.mark.parametrize("kind", KINDS | EVENT)
+def test_a_router_offers_what_another_declares_and_two_of_a_kind_are_an_error(kind: str) -> None:
+    one, app = RealtimeRouter(), RealtimeRouter()
+    (KINDS | EVENT)[kind](one)
+    app.include(one)
+    assert app == one
+    with pytest.raises(ValueError, match=re.escape(kind)):
+        app.include(one)
+
+
+def test_the_first_of_several_patterns_applies_also_after_an_include() -> None:
+    app, other = RealtimeRouter(), RealtimeRouter()
+    app.expose("shop", methods=["get_*"], scopes=["first"])
+    other.expose("shop", methods=["*"], scopes=["second"])
+    app.include(other)
+    for method, scope in (("get_all", "first"), ("put", "second")):
+        found = app.find("shop", method)
+        assert found is not None
+        assert set(found.scopes) == {scope}
+    assert app.find("other", "put") is None
+
+
+def test_payloads_of_topics_are_declared_unless_the_event_is() -> None:
+    realtime = RealtimeRouter()
+    for pattern, payload in (("rooms.*", str), ("lobby", str), ("silent", None)):
+
+        @realtime.topic(pattern, payload=payload)
+        async def allow() -> bool:
+            return True
+
+    typing = realtime.emits("lobby", int, stored=False)
+    found = realtime.declared_events()
+    assert [one.name for one in found] == ["lobby", "rooms.*"]
+    assert found[0] is typing
+    assert [one.stored for one in found] == [False, True]
+    assert [realtime.has_topic(name) for name in ("rooms.a", "silent", "rooms")] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_optional_parts_of_an_exposure_reach_it() -> None:
+    realtime = RealtimeRouter()
+    realtime.expose(
+        "shop",
+        methods=["buy"],
+        params=Params,
+        result=int,
+        timeout=3,
+        encrypted=True,
+        cancel_method="stop",
+        keep_result=True,
+    )
+    bare = Exposure(frozenset())
+    assert (bare.encrypted, bare.keep_result, bare.timeout) == (False, False, None)
+    assert realtime.find("shop", "buy") == Exposure(
+        frozenset(), None, Params, int, 3, True, "stop", True
+    )
+    realtime.expose("shop", methods=["look"])
+    assert realtime.find("shop", "look") == bare
+
+
+async def test_a_method_may_take_settings_beside_its_parameters(settings: Settings) -> None:
+    """Settings are a Pydantic model too."""
+    realtime = RealtimeRouter()
+
+    @realtime.method("a.b")
+    async def method(own: Settings, params: Params) -> tuple[str, int]:
+        return own.app_name, params.n
+
+    found = declared(realtime, "a.b").handler
+    assert found.params is Params
+    arguments: dict[type, Any] = {Settings: settings, BaseModel: Params(n=7)}
+    assert await found(arguments) == (settings.app_name, 7)
