@@ -207,12 +207,3 @@ def test_a_drain_that_is_cancelled_closes_all() -> None:
         assert instance.now() == 1
 
     on_skipping_loop(scenario)
-
-
-def test_an_instance_without_connections_is_drained_at_once() -> None:
-    async def scenario() -> None:
-        instance = Instance(30)
-        await instance.draining.drain()
-        assert instance.now() == 0
-
-    on_skipping_loop(scenario)

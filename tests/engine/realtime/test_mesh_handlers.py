@@ -174,19 +174,3 @@ async def test_a_call_of_a_service_that_is_delivered_again_sends_nothing_twice(
         assert answers == [[news[at]["id"], "alice"] for at in (0, 0, 1)]
     else:
         assert answers == [(code, Outcome.UNKNOWN)] * 3
-
-
-async def test_a_call_of_a_service_with_other_parameters_is_refused_before_its_method_runs(
-    settings: Settings,
-) -> None:
-    realtime = RealtimeRouter()
-
-    @realtime.mesh_method("order")
-    async def order(params: Order) -> None:
-        raise AssertionError
-
-    dependencies = create_app(settings).state.bff.dispatcher._dependencies
-    answer = _bind_method(realtime.served_methods["order"], dependencies)
-    with pytest.raises(Problem, match="number") as caught:
-        await answer(MeshRequest("order", {"number": "many"}, {}, None, "c"))
-    assert caught.value.code is Code.INVALID_PARAMS

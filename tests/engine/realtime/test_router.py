@@ -211,27 +211,6 @@ def test_payloads_of_topics_are_declared_unless_the_event_is() -> None:
     ]
 
 
-def test_optional_parts_of_an_exposure_reach_it() -> None:
-    realtime = RealtimeRouter()
-    realtime.expose(
-        "shop",
-        methods=["buy"],
-        params=Params,
-        result=int,
-        timeout=3,
-        encrypted=True,
-        cancel_method="stop",
-        keep_result=True,
-    )
-    bare = Exposure(frozenset())
-    assert (bare.encrypted, bare.keep_result, bare.timeout) == (False, False, None)
-    assert realtime.find("shop", "buy") == Exposure(
-        frozenset(), None, Params, int, 3, True, "stop", True
-    )
-    realtime.expose("shop", methods=["look"])
-    assert realtime.find("shop", "look") == bare
-
-
 async def test_a_method_may_take_settings_beside_its_parameters(settings: Settings) -> None:
     """Settings are a Pydantic model too."""
     realtime = RealtimeRouter()

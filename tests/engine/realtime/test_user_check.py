@@ -141,12 +141,10 @@ async def asked(
     monkeypatch: pytest.MonkeyPatch,
     settings: Settings,
     users: int,
-    *,
-    seconds: float,
-    first_takes: float = 0,
+    first_takes: float,
 ) -> dict[int, int]:
-    """How many users the app is asked about, by the second, if it is to be a minute."""
-    clock = Clock(seconds)
+    """How many users the app is asked about in each second, if all are to be in a minute."""
+    clock = Clock(95)
     monkeypatch.setattr(user_check, "asyncio", clock)
     names: list[tuple[int, str]] = []
 
@@ -173,24 +171,26 @@ async def asked(
     return dict(Counter(at for at, _ in names))
 
 
-async def test_users_are_asked_about_in_half_the_time_a_few_at_once(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings
+@pytest.mark.parametrize(
+    ("users", "first_takes", "expected"),
+    [
+        (0, 0, {}),
+        (1, 0, {30: 1, 60: 1, 90: 1}),
+        (20, 0, {30: 20, 60: 20, 90: 20}),
+        (45, 0, {10: 20, 20: 20, 30: 5, 40: 20, 50: 20, 60: 5, 70: 20, 80: 20, 90: 5}),
+        (1, 31, {30: 1, 61: 1, 91: 1}),
+    ],
+    ids=["nobody", "one", "a few at once", "a few at a time", "no more often after a slow answer"],
+)
+async def test_users_are_asked_about_in_half_the_time(
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Settings,
+    users: int,
+    first_takes: int,
+    expected: dict[int, int],
 ) -> None:
     """Who connects during a round is asked about in the next one: within the whole time."""
-    for users, expected in (
-        (0, {}),
-        (1, {30: 1, 60: 1}),
-        (20, {30: 20, 60: 20}),
-        (45, {10: 20, 20: 20, 30: 5, 40: 20, 50: 20, 60: 5}),
-    ):
-        assert await asked(monkeypatch, settings, users, seconds=61) == expected
-
-
-async def test_after_a_slow_answer_the_app_is_not_asked_more_often(
-    monkeypatch: pytest.MonkeyPatch, settings: Settings
-) -> None:
-    found = await asked(monkeypatch, settings, 1, seconds=200, first_takes=100)
-    assert found == {30: 1, 130: 1, 160: 1, 190: 1}
+    assert await asked(monkeypatch, settings, users, first_takes) == expected
 
 
 async def test_an_app_that_does_not_answer_about_one_user_holds_up_no_other(
