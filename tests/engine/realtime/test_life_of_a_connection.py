@@ -276,10 +276,10 @@ async def test_a_closed_connection_is_forgotten_at_once_and_its_user_soon(bff: R
         return one() is None
 
     before = len(bff.engine.allowances)
-    for number in range(20):
+    for number in range(8):
         await until(partial(is_forgotten, await connect(f"user-{number}")))
     assert len(bff.engine.allowances) <= before + 2, "those of users whose bucket is full"
-    assert sample(bff, "bff_connections_opened_total") == opened + 20
+    assert sample(bff, "bff_connections_opened_total") == opened + 8
     assert sample(bff, "bff_connections") == is_open
 
 
