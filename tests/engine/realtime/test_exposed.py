@@ -344,17 +344,27 @@ async def test_a_late_reply_that_never_comes_is_reported_as_an_error(
 async def test_a_stopping_instance_reports_late_replies_as_errors(
     bff: RunningBff, bank: Bank, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its parts stop after it has stored them, however long Redis takes."""
     reported: list[Any] = []
+    cluster = bff.engine.cluster
+    stop, stopped_after = cluster.stop, list[int]()
 
     async def record(self: Any, user_id: str, topic: str, event: Any, **more: Any) -> None:
+        await asyncio.sleep(0.3)
         reported.append((user_id, topic, event))
 
+    async def stop_cluster() -> None:
+        stopped_after.append(len(reported))
+        await stop()
+
     monkeypatch.setattr(type(bff.engine.messenger), "to_user", record)
+    monkeypatch.setattr(cluster, "stop", stop_cluster)
     async with bff.browser("alice", []) as alice:
         await alice.send(call(bank, "slow_kept", "k"))
         await until(lambda: bool(bank.called("slow_kept")))
     bff.server.should_exit = True
-    await until(lambda: bool(reported))
+    await until(lambda: bool(stopped_after))
+    assert stopped_after == [1]
     ((user_id, topic, event),) = reported
     assert (user_id, topic, event["trace_id"]) == ("alice", "result", "k")
     assert (event["error"]["code"], event["error"]["outcome"]) == ("mesh_unavailable", "unknown")
