@@ -40,6 +40,7 @@ class Bank:
         self.name = f"bank-{secrets.token_hex(4)}"
         self.service = service = Service(self.name, private_key=new_pem())
         self.calls: list[MeshRequest] = []
+        self.told = 0
         self.unblock = asyncio.Event()
         for name in ("get_balance", "get_name", "put", "pay", "stopped", "checked"):
             service.add(name, self._record)
@@ -49,6 +50,7 @@ class Bank:
 
         @service.method("secret", encrypted=True)
         async def secret() -> str:
+            self.told += 1
             return "a secret"
 
     async def _record(self, request: MeshRequest) -> Any:
@@ -206,6 +208,24 @@ async def test_invalid_parameters_are_not_sent_to_the_mesh(bff: RunningBff, bank
 async def test_an_exposed_method_can_be_called_encrypted(bff: RunningBff, bank: Bank) -> None:
     async with bff.browser("alice", []) as alice:
         assert (await alice.request(bank.name, "secret"))["result"] == "a secret"
+
+
+async def test_a_command_is_accepted_when_it_is_on_its_way_to_its_service(
+    bff: RunningBff, bank: Bank
+) -> None:
+    """It is checked, encrypted and made for its user as a request is, and has no result."""
+    async with bff.browser("alice", []) as alice:
+        for method, params in (("slow", {"n": 1}), ("secret", {})):
+            frame = call(bank, method, method, params=params) | {"type": "command"}
+            answer = await alice.ask(frame)
+            assert (answer["error"], answer["result"]) == (None, {"accepted": True})
+        await until(lambda: bool(bank.called("slow")) and bank.told == 1)
+        frame = call(bank, "pay", "pay", params={"account": "bob", "amount": 5})
+        assert await alice.ask(frame | {"type": "command"}) == await alice.ask(frame)
+    (slow,) = bank.called("slow")
+    assert slow.params == {"n": 1}
+    assert slow.context["user_id"] == "alice"
+    assert bank.called("pay") == bank.called("stopped") == []
 
 
 async def test_a_browser_can_shorten_a_timeout_but_not_extend_it(
