@@ -78,6 +78,8 @@ def test_a_parameter_that_cannot_be_injected_is_an_error_at_declaration() -> Non
 
     async def unknown(x: int) -> None: ...
 
+    async def no_class(x: Params | None) -> None: ...
+
     async def two_models(a: Params, b: Params) -> None: ...
 
     def not_async(caller: Caller) -> None: ...
@@ -88,6 +90,7 @@ def test_a_parameter_that_cannot_be_injected_is_an_error_at_declaration() -> Non
 
     named: dict[Any, str] = {
         unknown: "unknown",
+        no_class: "no_class",
         two_models: "two_models",
         not_async: "not_async",
         event_in_method: "event_in_method",
@@ -211,15 +214,18 @@ def test_payloads_of_topics_are_declared_unless_the_event_is() -> None:
     ]
 
 
-async def test_a_method_may_take_settings_beside_its_parameters(settings: Settings) -> None:
+async def test_a_method_may_take_what_the_app_provides_beside_its_parameters(
+    settings: Settings,
+) -> None:
     """Settings are a Pydantic model too."""
     realtime = RealtimeRouter()
 
     @realtime.method("a.b")
-    async def method(own: Settings, params: Params) -> tuple[str, int]:
-        return own.app_name, params.n
+    async def method(own: Settings, params: Params, clock: Clock) -> tuple[str, int, Clock]:
+        return own.app_name, params.n, clock
 
     found = declared(realtime, "a.b").handler
     assert found.params is Params
-    arguments: dict[type, Any] = {Settings: settings, BaseModel: Params(n=7)}
-    assert await found(arguments) == (settings.app_name, 7)
+    clock = Clock()
+    arguments: dict[type, Any] = {Settings: settings, BaseModel: Params(n=7), Clock: clock}
+    assert await found(arguments) == (settings.app_name, 7, clock)
