@@ -100,6 +100,13 @@ def test_a_parameter_that_cannot_be_injected_is_an_error_at_declaration() -> Non
         with pytest.raises(TypeError, match=name):
             realtime.method(f"a.{function.__name__}")(function)
 
+    async def takes_params(params: Params) -> bool:
+        return True
+
+    for declare in (realtime.topic("a"), realtime.event("a", name="a")):
+        with pytest.raises(TypeError, match="takes_params"):
+            declare(takes_params)
+
 
 def test_an_event_handler_can_take_the_event() -> None:
     realtime = RealtimeRouter()
@@ -166,7 +173,8 @@ EVENT: dict[str, Declare] = {"event 'paid'": lambda router: router.emits("paid",
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_no_part_of_the_app_provides_is_an_error_at_the_start(kind: str) -> None:
     realtime = RealtimeRouter()
-    KINDS[kind](realtime)
+    is_exposure = kind in ("method 'a.c'", "pattern 'a.*'")
+    assert KINDS[kind](realtime) is (None if is_exposure else takes_a_clock)
     with pytest.raises(TypeError, match=r"takes_a_clock .* type Clock: provide it"):
         realtime.check_injection({Messenger})
     realtime.check_injection({Messenger, Clock})
