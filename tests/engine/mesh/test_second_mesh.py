@@ -10,6 +10,7 @@ from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler, MeshEvent, RetryEvent
 from bff.mesh.memory import MemoryBroker, MemoryTransport
 from bff.mesh.service import Service
+from bff.mesh.transport import MeshStatus
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 from bff.testing import until
@@ -90,3 +91,71 @@ async def test_a_stuck_event_handler_of_either_mesh_is_reported(
     await until(lambda: "'printing'" in first.stuck)
     assert "the printer is out of paper" in first.stuck
     await first.stop()
+
+
+class Link:
+    """A transport that counts its starts and stops."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.running = 0
+        self.started = 0
+        self._error = error
+
+    @property
+    def status(self) -> MeshStatus:
+        return MeshStatus(self.running == 1, f"{self.running} running")
+
+    @property
+    def consumers_down(self) -> dict[str, str]:
+        return {} if self.running else {"queue": "gone"}
+
+    async def start(self, *_: object) -> None:
+        self.started += 1
+        self.running += 1
+
+    async def stop(self) -> None:
+        self.running -= 1
+        if self._error is not None:
+            raise self._error
+
+
+def linked(settings: Settings, link: Link, name: str) -> MeshClient:
+    transport: Any = link
+    return MeshClient(settings, Metrics(), transport, name=name)
+
+
+async def test_a_mesh_that_cannot_be_stopped_does_not_keep_the_others(settings: Settings) -> None:
+    links = [Link(), Link(OSError("still busy")), Link()]
+    first, second, third = (
+        linked(settings, link, name) for link, name in zip(links, "abc", strict=True)
+    )
+    first.route(["two"], second)
+    first.route(["three"], third)
+    await first.start()
+    assert [link.running for link in links] == [1, 1, 1]
+    with pytest.raises(OSError, match="still busy"):
+        await first.stop()
+    assert [link.running for link in links] == [0, 0, 0]
+
+
+async def test_each_mesh_starts_and_stops_once_however_often_it_is_routed_to(
+    settings: Settings,
+) -> None:
+    """From two clients, back to the first one, and under another context."""
+    links = [Link() for _ in range(3)]
+    first, second, third = (
+        linked(settings, link, name) for link, name in zip(links, "abc", strict=True)
+    )
+    first.route(["two", "also two"], second)
+    first.route(["three"], third.with_context({"user_id": "u"}))
+    second.route(["three"], third)
+    third.route(["one"], first)
+    assert first.consumers_down == {"queue": "gone", "b: queue": "gone", "c: queue": "gone"}
+    await first.start()
+    assert first.status.connected
+    assert first.consumers_down == {}
+    await links[2].stop()
+    assert (first.status.connected, first.status.reason) == (False, "c: 0 running")
+    await links[2].start()
+    await first.stop()
+    assert [(link.started, link.running) for link in links] == [(1, 0), (1, 0), (2, 0)]

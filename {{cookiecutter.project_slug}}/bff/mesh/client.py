@@ -7,7 +7,7 @@ import re
 import secrets
 import signal
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any, Self
 
 from bff.errors import Code, Problem
@@ -121,28 +121,28 @@ class MeshClient:
 
     async def start(self) -> None:
         """Begin to connect. Does not wait for the broker: see `status`."""
-        await self._transport.start(self._receiver, self._event_handlers, self.services)
-        for other in set(self._clients_by_service.values()):
-            await other.start()
+        for client in (self, *self._others()):
+            await client._transport.start(client._receiver, client._event_handlers, client.services)
 
     async def stop(self) -> None:
         """Disconnect. Requests that wait for a reply fail."""
-        for other in set(self._clients_by_service.values()):
-            await other.stop()
-        await self._transport.stop()
+        async with AsyncExitStack() as stack:
+            for client in (self, *self._others()):
+                stack.push_async_callback(client._transport.stop)
 
     @property
     def status(self) -> MeshStatus:
         """Whether calls can be made now, with this client and those it routes to."""
-        for other in self._clients_by_service.values():
-            if not other.status.connected:
-                return MeshStatus(False, f"{other._name}: {other.status.reason}")
+        for other in self._others():
+            status = other._transport.status
+            if not status.connected:
+                return MeshStatus(False, f"{other._name}: {status.reason}")
         return self._transport.status
 
     @property
     def stuck(self) -> str:
         """Which event handlers have been retrying one event for over a minute; or empty."""
-        clients = (self, *set(self._clients_by_service.values()))
+        clients = (self, *self._others())
         return "; ".join(filter(None, (client._receiver.stuck for client in clients)))
 
     @property
@@ -150,8 +150,9 @@ class MeshClient:
         """The queues that should be consumed and are not, each with the reason; of this client and
         those it routes to."""
         down = dict(self._transport.consumers_down)
-        for other in set(self._clients_by_service.values()):
-            down |= {f"{other._name}: {queue}": why for queue, why in other.consumers_down.items()}
+        for other in self._others():
+            theirs = other._transport.consumers_down
+            down |= {f"{other._name}: {queue}": why for queue, why in theirs.items()}
         return down
 
     async def wait_until_rights_checked(self) -> None:
@@ -271,6 +272,16 @@ class MeshClient:
         except TypeError as error:
             raise Problem(Code.INVALID_PARAMS, "The event is not JSON") from error
         await self._sender.send(message, reply=None)
+
+    def _others(self) -> list[MeshClient]:
+        """The clients that this one routes to, and those that they route to: each once."""
+        found = [self]
+        for client in found:
+            for other in client._clients_by_service.values():
+                # The copies that `with_context` makes share a transport.
+                if all(other._transport is not one._transport for one in found):
+                    found.append(other)
+        return found[1:]
 
     def _client_for(self, service: str) -> MeshClient:
         other = self._clients_by_service.get(service)
