@@ -179,7 +179,8 @@ class SupervisedConnection:
     """Keeps one connection open and, from `setup`, one channel on it.
 
     When either is lost, it makes a new connection and a new channel, with exponential backoff, to
-    the next of several hosts.
+    the next of several hosts. The backoff begins again after a connection that lasted longer than
+    the pause before it.
     """
 
     def __init__(self, url: str, purpose: str, setup: Setup, on_status: Callable[[], None]) -> None:
@@ -211,18 +212,22 @@ class SupervisedConnection:
             await stop_tasks(self._task, seconds=3 * BROKER_SECONDS)
 
     async def _supervise(self) -> None:
-        delays = backoff_delays(0.2, MAX_BACKOFF_SECONDS)
+        time = asyncio.get_running_loop().time
+        delays, pause = backoff_delays(0.2, MAX_BACKOFF_SECONDS), 0.0
         while True:
             try:
                 async with self._connected() as (connection, channel):
-                    delays = backoff_delays(0.2, MAX_BACKOFF_SECONDS)
+                    since = time()
                     await self._watch(connection, channel)
+                    if time() - since > pause:
+                        delays = backoff_delays(0.2, MAX_BACKOFF_SECONDS)
             except ConnectionLost as error:
                 self._set_status(str(error), None)
             except Exception as error:
                 logger.exception("RabbitMQ connection failed", extra={"purpose": self._purpose})
                 self._set_status(f"{type(error).__name__}: {error}", None)
-            await asyncio.sleep(next(delays))
+            pause = next(delays)
+            await asyncio.sleep(pause)
 
     @asynccontextmanager
     async def _connected(self) -> AsyncIterator[tuple[AbstractConnection, Channel]]:
