@@ -17,10 +17,14 @@ from bff.mesh.service import Service
 from bff.mesh.transport import ConnectionLost, MeshStatus, Receiver, Refused, Unroutable
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
+from bff.testing import until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ANSWER = b'{"result": 7}'
+SETTINGS = Settings(
+    _env_file=None, app_name="a", amqp_url="memory://", environment="test", jwt_secret="s"
+)
 
 
 @pytest.fixture
@@ -262,3 +266,143 @@ async def test_a_call_that_is_not_sent_yet_outlives_a_lost_reply_queue(
     transport.messages[-1].sent = True
     transport.reply()
     assert await call == 7
+
+
+async def test_a_late_reply_is_handed_on_once_and_its_call_is_not_kept_meanwhile(
+    mesh: MeshClient, transport: ManualTransport, metrics: Metrics
+) -> None:
+    error = {"error": "NuropbValidationError", "description": "no"}
+    for body, expected in (
+        (ANSWER, (7, None)),
+        (json.dumps({"result": None, "error": error}).encode(), (None, Code.INVALID_PARAMS)),
+    ):
+        late: list[Any] = []
+        call = await _request(mesh, late=lambda *told: late.append(told))  # noqa: B023
+        transport.confirm()
+        await asyncio.sleep(0)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert late == []
+        assert transport.messages[-1].body == b"", "only the id is needed"
+        transport.reply(body)
+        transport.reply(body)
+        transport.receiver.on_replies_lost()
+        ((result, problem),) = late
+        assert (result, problem and problem.code) == expected
+    assert metrics.registry.get_sample_value("bff_mesh_late_replies_total", {"service": "s"}) == 4
+
+
+async def test_a_late_reply_is_waited_for_no_longer_than_results_are_kept(
+    settings: Settings, transport: ManualTransport
+) -> None:
+    mesh = MeshClient(
+        settings.model_copy(update={"keep_result_seconds": 0.05}), Metrics(), transport
+    )
+    await mesh.start()
+    late: list[Any] = []
+    call = await _request(mesh, late=lambda _, problem: late.append(problem))
+    call.cancel()
+    await until(lambda: bool(late))
+    (problem,) = late
+    assert (problem.code, problem.outcome) == (Code.TIMEOUT, Outcome.UNKNOWN)
+    transport.reply()
+    transport.receiver.on_replies_lost()
+    assert late == [problem]
+
+
+async def test_an_ended_call_without_interest_in_a_late_reply_keeps_nothing(
+    mesh: MeshClient, transport: ManualTransport
+) -> None:
+    call = await _request(mesh)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    assert mesh._pending_requests._late_requests == {}
+    transport.reply()
+
+
+STEPS = ["confirm", "refuse", "lose", "return", "reply", "no replies", "cancel"]
+
+
+class Asked:
+    """One call of the model below: what happened to it, and what its caller was told."""
+
+    def __init__(self, mesh: MeshClient) -> None:
+        self.late: list[Any] = []
+        self.steps: list[str] = []
+        request = mesh.request("s", "m", {}, timeout=20, late=lambda *told: self.late.append(told))
+        self.call = asyncio.create_task(request)
+
+    @property
+    def answered(self) -> int:
+        """How often somebody got the reply."""
+        call = self.call
+        has_result = call.done() and not call.cancelled() and call.exception() is None
+        return has_result + self.late.count((7, None))
+
+    @property
+    def unsure(self) -> bool:
+        """The caller does not know what became of the call, and still wants to."""
+        if self.call.cancelled():
+            return True
+        problem = self.call.exception()
+        return isinstance(problem, Problem) and problem.outcome is Outcome.UNKNOWN
+
+
+@given(
+    events=st.lists(st.tuples(st.integers(0, 1), st.sampled_from(STEPS), st.booleans())),
+)
+@settings(derandomize=True, deadline=None, max_examples=150)
+def test_each_call_is_told_once_what_became_of_it(events: list[tuple[int, str, bool]]) -> None:
+    """Two calls at once, in any order of confirms, replies, losses and cancellations."""
+
+    async def check() -> None:
+        transport = ManualTransport()
+        mesh = MeshClient(SETTINGS, Metrics(), transport)
+        await mesh.start()
+        asked = []
+        for _ in range(2):
+            asked.append(Asked(mesh))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        messages = list(transport.messages)
+        for index, step, pause in events:
+            one, message = asked[index], messages[index]
+            possible = "return" not in one.steps
+            if step == "no replies":
+                transport.receiver.on_replies_lost()
+                for other in asked:
+                    other.steps.append(step)
+            elif step == "cancel":
+                one.call.cancel()
+            elif step == "reply" and possible:
+                transport.receiver.on_reply(message.correlation_id, ANSWER)
+                one.steps.append(step)
+            elif message.confirm is not None and not message.confirm.done() and possible:
+                if step == "confirm":
+                    message.confirm.set_result(None)
+                elif step != "return" or "reply" not in one.steps:
+                    error = {"refuse": Refused(), "lose": ConnectionLost(), "return": Unroutable()}
+                    message.sent = step != "return"
+                    message.confirm.set_exception(error[step])
+                one.steps.append(step)
+            if pause:
+                await asyncio.sleep(0)
+        for one in asked:
+            one.call.cancel()
+            await asyncio.gather(one.call, return_exceptions=True)
+        transport.receiver.on_replies_lost()
+        for one in asked:
+            replied = "reply" in one.steps
+            if replied and "no replies" not in one.steps[: one.steps.index("reply")]:
+                assert one.answered == 1, "the first reply is never lost, nor told twice"
+            assert len(one.late) <= 1
+            if not one.unsure:
+                assert one.late == []
+            if one.call.cancelled() and "return" not in one.steps:
+                assert len(one.late) == 1, "whoever stopped waiting is told"
+        pending = mesh._pending_requests
+        assert not pending._total
+        assert not pending._replies
+        assert not pending._late_requests
+
+    asyncio.run(check())
