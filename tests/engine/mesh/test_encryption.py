@@ -245,3 +245,35 @@ async def test_a_reply_proves_the_key_and_silence_does_not(
         now += seconds
         await mesh.request(service.name, "size", {}, context={}, encrypted=True)
         assert len(arrived) == calls
+
+
+async def test_neither_a_plain_call_nor_a_command_proves_the_key(
+    start_client: StartClient, engine: Engine, pem: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service may have a new key since the last encrypted call that it answered."""
+    mesh = await start_client()
+    service, arrived = await vault(engine, pem)
+    now = 1000.0
+    monkeypatch.setattr("bff.mesh.describe.time.monotonic", lambda: now)
+    described = 0
+    for seconds, call, encrypted, asks in (
+        (0.0, mesh.request, True, True),
+        (1.5, mesh.request, True, False),
+        (1.0, mesh.request, False, False),
+        (0.5, mesh.command, True, False),
+        (1.0, mesh.command, True, True),
+    ):
+        now += seconds
+        await call(service.name, "size", {}, encrypted=encrypted)
+        described += asks
+        assert sum(b"nuropb_describe" in one.body for one in arrived) == described
+
+
+async def test_encrypted_calls_are_no_longer_counted_when_they_have_ended(
+    start_client: StartClient, engine: Engine, pem: str
+) -> None:
+    """Each asks for the key too, so there are two calls in flight."""
+    mesh = await start_client(max_pending_requests=2)
+    service, _ = await vault(engine, pem)
+    for _ in range(4):
+        assert await mesh.request(service.name, "size", {}, encrypted=True) == 3

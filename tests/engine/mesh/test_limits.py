@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
+import re
 import secrets
 from typing import Any
 
 import pytest
 from bff.errors import Code, Problem
 from bff.mesh import receiver
+from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler, MeshEvent, RetryEvent
 from bff.mesh.messages import Delivery
 from bff.mesh.rabbitmq.service_queue import CONCURRENT_CALLS, MAX_REDELIVERIES
@@ -83,7 +86,6 @@ async def test_an_event_waits_as_long_as_what_every_event_needs_is_away(
 async def test_an_event_handler_that_is_stuck_is_reported(
     start_client: StartClient, engine: Engine, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receiver, "STUCK_SECONDS", 0.1)
     away = True
 
     async def handle(event: MeshEvent) -> None:
@@ -94,16 +96,69 @@ async def test_an_event_handler_that_is_stuck_is_reported(
     mesh = await start_client(EventHandler("first", topic, handle))
     assert mesh.stuck == ""
     await mesh.publish(topic, 1)
-    await until(lambda: "'first'" in mesh.stuck and "the service is away" in mesh.stuck)
-    assert mesh.status.connected, "calls still work"
     labels = {"handler": "first"}
 
     def seconds() -> float:
         return metrics.registry.get_sample_value("bff_mesh_event_retry_seconds", labels) or 0
 
-    await until(lambda: seconds() > 0)
+    await until(lambda: 0 < seconds() < 30)
+    assert mesh.stuck == "", "not for so short a time"
+    monkeypatch.setattr(receiver, "STUCK_SECONDS", 0)
+    stuck = r"event handler 'first' has been retrying for [0-9]{1,2} s: the service is away"
+    assert re.fullmatch(stuck, mesh.stuck)
+    assert mesh.status.connected, "calls still work"
     away = False
     await until(lambda: mesh.stuck == "" and seconds() == 0)
+
+
+@pytest.mark.parametrize(("pause", "fewest", "most"), [(0.02, 2, 6), (1, 1, 1)])
+async def test_the_time_for_retries_begins_with_the_first_one_and_includes_the_pauses(
+    mesh: MeshClient, monkeypatch: pytest.MonkeyPatch, pause: float, fewest: int, most: int
+) -> None:
+    monkeypatch.setattr(receiver, "backoff_delays", lambda *_: itertools.repeat(pause))
+    monkeypatch.setattr(mesh._receiver, "_limits", receiver.RetryLimits(10_000, 0.1))
+    tries = 0
+
+    async def handle(_: MeshEvent) -> None:
+        nonlocal tries
+        tries += 1
+        raise RetryEvent("not now")
+
+    async with asyncio.timeout(10):
+        delivery = Delivery("t", raw("t", 1), "c")
+        assert not await mesh._receiver.on_event(EventHandler("first", "t", handle), delivery)
+    assert fewest <= tries <= most
+
+
+@pytest.mark.parametrize(("deliveries", "tried"), [(9, True), (10, False)])
+async def test_an_event_that_was_delivered_too_often_is_not_handled(
+    mesh: MeshClient, metrics: Metrics, deliveries: int, tried: bool
+) -> None:
+    """Its handler may end the process each time."""
+    seen: list[MeshEvent] = []
+
+    async def handle(event: MeshEvent) -> None:
+        seen.append(event)
+
+    delivery = Delivery("t", raw("t", 1), "c", deliveries=deliveries)
+    handler = EventHandler("first", "t", handle)
+    assert await mesh._receiver.on_event(handler, delivery) is tried
+    assert bool(seen) is tried
+    labels = {"handler": "first", "result": "handled" if tried else "dead_lettered"}
+    assert metrics.registry.get_sample_value("bff_mesh_events_total", labels) == 1
+
+
+async def test_an_event_handler_that_hangs_is_ended(
+    mesh: MeshClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(receiver, "HANDLER_SECONDS", 0.01)
+
+    async def hang(_: MeshEvent) -> None:
+        await asyncio.Event().wait()
+
+    async with asyncio.timeout(10):
+        delivery = Delivery("t", raw("t", 1), "c")
+        assert not await mesh._receiver.on_event(EventHandler("first", "t", hang), delivery)
 
 
 async def test_a_served_method_has_a_time_limit_and_frees_its_slot(

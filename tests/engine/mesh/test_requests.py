@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 from bff.errors import Code, Outcome, Problem
 from bff.mesh import nuropb
 from bff.mesh.client import MeshClient
 from bff.mesh.memory import CONCURRENT_CALLS
+from bff.mesh.messages import Kind, Message
+from bff.mesh.pending_requests import PendingRequests
 from bff.mesh.receiver import MessageReceiver, RetryLimits
 from bff.mesh.service import Service
+from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 from bff.testing import until
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from tests.engine.mesh.conftest import StartClient
 from tests.engine.mesh.engines import Engine
@@ -59,6 +66,9 @@ async def test_an_exception_of_a_service_is_logged_and_hidden_from_the_caller(
     assert "a password in here" in caplog.text
     (failed,) = (one for one in caplog.records if one.message == "service method failed")
     assert vars(failed)["trace_id"] == "trace-7"
+    (told,) = (one for one in caplog.records if one.message == "service returned an error")
+    facts = {"service": service, "method": "fail", "trace_id": "trace-7"}
+    assert facts.items() <= vars(told).items()
 
 
 async def test_a_second_reply_is_only_counted(
@@ -186,6 +196,34 @@ async def test_a_slow_service_does_not_use_up_the_limit_of_the_others(
     assert await mesh.request(service, "echo", {}) == {}
 
 
+@given(steps=st.lists(st.tuples(st.booleans(), st.sampled_from(["a", "b", "event"]))))
+@hypothesis_settings(derandomize=True, deadline=None, max_examples=100)
+def test_messages_in_flight_are_limited_altogether_and_for_each_service(
+    steps: list[tuple[bool, str]],
+) -> None:
+    """Events have only the limit of all. Nothing is kept of a service without calls in flight."""
+    limits = Settings.model_construct(max_pending_requests=5, max_pending_requests_per_service=2)
+    pending = PendingRequests(limits, Metrics())
+    in_flight: list[Message] = []
+    for begins, name in steps:
+        kind = Kind.EVENT if name == "event" else Kind.COMMAND
+        message = Message(kind, name, b"", "", "", 0)
+        same = [one for one in in_flight if one.routing_key == name]
+        if not begins:
+            for one in same[:1]:
+                pending.release(one)
+                in_flight.remove(one)
+        elif len(in_flight) == 5 or (name != "event" and len(same) == 2):
+            with pytest.raises(Problem, match="too_many_in_flight"):
+                pending.acquire(message)
+        else:
+            pending.acquire(message)
+            in_flight.append(message)
+    for one in in_flight:
+        pending.release(one)
+    assert (pending._total, dict(pending._in_flight)) == (0, {})
+
+
 async def test_a_cancelled_request_is_no_longer_counted(
     start_client: StartClient, service: str
 ) -> None:
@@ -287,6 +325,27 @@ async def test_a_call_that_waits_for_a_connection_is_sent_after_reconnecting(
     await engine.resume()
     assert await call == {"a": 1}
     assert mesh.status.connected
+
+
+async def test_each_call_is_counted_and_only_requests_are_timed(
+    mesh: MeshClient, service: str, metrics: Metrics
+) -> None:
+    began = time.monotonic()
+    await mesh.request(service, "echo", {})
+    await mesh.command(service, "note", {"text": "a"})
+    with pytest.raises(Problem):
+        await mesh.request(service, "refuse", {})
+    call = asyncio.create_task(mesh.request(service, "wait", {"seconds": 20}))
+    await asyncio.sleep(0.02)
+    call.cancel()
+    await asyncio.wait([call])
+    for outcome, calls in (("ok", 2), ("invalid_params", 1), ("cancelled", 1)):
+        labels = {"service": service, "outcome": outcome}
+        assert _value(metrics, "bff_mesh_calls_total", labels) == calls
+    assert _value(metrics, "bff_mesh_seconds_count", {"service": service}) == 3
+    seconds = _value(metrics, "bff_mesh_seconds_sum", {"service": service})
+    assert seconds is not None
+    assert 0.01 < seconds < time.monotonic() - began + 1
 
 
 async def test_stopping_fails_pending_requests(mesh: MeshClient, service: str) -> None:

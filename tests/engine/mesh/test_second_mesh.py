@@ -10,7 +10,7 @@ from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler, MeshEvent, RetryEvent
 from bff.mesh.memory import MemoryBroker, MemoryTransport
 from bff.mesh.service import Service
-from bff.mesh.transport import MeshStatus
+from bff.mesh.transport import MeshStatus, Receiver
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 from bff.testing import until
@@ -93,6 +93,12 @@ async def test_a_stuck_event_handler_of_either_mesh_is_reported(
     await first.stop()
 
 
+async def test_a_service_name_in_place_of_a_list_is_refused(settings: Settings) -> None:
+    first, second = (linked(settings, Link(), name) for name in "ab")
+    with pytest.raises(TypeError, match="services"):
+        first.route("names", second)
+
+
 class Link:
     """A transport that counts its starts and stops."""
 
@@ -109,12 +115,15 @@ class Link:
     def consumers_down(self) -> dict[str, str]:
         return {} if self.running else {"queue": "gone"}
 
-    async def start(self, *_: object) -> None:
+    async def start(self, receiver: Receiver, *_: object) -> None:
+        self._receiver = receiver
         self.started += 1
         self.running += 1
+        receiver.on_status()
 
     async def stop(self) -> None:
         self.running -= 1
+        self._receiver.on_status()
         if self._error is not None:
             raise self._error
 
@@ -156,6 +165,22 @@ async def test_each_mesh_starts_and_stops_once_however_often_it_is_routed_to(
     assert first.consumers_down == {}
     await links[2].stop()
     assert (first.status.connected, first.status.reason) == (False, "c: 0 running")
-    await links[2].start()
+    links[2].running = 1
     await first.stop()
-    assert [(link.started, link.running) for link in links] == [(1, 0), (1, 0), (2, 0)]
+    assert [(link.started, link.running) for link in links] == [(1, 0)] * 3
+
+
+async def test_queues_that_are_not_consumed_are_counted_for_each_mesh(
+    settings: Settings, metrics: Metrics
+) -> None:
+    link = Link()
+    transport: Any = link
+    mesh = MeshClient(settings, metrics, transport, name="b")
+
+    def down() -> float | None:
+        return metrics.registry.get_sample_value("bff_mesh_consumers_down", {"mesh": "b"})
+
+    await mesh.start()
+    assert down() == 0
+    await mesh.stop()
+    assert down() == 1

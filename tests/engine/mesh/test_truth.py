@@ -268,6 +268,57 @@ async def test_a_call_that_is_not_sent_yet_outlives_a_lost_reply_queue(
     assert await call == 7
 
 
+@pytest.mark.parametrize(
+    ("topic", "trace_id"),
+    [("", "t"), ("a\nb", "t"), ("é" * 128, "t"), ("x" * 256, "t"), ("a", ""), ("a", "x" * 129)],
+)
+async def test_an_event_whose_topic_or_trace_id_is_invalid_is_refused(
+    mesh: MeshClient, transport: ManualTransport, topic: str, trace_id: str
+) -> None:
+    """A topic has at most 255 bytes in AMQP."""
+    with pytest.raises(Problem) as caught:
+        await mesh.publish(topic, 1, trace_id=trace_id)
+    assert (caught.value.code, caught.value.outcome) == (Code.INVALID_PARAMS, Outcome.NOT_SENT)
+    assert transport.messages == []
+
+
+async def test_the_longest_topic_is_published(mesh: MeshClient, transport: ManualTransport) -> None:
+    publishing = asyncio.create_task(mesh.publish("é" * 127 + "x", 1))
+    await until(lambda: bool(transport.messages))
+    transport.confirm()
+    await publishing
+    with pytest.raises(Problem, match="invalid_params"):
+        await mesh.publish("a", object())
+
+
+@pytest.mark.parametrize("trace_id", ["", "x" * 129, "a\nb"])
+async def test_a_call_with_an_invalid_trace_id_is_refused(
+    mesh: MeshClient, transport: ManualTransport, trace_id: str
+) -> None:
+    for call in (mesh.request, mesh.command):
+        with pytest.raises(Problem, match="invalid_params"):
+            await call("s", "m", {}, trace_id=trace_id)
+    assert transport.messages == []
+
+
+async def test_a_message_without_a_trace_id_gets_one_and_an_empty_context(
+    mesh: MeshClient, transport: ManualTransport
+) -> None:
+    sending = [
+        asyncio.create_task(mesh.publish("a", 1)),
+        asyncio.create_task(mesh.command("s", "m", {})),
+        asyncio.create_task(mesh.command("s", "m", {}, trace_id="mine")),
+    ]
+    await until(lambda: len(transport.messages) == 3)
+    assert json.loads(transport.messages[0].body)["context"] == {}
+    trace_ids = [message.trace_id for message in transport.messages]
+    assert [len(one) for one in trace_ids] == [32, 32, 4]
+    assert [one.headers["trace_id"] for one in transport.messages] == trace_ids
+    assert len(set(trace_ids)) == 3
+    for task in sending:
+        task.cancel()
+
+
 async def test_a_late_reply_is_handed_on_once_and_its_call_is_not_kept_meanwhile(
     mesh: MeshClient, transport: ManualTransport, metrics: Metrics
 ) -> None:
