@@ -16,7 +16,12 @@ from aiormq import Channel
 from aiormq.abc import AbstractConnection
 from aiormq.exceptions import AMQPConnectionError, DeliveryError, InvalidFrameError
 from bff.mesh.rabbitmq import consumer
-from bff.mesh.rabbitmq.connection import SupervisedConnection, _refusals, broker_errors
+from bff.mesh.rabbitmq.connection import (
+    SupervisedConnection,
+    _refusals,
+    broker_errors,
+    close,
+)
 from bff.mesh.rabbitmq.fast_path import FastPath
 from bff.mesh.transport import ConnectionLost
 from bff.testing import until
@@ -50,6 +55,27 @@ async def test_the_cancellation_of_a_task_is_kept() -> None:
 
     task = asyncio.create_task(wait())
     await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("ends", ["returns", "fails"])
+async def test_the_cancellation_of_a_task_is_kept_by_a_close_that_swallows_it(ends: str) -> None:
+    """As aiormq does. Otherwise a stop would wait 5 seconds, until it cancels again."""
+    closing = asyncio.Event()
+
+    class Part:
+        async def close(self) -> None:
+            closing.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if ends == "fails":
+                    raise AMQPConnectionError from None
+
+    task = asyncio.create_task(close(Part()))
+    await closing.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task

@@ -168,6 +168,7 @@ async def close(part: _Closable) -> None:
     with suppress(ConnectionLost), broker_errors():
         async with asyncio.timeout(BROKER_SECONDS):
             await part.close()
+    raise_if_cancelled()  # aiormq can swallow it
 
 
 def consumer_cancelled(channel: Channel) -> asyncio.Future[None]:
