@@ -18,6 +18,8 @@ from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler, MeshEvent
 from bff.mesh.rabbitmq import connection, consumer
+from bff.mesh.rabbitmq import transport as rabbitmq_transport
+from bff.mesh.rabbitmq.service_queue import ServiceConsumer
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
 from bff.settings import Settings
@@ -134,6 +136,36 @@ async def test_the_status_says_why_a_client_cannot_connect(
             assert problem.retryable
     finally:
         await mesh.stop()
+
+
+async def test_a_connection_that_is_lost_while_a_consumer_starts_is_replaced_at_once(
+    engine: RabbitEngine, settings: Settings, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not wait for that consumer, and neither do the calls in flight."""
+    monkeypatch.setattr(rabbitmq_transport, "BROKER_SECONDS", 3600)
+    declaring, hangs = asyncio.Event(), True
+    declare = ServiceConsumer.declare
+
+    async def hang(self: ServiceConsumer, channel: aiormq.Channel) -> None:
+        declaring.set()
+        if hangs:
+            await asyncio.Event().wait()
+        await declare(self, channel)
+
+    monkeypatch.setattr(ServiceConsumer, "declare", hang)
+    service = Service(f"service-{settings.app_name}")
+    mesh = MeshClient(settings, metrics, engine.transport())
+    mesh.add_service(service)
+    await mesh.start()
+    try:
+        await declaring.wait()
+        hangs = False
+        await engine.interrupt()
+        await engine.resume()
+        await _connected(mesh)
+    finally:
+        await mesh.stop()
+        await engine.delete_queues_of(mesh)
 
 
 async def test_several_hosts_are_tried_in_turn(settings: Settings, metrics: Metrics) -> None:

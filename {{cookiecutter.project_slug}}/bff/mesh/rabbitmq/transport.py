@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
@@ -251,21 +251,28 @@ class AmqpTransport:
         tasks = [
             loop.create_task(consumer.run(connection, self._on_status)) for consumer in consumers
         ]
+        ready = loop.create_task(_all_ready(consumers))
         self._reply_to, self._consumers, self._connection = reply_to, consumers, connection
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(BROKER_SECONDS):
-                    for consumer in consumers:
-                        await consumer.ready.wait()
+            await asyncio.wait(
+                {ready, connection.closing, channel.closing},
+                timeout=BROKER_SECONDS,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             yield channel
         finally:
             self._reply_to, self._consumers, self._connection = "", (), None
             receiver.on_replies_lost()
-            await stop_tasks(*tasks, seconds=2 * BROKER_SECONDS)
+            await stop_tasks(ready, *tasks, seconds=2 * BROKER_SECONDS)
 
     def _on_status(self) -> None:
         if self._receiver is not None:
             self._receiver.on_status()
+
+
+async def _all_ready(consumers: Sequence[QueueConsumer]) -> None:
+    for consumer in consumers:
+        await consumer.ready.wait()
 
 
 async def _ignore(message: DeliveredMessage) -> None:
