@@ -26,14 +26,14 @@ MAX_DESCRIPTION = 1000
 logger = logging.getLogger(__name__)
 
 
-def headers(kind: Kind, trace_id: str | None) -> dict[str, Any]:
+def headers(kind: Kind, trace_id: str) -> dict[str, Any]:
     """The AMQP headers of a message, all strings. A NuroPb service that misses one of the five may
     shut down."""
     return {
         "nuropb_protocol": PROTOCOL,
         "nuropb_version": VERSION,
         "nuropb_type": kind.value,
-        "trace_id": trace_id or "",
+        "trace_id": trace_id,
         "encrypted": "",
     }
 
@@ -239,9 +239,9 @@ def problem(error: dict[str, Any], call: Message) -> Problem:
     if (code := _CODES.get(str(error.get("code")))) is not None:
         unknown = error.get("outcome") == Outcome.UNKNOWN
         outcome = Outcome.UNKNOWN if unknown else Outcome.DONE
-        return Problem(code, description or None, outcome=outcome)
+        return Problem(code, description, outcome=outcome)
     if name in _PUBLIC_ERRORS:
-        return Problem(_PUBLIC_ERRORS[name], description or None, outcome=Outcome.DONE)
+        return Problem(_PUBLIC_ERRORS[name], description, outcome=Outcome.DONE)
     if name == "NuropbHandlingError" and description.startswith("Unknown method"):
         return Problem(Code.NOT_FOUND, description, outcome=Outcome.DONE)
     code, outcome = _OTHER_ERRORS.get(name, (Code.SERVICE_ERROR, Outcome.DONE))

@@ -126,10 +126,11 @@ class PendingRequests:
 
     def resolve(self, correlation_id: str, answer: Reply) -> None:
         """Hand a reply to the caller that waits for it, or to `on_late`."""
-        message, reply = self._replies.get(correlation_id, (None, None))
-        if message is None or reply is None:
+        expected = self._replies.get(correlation_id)
+        if expected is None:
             self._end_late_request(correlation_id, answer)
             return
+        message, reply = expected
         self._settle(message, reply, answer)
         if message.confirm is not None and not message.confirm.done():
             message.confirm.set_result(None)
