@@ -51,12 +51,16 @@ async def test_a_service_describes_itself_as_nuropb_does(
     async def aecho(context: Context, a: int, b: str = "z") -> None:
         """Returns its parameter."""
 
+    @service.method("bare")
+    async def bare() -> None: ...
+
     await engine.serve(service)
     mesh = await start_client()
     answer = await mesh.request(service.name, describe.METHOD, {})
     assert set(answer) == set(CAPTURED)
     method = answer["methods"]["aecho"]
     assert method == {**CAPTURED["methods"]["aecho"], "description": "Returns its parameter."}
+    assert answer["methods"]["bare"]["description"] == ""
     assert (await mesh.describe(service.name)).methods["aecho"].required == ("a",)
 
 

@@ -66,7 +66,18 @@ async def test_a_reply_has_every_field_of_the_library() -> None:
     assert json.loads(made.body) == {**captured, "context": {}}
     assert (made.routing_key, made.correlation_id) == (captured["reply_to"], ids[0])
     assert made.headers["nuropb_type"] == "response"
+    assert made.headers["trace_id"] == made.trace_id == ids[1]
     assert made.expiration is None
+    left = made.deadline - asyncio.get_running_loop().time()
+    assert 0 < left <= nuropb.REPLY_SECONDS
+
+
+async def test_a_reply_without_a_trace_id_has_an_empty_one() -> None:
+    """All headers are texts: others shut down a NuroPb service."""
+    made = nuropb.response(Delivery("s", b"", "c", kind="request", reply_to="r"), 1, None)
+    assert made.trace_id == ""
+    assert all(isinstance(value, str) for value in made.headers.values())
+    assert json.loads(made.body)["trace_id"] is None
 
 
 def test_a_reply_of_the_library_is_decoded() -> None:
@@ -174,3 +185,17 @@ def test_a_long_description_is_cut() -> None:
 def test_an_unknown_method_is_not_found() -> None:
     error = {"error": "NuropbHandlingError", "description": "Unknown method nope"}
     assert nuropb.problem(error, CALL).code is Code.NOT_FOUND
+
+
+def test_an_unknown_method_that_another_error_names_is_hidden() -> None:
+    error = {"error": "RuntimeError", "description": "Unknown method of /etc/passwd"}
+    problem = nuropb.problem(error, CALL)
+    assert problem.code is Code.SERVICE_ERROR
+    assert "passwd" not in problem.description
+
+
+@pytest.mark.parametrize(("kind", "words"), [("event", "event"), ("", "no nuropb_type")])
+def test_a_message_that_is_no_call_is_named(kind: str, words: str) -> None:
+    delivery = Delivery("s", b'{"method": "m"}', "c", kind=kind)
+    with pytest.raises(MalformedMessage, match=f": {words}$"):
+        nuropb.decode_request(delivery.body, delivery)

@@ -145,6 +145,33 @@ async def test_malformed_messages_are_recognised(shop: Service, case: str) -> No
         await shop.answer(MALFORMED[case])
 
 
+async def test_a_command_needs_no_reply_queue_and_a_method_is_still_a_function() -> None:
+    service, bought = Service("shop"), []
+
+    @service.method("buy")
+    async def buy(what: str) -> None:
+        bought.append(what)
+
+    await buy("tea")
+    command = _request(_call("buy", params={"what": "milk"}), kind="command", reply_to="")
+    assert await service.answer(command) is None
+    assert bought == ["tea", "milk"]
+
+
+async def test_a_method_that_fails_when_its_time_is_over_has_failed(shop: Service) -> None:
+    shop.time_limit_seconds = 0.01
+
+    @shop.method("slow")
+    async def slow() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            raise RuntimeError("the clean-up failed") from None
+
+    error = (await _answered(shop, _call("slow")))["error"]
+    assert error == {"error": "NuropbException", "description": "Internal error"}
+
+
 async def test_a_problem_keeps_its_code_and_outcome(
     start_client: StartClient, engine: Engine, shop: Service
 ) -> None:

@@ -154,8 +154,8 @@ async def test_late_answers_that_are_waited_for_are_bounded(
     assert late == [Code.TIMEOUT, *[Code.MESH_UNAVAILABLE] * 2]
 
 
-async def test_what_is_remembered_of_ended_calls_is_bounded(
-    mesh: MeshClient, transport: ManualTransport, monkeypatch: pytest.MonkeyPatch
+async def test_only_the_latest_ended_calls_are_remembered(
+    mesh: MeshClient, transport: ManualTransport, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """For the metric of late replies, by service."""
     monkeypatch.setattr(pending_requests, "MAX_ENDED_REQUESTS", 5)
@@ -164,6 +164,8 @@ async def test_what_is_remembered_of_ended_calls_is_bounded(
         transport.confirm()
         transport.reply()
         await call
+    transport.reply()
+    assert metrics.registry.get_sample_value("bff_mesh_late_replies_total", {"service": "s"}) == 1
     assert len(mesh._pending_requests._ended) == 5
     assert mesh._pending_requests._total == len(mesh._pending_requests._replies) == 0
 
