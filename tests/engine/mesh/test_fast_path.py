@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import pamqp.frame
 import pytest
 from bff.mesh import wire
 from bff.mesh.rabbitmq.fast_path import FastPath, MessageAssembler, Publisher
 from bff.mesh.transport import ConnectionLost, Refused, Unroutable
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pamqp import commands
 from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
@@ -147,13 +150,24 @@ async def test_frames_that_close_a_channel_are_passed_to_aiormq(fast_path: FastP
     assert fast_path.filter(cancel) == cancel
 
 
+async def test_messages_of_other_methods_are_passed_to_aiormq(fast_path: FastPath) -> None:
+    recorder = Recorder(fast_path, 2)
+    got = commands.Basic.GetOk(1, False, "", "queue", 0)
+    message = marshal(2, got, ContentHeader(0, 1), ContentBody(b"x"))
+    assert fast_path.filter(message) == message
+    assert recorder.messages == []
+
+
 async def test_a_protocol_header_is_passed_to_aiormq(fast_path: FastPath) -> None:
     assert fast_path.filter(b"AMQP\x00\x00\x08\x00") == b"AMQP\x00\x00\x08\x00"
+    assert fast_path.filter(b"and more") == b"and more"
 
 
 async def test_aiormq_gets_heartbeats_while_replies_bypass_it(fast_path: FastPath) -> None:
     Recorder(fast_path, 2)
-    assert wire.HEARTBEAT in fast_path.filter(delivery(2, "c1", b"x"))
+    first, *others = [fast_path.filter(delivery(2, f"c{n}", b"x")) for n in range(20)]
+    assert first == wire.HEARTBEAT
+    assert others.count(b"") >= 10, "about one per second is enough"
 
 
 async def test_an_error_in_a_handler_does_not_affect_the_next_message(fast_path: FastPath) -> None:
@@ -234,7 +248,63 @@ async def test_unexpected_confirms_are_ignored(
         marshal(1, commands.Basic.Ack(1), commands.Basic.Ack(9), commands.Basic.Ack(2))
     )
     await waits
+    fast_path.filter(marshal(1, commands.Basic.Ack(9, True), commands.Basic.Nack(10, True)))
     assert caplog.records == []
+
+
+class Answers(NamedTuple):
+    """What the broker sends for some messages: returns for some of them, then one confirm."""
+
+    upto: int
+    multiple: bool
+    refused: bool
+    returned: set[int]
+
+
+ANSWERS = st.builds(
+    Answers, st.integers(1, 8), st.booleans(), st.booleans(), st.sets(st.integers(1, 8))
+)
+
+
+@given(answers=st.lists(ANSWERS), step=st.sampled_from([1, 50, 10_000]))
+@settings(derandomize=True, deadline=None, max_examples=100)
+def test_any_order_of_returns_and_confirms_is_understood(answers: list[Answers], step: int) -> None:
+    """The body of a returned message looks like a confirm: it is none."""
+
+    async def check() -> None:
+        fast_path = FastPath()
+        publisher = Publisher(fast_path, 1, 4096)
+        confirms = {tag: publish(publisher, str(tag)) for tag in range(1, 9)}
+        expected: dict[int, str] = {}
+        stream = b""
+        for one in answers:
+            tags = {tag for tag in confirms if tag <= one.upto} if one.multiple else {one.upto}
+            tags -= expected.keys()
+            for tag in sorted(tags & one.returned):
+                properties = commands.Basic.Properties(correlation_id=str(tag))
+                stream += marshal(
+                    1,
+                    commands.Basic.Return(312, "NO_ROUTE", "", "a"),
+                    ContentHeader(0, 13, properties),
+                    ContentBody(wire.ACK + bytes(7) + b"\x08\x01"),
+                )
+            confirm = commands.Basic.Nack if one.refused else commands.Basic.Ack
+            stream += marshal(1, confirm(one.upto, one.multiple))
+            for tag in tags:
+                outcome = "Refused" if one.refused else "NoneType"
+                expected[tag] = "Unroutable" if tag in one.returned else outcome
+        for at in range(0, len(stream), step):
+            assert fast_path.filter(stream[at : at + step]) in (b"", wire.HEARTBEAT)
+        told = {
+            tag: type(confirm.exception()).__name__
+            for tag, confirm in confirms.items()
+            if confirm.done()
+        }
+        assert told == expected
+        assert publisher.unconfirmed == len(confirms) - len(expected)
+        assert publisher._returned == set(), "nothing is kept of messages that are confirmed"
+
+    asyncio.run(check())
 
 
 async def test_unconfirmed_messages_fail_when_the_channel_closes(fast_path: FastPath) -> None:
@@ -243,6 +313,24 @@ async def test_unconfirmed_messages_fail_when_the_channel_closes(fast_path: Fast
     publisher.close()
     with pytest.raises(ConnectionLost):
         await waits
+
+
+@pytest.mark.parametrize("connected", [True, False])
+async def test_nothing_is_written_to_a_connection_that_is_closed_or_not_open_yet(
+    fast_path: FastPath,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    connected: bool,
+) -> None:
+    class Closing:
+        def is_closing(self) -> bool:
+            return True
+
+    if connected:
+        monkeypatch.setattr(fast_path, "_transport", Closing())
+    publish(Publisher(fast_path, 1, 4096), "1")
+    await asyncio.sleep(0)
+    assert caplog.records == []
 
 
 async def test_messages_of_one_loop_iteration_are_sent_in_one_write(
