@@ -1,7 +1,8 @@
-"""What a consumer does with a message that it does not handle: nothing is lost or repeated."""
+"""What a consumer does with each message: nothing is lost or repeated."""
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,11 +10,12 @@ import aiormq
 import pytest
 from aiormq.exceptions import DeliveryError
 from bff.mesh.events import EventHandler
-from bff.mesh.messages import Delivery, MalformedMessage
+from bff.mesh.messages import Delivery, Kind, MalformedMessage, Message
+from bff.mesh.rabbitmq.consumer import to_delivery
 from bff.mesh.rabbitmq.event_queue import EventConsumer
-from bff.mesh.rabbitmq.service_queue import ServiceConsumer
+from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
 from bff.mesh.service import Service
-from bff.mesh.transport import ConnectionLost
+from bff.mesh.transport import ConnectionLost, Refused, Unroutable
 from bff.settings import Settings
 
 
@@ -56,28 +58,35 @@ def message(body: bytes = b"{}", *, redelivered: bool = False) -> Any:
 
 
 class Receiver:
-    """Answers calls with nothing, or fails."""
+    """Answers calls with `reply`, or fails."""
 
-    def __init__(self, error: Exception | None = None) -> None:
+    def __init__(self, error: BaseException | None = None, reply: Message | None = None) -> None:
         self.error = error
+        self.reply = reply
 
-    async def on_call(self, service: Service, delivery: Delivery) -> None:
+    async def on_call(self, service: Service, delivery: Delivery) -> Message | None:
         if self.error is not None:
             raise self.error
+        return self.reply
 
 
 async def nowhere(_: Any) -> None: ...
 
 
-def service_consumer(settings: Settings, error: Exception | None = None) -> ServiceConsumer:
+def service_consumer(settings: Settings, error: BaseException | None = None) -> ServiceConsumer:
     receiver: Any = Receiver(error)
     return ServiceConsumer(settings, Service("shop"), receiver, nowhere)
 
 
-@pytest.mark.parametrize("error", [MalformedMessage("no JSON"), ValueError("a bug")], ids=repr)
+@pytest.mark.parametrize(
+    "error",
+    [MalformedMessage("no JSON"), ValueError("a bug"), asyncio.CancelledError()],
+    ids=repr,
+)
 async def test_a_call_that_fails_moves_to_the_dead_letters(
-    settings: Settings, error: Exception
+    settings: Settings, error: BaseException
 ) -> None:
+    """The last error is that of a task that the method awaits."""
     channel: Any = Channel()
     await service_consumer(settings, error).receive(channel, message())
     assert channel.sent == [("reject", {"tag": 7, "requeue": False, "wait": False})]
@@ -87,6 +96,96 @@ async def test_a_call_that_is_carried_out_is_acknowledged(settings: Settings) ->
     channel: Any = Channel()
     await service_consumer(settings).receive(channel, message())
     assert channel.sent == [("ack", {"tag": 7, "wait": False})]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [None, ConnectionLost(), Unroutable(), Refused(), ValueError("too long"), "hangs"],
+    ids=repr,
+)
+async def test_a_call_whose_reply_is_lost_is_acknowledged_too(
+    settings: Settings, caplog: pytest.LogCaptureFixture, error: Any
+) -> None:
+    """Its work is done. A reply that cannot be sent is given up at its deadline."""
+    left = 0.05 if error == "hangs" else 60
+    deadline = asyncio.get_running_loop().time() + left
+    reply = Message(Kind.RESPONSE, "r", b"{}", "c", "t", deadline)
+    sent: list[Message] = []
+
+    async def publish(message: Message) -> None:
+        sent.append(message)
+        if error == "hangs":
+            await asyncio.Event().wait()
+        elif error is not None:
+            raise error
+
+    receiver: Any = Receiver(reply=reply)
+    channel: Any = Channel()
+    consumer = ServiceConsumer(settings, Service("shop"), receiver, publish)
+    async with asyncio.timeout(10):
+        await consumer.receive(channel, message())
+    assert sent == [reply]
+    assert channel.sent == [("ack", {"tag": 7, "wait": False})]
+    lost = [vars(one)["reason"] for one in caplog.records if one.message == "reply lost"]
+    words = [str(error) if str(error) == "too long" else "no connection in time"]
+    assert lost == ([] if error is None else words)
+
+
+async def test_a_call_whose_consumer_is_stopped_is_neither_answered_nor_lost(
+    settings: Settings,
+) -> None:
+    channel: Any = Channel()
+    begun = asyncio.Event()
+    consumer = service_consumer(settings)
+
+    async def hang(*_: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    consumer._receiver.on_call = hang  # type: ignore[assignment, method-assign]
+    call = asyncio.create_task(consumer.receive(channel, message()))
+    await begun.wait()
+    call.cancel()
+    await asyncio.wait([call])
+    assert call.cancelled()
+    assert channel.sent == []
+
+
+async def test_a_call_that_was_moved_is_tried_each_time_it_comes(settings: Settings) -> None:
+    receiver: Any = Receiver()
+    channel: Any = Channel()
+    consumer = RedeliveredCalls(settings, Service("shop"), receiver, nowhere)
+    await consumer.receive(channel, message(redelivered=True))
+    assert channel.sent == [("ack", {"tag": 7, "wait": False})]
+
+
+@pytest.mark.parametrize(
+    ("properties", "expected"),
+    [
+        ({}, {}),
+        ({"correlation_id": "c", "message_id": "m"}, {"correlation_id": "c"}),
+        ({"message_id": "m", "reply_to": "r"}, {"correlation_id": "m", "reply_to": "r"}),
+        ({"headers": {"trace_id": "x" * 255}}, {"trace_id": "x" * 255}),
+        ({"headers": {"trace_id": "x" * 256}}, {}),
+        ({"headers": {"trace_id": 7, "nuropb_type": 7, "x-delivery-count": "7"}}, {}),
+        ({"headers": {"nuropb_type": "request"}}, {"kind": "request"}),
+        ({"headers": {"x-delivery-count": 7}}, {"deliveries": 7}),
+        ({"headers": {"bff_topic": "shop.paid"}}, {"routing_key": "shop.paid"}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("exchange", ["", "nuropb-events-exchange"])
+def test_properties_of_any_type_are_read(
+    properties: dict[str, Any], expected: dict[str, Any], exchange: str
+) -> None:
+    """Only what comes from no exchange can be a dead letter that is delivered again."""
+    one = message()
+    one.header.properties = aiormq.spec.Basic.Properties(**properties)
+    one.exchange = exchange
+    if exchange:
+        expected = {name: value for name, value in expected.items() if name != "routing_key"}
+    plain = {"routing_key": "shop", "body": b"{}", "correlation_id": ""}
+    assert to_delivery(one) == Delivery(**{**plain, **expected})
 
 
 @pytest.mark.parametrize("is_full", [False, True])

@@ -98,7 +98,7 @@ def test_published_frames_are_read_by_pamqp(size: int) -> None:
     assert (method.exchange, method.routing_key, method.mandatory) == ("ex", "ключ", True)
     assert not method.immediate
     assert isinstance(header, ContentHeader)
-    assert header.body_size == size
+    assert (header.weight, header.body_size) == (0, size)
     given = header.properties
     assert (given.content_type, given.headers) == ("application/json", HEADERS)
     assert (given.correlation_id, given.reply_to) == ("c1", "amq.gen-1")
