@@ -25,6 +25,7 @@ NACK: Final = b"\x00\x3c\x00\x78"
 _BASIC: Final = 60
 _PUBLISH: Final = b"\x00\x3c\x00\x28\x00\x00"
 _CONFIRM: Final = struct.Struct("!4xQB")
+_CONTENT_START: Final = struct.Struct("!HHQ")
 _CONTENT: Final = struct.Struct("!HHQH")
 _SIZE: Final = struct.Struct("!I")
 _CONTENT_TYPE: Final = 1 << 15
@@ -55,7 +56,7 @@ def publish(
         ValueError: `exchange` or `routing_key` is longer than 255 bytes.
     """
     method = b"".join((_PUBLISH, _short(exchange), _short(routing_key), bytes((mandatory,))))
-    header = _CONTENT.pack(_BASIC, 0, len(body), 0)[:-2] + properties
+    header = _CONTENT_START.pack(_BASIC, 0, len(body)) + properties
     frames = [
         *(FRAME.pack(METHOD, channel, len(method)), method, END),
         *(FRAME.pack(HEADER, channel, len(header)), header, END),
@@ -125,9 +126,6 @@ def read_close(payload: bytes) -> str:
 
 
 def _parts(body: bytes, max_size: int) -> Iterator[bytes]:
-    if 0 < len(body) <= max_size:
-        yield body
-        return
     for start in range(0, len(body), max_size):
         yield body[start : start + max_size]
 
