@@ -373,6 +373,28 @@ async def test_an_ended_call_without_interest_in_a_late_reply_keeps_nothing(
     transport.reply()
 
 
+async def test_a_callback_that_fails_changes_nothing_for_its_caller_and_for_others(
+    mesh: MeshClient, transport: ManualTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("a bug")
+
+    late: list[Any] = []
+    calls = [
+        await _request(mesh, late=one) for one in (fail, fail, lambda *told: late.append(told))
+    ]
+    transport.receiver.on_reply(transport.messages[0].correlation_id, ANSWER)
+    for call in calls:
+        call.cancel()
+    ended = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(one) for one in ended] == [asyncio.CancelledError] * 3
+    transport.receiver.on_replies_lost()
+    ((_, problem),) = late
+    assert problem.code is Code.MESH_UNAVAILABLE
+    failed = [one.message for one in caplog.records]
+    assert failed == ["callback for a late reply failed"] * 2
+
+
 STEPS = ["confirm", "refuse", "lose", "return", "reply", "no replies", "cancel"]
 
 

@@ -126,17 +126,26 @@ class MessageSender:
         return Problem(Code.MESH_UNAVAILABLE, outcome=outcome)
 
     def on_late(self, message: Message, late: Callable[[Any, Problem | None], None]) -> OnLate:
-        """A callback for a late reply that calls `late(result, None)` or `late(None, problem)`."""
+        """A callback for a late reply that calls `late(result, None)` or `late(None, problem)`.
 
-        def decode(answer: Reply | Problem) -> None:
-            if isinstance(answer, Problem):
-                late(None, answer)
-            elif answer.error is not None:
-                late(None, self._codec.problem(answer.error, message))
-            else:
-                late(answer.result, None)
+        Its errors are logged: neither the caller nor other callers must be affected.
+        """
 
-        return decode
+        def tell(answer: Reply | Problem) -> None:
+            try:
+                if isinstance(answer, Problem):
+                    late(None, answer)
+                elif answer.error is not None:
+                    late(None, self._codec.problem(answer.error, message))
+                else:
+                    late(answer.result, None)
+            except Exception:
+                logger.exception(
+                    "callback for a late reply failed",
+                    extra={"service": message.routing_key, "trace_id": message.trace_id},
+                )
+
+        return tell
 
     async def _encrypt(self, message: Message) -> None:
         service = message.routing_key
