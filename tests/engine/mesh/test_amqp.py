@@ -98,6 +98,9 @@ async def test_a_queue_that_cannot_be_declared_affects_only_its_event_handler(
         return bool(handled)
 
     await until(is_handled)
+    ((queue, reason),) = mesh.consumers_down.items()
+    assert queue == f"{settings.app_name}.events.first.v1"
+    assert "PRECONDITION_FAILED" in reason
     assert await mesh.request(service, "echo", {}, context={}) == {}
     assert mesh.status.connected
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -102,7 +103,10 @@ async def test_pauses_begin_again_after_a_connection_that_lasted(broker: Broker)
     assert broker.drawn == [0, 0, 0]
 
 
-async def test_each_failure_is_told_and_another_attempt_follows(broker: Broker) -> None:
+async def test_each_failure_is_told_and_another_attempt_follows(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     broker.errors = [OSError("no route"), ValueError("odd"), OSError("no route")]
     assert broker.supervised.reason == "not started"
     broker.supervised.start()
@@ -114,6 +118,18 @@ async def test_each_failure_is_told_and_another_attempt_follows(broker: Broker) 
     assert broker.drawn == [0, 1, 2]
     await broker.supervised.stop()
     assert broker.reasons == [*told, "stopped"]
+    logged = [(one.levelname, one.message) for one in caplog.records]
+    unavailable = ("WARNING", "RabbitMQ unavailable")
+    assert logged == [
+        unavailable,
+        ("ERROR", "RabbitMQ connection failed"),
+        unavailable,
+        unavailable,
+        ("INFO", "RabbitMQ connected"),
+        ("INFO", "RabbitMQ disconnected"),
+    ]
+    reasons = [vars(one).get("reason") for one in caplog.records if "unavailable" in one.message]
+    assert reasons == told[:3]
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ async def test_the_heartbeat_of_the_url_is_kept(query: str, heartbeat: str) -> N
 )
 async def test_the_brokers_words_are_told(words: str, told: str) -> None:
     fast_path = FastPath()
+    assert fast_path.close_reason == ""
     frame = pamqp.frame.marshal(pamqp.commands.Connection.Close(530, words, 10, 40), 0)
     assert fast_path.filter(frame) == frame
     with pytest.raises(ConnectionLost) as caught, _refusals(URL("amqp://a/nope"), fast_path):

@@ -159,6 +159,8 @@ async def test_a_connection_that_is_lost_while_a_consumer_starts_is_replaced_at_
     await mesh.start()
     try:
         await declaring.wait()
+        await mesh._transport._publishing.channel()  # type: ignore[attr-defined]
+        assert not mesh.status.connected, "the service is not reachable yet"
         hangs = False
         await engine.interrupt()
         await engine.resume()
