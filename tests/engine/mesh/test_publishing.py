@@ -1,0 +1,153 @@
+"""What the transport sends, when it waits, and whether a message counts as sent."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pamqp.frame
+import pytest
+from bff.mesh.messages import Kind, Message
+from bff.mesh.rabbitmq.fast_path import FastPath, Publisher
+from bff.mesh.rabbitmq.transport import AmqpTransport
+from bff.mesh.transport import ConnectionLost, Refused, Unroutable
+from bff.settings import Settings
+from bff.testing import until
+from pamqp import commands
+from pamqp.header import ContentHeader
+
+
+@pytest.fixture
+def amqp_url() -> str:
+    return "memory://"
+
+
+class Link:
+    """A connection that is there, or that is waited for."""
+
+    def __init__(self) -> None:
+        self.usable = asyncio.Event()
+        self.usable.set()
+
+    async def channel(self) -> None:
+        await self.usable.wait()
+
+
+class Wire:
+    """The transport of a fast path: records what is written."""
+
+    def __init__(self) -> None:
+        self.frames: list[Any] = []
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes) -> None:
+        while data:
+            size, _, frame = pamqp.frame.unmarshal(data)
+            self.frames.append(frame)
+            data = data[size:]
+
+
+class Opened:
+    """A transport with both connections, whose broker is the test."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.transport = AmqpTransport(settings)
+        self.publishing, self.consuming, self.wire = Link(), Link(), Wire()
+        fast_path: Any = FastPath()
+        fast_path._transport = self.wire
+        opened: Any = self.transport
+        opened._publishing, opened._consuming = self.publishing, self.consuming
+        opened._reply_to = "replies"
+        self.publisher = opened._publisher = Publisher(fast_path, 1, 4096)
+
+    def publish(self, kind: Kind) -> tuple[Message, asyncio.Task[None]]:
+        deadline = asyncio.get_running_loop().time() + 60
+        message = Message(kind, "shop", b"{}", "c", "t", deadline)
+        return message, asyncio.create_task(self.transport.publish(message))
+
+
+@pytest.fixture
+async def opened(settings: Settings) -> Opened:
+    return Opened(settings)
+
+
+@pytest.mark.parametrize(
+    ("kind", "exchange"),
+    [
+        (Kind.REQUEST, "nuropb-rpc-exchange"),
+        (Kind.COMMAND, "nuropb-rpc-exchange"),
+        (Kind.EVENT, "nuropb-events-exchange"),
+        (Kind.RESPONSE, ""),
+    ],
+)
+async def test_only_calls_need_a_reply_queue_and_must_reach_a_service(
+    opened: Opened, kind: Kind, exchange: str
+) -> None:
+    is_call = kind in (Kind.REQUEST, Kind.COMMAND)
+    opened.consuming.usable.clear()
+    opened.transport._reply_to = ""
+    message, publishing = opened.publish(kind)
+    if is_call:
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not message.sent
+        opened.transport._reply_to = "replies"
+        opened.consuming.usable.set()
+    await until(lambda: len(opened.wire.frames) == 3)
+    method, header, body = opened.wire.frames
+    assert (method.exchange, method.routing_key, method.mandatory) == (exchange, "shop", is_call)
+    assert isinstance(header, ContentHeader)
+    properties = header.properties
+    assert properties.reply_to == ("replies" if is_call else None)
+    assert (properties.expiration is not None) is is_call
+    assert (properties.correlation_id, properties.message_id) == ("c", "c")
+    assert body.value == b"{}"
+    assert message.sent
+    publishing.cancel()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "sent"),
+    [
+        ([commands.Basic.Ack(1)], None, True),
+        ([commands.Basic.Nack(1)], Refused, True),
+        ("return", Unroutable, False),
+        ("close", ConnectionLost, True),
+        ("no reply queue", ConnectionLost, False),
+        ("no channel", ConnectionLost, False),
+        ("many unconfirmed", ConnectionLost, False),
+    ],
+)
+async def test_a_message_counts_as_sent_unless_the_broker_cannot_have_kept_it(
+    opened: Opened,
+    settings: Settings,
+    answer: Any,
+    error: type[Exception] | None,
+    sent: bool,
+) -> None:
+    unready: Any = opened.transport
+    if answer == "no reply queue":
+        unready._reply_to = ""
+    elif answer == "no channel":
+        unready._publisher = None
+    elif answer == "many unconfirmed":
+        unready._settings = settings.model_copy(update={"max_pending_requests": 2})
+        opened.publisher._unconfirmed = {0: ("a", asyncio.Future()), -1: ("b", asyncio.Future())}
+    message, publishing = opened.publish(Kind.REQUEST)
+    if answer not in ("no reply queue", "no channel", "many unconfirmed"):
+        await until(lambda: len(opened.wire.frames) == 3)
+        assert message.sent
+    if answer == "close":
+        opened.publisher.close()
+    elif answer == "return":
+        opened.publisher._on_return("c")
+        answer = [commands.Basic.Ack(1)]
+    for frame in answer if isinstance(answer, list) else ():
+        opened.publisher._fast_path.filter(pamqp.frame.marshal(frame, 1))
+    async with asyncio.timeout(10):
+        (ended,) = await asyncio.gather(publishing, return_exceptions=True)
+    assert type(ended) is (error or type(None))
+    assert message.sent is sent
+    assert bool(opened.wire.frames) is (sent or error is Unroutable)
