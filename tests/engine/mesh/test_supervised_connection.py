@@ -92,22 +92,24 @@ async def test_the_heartbeat_of_the_url_is_kept(query: str, heartbeat: str) -> N
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("vhost", "words", "told"),
     [
-        ("NOT_ALLOWED - vhost nope not found", "create it"),
+        ("nope", "NOT_ALLOWED - vhost nope not found", "the vhost 'nope': create it"),
+        ("", "NOT_ALLOWED - access to vhost '/' refused", "the vhost '/': create it"),
         (
+            "nope",
             "NOT_ALLOWED - access to vhost '/' refused for user 'guest': connection limit (0) is "
             "reached",
             "refuses the connection",
         ),
     ],
 )
-async def test_the_brokers_words_are_told(words: str, told: str) -> None:
+async def test_the_brokers_words_are_told(vhost: str, words: str, told: str) -> None:
     fast_path = FastPath()
     assert fast_path.close_reason == ""
     frame = pamqp.frame.marshal(pamqp.commands.Connection.Close(530, words, 10, 40), 0)
     assert fast_path.filter(frame) == frame
-    with pytest.raises(ConnectionLost) as caught, _refusals(URL("amqp://a/nope"), fast_path):
+    with pytest.raises(ConnectionLost) as caught, _refusals(URL(f"amqp://a/{vhost}"), fast_path):
         raise InvalidFrameError("Expected one of ['Connection.OpenOk'], got <Close>")
     assert words in str(caught.value)
     assert told in str(caught.value)
