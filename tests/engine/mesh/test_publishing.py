@@ -128,7 +128,9 @@ async def test_a_message_counts_as_sent_unless_the_broker_cannot_have_kept_it(
     sent: bool,
 ) -> None:
     unready: Any = opened.transport
+    opened.consuming.usable.clear()
     if answer == "no reply queue":
+        opened.consuming.usable.set()
         unready._reply_to = ""
     elif answer == "no channel":
         unready._publisher = None

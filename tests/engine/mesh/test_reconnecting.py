@@ -40,7 +40,8 @@ class Broker:
     def _on_status(self) -> None:
         self.reasons.append(self.supervised.reason)
 
-    def _delays(self, *_: float) -> Iterator[float]:
+    def _delays(self, *bounds: float) -> Iterator[float]:
+        self.bounds = bounds
         for number, pause in enumerate(self.pauses):
             self.drawn.append(number)
             yield pause
@@ -116,6 +117,7 @@ async def test_each_failure_is_told_and_another_attempt_follows(
     told = ["OSError: no route", "ValueError: odd", "OSError: no route", ""]
     assert broker.reasons == told
     assert broker.drawn == [0, 1, 2]
+    assert broker.bounds == (0.2, 10), "`docs/mesh.md`: after 0.1 to 10 s, with the jitter"
     await broker.supervised.stop()
     assert broker.reasons == [*told, "stopped"]
     logged = [(one.levelname, one.message) for one in caplog.records]
