@@ -6,7 +6,7 @@ from bff.connections.close_codes import CloseCode
 from bff.connections.connection import Connection, instance_of, new_connection_id
 from bff.connections.frames import Frame
 from bff.connections.messages import Event, Hello
-from bff.connections.registry import ConnectionRegistry
+from bff.connections.positions import Position
 
 from tests.engine.doubles import RecordingTransport
 
@@ -59,9 +59,38 @@ def test_a_full_buffer_closes_as_slow_consumer() -> None:
 
 def test_frames_that_wait_for_the_hello_are_limited_too() -> None:
     connection = make(max_queue_bytes=300)
-    for _ in range(20):
-        connection.send(Event("x", "0123456789" * 5))
+    for _ in range(4):  # the last one finds 300 bytes waiting, and no more
+        connection.send_frame(Frame(b"x" * 100))
+    assert transport_of(connection).closed is None
+    connection.send_frame(Frame(b"x"))
     assert transport_of(connection).closed == (CloseCode.SLOW_CONSUMER, "")
+    connection.open(hello(connection))
+    assert transport_of(connection).frames == []
+
+
+def test_it_is_open_from_the_hello_to_the_close() -> None:
+    connection = make()
+    assert not connection.is_open
+    connection.open(hello(connection))
+    assert connection.is_open
+    connection.close(CloseCode.DRAIN)
+    assert not connection.is_open
+
+
+def test_the_positions_of_a_message_go_with_its_frame() -> None:
+    connection, positions = make(), {"user": Position("abc", 7)}
+    connection.open(hello(connection), positions)
+    connection.send(Event("x", 1))
+    connection.send(Event("x", 2), positions)
+    sent = [frame.positions for frame in transport_of(connection).frames]
+    assert sent == [positions, {}, positions]
+
+
+def test_what_administrators_see_of_a_connection_is_what_it_was_made_with() -> None:
+    details = {"address": "127.0.0.1"}
+    made = Connection("one.1", "alice", RecordingTransport(), max_queue_bytes=1, details=details)
+    assert made.details == {"address": "127.0.0.1"}
+    assert make().details == {}
 
 
 def test_only_the_first_close_has_an_effect_and_nothing_is_sent_after_it() -> None:
@@ -72,30 +101,3 @@ def test_only_the_first_close_has_an_effect_and_nothing_is_sent_after_it() -> No
     connection.send(Event("x", 1))
     assert transport_of(connection).closed == (CloseCode.DRAIN, "")
     assert len(transport_of(connection).frames) == 1
-
-
-def test_the_registry_finds_by_id_and_by_user() -> None:
-    registry = ConnectionRegistry()
-    first, second, other = make("alice"), make("alice"), make("bob")
-    for connection in (first, second, other):
-        registry.register(connection)
-    assert registry.by_id(first.id) is first
-    assert set(registry.by_user("alice")) == {first, second}
-    registry.unregister(first)
-    assert registry.by_user("alice") == (second,)
-    registry.unregister(second)
-    assert registry.by_user("alice") == ()
-    assert list(registry) == [other]
-
-
-def test_the_registry_can_change_during_an_iteration() -> None:
-    """`nuropb_gw` raised RuntimeError: dictionary changed size during iteration."""
-    registry = ConnectionRegistry()
-    connections = [make(f"user-{number}") for number in range(5)]
-    for connection in connections:
-        registry.register(connection)
-    seen = []
-    for connection in registry:
-        registry.unregister(connections[3])
-        seen.append(connection)
-    assert len(seen) == 5
