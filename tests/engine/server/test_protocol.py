@@ -18,6 +18,7 @@ from bff.connections.connection import Connection
 from bff.connections.frames import Frame
 from bff.connections.messages import Event
 from bff.connections.registry import ConnectionRegistry
+from bff.server import protocol as protocol_module
 from bff.server.http import SUPPORTED
 from bff.server.protocol import WebSocketProtocol
 from bff.settings import Settings
@@ -238,6 +239,24 @@ async def test_a_slow_consumer_is_closed_and_other_clients_are_not(
         await until(lambda: not bff.engine.handlers._registry.by_user("alice"))
         assert (await bob.request("echo", "say"))["error"] is None
     raw.close()
+
+
+class TestAQueueSmallerThanTheHello:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_queue_bytes": 1})
+
+    async def test_the_handshake_is_answered_before_the_close(
+        self, bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The answer waits for the hello, however long a busy machine takes for it."""
+        monkeypatch.setattr(protocol_module, "_ACCEPT_DELAY_SECONDS", 3600)
+        raw = await raw_handshake(bff)
+        close = b"\x88\x02" + struct.pack("!H", CloseCode.SLOW_CONSUMER)
+        head, _, frames = (await read_until(raw, close)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101 ")
+        assert frames == close
+        raw.close()
 
 
 class TestAUserWithTooManyConnections:

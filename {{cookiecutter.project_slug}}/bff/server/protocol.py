@@ -33,6 +33,8 @@ _MAX_EARLY_BYTES: Final = 65_536
 """Bytes accepted before the handshake is answered; a client has to wait (RFC 6455, section 4.1)."""
 _MAX_REASON_BYTES: Final = 123
 """Bytes of a close frame's reason (RFC 6455, section 5.5)."""
+_RESPONSE: Final = b"HTTP/"
+"""How a handshake response begins, and no frame."""
 _IGNORE_INPUT_AFTER: Final = frozenset((CloseCode.TOO_MANY_REQUESTS, CloseCode.BAD_FRAME))
 """After these close codes nothing is parsed any more, because the client may be sending a flood."""
 _ABNORMAL: Final = CloseCode.ABNORMAL
@@ -143,7 +145,7 @@ class WebSocketProtocol(KeepAlive):
         if self._parser is None or self.is_closing:
             return
         if code == CloseCode.SLOW_CONSUMER:
-            self.discard_outgoing()
+            self._discard_frames()
         text = reason.encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
         self._send_close(code.to_bytes(2) + text.encode())
         self._close_code, self._closed_by_server = code, True
@@ -282,6 +284,14 @@ class WebSocketProtocol(KeepAlive):
             self.start_pings()
 
     # Closing
+
+    def _discard_frames(self) -> None:
+        """Drop the waiting frames, but not a handshake response that waits before them."""
+        outgoing = self.outgoing
+        first = outgoing[0] if isinstance(outgoing, list) and outgoing else outgoing
+        self.discard_outgoing()
+        if isinstance(first, bytes) and first.startswith(_RESPONSE):
+            self.enqueue(first)
 
     def _send_close(self, payload: bytes) -> None:
         self.enqueue(header(CLOSE, len(payload)) + payload)
