@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import MutableMapping
+import re
+from collections.abc import AsyncIterator, Collection, MutableMapping
 from typing import Any
 
 import pytest
 from bff.connections import asgi_transport
 from bff.connections.asgi_transport import WebSocketTransport
 from bff.connections.close_codes import CloseCode
-from bff.connections.event_stream_transport import EventStreamTransport
+from bff.connections.event_stream_transport import EventStreamTransport, last_event
 from bff.connections.frames import Frame
+from bff.connections.positions import Position
 from bff.testing import until
+from starlette.websockets import WebSocket
 
 LIMIT = 1000
 
@@ -74,11 +77,241 @@ async def test_a_slow_consumer_gets_the_close_and_nothing_else(server: AsgiServe
     assert [message["type"] for message in server.sent] == ["websocket.close"]
 
 
-def event_stream(server: AsgiServer, *, seconds: float) -> EventStreamTransport:
+@pytest.fixture
+async def running(server: AsgiServer) -> AsyncIterator[WebSocketTransport]:
+    """A transport that has nothing to send, and waits."""
+    transport = WebSocketTransport(server.send)
+    running = asyncio.create_task(transport.run())
+    await idle()
+    yield transport
+    transport.close(1000, "")
+    await running
+
+
+async def idle() -> None:
+    """Let all tasks run until they wait for something."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def texts(server: AsgiServer) -> list[str]:
+    return [message["text"] for message in server.sent if message["type"] == "websocket.send"]
+
+
+async def test_a_transport_that_waits_sends_what_comes_and_then_the_close(
+    server: AsgiServer, running: WebSocketTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi_transport, "_CLOSE_SECONDS", 3600)
+    for text in ("1", "2"):
+        running.write(Frame(text.encode()), LIMIT)
+        await idle()
+        assert texts(server)[-1] == text
+    running.close(4001, "drain")
+    await idle()
+    assert server.sent[2:] == [{"type": "websocket.close", "code": 4001, "reason": "drain"}]
+
+
+async def test_it_runs_until_it_is_closed_however_long_nothing_comes(
+    server: AsgiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asgi_transport, "_CLOSE_SECONDS", 0)
+    transport = WebSocketTransport(server.send)
+    running = asyncio.create_task(transport.run())
+    await asyncio.sleep(0.05)
+    transport.write(Frame(b"late"), LIMIT)
+    await idle()
+    assert texts(server) == ["late"]
+    running.cancel()
+    await asyncio.wait({running})
+
+
+async def test_what_the_peer_has_not_read_counts_and_holds_up_who_waits_for_it(
+    server: AsgiServer, running: WebSocketTransport
+) -> None:
+    async with asyncio.timeout(15):
+        await running.drained()
+        server.peer_reads.clear()
+        for size in (LIMIT - 10, 10):
+            assert running.write(Frame(b"x" * size), LIMIT)
+        assert running.buffered == LIMIT
+        assert not running.write(Frame(b"y"), LIMIT)
+        waiting = asyncio.create_task(running.drained())
+        await idle()
+        assert not waiting.done()
+        server.peer_reads.set()
+        await waiting
+    assert running.buffered == 0
+    assert [len(text) for text in texts(server)] == [LIMIT - 10, 10]
+
+
+async def test_a_single_frame_is_accepted_whatever_its_size(
+    server: AsgiServer, running: WebSocketTransport
+) -> None:
+    for _ in range(2):
+        assert running.write(Frame(b"x" * 2 * LIMIT), LIMIT)
+        await running.drained()
+    assert len(server.sent) == 2
+
+
+async def test_nothing_is_sent_after_the_first_close(
+    server: AsgiServer, running: WebSocketTransport
+) -> None:
+    running.close(4001, "")
+    running.close(4504, "")
+    assert running.write(Frame(b"late"), LIMIT)
+    assert running.buffered == 0
+    await idle()
+    assert server.sent == [{"type": "websocket.close", "code": 4001, "reason": ""}]
+
+
+@pytest.mark.parametrize("end", ["close", "close while the peer stalls", "gone", "cancelled"])
+async def test_no_task_is_left_when_it_has_run(
+    server: AsgiServer, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(asgi_transport, "_CLOSE_SECONDS", 0.01)
+    others = asyncio.all_tasks()
+
+    async def gone(_: object) -> None:
+        raise OSError
+
+    transport = WebSocketTransport(gone if end == "gone" else server.send)
+    if "stalls" in end:
+        server.peer_reads.clear()
+    running = asyncio.create_task(transport.run())
+    transport.write(Frame(b"1"), LIMIT)
+    if end.startswith("close"):
+        transport.close(1000, "")
+    elif end == "cancelled":
+        await idle()
+        running.cancel()
+    await asyncio.wait({running})
+    assert running.cancelled() is (end == "cancelled")
+    await idle()
+    assert asyncio.all_tasks() == others
+    await transport.drained()
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"), [([], None), (["other"], None), (["other", "bff.v1"], "bff.v1")]
+)
+async def test_a_handshake_is_accepted_with_our_subprotocol_if_it_is_offered(
+    server: AsgiServer, offered: list[str], chosen: str | None
+) -> None:
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": "websocket.connect"}
+
+    scope = {"type": "websocket", "subprotocols": offered}
+    await asgi_transport.accept(WebSocket(scope, receive, server.send))
+    assert server.sent == [{"type": "websocket.accept", "subprotocol": chosen, "headers": []}]
+
+
+HEADERS = [(b"content-type", b"text/event-stream")]
+
+
+def event_stream(
+    server: AsgiServer, *, seconds: float, refusals: Collection[int] = ()
+) -> EventStreamTransport:
     """`seconds`: how long a write may take."""
     return EventStreamTransport(
-        server.send, [], refusals=(), ping_interval=seconds * 0.9, ping_timeout=seconds * 0.1
+        server.send,
+        HEADERS,
+        refusals=refusals,
+        ping_interval=seconds * 0.9,
+        ping_timeout=seconds * 0.1,
     )
+
+
+def body(server: AsgiServer) -> bytes:
+    """What was sent after the head, of which there is one."""
+    start, *rest = server.sent
+    assert start == {"type": "http.response.start", "status": 200, "headers": HEADERS}
+    assert all(part["type"] == "http.response.body" for part in rest)
+    return b"".join(part["body"] for part in rest)
+
+
+def retry_seconds(text: bytes) -> float:
+    """The only delay in a text."""
+    (line,) = re.findall(rb"^retry: (\d+)$", text, re.MULTILINE)
+    return int(line) / 1000
+
+
+async def test_an_event_stream_is_a_delay_then_events_with_all_positions_then_the_close(
+    server: AsgiServer,
+) -> None:
+    transport = event_stream(server, seconds=3600)
+    assert not transport.started
+    user, news = Position("abc", 1), Position("def", 7)
+    transport.write(Frame(b'"plain"'), LIMIT)
+    transport.write(Frame(b'"user"', {"user": user}), LIMIT)
+    transport.write(Frame(b'"news"', {"topic:news": news}), LIMIT)
+    transport.write(Frame(b'"drain"', retry_ms=1234), LIMIT)
+    transport.close(CloseCode.DRAIN, "bye")
+    await transport.run()
+    first, *events = body(server).split(b"\n\n")
+    assert 1 <= retry_seconds(first) <= 4
+    assert events == [
+        b'data: "plain"',
+        b'id: user/abc/1\ndata: "user"',
+        b'id: user/abc/1,topic:news/def/7\ndata: "news"',
+        b'retry: 1234\ndata: "drain"',
+        b'data: {"type":"close","payload":{"code":4001,"reason":"bye"}}',
+        b"",
+    ]
+    assert [part["more_body"] for part in server.sent[1:]] == [True] * 4 + [False]
+    assert transport.started
+    assert transport.ended
+
+
+@pytest.mark.parametrize(
+    ("code", "stops", "later"),
+    [
+        (CloseCode.DRAIN, False, False),
+        (CloseCode.SERVER_ERROR, False, True),
+        (CloseCode.TOO_MANY_REQUESTS, False, True),
+        (CloseCode.REVOKED, True, False),
+        (CloseCode.NORMAL, True, False),
+    ],
+)
+def test_the_last_event_says_whether_and_when_to_reconnect(
+    code: CloseCode, stops: bool, later: bool
+) -> None:
+    text = last_event(code, "why")
+    assert text.endswith(b'data: {"type":"close","payload":{"code":%d,"reason":"why"}}\n\n' % code)
+    assert text.startswith(b"id: closed\n") is stops
+    assert (b"retry: " in text) is later
+    if later:
+        assert 5 <= retry_seconds(text) <= 15
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_a_refusal_sends_nothing_unless_the_stream_has_started(
+    server: AsgiServer, started: bool
+) -> None:
+    """Then the caller can respond with a status."""
+    transport = event_stream(server, seconds=3600, refusals={CloseCode.REVOKED})
+    if started:
+        transport.write(Frame(b'"hello"'), LIMIT)
+    transport.close(CloseCode.REVOKED, "")
+    await transport.run()
+    assert bool(server.sent) is transport.started is transport.ended is started
+    if started:
+        assert b"id: closed\n" in body(server)
+
+
+async def test_a_stream_without_events_is_kept_alive_by_comments_once_it_has_started(
+    server: AsgiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = event_stream(server, seconds=3600)
+    monkeypatch.setattr(transport, "_ping_interval", 0.005)
+    running = asyncio.create_task(transport.run())
+    await asyncio.sleep(0.05)
+    assert server.sent == []
+    transport.write(Frame(b'"hello"'), LIMIT)
+    await until(lambda: len(server.sent) > 4)
+    transport.close(CloseCode.DRAIN, "")
+    await running
+    assert b'"hello"\n\n:\n\n:\n\n' in body(server)
+    assert transport.buffered == 0
 
 
 async def test_a_peer_that_reads_nothing_ends_an_event_stream(server: AsgiServer) -> None:
