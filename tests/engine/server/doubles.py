@@ -1,9 +1,9 @@
-"""An event loop and a TCP transport whose time and peer the test controls."""
+"""An event loop whose time passes, and a TCP transport whose peer reads, when the test says so."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ class _Handle:
 
 
 class ManualLoop:
-    """`call_soon` and `call_later`: a turn, and a second, pass when the test says so."""
+    """The calls and timers of an event loop. Its tasks are real ones."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -50,6 +50,9 @@ class ManualLoop:
         handle = _Handle(self.now + seconds, callback, arguments)
         self._timers.append(handle)
         return handle
+
+    def create_task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        return asyncio.get_running_loop().create_task(work)
 
     def turn(self) -> None:
         ready, self._ready = self._ready, []
@@ -92,6 +95,9 @@ class PeerTransport:
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         assert (high, low) == (1, 0)
+
+    def get_extra_info(self, name: str) -> None:
+        """A transport without addresses, as that of a UNIX socket."""
 
     def get_write_buffer_size(self) -> int:
         return self._held
@@ -141,14 +147,19 @@ class PeerTransport:
             self.is_lost = True
             self._protocol.connection_lost(None)
 
-    def read_all(self) -> None:
-        """The peer reads again."""
-        self.is_stalled, self._held = False, 0
-        if self.is_paused and not self.is_lost:
+    def read(self, size: int) -> None:
+        """The peer reads so much of what waits, and stalls again."""
+        self._held -= min(size, self._held)
+        if self.is_paused and not self._held and not self.is_lost:
             self.is_paused = False
             self._protocol.resume_writing()
-        if self._is_closing:
+        if self._is_closing and not self._held:
             self._loop.call_soon(self._lose)
+
+    def read_all(self) -> None:
+        """The peer reads all, and does not stall any more."""
+        self.is_stalled = False
+        self.read(self._held)
 
 
 def frames_of(data: bytes) -> Frames:

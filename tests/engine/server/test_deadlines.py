@@ -1,0 +1,233 @@
+"""The deadlines of HTTP connections, by a clock that the test moves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from bff.server.admission import Config
+from bff.server.http import HttpProtocol
+from bff.server.protocol import WebSocketProtocol
+from uvicorn.server import ServerState
+
+from tests.engine.server.doubles import ManualLoop, PeerTransport
+
+HEAD_SECONDS, BODY_SECONDS, ANSWER_SECONDS = 30.0, 10.0, 30.0
+MIN_BODY_BYTES = 10 * 1024
+LARGE = 1_000_000
+GET = b"GET /word HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+class Site:
+    """One connection to an application whose answers the test holds back, or lets go."""
+
+    def __init__(self, last_request_seconds: float = 0.0) -> None:
+        self.loop = ManualLoop()
+        self.transport = PeerTransport(self.loop)
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.bodies: list[bytes] = []
+        config = Config(
+            self.app,
+            ws=WebSocketProtocol,
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+            timeout_keep_alive=3600,
+        )
+        config.last_request_seconds = last_request_seconds
+        loop: Any = self.loop
+        transport: Any = self.transport
+        self.state = ServerState()
+        self.protocol = HttpProtocol(config, self.state, {}, _loop=loop)
+        self.transport.set_protocol(self.protocol)
+        self.protocol.connection_made(transport)
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.may_answer.wait()
+        body, more = b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return
+            body += message["body"]
+            more = message["more_body"]
+        self.bodies.append(body)
+        text = bytes(LARGE) if scope["path"] == "/large" else b"word"
+        length = (b"content-length", b"%d" % len(text))
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": text})
+
+    async def receives(self, data: bytes) -> None:
+        self.protocol.data_received(data)
+        await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            self.loop.settle()
+            await asyncio.sleep(0)
+
+    async def lives_for(self, seconds: float) -> bool:
+        """Whether the connection is open after this time."""
+        self.loop.advance(seconds)
+        await self.settle()
+        return not self.transport.is_lost
+
+    @property
+    def answers(self) -> int:
+        return self.transport.written.count(b"HTTP/1.1 200 OK\r\n")
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Site]:
+    made = Site()
+    yield made
+    made.transport.abort()
+    made.may_answer.set()
+    await made.settle()
+    assert not made.loop.timers, "left behind by a closed connection"
+    assert not made.state.connections
+
+
+def post(length: int) -> bytes:
+    return b"POST /word HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length
+
+
+async def test_a_head_has_its_time_from_its_first_byte_however_it_drips(site: Site) -> None:
+    assert await site.lives_for(HEAD_SECONDS - 1)
+    for at in range(10):
+        await site.receives(GET[at : at + 1])
+        assert await site.lives_for(HEAD_SECONDS / 10 - 0.01)
+    assert not await site.lives_for(0.1)
+    assert site.answers == 0
+
+
+async def test_a_client_that_sends_nothing_has_the_time_of_a_head(site: Site) -> None:
+    assert await site.lives_for(HEAD_SECONDS - 1)
+    assert not await site.lives_for(1)
+
+
+async def test_a_later_head_has_its_time_from_its_first_byte(site: Site) -> None:
+    await site.receives(GET)
+    assert site.answers == 1
+    assert await site.lives_for(4)
+    await site.receives(GET[:5])
+    assert await site.lives_for(HEAD_SECONDS - 1)
+    await site.receives(GET[5:] + GET[:5])
+    assert site.answers == 2
+    assert await site.lives_for(HEAD_SECONDS - 1)
+    assert not await site.lives_for(1)
+
+
+async def test_an_application_may_take_longer_than_any_head_or_body(site: Site) -> None:
+    site.may_answer.clear()
+    await site.receives(post(5) + b"12345")
+    assert await site.lives_for(1000)
+    site.may_answer.set()
+    await site.settle()
+    assert site.answers == 1
+    assert site.bodies == [b"12345"]
+
+
+@pytest.mark.parametrize(("size", "lives"), [(MIN_BODY_BYTES - 1, False), (MIN_BODY_BYTES, True)])
+async def test_so_much_of_a_body_must_come_between_two_checks(
+    site: Site, size: int, lives: bool
+) -> None:
+    await site.receives(post(10 * MIN_BODY_BYTES))
+    for _ in range(2):
+        await site.receives(bytes(MIN_BODY_BYTES))
+        assert await site.lives_for(BODY_SECONDS)
+    await site.receives(bytes(size))
+    assert await site.lives_for(BODY_SECONDS - 1)
+    assert await site.lives_for(1) is lives
+
+
+async def test_the_end_of_a_body_is_not_checked(site: Site) -> None:
+    for _ in range(2):
+        await site.receives(post(100) + bytes(50))
+        assert await site.lives_for(BODY_SECONDS - 1)
+        await site.receives(bytes(50))
+        assert await site.lives_for(3)
+    assert site.bodies == [bytes(100)] * 2
+
+
+async def test_a_body_that_the_application_does_not_read_is_not_the_clients_fault(
+    site: Site,
+) -> None:
+    site.may_answer.clear()
+    await site.receives(post(LARGE) + bytes(100_000))
+    assert not site.transport.is_reading
+    assert await site.lives_for(10 * BODY_SECONDS)
+    site.may_answer.set()
+    await site.settle()
+    assert site.transport.is_reading
+    assert not await site.lives_for(2 * BODY_SECONDS)
+
+
+async def test_an_answer_of_which_nothing_is_read_ends_the_connection(site: Site) -> None:
+    site.transport.is_stalled = True
+    await site.receives(GET.replace(b"word", b"large"))
+    assert await site.lives_for(ANSWER_SECONDS - 1)
+    assert not await site.lives_for(1)
+
+
+async def test_an_answer_of_which_something_is_read_has_its_time_again(site: Site) -> None:
+    site.transport.is_stalled = True
+    await site.receives(GET.replace(b"word", b"large"))
+    for _ in range(5):
+        assert await site.lives_for(ANSWER_SECONDS - 1)
+        site.transport.read(1)
+        assert await site.lives_for(1)
+    site.transport.read_all()
+    assert await site.lives_for(1)
+    await site.receives(GET)
+    assert site.answers == 2
+
+
+async def test_a_client_that_half_closes_must_read_what_waits(site: Site) -> None:
+    site.transport.is_stalled = True
+    await site.receives(GET)
+    site.protocol.eof_received()
+    assert not await site.lives_for(ANSWER_SECONDS)
+
+
+@pytest.mark.parametrize("requests", [0, 1])
+async def test_a_server_that_stops_waits_for_one_more_request_of_an_idle_connection(
+    requests: int,
+) -> None:
+    for comes in (False, True):
+        site = Site(last_request_seconds=2)
+        for _ in range(requests):
+            await site.receives(GET)
+        site.protocol.shutdown()
+        assert await site.lives_for(1.5)
+        if comes:
+            site.may_answer.clear()
+            await site.receives(GET)
+            assert await site.lives_for(10), "it is being answered"
+            site.may_answer.set()
+        assert not await site.lives_for(0.5)
+        assert site.answers == requests + comes
+        assert site.transport.written.count(b"connection: close") == comes
+        assert not site.loop.timers
+
+
+async def test_a_server_that_stops_answers_the_request_that_it_has(site: Site) -> None:
+    site.may_answer.clear()
+    await site.receives(GET)
+    site.protocol.shutdown()
+    assert await site.lives_for(10)
+    site.may_answer.set()
+    await site.settle()
+    assert site.answers == 1
+    assert site.transport.is_lost
+
+
+async def test_an_idle_connection_is_closed_at_once_without_a_time_for_a_last_request(
+    site: Site,
+) -> None:
+    site.protocol.shutdown()
+    await site.settle()
+    assert site.transport.is_lost
