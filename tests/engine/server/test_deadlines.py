@@ -28,6 +28,8 @@ class Site:
         self.transport = PeerTransport(self.loop)
         self.may_answer = asyncio.Event()
         self.may_answer.set()
+        self.scope: dict[str, Any] = {}
+        """Of the last request."""
         self.bodies: list[bytes] = []
         config = Config(
             self.app,
@@ -40,12 +42,16 @@ class Site:
         config.last_request_seconds = last_request_seconds
         loop: Any = self.loop
         transport: Any = self.transport
-        self.state = ServerState()
+        self.state = self.make_state()
         self.protocol = HttpProtocol(config, self.state, {}, _loop=loop)
         self.transport.set_protocol(self.protocol)
         self.protocol.connection_made(transport)
 
+    def make_state(self) -> ServerState:
+        return ServerState()
+
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        self.scope = scope
         await self.may_answer.wait()
         body, more = b"", True
         while more:

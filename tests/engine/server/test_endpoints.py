@@ -52,9 +52,14 @@ class Side:
 
     loop: ManualLoop = field(default_factory=ManualLoop)
     endpoint: Endpoint = field(default_factory=Endpoint)
+    before: bytes = b""
+    """An answer to an earlier request, which the client has not read."""
 
     def __post_init__(self) -> None:
         self.transport = PeerTransport(self.loop)
+        if self.before:
+            self.transport.is_stalled = True
+            self.transport.write(self.before)
         loop: Any = self.loop
         transport: Any = self.transport
         config = Config(lambda: None, ws_ping_interval=25, ws_ping_timeout=10)
@@ -113,6 +118,22 @@ def test_a_client_that_floods_before_the_answer_is_disconnected(
     unanswered.loop.settle()
     assert unanswered.transport.is_lost is bool(more)
     assert (unanswered.endpoint.code == CloseCode.ABNORMAL) is bool(more)
+
+
+def test_the_answer_waits_behind_an_earlier_one_that_is_not_read() -> None:
+    side = Side(before=b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+    side.socket.accept(RESPONSE)
+    side.loop.settle()
+    assert side.transport.written == side.before + RESPONSE
+    assert side.socket.buffered == len(side.transport.written)
+
+
+def test_a_close_has_no_effect_before_the_answer(unanswered: Side) -> None:
+    unanswered.socket.close(CloseCode.DRAIN)
+    assert unanswered.transport.written == b""
+    unanswered.socket.accept(RESPONSE)
+    unanswered.socket.send("hello")
+    assert unanswered.client_gets() == [(TEXT, b"hello")]
 
 
 def test_a_rejection_is_the_only_answer_and_closes(unanswered: Side) -> None:
@@ -239,11 +260,53 @@ def test_a_detached_socket_reads_again_and_gets_what_the_endpoint_had_not_receiv
         if data == "last":
             side.socket.close(CloseCode.DRAIN)
 
-    side.client_sends("one", "last", "too late")
+    side.client_sends("one", "two")
     assert side.socket.detach(receive, lambda *_: None)
     assert side.transport.is_reading
-    side.client_sends("later still")
-    assert received == ["one", "last"]
+    side.client_sends("three")
+    assert side.transport.is_reading
+    assert received == ["one", "two", "three"]
+    side.client_sends("last", "too late")
+    assert received == ["one", "two", "three", "last"]
+
+
+def test_what_waits_behind_the_message_that_closed_the_socket_is_not_handled(side: Side) -> None:
+    received: list[str | bytes] = []
+
+    def receive(data: str | bytes) -> None:
+        received.append(data)
+        side.socket.close(CloseCode.DRAIN)
+
+    side.client_sends("last", "too late")
+    assert side.socket.detach(receive, lambda *_: None)
+    assert received == ["last"]
+
+
+@pytest.mark.parametrize("detached", [False, True])
+def test_a_client_that_half_closes_and_does_not_read_is_disconnected(
+    side: Side, detached: bool
+) -> None:
+    if detached:
+        side.socket.detach(lambda _: None, lambda *_: None)
+    side.transport.is_stalled = True
+    side.socket.send("never read")
+    side.socket.eof_received()
+    side.loop.advance(1.9)
+    assert not side.transport.is_lost
+    side.loop.advance(0.1)
+    assert side.transport.is_lost
+
+
+def test_the_answer_to_a_close_is_read_though_the_endpoint_has_a_message_to_receive(
+    side: Side,
+) -> None:
+    side.client_sends("never received")
+    side.socket.close(CloseCode.DRAIN)
+    assert side.transport.is_reading
+    side.socket.data_received(masked(CLOSE, b"\x0f\xa1"))
+    side.loop.settle()
+    assert side.transport.is_lost
+    assert side.endpoint.code == CloseCode.DRAIN
 
 
 def test_handlers_run_in_the_context_in_which_the_socket_was_detached(side: Side) -> None:
@@ -275,3 +338,24 @@ def test_a_handler_that_raises_closes_its_socket(side: Side) -> None:
     assert side.client_gets() == [(CLOSE, b"\x03\xf3")]
     side.loop.advance(2)
     assert codes == [(CloseCode.INTERNAL_ERROR, True)]
+
+
+def test_a_socket_that_is_closing_is_pinged_no_more(side: Side) -> None:
+    side.loop.advance(24)
+    side.socket.close(CloseCode.DRAIN)
+    side.loop.advance(1.5)
+    assert side.client_gets() == [(CLOSE, b"\x0f\xa1")]
+
+
+@pytest.mark.parametrize("code", [CloseCode.BAD_FRAME, CloseCode.TOO_MANY_REQUESTS])
+def test_the_rest_of_a_flood_is_read_and_not_parsed(side: Side, code: CloseCode) -> None:
+    """Were it not read, the kernel would reset the connection, and the client never see the code."""
+    side.socket.close(code)
+    assert side.transport.has_written_eof
+    for data in (masked(TEXT, b"x"), masked(CLOSE, b""), b"\xff" * 100):
+        side.socket.data_received(data)
+    assert not side.transport.is_closing()
+    assert side.transport.is_reading
+    assert side.client_gets() == [(CLOSE, code.to_bytes(2))]
+    side.loop.advance(2)
+    assert side.transport.is_lost

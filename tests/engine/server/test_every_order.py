@@ -140,8 +140,6 @@ class SocketMachine(RuleBasedStateMachine):
             self.is_ignoring = code in (CloseCode.BAD_FRAME, CloseCode.TOO_MANY_REQUESTS)
             self.closes(code, code.to_bytes(2) + reason.encode())
 
-    @precondition(lambda self: not self.transport.is_lost)
-    @rule()
     def server_shuts_down(self) -> None:
         self.socket.shutdown()
         self.closes(CloseCode.SERVICE_RESTART)
@@ -156,6 +154,7 @@ class SocketMachine(RuleBasedStateMachine):
         self.socket.data_received(masked(opcode, payload))
         return not self.is_ignoring
 
+    @precondition(lambda self: not self.transport.is_lost)
     @rule(data=st.sampled_from(["", "text", b"", b"bytes"]))
     def client_sends_a_message(self, data: str | bytes) -> None:
         is_text = isinstance(data, str)
@@ -163,6 +162,7 @@ class SocketMachine(RuleBasedStateMachine):
         if self.client_sends(TEXT if is_text else BINARY, payload) and self.end is None:
             self.sent_by_client.append(data)
 
+    @precondition(lambda self: not self.transport.is_lost)
     @rule(payload=st.sampled_from([b"", b"a", b"b"]))
     def client_pings(self, payload: bytes) -> None:
         if self.client_sends(PING, payload) and self.end is None:
@@ -171,45 +171,65 @@ class SocketMachine(RuleBasedStateMachine):
             else:
                 self.expected.append((PONG, payload))
 
+    @precondition(lambda self: not self.transport.is_lost)
     @rule()
     def client_sends_a_pong(self) -> None:
         if self.client_sends(PONG, b"") and self.ping_since is not None:
             self.ping_since, self.next_ping = None, self.loop.now + PING_INTERVAL
 
-    @rule(payload=st.sampled_from([b"", b"\x03\xe8", b"\x0f\xa0bye"]))
     def client_closes(self, payload: bytes) -> None:
         if self.client_sends(CLOSE, payload):
             code = int.from_bytes(payload[:2]) or CloseCode.NO_STATUS
             self.closes(code, payload, by_server=False)
             assert self.transport.is_closing()
 
-    @rule(
-        wrong=st.sampled_from(
-            [
-                (TEXT, b"\xff", CloseCode.INVALID_DATA, b"the text is not UTF-8"),
-                (3, b"", CloseCode.PROTOCOL_ERROR, b"unknown opcode"),
-                (CLOSE, b"\x03\xed", CloseCode.PROTOCOL_ERROR, b"invalid close code"),
-            ]
-        )
-    )
-    def client_breaks_the_rules(self, wrong: tuple[int, bytes, CloseCode, bytes]) -> None:
-        opcode, payload, code, reason = wrong
+    def client_breaks_the_rules(
+        self, opcode: int, payload: bytes, code: CloseCode, reason: bytes
+    ) -> None:
         was_closing = self.end is not None
         if self.client_sends(opcode, payload) and not (was_closing and opcode == TEXT):
             self.is_ignoring = True
             self.closes(code, code.to_bytes(2) + reason)
             assert self.transport.has_written_eof or self.transport.is_closing()
 
-    @precondition(lambda self: not self.transport.is_closing())
-    @rule()
     def client_sends_no_more(self) -> None:
-        self.socket.eof_received()
-        self.closed_at = self.loop.now if self.closed_at is None else self.closed_at
+        if not self.transport.is_closing():
+            self.socket.eof_received()
+            self.closed_at = self.loop.now if self.closed_at is None else self.closed_at
 
+    def connection_breaks(self) -> None:
+        self.transport.abort()
+        self.loop.settle()
+        self.end = self.end or (CloseCode.ABNORMAL, False)
+
+    @precondition(lambda self: not self.transport.is_lost)
+    @rule(end=st.sampled_from(range(9)))
+    def something_ends_it(self, end: int) -> None:
+        match end:
+            case 0:
+                self.connection_breaks()
+            case 1:
+                self.server_shuts_down()
+            case 2:
+                self.client_sends_no_more()
+            case 3 | 4 | 5:
+                self.client_closes((b"", b"\x03\xe8", b"\x0f\xa0bye")[end - 3])
+            case 6:
+                code, reason = CloseCode.INVALID_DATA, b"the text is not UTF-8"
+                self.client_breaks_the_rules(TEXT, b"\xff", code, reason)
+            case 7:
+                code, reason = CloseCode.PROTOCOL_ERROR, b"unknown opcode"
+                self.client_breaks_the_rules(3, b"", code, reason)
+            case _:
+                code, reason = CloseCode.PROTOCOL_ERROR, b"invalid close code"
+                self.client_breaks_the_rules(CLOSE, b"\x03\xed", code, reason)
+
+    @precondition(lambda self: not self.transport.is_lost)
     @rule()
     def client_stops_reading(self) -> None:
         self.transport.is_stalled = True
 
+    @precondition(lambda self: not self.transport.is_lost)
     @rule()
     def client_reads(self) -> None:
         was_lost = self.transport.is_lost
@@ -219,12 +239,6 @@ class SocketMachine(RuleBasedStateMachine):
         self.deferred_ping = None
 
     # The network
-
-    @rule()
-    def connection_breaks(self) -> None:
-        self.transport.abort()
-        self.loop.settle()
-        self.end = self.end or (CloseCode.ABNORMAL, False)
 
     @rule()
     def turn_passes(self) -> None:
@@ -287,7 +301,7 @@ def test_the_client_gets_whole_frames_in_order_and_one_close_frame() -> None:
         settings=settings(
             derandomize=True,
             deadline=None,
-            max_examples=80,
+            max_examples=120,
             stateful_step_count=30,
             report_multiple_bugs=False,
         ),

@@ -1,0 +1,210 @@
+"""Requests, upgrades and rubbish in pieces of any size, on one connection that the test feeds."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from bff.connections.transport import ABORT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.engine.server.doubles import frames_of
+from tests.engine.server.test_deadlines import GET, HEAD_SECONDS, Site, post
+from tests.engine.server.test_handshake import request
+from tests.engine.server.test_protocol import masked
+
+PIECE, MAX_HEAD, MAX_PIPELINED = 4096, 65_536, 16
+HEAD_OF_WEBSOCKET = request("GET /s%20ocket?a=1 HTTP/1.1", Sec_WebSocket_Protocol="one, two")
+
+
+class Echo(Site):
+    """Answers a request with its path and the size of its body, and a message with itself."""
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await super().app(scope, receive, send)
+            return
+        self.scope = scope
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] == "websocket.receive":
+            await send({"type": "websocket.send", "text": message["text"]})
+
+
+@pytest.fixture
+async def site() -> AsyncIterator[Echo]:
+    made = Echo()
+    yield made
+    made.transport.abort()
+    made.may_answer.set()
+    await made.settle()
+    assert not made.loop.timers, "left behind by a closed connection"
+    assert not made.state.connections
+
+
+def status_of(site: Site) -> int:
+    """Of the last answer."""
+    return int(re.findall(rb"HTTP/1.1 (\d+) ", site.transport.written)[-1])
+
+
+@pytest.mark.parametrize("trailers", [False, True])
+async def test_a_head_is_refused_beyond_its_limit_and_not_before(
+    site: Echo, trailers: bool
+) -> None:
+    head = b"POST /word HTTP/1.1\r\nHost: x\r\n"
+    if trailers:
+        await site.receives(head + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n")
+        head = b"0\r\n"
+    await site.receives(head + b"X: ")
+    for _ in range(MAX_HEAD // PIECE):
+        await site.receives(b"x" * PIECE)
+    assert site.transport.written == b""
+    await site.receives(b"x")
+    assert status_of(site) == 431
+    assert b"connection: close" in site.transport.written
+    assert site.transport.is_lost
+
+
+async def test_the_read_in_which_a_head_begins_does_not_count(site: Echo) -> None:
+    await site.receives(
+        post(PIECE - 200) + bytes(PIECE - 200) + b"GET /word HTTP/1.1\r\nHost: x\r\n"
+    )
+    assert site.answers == 1
+    await site.receives(b"X: " + b"x" * (MAX_HEAD - 7) + b"\r\n\r\n")
+    assert site.answers == 2
+
+
+@settings(derandomize=True, deadline=None, max_examples=15)
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 100, 5000]), min_size=1, max_size=40),
+    cuts=st.lists(st.sampled_from([300, 4095, 4096, 4097, 9000]), min_size=1, max_size=5),
+    chunked=st.booleans(),
+    holds_back=st.booleans(),
+)
+def test_pipelined_requests_are_answered_in_order_however_they_are_cut(
+    sizes: list[int], cuts: list[int], chunked: bool, holds_back: bool
+) -> None:
+    def encoded(size: int) -> bytes:
+        if not chunked:
+            return post(size) + b"x" * size
+        chunk = b"%x\r\n%s\r\n" % (size, b"x" * size) if size else b""
+        head = b"POST /word HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        return head + chunk + b"0\r\nX-Trailer: y\r\n\r\n"
+
+    async def run() -> None:
+        site = Site()
+        if holds_back:
+            site.may_answer.clear()
+        data, at, turn = b"".join(encoded(size) for size in sizes), 0, 0
+        while at < len(data):
+            if not site.transport.is_reading:
+                site.may_answer.set()
+                await site.settle()
+            cut = cuts[turn % len(cuts)]
+            await site.receives(data[at : at + cut])
+            assert len(site.protocol.pipeline) <= MAX_PIPELINED + PIECE // len(post(0))
+            at, turn = at + cut, turn + 1
+        site.may_answer.set()
+        for _ in sizes:
+            await site.settle()
+        assert [len(body) for body in site.bodies] == sizes
+        assert site.answers == len(sizes)
+        assert site.transport.is_reading
+        assert not site.transport.is_closing()
+
+    asyncio.run(run())
+
+
+async def test_requests_beyond_the_limit_wait_unread(site: Echo) -> None:
+    site.may_answer.clear()
+    await site.receives(GET * 1000)
+    assert not site.transport.is_reading
+    held = len(site.protocol.pipeline)
+    assert MAX_PIPELINED <= held <= MAX_PIPELINED + PIECE // len(GET)
+    await site.receives(GET * 10)  # they were received before the pause took effect
+    assert len(site.protocol.pipeline) == held
+    assert await site.lives_for(2 * HEAD_SECONDS), "the client has sent whole heads"
+    site.may_answer.set()
+    for _ in range(100):
+        await site.settle()
+    assert site.answers == 1010
+    assert site.transport.is_reading
+
+
+async def test_rubbish_is_answered_once_with_our_headers_and_ends_the_connection(
+    site: Echo,
+) -> None:
+    await site.receives(b"rubbish\r\n\r\n" * 2000)
+    assert site.transport.written.count(b"HTTP/1.1 400 Bad Request\r\n") == 1
+    assert b"\r\nx-content-type-options: nosniff\r\n" in site.transport.written
+    assert b"\r\ncontent-type: text/plain; charset=utf-8\r\n" in site.transport.written
+    assert site.transport.written.endswith(b"\r\n\r\nInvalid HTTP request received.")
+    assert site.transport.is_lost
+
+
+async def test_a_client_that_does_not_read_a_refusal_is_disconnected(site: Echo) -> None:
+    site.transport.is_stalled = True
+    await site.receives(b"rubbish\r\n\r\n")
+    assert await site.lives_for(29)
+    assert not await site.lives_for(1)
+
+
+async def test_an_application_can_abort_the_connection(site: Echo) -> None:
+    site.may_answer.clear()
+    site.transport.is_stalled = True
+    await site.receives(GET)
+    site.scope["extensions"][ABORT]()
+    await site.settle()
+    assert site.transport.is_lost
+
+
+@pytest.mark.parametrize("cut", [1, 100, PIECE, 3 * PIECE])
+@pytest.mark.parametrize("cookie", [0, 2 * PIECE])
+async def test_an_upgrade_passes_on_the_request_and_what_came_with_it(
+    site: Echo, cut: int, cookie: int
+) -> None:
+    head = HEAD_OF_WEBSOCKET[:-2] + b"Cookie: %s\r\n\r\n" % (b"x" * cookie)
+    messages = [b"%d" % number for number in range(300)]
+    data = head + b"".join(masked(1, message) for message in messages)
+    for at in range(0, len(data), cut):
+        piece = data[at : at + cut]
+        (protocol,) = site.state.connections
+        protocol.data_received(piece)
+    await site.settle()
+    site.loop.advance(0.1)
+    await site.settle()
+    head, _, frames = site.transport.written.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 101 ")
+    assert [payload for _, payload in frames_of(frames)] == messages
+    assert site.scope["type"] == "websocket"
+    assert (site.scope["path"], site.scope["raw_path"]) == ("/s ocket", b"/s%20ocket")
+    assert (site.scope["query_string"], site.scope["scheme"]) == (b"a=1", "ws")
+    assert site.scope["subprotocols"] == ["one", "two"]
+    assert "method" not in site.scope
+
+
+async def test_an_upgrade_that_is_no_valid_handshake_is_refused(site: Echo) -> None:
+    await site.receives(request(Sec_WebSocket_Version="8") + masked(1, b"x"))
+    assert status_of(site) == 426
+    assert site.transport.is_lost
+
+
+async def test_an_upgrade_behind_an_unfinished_answer_ends_the_connection(site: Echo) -> None:
+    """Its frames would be written into the answer."""
+    site.may_answer.clear()
+    await site.receives(GET + HEAD_OF_WEBSOCKET)
+    assert site.transport.is_lost
+    assert site.transport.written == b""
+
+
+async def test_an_upgrade_after_an_answer_is_accepted(site: Echo) -> None:
+    await site.receives(GET)
+    await site.receives(HEAD_OF_WEBSOCKET)
+    site.loop.advance(0.1)
+    await site.settle()
+    assert status_of(site) == 101
+    assert await site.lives_for(20)
