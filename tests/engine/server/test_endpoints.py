@@ -349,7 +349,7 @@ def test_a_socket_that_is_closing_is_pinged_no_more(side: Side) -> None:
 
 @pytest.mark.parametrize("code", [CloseCode.BAD_FRAME, CloseCode.TOO_MANY_REQUESTS])
 def test_the_rest_of_a_flood_is_read_and_not_parsed(side: Side, code: CloseCode) -> None:
-    """Were it not read, the kernel would reset the connection, and the client never see the code."""
+    """Unread, it would make the kernel reset the connection before the client sees the code."""
     side.socket.close(code)
     assert side.transport.has_written_eof
     for data in (masked(TEXT, b"x"), masked(CLOSE, b""), b"\xff" * 100):
