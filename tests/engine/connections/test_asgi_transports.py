@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Collection, MutableMapping
+from collections.abc import AsyncIterator, MutableMapping
 from typing import Any
 
 import pytest
@@ -98,7 +98,7 @@ def texts(server: AsgiServer) -> list[str]:
     return [message["text"] for message in server.sent if message["type"] == "websocket.send"]
 
 
-async def test_a_transport_that_waits_sends_what_comes_and_then_the_close(
+async def test_it_sends_what_comes_then_the_first_close_and_nothing_after_it(
     server: AsgiServer, running: WebSocketTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asgi_transport, "_CLOSE_SECONDS", 3600)
@@ -107,6 +107,9 @@ async def test_a_transport_that_waits_sends_what_comes_and_then_the_close(
         await idle()
         assert texts(server)[-1] == text
     running.close(4001, "drain")
+    running.close(4504, "revoked")
+    assert running.write(Frame(b"late"), LIMIT)
+    assert running.buffered == 0
     await idle()
     assert server.sent[2:] == [{"type": "websocket.close", "code": 4001, "reason": "drain"}]
 
@@ -130,6 +133,8 @@ async def test_what_the_peer_has_not_read_counts_and_holds_up_who_waits_for_it(
 ) -> None:
     async with asyncio.timeout(15):
         await running.drained()
+        assert running.write(Frame(b"x" * 2 * LIMIT), LIMIT), "nothing waits before it"
+        await running.drained()
         server.peer_reads.clear()
         for size in (LIMIT - 10, 10):
             assert running.write(Frame(b"x" * size), LIMIT)
@@ -141,27 +146,7 @@ async def test_what_the_peer_has_not_read_counts_and_holds_up_who_waits_for_it(
         server.peer_reads.set()
         await waiting
     assert running.buffered == 0
-    assert [len(text) for text in texts(server)] == [LIMIT - 10, 10]
-
-
-async def test_a_single_frame_is_accepted_whatever_its_size(
-    server: AsgiServer, running: WebSocketTransport
-) -> None:
-    for _ in range(2):
-        assert running.write(Frame(b"x" * 2 * LIMIT), LIMIT)
-        await running.drained()
-    assert len(server.sent) == 2
-
-
-async def test_nothing_is_sent_after_the_first_close(
-    server: AsgiServer, running: WebSocketTransport
-) -> None:
-    running.close(4001, "")
-    running.close(4504, "")
-    assert running.write(Frame(b"late"), LIMIT)
-    assert running.buffered == 0
-    await idle()
-    assert server.sent == [{"type": "websocket.close", "code": 4001, "reason": ""}]
+    assert [len(text) for text in texts(server)] == [2 * LIMIT, LIMIT - 10, 10]
 
 
 @pytest.mark.parametrize("end", ["close", "close while the peer stalls", "gone", "cancelled"])
@@ -208,14 +193,12 @@ async def test_a_handshake_is_accepted_with_our_subprotocol_if_it_is_offered(
 HEADERS = [(b"content-type", b"text/event-stream")]
 
 
-def event_stream(
-    server: AsgiServer, *, seconds: float, refusals: Collection[int] = ()
-) -> EventStreamTransport:
+def event_stream(server: AsgiServer, *, seconds: float) -> EventStreamTransport:
     """`seconds`: how long a write may take."""
     return EventStreamTransport(
         server.send,
         HEADERS,
-        refusals=refusals,
+        refusals=(),
         ping_interval=seconds * 0.9,
         ping_timeout=seconds * 0.1,
     )
@@ -281,21 +264,6 @@ def test_the_last_event_says_whether_and_when_to_reconnect(
     assert (b"retry: " in text) is later
     if later:
         assert 5 <= retry_seconds(text) <= 15
-
-
-@pytest.mark.parametrize("started", [False, True])
-async def test_a_refusal_sends_nothing_unless_the_stream_has_started(
-    server: AsgiServer, started: bool
-) -> None:
-    """Then the caller can respond with a status."""
-    transport = event_stream(server, seconds=3600, refusals={CloseCode.REVOKED})
-    if started:
-        transport.write(Frame(b'"hello"'), LIMIT)
-    transport.close(CloseCode.REVOKED, "")
-    await transport.run()
-    assert bool(server.sent) is transport.started is transport.ended is started
-    if started:
-        assert b"id: closed\n" in body(server)
 
 
 async def test_a_stream_without_events_is_kept_alive_by_comments_once_it_has_started(

@@ -33,7 +33,9 @@ def test_the_id_names_the_instance() -> None:
 def test_the_hello_is_the_first_frame() -> None:
     connection = make()
     connection.send(Event("early", 1))
+    assert not connection.is_open
     connection.open(hello(connection))
+    assert connection.is_open
     connection.send(Event("late", 2))
     topics = [frame["payload"]["topic"] for frame in transport_of(connection).messages()]
     assert topics == ["hello", "early", "late"]
@@ -68,15 +70,6 @@ def test_frames_that_wait_for_the_hello_are_limited_too() -> None:
     assert transport_of(connection).frames == []
 
 
-def test_it_is_open_from_the_hello_to_the_close() -> None:
-    connection = make()
-    assert not connection.is_open
-    connection.open(hello(connection))
-    assert connection.is_open
-    connection.close(CloseCode.DRAIN)
-    assert not connection.is_open
-
-
 def test_the_positions_of_a_message_go_with_its_frame() -> None:
     connection, positions = make(), {"user": Position("abc", 7)}
     connection.open(hello(connection), positions)
@@ -99,5 +92,6 @@ def test_only_the_first_close_has_an_effect_and_nothing_is_sent_after_it() -> No
     connection.close(CloseCode.DRAIN)
     connection.close(CloseCode.REVOKED)
     connection.send(Event("x", 1))
+    assert not connection.is_open
     assert transport_of(connection).closed == (CloseCode.DRAIN, "")
     assert len(transport_of(connection).frames) == 1

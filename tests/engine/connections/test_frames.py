@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from bff.connections.frames import Frame, encode
+from bff.connections.frames import encode
 from bff.connections.json_reader import check_depth, decode
 from bff.connections.messages import ErrorMessage, Event, parse
 from bff.errors import Code, Outcome, Problem
@@ -83,10 +83,3 @@ def test_retryable_only_when_a_retry_cannot_repeat_the_work() -> None:
     assert Problem(Code.MESH_UNAVAILABLE).retryable
     assert not Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN).retryable
     assert not Problem(Code.FORBIDDEN).retryable
-
-
-def test_a_frame_is_the_message_as_text_and_on_the_wire() -> None:
-    frame = Frame("é".encode())
-    assert frame.text == "é"
-    assert frame.text is frame.text
-    assert frame.wire == b"\x81\x02" + "é".encode()

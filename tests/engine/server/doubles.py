@@ -87,6 +87,7 @@ class PeerTransport:
         self._loop = loop
         self._can_write_eof = can_write_eof
         self._held = 0
+        self._high, self._low = 65_536, 16_384
         self._is_closing = self._is_aborted = False
         self._protocol: asyncio.Protocol = asyncio.Protocol()
 
@@ -94,7 +95,7 @@ class PeerTransport:
         self._protocol = protocol
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
-        assert (high, low) == (1, 0)
+        self._high, self._low = high, low
 
     def get_extra_info(self, name: str) -> None:
         """A transport without addresses, as that of a UNIX socket."""
@@ -114,7 +115,7 @@ class PeerTransport:
         self.written += data
         if self.is_stalled:
             self._held += len(data)
-            if self._held > 1 and not self.is_paused:
+            if self._held > self._high and not self.is_paused:
                 self.is_paused = True
                 self._protocol.pause_writing()
 
@@ -150,7 +151,7 @@ class PeerTransport:
     def read(self, size: int) -> None:
         """The peer reads so much of what waits, and stalls again."""
         self._held -= min(size, self._held)
-        if self.is_paused and not self._held and not self.is_lost:
+        if self.is_paused and self._held <= self._low and not self.is_lost:
             self.is_paused = False
             self._protocol.resume_writing()
         if self._is_closing and not self._held:

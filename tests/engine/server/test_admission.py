@@ -29,9 +29,9 @@ def refused() -> float:
 class Crowded(Site):
     """A connection to a server that has so many connections of two that it may have."""
 
-    def __init__(self, others: int) -> None:
+    def __init__(self, others: int, *, is_stalled: bool = False) -> None:
         self.others = others
-        super().__init__()
+        super().__init__(is_stalled=is_stalled)
 
     def make_state(self) -> ServerState:
         state = ServerState()
@@ -40,23 +40,28 @@ class Crowded(Site):
         return state
 
 
-@pytest.mark.parametrize(("others", "status"), [(1, 200), (2, 503), (65, 503)])
+@pytest.mark.parametrize(
+    "sent", [GET, request("GET /health/live HTTP/1.1")], ids=["GET", "upgrade"]
+)
+@pytest.mark.parametrize(("others", "refused_here"), [(1, False), (2, True), (65, True)])
 async def test_a_connection_beyond_the_limit_is_answered_503_and_closed(
-    others: int, status: int
+    sent: bytes, others: int, refused_here: bool
 ) -> None:
     before = refused()
     site = Crowded(others)
-    await site.receives(GET)
+    await site.receives(sent)
+    site.loop.advance(0.1)
     answer = site.transport.written
-    assert answer.startswith(b"HTTP/1.1 %d " % status)
-    assert site.transport.is_lost is (status == 503)
-    assert refused() - before == (status == 503)
-    if status == 503:
+    assert answer.startswith(b"HTTP/1.1 503 ") is refused_here
+    assert refused() - before == refused_here
+    if refused_here:
+        assert len(site.state.connections) == others
         assert b"\r\nretry-after: 5\r\n" in answer
         assert b"\r\nconnection: close\r\n" in answer
         assert b"\r\nx-content-type-options: nosniff\r\n" in answer
         assert answer.endswith(b"\r\n\r\nToo many connections\n")
-    assert site.bodies == ([b""] if status == 200 else [])
+        assert site.scope == {}, "the application was not called"
+        assert site.transport.is_lost
 
 
 @pytest.mark.parametrize("others", [2, 65])
@@ -72,38 +77,20 @@ async def test_a_probe_is_answered_beyond_the_limit_and_only_one(others: int) ->
 
 async def test_beyond_the_spare_connections_nothing_is_read() -> None:
     before = refused()
-    site = Crowded(2 + 64)
-    site.transport.is_stalled = True
-    await site.settle()
+    site = Crowded(2 + 64, is_stalled=True)
     assert site.transport.written.startswith(b"HTTP/1.1 503 ")
     assert site.transport.written.endswith(b"\r\n\r\nToo many connections\n")
     assert site.transport.is_closing()
     assert refused() == before + 1
-    assert site.protocol not in site.state.connections
-
-
-async def test_a_websocket_beyond_the_limit_is_answered_503() -> None:
-    before = refused()
-    site = Crowded(2)
-    await site.receives(request("GET /health/live HTTP/1.1"))
-    assert site.transport.written.startswith(b"HTTP/1.1 503 ")
-    assert site.transport.is_lost
-    assert refused() == before + 1
-    assert len(site.state.connections) == 2
+    assert len(site.state.connections) == 2 + 64
+    assert await site.lives_for(29)
+    assert not await site.lives_for(1), "it does not read the answer"
 
 
 async def test_a_spare_connection_has_two_seconds_for_its_head() -> None:
     site = Crowded(2)
     assert await site.lives_for(1.9)
     assert not await site.lives_for(0.1)
-
-
-async def test_a_client_that_does_not_read_its_refusal_is_disconnected() -> None:
-    site = Crowded(0)
-    site.transport.is_stalled = True
-    site.protocol._refuse(Admission(2))
-    assert await site.lives_for(29)
-    assert not await site.lives_for(1)
 
 
 def test_refusals_are_logged_once_a_minute_with_their_number(
@@ -119,28 +106,23 @@ def test_refusals_are_logged_once_a_minute_with_their_number(
     assert lines == [(7, 1), (7, 3), (7, 1)]
 
 
-def test_each_server_has_its_own_limit_and_one_for_all_its_connections() -> None:
-    config = admission.Config(lambda: None)
+def test_each_server_has_its_own_limits_for_all_its_connections() -> None:
+    loop: Any = ManualLoop()
+    config = admission.Config(
+        lambda: None, ws_max_size=5, ws_ping_interval=1.5, ws_ping_timeout=2.5
+    )
     config.max_connections = 7
+    of_uvicorn = Config(lambda: None, ws_ping_interval=None, ws_ping_timeout=None)
     one, other = ServerState(), ServerState()
     assert admission_of(config, one) is admission_of(config, one)
-    assert admission_of(config, one) is not admission_of(config, other)
     assert admission_of(config, one).limit == 7
-    assert admission_of(Config(lambda: None), other).limit == 7, "it was made before"
-    assert admission_of(Config(lambda: None), ServerState()).limit == sys.maxsize
-
-
-def test_each_server_has_its_own_scheduler_with_its_own_limits() -> None:
-    loop: Any = ManualLoop()
-    state = ServerState()
-    config = Config(lambda: None, ws_max_size=5, ws_ping_interval=1.5, ws_ping_timeout=2.5)
-    made = scheduler_of(config, state, loop)
-    assert scheduler_of(config, state, loop) is made
-    assert (made.max_size, made.ping_interval, made.ping_timeout) == (5, 1.5, 2.5)
-    assert made.connections is state.connections
-    without = Config(lambda: None, ws_ping_interval=None, ws_ping_timeout=None)
-    other = scheduler_of(without, ServerState(), loop)
-    assert (other.ping_interval, other.ping_timeout) == (0, 0)
+    assert admission_of(of_uvicorn, other).limit == sys.maxsize
+    scheduler = scheduler_of(config, one, loop)
+    assert scheduler_of(config, one, loop) is scheduler
+    assert scheduler.connections is one.connections
+    assert (scheduler.max_size, scheduler.ping_interval, scheduler.ping_timeout) == (5, 1.5, 2.5)
+    without = scheduler_of(of_uvicorn, other, loop)
+    assert (without.ping_interval, without.ping_timeout) == (0, 0)
 
 
 @pytest.mark.parametrize(

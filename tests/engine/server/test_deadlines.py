@@ -23,9 +23,10 @@ GET = b"GET /word HTTP/1.1\r\nHost: x\r\n\r\n"
 class Site:
     """One connection to an application whose answers the test holds back, or lets go."""
 
-    def __init__(self, last_request_seconds: float = 0.0) -> None:
+    def __init__(self, last_request_seconds: float = 0.0, *, is_stalled: bool = False) -> None:
         self.loop = ManualLoop()
         self.transport = PeerTransport(self.loop)
+        self.transport.is_stalled = is_stalled
         self.may_answer = asyncio.Event()
         self.may_answer.set()
         self.scope: dict[str, Any] = {}
@@ -102,29 +103,20 @@ def post(length: int) -> bytes:
 
 
 async def test_a_head_has_its_time_from_its_first_byte_however_it_drips(site: Site) -> None:
-    assert await site.lives_for(HEAD_SECONDS - 1)
-    for at in range(10):
-        await site.receives(GET[at : at + 1])
-        assert await site.lives_for(HEAD_SECONDS / 10 - 0.01)
-    assert not await site.lives_for(0.1)
-    assert site.answers == 0
-
-
-async def test_a_client_that_sends_nothing_has_the_time_of_a_head(site: Site) -> None:
-    assert await site.lives_for(HEAD_SECONDS - 1)
-    assert not await site.lives_for(1)
-
-
-async def test_a_later_head_has_its_time_from_its_first_byte(site: Site) -> None:
     await site.receives(GET)
     assert site.answers == 1
-    assert await site.lives_for(4)
+    assert await site.lives_for(2 * HEAD_SECONDS), "it is idle"
     await site.receives(GET[:5])
     assert await site.lives_for(HEAD_SECONDS - 1)
-    await site.receives(GET[5:] + GET[:5])
+    await site.receives(GET[5:] + GET[:1])
     assert site.answers == 2
-    assert await site.lives_for(HEAD_SECONDS - 1)
-    assert not await site.lives_for(1)
+    for at in range(1, 11):
+        assert await site.lives_for(HEAD_SECONDS / 10 - 0.01)
+        await site.receives(GET[at : at + 1])
+    assert not await site.lives_for(0.2)
+    silent = Site()
+    assert await silent.lives_for(HEAD_SECONDS - 1)
+    assert not await silent.lives_for(1)
 
 
 async def test_an_application_may_take_longer_than_any_head_or_body(site: Site) -> None:
@@ -172,31 +164,39 @@ async def test_a_body_that_the_application_does_not_read_is_not_the_clients_faul
     assert not await site.lives_for(2 * BODY_SECONDS)
 
 
-async def test_an_answer_of_which_nothing_is_read_ends_the_connection(site: Site) -> None:
+@pytest.mark.parametrize("half_closes", [False, True])
+async def test_the_time_of_an_answer_begins_again_whenever_the_client_reads(
+    site: Site, half_closes: bool
+) -> None:
+    large = GET.replace(b"word", b"large")
     site.transport.is_stalled = True
-    await site.receives(GET.replace(b"word", b"large"))
+    await site.receives(large)
+    for _ in range(3):
+        assert await site.lives_for(ANSWER_SECONDS - 1)
+        site.transport.read(1)
+        assert await site.lives_for(1)
+    site.transport.read(LARGE)
+    site.transport.read(LARGE)
+    assert await site.lives_for(2 * ANSWER_SECONDS), "nothing waits"
+    site.transport.is_stalled = False
+    await site.receives(GET)
+    site.transport.is_stalled = True
+    await site.receives(large if not half_closes else GET)
+    if half_closes:
+        site.protocol.eof_received()
     assert await site.lives_for(ANSWER_SECONDS - 1)
     assert not await site.lives_for(1)
 
 
-async def test_an_answer_of_which_something_is_read_has_its_time_again(site: Site) -> None:
+async def test_a_later_and_larger_answer_is_not_compared_with_an_earlier_one(site: Site) -> None:
     site.transport.is_stalled = True
+    await site.receives(GET)
+    assert await site.lives_for(ANSWER_SECONDS - 1)
+    site.transport.read(LARGE)
     await site.receives(GET.replace(b"word", b"large"))
-    for _ in range(5):
-        assert await site.lives_for(ANSWER_SECONDS - 1)
-        site.transport.read(1)
-        assert await site.lives_for(1)
-    site.transport.read_all()
-    assert await site.lives_for(1)
-    await site.receives(GET)
-    assert site.answers == 2
-
-
-async def test_a_client_that_half_closes_must_read_what_waits(site: Site) -> None:
-    site.transport.is_stalled = True
-    await site.receives(GET)
-    site.protocol.eof_received()
-    assert not await site.lives_for(ANSWER_SECONDS)
+    assert await site.lives_for(ANSWER_SECONDS - 1)
+    site.transport.read(1)
+    assert await site.lives_for(ANSWER_SECONDS - 1)
 
 
 @pytest.mark.parametrize("requests", [0, 1])
@@ -220,20 +220,15 @@ async def test_a_server_that_stops_waits_for_one_more_request_of_an_idle_connect
         assert not site.loop.timers
 
 
-async def test_a_server_that_stops_answers_the_request_that_it_has(site: Site) -> None:
+async def test_a_server_that_stops_at_once_answers_the_requests_that_it_has(site: Site) -> None:
     site.may_answer.clear()
     await site.receives(GET)
-    site.protocol.shutdown()
+    idle = Site()
+    for one in (site, idle):
+        one.protocol.shutdown()
+    assert not await idle.lives_for(0)
     assert await site.lives_for(10)
     site.may_answer.set()
     await site.settle()
     assert site.answers == 1
-    assert site.transport.is_lost
-
-
-async def test_an_idle_connection_is_closed_at_once_without_a_time_for_a_last_request(
-    site: Site,
-) -> None:
-    site.protocol.shutdown()
-    await site.settle()
     assert site.transport.is_lost

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from types import SimpleNamespace
-from typing import Any, cast
-from unittest.mock import Mock
 
 import httpx2
 import pytest
 import websockets
 from bff.realtime import limits
-from bff.server import admission, deadlines, http
-from bff.server.deadlines import DeadlineProtocol
+from bff.server import admission, deadlines
 from bff.server.http import HttpProtocol
 from bff.settings import Settings
 from bff.telemetry.metrics import CONNECTIONS_REFUSED
@@ -164,22 +161,6 @@ class TestTheTimeOfABody:
         async with site.connect(head) as raw:
             await is_disconnected(raw)
 
-    async def test_a_body_with_progress(self, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(deadlines, "_MIN_BODY_BYTES", 1)
-        monkeypatch.setattr(deadlines, "_BODY_SECONDS", 3600)
-        loop = asyncio.get_running_loop()
-        async with site.connect(post(b"Content-Length: 12")) as raw:
-            await until(lambda: bool(site.protocols))
-            protocol = site.protocol()
-            await until(lambda: protocol._body_timer is not None)
-            for _ in range(11):
-                await loop.sock_sendall(raw, b"x")
-                await until(lambda: protocol._body_bytes > 0)
-                protocol._stop_body_timer()
-                protocol._check_body()  # as the timer does
-            await loop.sock_sendall(raw, b"x")
-            assert await read_until(raw, b"\r\n\r\n12")
-
 
 class TestAnAnswerThatIsNotRead:
     @pytest.fixture(autouse=True)
@@ -214,42 +195,6 @@ class TestAnAnswerThatIsNotRead:
                 chunk = await loop.sock_recv(raw, 65536)
                 assert chunk
                 data += len(chunk)
-
-
-class _Clock:
-    """The `call_later` of a loop: timers fire when the test says so."""
-
-    def __init__(self) -> None:
-        self.timers: list[tuple[Mock, Callable[..., None], tuple[Any, ...]]] = []
-
-    def call_later(self, seconds: float, callback: Callable[..., None], *args: Any) -> Mock:
-        handle = Mock()
-        self.timers.append((handle, callback, args))
-        return handle
-
-    def fire(self) -> None:
-        timers, self.timers = self.timers, []
-        for handle, callback, args in timers:
-            if not handle.cancel.called:
-                callback(*args)
-
-
-def test_the_time_of_an_answer_begins_again_when_the_client_has_read() -> None:
-    """A later and larger answer must not be compared with what waited of an earlier one."""
-    protocol = DeadlineProtocol.__new__(DeadlineProtocol)
-    clock, waiting = _Clock(), 50_000
-    protocol.loop, protocol.flow = cast("Any", clock), Mock()
-    protocol.transport = transport = Mock(get_write_buffer_size=lambda: waiting)
-    protocol.pause_writing()
-    waiting = 0
-    protocol.resume_writing()
-    waiting = 300_000
-    protocol.pause_writing()
-    waiting = 200_000
-    clock.fire()
-    assert not transport.abort.called
-    clock.fire()
-    assert transport.abort.called
 
 
 def refused() -> float:
@@ -288,16 +233,6 @@ class TestTooManyConnections:
             async with bff.browser("carol") as carol:
                 assert (await carol.request("echo", "say"))["error"] is None
 
-    async def test_idle_connections_do_not_keep_the_spare_ones(
-        self, bff: RunningBff, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(http, "_SPARE_HEAD_SECONDS", 0.2)
-        async with bff.browser("alice"), bff.browser("bob"):
-            reader, writer = await asyncio.open_connection(*bff.address.split(":"))
-            with suppress(ConnectionResetError):
-                assert await asyncio.wait_for(reader.read(), 15) == b""
-            writer.close()
-
     async def test_beyond_the_spare_ones_nothing_is_read(
         self, bff: RunningBff, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -310,16 +245,6 @@ class TestTooManyConnections:
             assert answer.startswith(b"HTTP/1.1 503 ")
             assert b"retry-after: 5\r\n" in answer
             assert len(bff.server.server_state.connections) == 2
-
-
-def test_the_limit_of_open_files_lowers_the_limit(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(admission, "_open_files", lambda: 1024)
-    assert admission.connection_limit(settings) == 1024 - admission._RESERVED_FILES
-    assert caplog.records[-1].__dict__["files"] == 1024
-    monkeypatch.setattr(admission, "_open_files", lambda: 1_000_000)
-    assert admission.connection_limit(settings) == settings.max_connections
 
 
 class TestHandshakes:

@@ -328,12 +328,6 @@ async def test_pongs_without_a_ping_do_not_postpone_the_next_ping(bff: RunningBf
         assert protocol._ping_timer is due
 
 
-async def test_frames_are_handled_in_the_context_of_the_handshake(bff: RunningBff) -> None:
-    async with bff.browser("alice"):
-        protocol = protocol_of(connection_of(bff))
-        assert protocol._context is not None
-
-
 async def test_a_frame_handler_that_raises_closes_with_1011(
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
