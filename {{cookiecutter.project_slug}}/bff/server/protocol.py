@@ -151,7 +151,7 @@ class WebSocketProtocol(KeepAlive):
         self._close_code, self._closed_by_server = code, True
         self.resume_reading()
         self._abort_later()
-        if code in _IGNORE_INPUT_AFTER and self._parser is not IGNORE_INPUT:
+        if code in _IGNORE_INPUT_AFTER:
             self._ignore_input()
 
     def detach(
