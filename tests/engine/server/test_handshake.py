@@ -7,7 +7,14 @@ from contextlib import suppress
 
 import pytest
 from bff.server import deadlines
-from bff.server.handshake import BadHandshakeError, accept_key, accepted, response, subprotocols
+from bff.server.handshake import (
+    BadHandshakeError,
+    accept_key,
+    accepted,
+    response,
+    subprotocols,
+    target,
+)
 from bff.testing import RunningBff, until
 
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
@@ -74,9 +81,15 @@ async def test_an_invalid_handshake_is_rejected(bff: RunningBff, bad: bytes) -> 
 
 
 @pytest.mark.parametrize(
-    "good", [request(Sec_WebSocket_Key=f"{KEY} ", Sec_WebSocket_Version="13\t")]
+    "good",
+    [
+        request(Sec_WebSocket_Key=f"{KEY} ", Sec_WebSocket_Version="13\t"),
+        request(Content_Length="0"),
+    ],
 )
-async def test_whitespace_around_header_values_is_allowed(bff: RunningBff, good: bytes) -> None:
+async def test_whitespace_around_values_and_an_empty_body_are_allowed(
+    bff: RunningBff, good: bytes
+) -> None:
     assert (await answer(bff, good)).startswith(b"HTTP/1.1 101 ")
 
 
@@ -169,13 +182,28 @@ def test_a_second_key_is_rejected() -> None:
         accept_key("GET", "1.1", [*fields, fields[0]])
 
 
+@pytest.mark.parametrize(
+    ("url", "path", "query"),
+    [
+        (b"/ws", b"/ws", b""),
+        (b"/a%20b?c=%20d?", b"/a%20b", b"c=%20d?"),
+        (b"http://host/ws?a", b"/ws", b"a"),
+        (b"http://host", b"/", b""),
+    ],
+)
+def test_the_target_of_a_request_has_a_path_and_a_query(
+    url: bytes, path: bytes, query: bytes
+) -> None:
+    assert target(url) == (path, query)
+
+
 def test_subprotocols_of_several_headers_are_joined() -> None:
     name = b"sec-websocket-protocol"
     offered = [(name, b"bff.v1, other"), (b"x", b"no"), (name, b"last")]
     assert subprotocols(offered) == ["bff.v1", "other", "last"]
 
 
-@pytest.mark.parametrize("value", [b"1\r\nset-cookie: evil=1", b"1\nx: y", b"\0"])
+@pytest.mark.parametrize("value", [b"1\r\nset-cookie: evil=1", b"1\nx: y", b"1\r", b"\r\n", b"\0"])
 def test_a_header_with_a_line_break_raises(value: bytes) -> None:
     with pytest.raises(ValueError, match="line break"):
         accepted(b"key", [(b"x", value)])
@@ -184,9 +212,11 @@ def test_a_header_with_a_line_break_raises(value: bytes) -> None:
 
 
 def test_a_rejection_has_a_content_length_and_closes() -> None:
-    received = response(418, [(b"content-length", b"99"), (b"x", b"y")], b"teapot")
+    received = response(418, [(b"Content-length", b"99"), (b"x", b"y")], b"teapot")
     assert received.startswith(b"HTTP/1.1 418 I'm a Teapot\r\nx: y\r\n")
     assert received.endswith(b"\r\ncontent-length: 6\r\nconnection: close\r\n\r\nteapot")
     assert b"\r\nx-content-type-options: nosniff\r\n" in received
-    assert received.count(b"content-length") == 1
+    assert received.lower().count(b"content-length") == 1
+    own = response(418, [(b"X-Content-Type-Options", b"own")]).lower()
+    assert own.count(b"x-content-type-options") == own.count(b"x-content-type-options: own") == 1
     assert response(599).startswith(b"HTTP/1.1 599 \r\n")
