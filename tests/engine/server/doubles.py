@@ -96,6 +96,7 @@ class PeerTransport:
 
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         self._high, self._low = high, low
+        self._pause_if_full()
 
     def get_extra_info(self, name: str) -> None:
         """A transport without addresses, as that of a UNIX socket."""
@@ -115,9 +116,12 @@ class PeerTransport:
         self.written += data
         if self.is_stalled:
             self._held += len(data)
-            if self._held > self._high and not self.is_paused:
-                self.is_paused = True
-                self._protocol.pause_writing()
+            self._pause_if_full()
+
+    def _pause_if_full(self) -> None:
+        if self._held > self._high and not self.is_paused:
+            self.is_paused = True
+            self._protocol.pause_writing()
 
     def can_write_eof(self) -> bool:
         return self._can_write_eof

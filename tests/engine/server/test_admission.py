@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from bff.connections.transport import PEER_TIMEOUT
 from bff.server import admission
 from bff.server.admission import Admission, admission_of, connection_limit
 from bff.server.flush_scheduler import scheduler_of
@@ -17,7 +16,7 @@ from bff.telemetry.metrics import CONNECTIONS_REFUSED
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from tests.engine.server.doubles import ManualLoop, PeerTransport
+from tests.engine.server.doubles import ManualLoop
 from tests.engine.server.test_deadlines import GET, Site
 from tests.engine.server.test_handshake import request
 
@@ -134,20 +133,3 @@ def test_the_limit_leaves_room_for_other_files(
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
     assert connection_limit(settings.model_copy(update={"max_connections": 1000})) == limit
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="TCP_USER_TIMEOUT is Linux'")
-@pytest.mark.parametrize("fails", [False, True])
-async def test_an_application_sets_how_long_tcp_waits_for_its_peer(
-    monkeypatch: pytest.MonkeyPatch, fails: bool
-) -> None:
-    import socket
-
-    site = Site()
-    with socket.socket(socket.AF_UNIX if fails else socket.AF_INET) as raw:
-        monkeypatch.setattr(PeerTransport, "get_extra_info", lambda *_: raw)
-        site.may_answer.clear()
-        await site.receives(GET)
-        site.scope["extensions"][PEER_TIMEOUT](1.25)
-        if not fails:
-            assert raw.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 1250

@@ -124,6 +124,7 @@ def test_a_client_that_floods_before_the_answer_is_disconnected(
 def test_the_answer_waits_behind_an_earlier_one_that_is_not_read() -> None:
     side = Side(before=b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
     side.socket.accept(RESPONSE)
+    assert side.socket.buffered == len(side.before + RESPONSE)
     side.loop.settle()
     assert side.transport.written == side.before + RESPONSE
     assert side.socket.buffered == len(side.transport.written)
@@ -175,6 +176,37 @@ def test_nothing_is_read_while_the_endpoint_has_a_message_to_receive(side: Side)
     assert side.transport.is_lost
     assert side.endpoint.code == CloseCode.DRAIN
     assert not side.loop.timers
+
+
+def test_each_ping_follows_the_pong_and_no_other_pong_postpones_it(side: Side) -> None:
+    def pong_after(seconds: float) -> None:
+        side.loop.advance(seconds)
+        side.socket.data_received(masked(PONG, b""))
+
+    pong_after(20)
+    side.loop.advance(5)
+    assert side.client_gets() == [(PING, b"")]
+    pong_after(9)
+    pong_after(20)
+    side.loop.advance(4)
+    assert side.client_gets() == [(PING, b"")]
+    side.loop.advance(1 + 9)
+    assert side.client_gets() == [(PING, b"")] * 2
+    side.loop.advance(1)
+    assert side.client_gets()[2:] == [(CLOSE, b"\x0f\xa4no pong")]
+
+
+def test_without_a_timeout_no_pong_is_needed_and_without_an_interval_no_ping_sent(
+    unanswered: Side,
+) -> None:
+    unanswered.scheduler.ping_timeout = 0
+    silent = Side()
+    silent.scheduler.ping_interval = 0
+    for side in (unanswered, silent):
+        side.socket.accept(RESPONSE)
+        side.loop.advance(3600)
+    assert unanswered.client_gets() == [(PING, b"")]
+    assert silent.client_gets() == []
 
 
 def test_a_pong_that_waits_unread_is_not_missed(side: Side) -> None:
@@ -273,13 +305,7 @@ def test_the_rest_of_a_flood_is_read_and_not_parsed(side: Side, code: CloseCode)
     assert not side.transport.is_lost
     side.loop.advance(0.1)
     assert side.transport.is_lost
-
-
-def test_rubbish_in_place_of_the_answer_to_a_close_ends_the_connection(side: Side) -> None:
-    side.socket.close(CloseCode.DRAIN)
-    side.transport.is_stalled = True
-    side.socket.data_received(b"\xff\xff")
-    assert side.transport.is_closing()
-    side.socket.data_received(masked(CLOSE, b""))
-    assert side.client_gets() == [(CLOSE, b"\x0f\xa1")]
-    assert side.transport.is_lost
+    answered = accepted()
+    answered.socket.close(CloseCode.DRAIN)
+    answered.socket.data_received(b"\xff\xff")
+    assert answered.transport.is_closing(), "rubbish in place of the answer to a close"

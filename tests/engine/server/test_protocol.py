@@ -314,20 +314,6 @@ class TestWithFrequentPings:
         assert protocol._ping_timer is None
 
 
-async def test_pongs_without_a_ping_do_not_postpone_the_next_ping(bff: RunningBff) -> None:
-    async with bff.browser("alice"):
-        protocol = protocol_of(connection_of(bff))
-        due = protocol._ping_timer
-        protocol.pong_received()
-        assert protocol._ping_timer is due
-        protocol._send_ping()
-        protocol.pong_received()
-        due = protocol._ping_timer
-        for _ in range(3):
-            protocol.pong_received()
-        assert protocol._ping_timer is due
-
-
 async def test_a_frame_handler_that_raises_closes_with_1011(
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

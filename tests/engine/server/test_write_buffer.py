@@ -91,6 +91,7 @@ async def test_frames_of_one_turn_are_written_at_once_in_order(
     frames = [frame(str(number)) for number in range(20)]
     for one in frames:
         assert socket.write(one, LIMIT)
+    assert socket.buffered == sum(len(one.wire) for one in frames)
     await asyncio.sleep(0)
     assert transport.writes == [b"".join(one.wire for one in frames)]
     socket.write(frames[0], LIMIT)
@@ -130,8 +131,12 @@ async def test_a_frame_beyond_the_limit_is_rejected_when_others_wait(
 async def test_a_single_frame_is_accepted_whatever_its_size(
     socket: WebSocketProtocol, transport: FakeTransport
 ) -> None:
-    assert socket.write(frame("x" * 2 * LIMIT), LIMIT)
-    assert not socket.write(frame("y"), LIMIT)
+    for _ in range(2):
+        assert socket.write(frame("x" * 2 * LIMIT), LIMIT)
+        assert not socket.write(frame("y"), LIMIT)
+        await asyncio.sleep(0)
+        socket.pause_writing()
+        socket.resume_writing()
 
 
 async def test_waiting_frames_are_sent_before_a_close(
@@ -168,20 +173,20 @@ async def test_nothing_is_sent_after_a_close(
     assert len(transport.writes) == written
 
 
-async def test_drained_returns_when_the_transport_resumes_or_the_connection_is_lost(
-    scheduler: FlushScheduler,
+async def test_drained_writes_and_returns_when_the_transport_resumes_or_the_connection_is_lost(
+    scheduler: FlushScheduler, transport: FakeTransport
 ) -> None:
-    for end in ("resume_writing", "connection_lost"):
-        socket = opened(scheduler, FakeTransport())
-        socket.pause_writing()
-        waiting = asyncio.create_task(socket.drained())
-        await asyncio.sleep(0)
-        assert not waiting.done()
-        if end == "resume_writing":
-            socket.resume_writing()
-        else:
-            socket.connection_lost(None)
-        async with asyncio.timeout(15):
+    socket = opened(scheduler, transport)
+    async with asyncio.timeout(15):
+        for end in (socket.resume_writing, lambda: socket.connection_lost(None)):
+            socket.write(frame("now"), LIMIT)
+            await socket.drained()
+            assert transport.writes.pop() == frame("now").wire
+            socket.pause_writing()
+            waiting = asyncio.create_task(socket.drained())
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            end()
             await waiting
 
 
