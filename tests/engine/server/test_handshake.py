@@ -13,7 +13,6 @@ from bff.server.handshake import (
     accepted,
     response,
     subprotocols,
-    target,
 )
 from bff.testing import RunningBff, until
 
@@ -180,21 +179,6 @@ def test_a_second_key_is_rejected() -> None:
     assert accept_key("GET", "1.1", fields) == b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
     with pytest.raises(BadHandshakeError):
         accept_key("GET", "1.1", [*fields, fields[0]])
-
-
-@pytest.mark.parametrize(
-    ("url", "path", "query"),
-    [
-        (b"/ws", b"/ws", b""),
-        (b"/a%20b?c=%20d?", b"/a%20b", b"c=%20d?"),
-        (b"http://host/ws?a", b"/ws", b"a"),
-        (b"http://host", b"/", b""),
-    ],
-)
-def test_the_target_of_a_request_has_a_path_and_a_query(
-    url: bytes, path: bytes, query: bytes
-) -> None:
-    assert target(url) == (path, query)
 
 
 def test_subprotocols_of_several_headers_are_joined() -> None:
