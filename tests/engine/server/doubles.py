@@ -83,6 +83,7 @@ class PeerTransport:
         self.written = b""
         self.is_stalled = self.is_paused = False
         self.is_reading = True
+        self.resumed = 0
         self.is_lost = self.has_written_eof = False
         self._loop = loop
         self._can_write_eof = can_write_eof
@@ -135,6 +136,7 @@ class PeerTransport:
 
     def resume_reading(self) -> None:
         self.is_reading = True
+        self.resumed += 1
 
     def close(self) -> None:
         if not self._is_closing:

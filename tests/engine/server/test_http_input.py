@@ -23,6 +23,9 @@ HEAD_OF_WEBSOCKET = request("GET /s%20ocket?a=1 HTTP/1.1", Sec_WebSocket_Protoco
 class Echo(Site):
     """Answers a request with its path and the size of its body, and a message with itself."""
 
+    code: int | None = None
+    """With which the client closed its WebSocket."""
+
     async def app(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":
             await super().app(scope, receive, send)
@@ -32,6 +35,7 @@ class Echo(Site):
         await send({"type": "websocket.accept"})
         while (message := await receive())["type"] == "websocket.receive":
             await send({"type": "websocket.send", "text": message["text"]})
+        self.code = message["code"]
 
 
 @pytest.fixture
@@ -126,17 +130,25 @@ async def test_requests_beyond_the_limit_wait_unread(site: Echo) -> None:
         await site.settle()
     assert site.answers == 1010
     assert site.transport.is_reading
+    assert site.transport.resumed == 1, "nothing more was read while input waited"
 
 
-async def test_rubbish_is_answered_once_with_our_headers_and_ends_the_connection(
-    site: Echo,
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [(b"rubbish\r\n\r\n" * 2000, 400), (request(Sec_WebSocket_Version="8") + b"x" * 9000, 426)],
+    ids=["rubbish", "upgrade"],
+)
+async def test_what_is_refused_is_answered_once_with_our_headers_and_ends_the_connection(
+    site: Echo, sent: bytes, status: int
 ) -> None:
     site.transport.is_stalled = True
-    await site.receives(b"rubbish\r\n\r\n" * 2000)
-    assert site.transport.written.count(b"HTTP/1.1 400 Bad Request\r\n") == 1
+    await site.receives(sent)
+    assert site.transport.written.count(b"HTTP/1.1 ") == 1
+    assert status_of(site) == status
     assert b"\r\nx-content-type-options: nosniff\r\n" in site.transport.written
-    assert b"\r\ncontent-type: text/plain; charset=utf-8\r\n" in site.transport.written
-    assert site.transport.written.endswith(b"\r\n\r\nInvalid HTTP request received.")
+    if status == 400:
+        assert b"\r\ncontent-type: text/plain; charset=utf-8\r\n" in site.transport.written
+        assert site.transport.written.endswith(b"\r\n\r\nInvalid HTTP request received.")
     assert site.transport.is_closing()
     assert await site.lives_for(29)
     assert not await site.lives_for(1), "it does not read the answer"
@@ -165,3 +177,7 @@ async def test_an_upgrade_passes_on_the_request_and_what_came_with_it(
     assert (site.scope["query_string"], site.scope["scheme"]) == (b"a=1", "ws")
     assert site.scope["subprotocols"] == ["one", "two"]
     assert "method" not in site.scope
+    (protocol,) = site.state.connections
+    protocol.data_received(masked(8, (4321).to_bytes(2)))
+    await site.settle()
+    assert site.code == 4321
