@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from typing import Any
 
 import pytest
+from bff.connections.transport import EXTENSION
 
 from tests.engine.server.doubles import Frames, frames_of
 from tests.engine.server.test_deadlines import Site
 from tests.engine.server.test_handshake import request
+from tests.engine.server.test_protocol import masked
 
 ACCEPT = {"type": "websocket.accept"}
 SEND = {"type": "websocket.send", "text": "hello"}
@@ -100,3 +103,29 @@ async def test_an_answer_is_what_the_application_says() -> None:
     assert b"\r\nsec-websocket-protocol: two" in head
     _, head, _ = await Scripted(ACCEPT).run()
     assert b"sec-websocket-protocol" not in head
+
+
+class Detaching(Site):
+    """Detaches its socket when two messages have come, of which it has received none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.received: list[str | bytes] = []
+        self.may_detach = asyncio.Event()
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        await send(ACCEPT)
+        await self.may_detach.wait()
+        scope["extensions"][EXTENSION].detach(self.received.append, lambda *_: None)
+
+
+async def test_a_detached_socket_passes_on_what_came_before_and_outlives_its_endpoint() -> None:
+    site = Detaching()
+    await site.receives(request("GET /ws HTTP/1.1") + masked(1, b"text") + masked(2, b"bytes"))
+    site.may_detach.set()
+    await site.settle()
+    (socket,) = site.state.connections
+    socket.data_received(masked(1, b"later"))
+    assert site.received == ["text", b"bytes", "later"]
+    assert not site.state.tasks
+    assert not site.transport.is_closing()
