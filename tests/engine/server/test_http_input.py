@@ -177,6 +177,7 @@ async def test_an_upgrade_passes_on_the_request_and_what_came_with_it(
     assert (site.scope["query_string"], site.scope["scheme"]) == (b"a=1", "ws")
     assert site.scope["subprotocols"] == ["one", "two"]
     assert "method" not in site.scope
+    assert site.transport.is_reading
     (protocol,) = site.state.connections
     protocol.data_received(masked(8, (4321).to_bytes(2)))
     await site.settle()
