@@ -215,15 +215,17 @@ async def test_a_server_that_stops_waits_for_one_more_request_of_an_idle_connect
         assert not site.loop.timers
 
 
-async def test_a_server_that_stops_at_once_answers_the_requests_that_it_has(site: Site) -> None:
+@pytest.mark.parametrize("seconds", [0.0, 2.0])
+async def test_a_server_that_stops_answers_the_request_that_it_has(seconds: float) -> None:
+    site, idle = Site(seconds), Site(seconds)
     site.may_answer.clear()
     await site.receives(GET)
-    idle = Site()
     for one in (site, idle):
         one.protocol.shutdown()
-    assert not await idle.lives_for(0)
+    assert not await idle.lives_for(seconds)
     assert await site.lives_for(10)
     site.may_answer.set()
     await site.settle()
     assert site.answers == 1
+    assert b"connection: close" in site.transport.written
     assert site.transport.is_lost

@@ -160,6 +160,9 @@ async def test_an_upgrade_passes_on_the_request_and_what_came_with_it(
     site: Echo, cut: int, cookie: int
 ) -> None:
     head = HEAD_OF_WEBSOCKET[:-2] + b"Cookie: %s\r\n\r\n" % (b"x" * cookie)
+    if cookie:
+        await site.receives(GET)  # the upgrade may come behind a complete answer
+    before = site.transport.written
     messages = [b"%d" % number for number in range(300)]
     data = head + b"".join(masked(1, message) for message in messages)
     for at in range(0, len(data), cut):
@@ -169,7 +172,7 @@ async def test_an_upgrade_passes_on_the_request_and_what_came_with_it(
     await site.settle()
     site.loop.advance(0.1)
     await site.settle()
-    head, _, frames = site.transport.written.partition(b"\r\n\r\n")
+    head, _, frames = site.transport.written.removeprefix(before).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101 ")
     assert [payload for _, payload in frames_of(frames)] == messages
     assert site.scope["type"] == "websocket"
