@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, MutableMapping
+from collections.abc import AsyncIterator, Collection, MutableMapping
 from typing import Any
 
 import pytest
@@ -193,12 +193,14 @@ async def test_a_handshake_is_accepted_with_our_subprotocol_if_it_is_offered(
 HEADERS = [(b"content-type", b"text/event-stream")]
 
 
-def event_stream(server: AsgiServer, *, seconds: float) -> EventStreamTransport:
+def event_stream(
+    server: AsgiServer, *, seconds: float, refusals: Collection[int] = ()
+) -> EventStreamTransport:
     """`seconds`: how long a write may take."""
     return EventStreamTransport(
         server.send,
         HEADERS,
-        refusals=(),
+        refusals=refusals,
         ping_interval=seconds * 0.9,
         ping_timeout=seconds * 0.1,
     )
@@ -264,6 +266,23 @@ def test_the_last_event_says_whether_and_when_to_reconnect(
     assert (b"retry: " in text) is later
     if later:
         assert 5 <= retry_seconds(text) <= 15
+
+
+@pytest.mark.parametrize("started", [False, True])
+async def test_a_refusal_sends_nothing_unless_the_stream_has_started(
+    server: AsgiServer, started: bool
+) -> None:
+    """Then the caller can respond with a status."""
+    transport = event_stream(server, seconds=3600, refusals=[CloseCode.REVOKED])
+    async with asyncio.timeout(15):
+        await transport.drained()
+    if started:
+        transport.write(Frame(b'"hello"'), LIMIT)
+    transport.close(CloseCode.REVOKED, "")
+    await transport.run()
+    assert bool(server.sent) is transport.started is transport.ended is started
+    if started:
+        assert b"id: closed\n" in body(server)
 
 
 async def test_a_stream_without_events_is_kept_alive_by_comments_once_it_has_started(
