@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -51,4 +50,4 @@ def numeric_date(value: object) -> int | None:
     """A NumericDate (section 2) in whole seconds since 1970, or None if `value` is not one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    return int(value) if math.isfinite(value) and 0 <= value <= _MAX_DATE else None
+    return int(value) if 0 <= value <= _MAX_DATE else None
