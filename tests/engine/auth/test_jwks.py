@@ -18,6 +18,7 @@ from bff.testing import until
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jose import jwk, jwt
+from pydantic import SecretStr
 
 from tests.engine.auth.test_tokens import forge, good_claims
 
@@ -178,6 +179,28 @@ async def test_unsuitable_keys_are_ignored(
     verifier = make_verifier(settings, provider)
     await assert_unauthenticated(verifier, first.sign())
     assert (await verifier.verify(second.sign())).user_id == "alice"
+
+
+async def test_what_is_no_key_leaves_the_others_usable(settings: Settings, first: Signer) -> None:
+    nonsense: list[Any] = [7, None, [], "key"]
+    provider = Provider(*nonsense, first.entry())
+    assert (await make_verifier(settings, provider).verify(first.sign())).user_id == "alice"
+
+
+async def test_only_keys_that_can_verify_tokens_are_counted(
+    settings: Settings, first: Signer, second: Signer
+) -> None:
+    """`bff doctor` and `/health/ready` say so when there are none."""
+    curve = Signer("curve", "ES256").entry()
+    provider = Provider(first.entry(alg=None), second.entry(), curve)
+    assert await make_verifier(settings, provider).tokens.usable_keys() == 2
+    unusable = make_verifier(settings, Provider(curve))
+    with pytest.raises(LookupError, match="no usable key"):
+        await unusable.tokens.usable_keys()
+    rotated = {"jwt_secret": SecretStr("n" * 40), "jwt_previous_secret": settings.jwt_secret}
+    for changes, count in (({}, 1), (rotated, 2), ({"jwt_secret": None}, 0)):
+        own = TokenVerifier(settings.model_copy(update=changes))
+        assert await own.tokens.usable_keys() == count
 
 
 async def test_a_short_rsa_key_is_ignored(settings: Settings, first: Signer) -> None:

@@ -62,6 +62,7 @@ def test_a_listed_origin_is_allowed() -> None:
         ("https://[::1]:443", "https://[::1]"),
         ("https://[::1]:8443", "https://[::1]:8443"),
         ("https://App.Example.com", "https://app.example.com"),
+        ("capacitor://localhost", "capacitor://localhost"),
     ],
 )
 def test_entries_of_the_list_are_normalised(listed: str, sent: str) -> None:

@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 from bff.auth import tickets as tickets_module
 from bff.auth.caller import Caller
+from bff.auth.session_key import SessionKey
 from bff.auth.tickets import Tickets
 from bff.errors import Code, Problem
-from bff.redis.client import RedisClient
+from bff.redis.client import RedisClient, create_client
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
 from bff.testing import until
@@ -27,6 +28,15 @@ async def assert_refused(tickets: Tickets, ticket: str, origin: str | None = ORI
 
 async def test_a_ticket_returns_its_caller(tickets: Tickets, alice: Caller) -> None:
     assert await tickets.redeem(await tickets.issue(alice, ORIGIN), ORIGIN) == alice
+
+
+async def test_a_ticket_of_a_session_returns_the_key_of_the_session(
+    tickets: Tickets, alice: Caller
+) -> None:
+    """With which the access token can be asked for."""
+    key = SessionKey.new()
+    ticket = await tickets.issue(replace(alice, session=key), ORIGIN)
+    assert (await tickets.redeem(ticket, ORIGIN)).session == key
 
 
 async def test_a_field_that_only_a_newer_version_stores_is_ignored(
@@ -82,6 +92,22 @@ async def test_a_ticket_of_an_expired_token_is_refused(tickets: Tickets, alice: 
     await assert_refused(tickets, await tickets.issue(expired, ORIGIN))
 
 
+async def test_the_clock_of_the_tokens_issuer_may_differ_by_the_leeway(
+    redis: RedisClient, settings: Settings, alice: Caller
+) -> None:
+    changed = settings.model_copy(update={"jwt_leeway_seconds": 300})
+    tickets = Tickets(AutoPipeline(redis), changed)
+    late = replace(alice, expires_at=int(time.time()) - 100)
+    assert await tickets.redeem(await tickets.issue(late, ORIGIN), ORIGIN) == late
+
+
+async def test_what_cannot_be_a_ticket_is_refused_without_redis(settings: Settings) -> None:
+    away = create_client("redis://127.0.0.1:1")
+    for text in ("x" * 5_000, "ä"):
+        await assert_refused(Tickets(AutoPipeline(away), settings), text)
+    await away.aclose()
+
+
 @pytest.mark.parametrize(
     "ticket", ["x", "ä", "x" * 5_000, "\ud800"], ids=lambda text: ascii(text)[:9]
 )
@@ -114,6 +140,22 @@ async def test_a_user_gets_a_bounded_number_of_tickets(
             return False
 
     await until(is_allowed_again)
+
+
+async def test_the_first_refused_ticket_is_logged_and_says_how_long_to_wait(
+    redis: RedisClient, settings: Settings, alice: Caller, caplog: pytest.LogCaptureFixture
+) -> None:
+    changed = {"max_tickets_per_user": 1, "ticket_seconds": 1}
+    tickets = Tickets(AutoPipeline(redis), settings.model_copy(update=changed))
+    with pytest.raises(Problem) as caught:
+        await issue_until_refused(tickets, alice)
+    assert caught.value.retry_after_seconds == 1
+    assert caplog.messages == ["tickets refused: too many"]
+
+
+async def issue_until_refused(tickets: Tickets, caller: Caller) -> None:
+    while True:
+        await tickets.issue(caller, ORIGIN)
 
 
 async def test_redis_stores_neither_the_ticket_nor_the_caller(

@@ -11,7 +11,8 @@ import time
 from typing import Any
 
 import pytest
-from bff.auth.tokens import TokenVerifier, issue
+from bff.auth.caller import Caller
+from bff.auth.tokens import MAX_TOKEN, TokenVerifier, issue
 from bff.errors import Code, Problem
 from bff.settings import Settings
 from bff.testing.plugin import SECRET
@@ -49,12 +50,16 @@ async def assert_refused(settings: Settings, token: str, **changes: Any) -> None
 async def test_a_valid_token_identifies_the_caller(
     settings: Settings, make_token: MakeToken
 ) -> None:
-    token = make_token(preferred_username="Alice A.", sid="s-1", scope="orders admin")
+    now = int(time.time())
+    token = make_token(
+        preferred_username="Alice A.", sid="s-1", jti="t-1", iat=now - 5, scope="orders admin"
+    )
     caller = await TokenVerifier(settings).verify(token)
     assert caller.user_id == "alice"
     assert caller.username == "Alice A."
     assert caller.scopes == {"orders", "admin"}
-    assert caller.session_id == "s-1"
+    assert (caller.session_id, caller.token_id) == ("s-1", "t-1")
+    assert caller.issued_at == now - 5
     assert caller.expires_at > time.time()
     assert token not in repr(caller)
 
@@ -80,6 +85,8 @@ async def test_no_token_is_issued_without_a_secret(settings: Settings) -> None:
         ({"scope": "a b"}, {"a", "b"}),
         ({"scope": None, "scopes": ["a", "b"]}, {"a", "b"}),
         ({"scope": None, "scp": ["a", 7]}, {"a"}),
+        ({"scope": None, "scp": ["a", "b admin", "c\x00", ""]}, {"a"}),
+        ({"scope": "a b\x00"}, {"a"}),
         ({"scope": None, "scp": "a b"}, {"a", "b"}),
         ({"scope": {"admin": True}}, set()),
         ({"scope": None}, set()),
@@ -119,6 +126,7 @@ async def test_the_username_comes_from_the_first_usable_claim(
         {"exp": {}},
         {"nbf": 9_999_999_999},
         {"nbf": "soon"},
+        {"nbf": True},
         {"nbf": []},
         {"iat": {}},
         {"iat": "1700000000"},
@@ -143,6 +151,35 @@ async def test_invalid_claims_are_refused(
     await assert_refused(settings, make_token(**claims))
 
 
+def test_claims_without_a_user_or_an_end_identify_nobody() -> None:
+    for claims in ({"sub": "alice"}, {"exp": 2_000_000_000}, {"sub": "alice", "exp": "never"}):
+        with pytest.raises(Problem) as caught:
+            Caller.from_claims(claims)
+        assert caught.value.code is Code.UNAUTHENTICATED
+
+
+async def test_a_token_without_ids_belongs_to_no_session(
+    settings: Settings, make_token: MakeToken
+) -> None:
+    """A revoked id cannot be equal to an empty text."""
+    caller = await TokenVerifier(settings).verify(make_token(sid=7, jti="a\nb"))
+    assert (caller.session_id, caller.token_id) == ("", "")
+
+
+async def test_only_an_expired_token_is_said_to_have_expired(
+    settings: Settings, make_token: MakeToken
+) -> None:
+    verifier = TokenVerifier(settings)
+    for claims, description in (
+        ({"exp": 1}, "The token has expired"),
+        ({"nbf": 9_999_999_999}, "Sign in first"),
+        ({"aud": "another-audience"}, "Sign in first"),
+    ):
+        with pytest.raises(Problem) as caught:
+            await verifier.verify(make_token(**claims))
+        assert caught.value.description == description
+
+
 async def test_times_of_1970_are_accepted(settings: Settings, make_token: MakeToken) -> None:
     await TokenVerifier(settings).verify(make_token(nbf=0))
     settings = settings.model_copy(update={"max_token_seconds": 2**40})
@@ -153,9 +190,9 @@ async def test_a_token_that_lives_longer_than_a_revocation_is_refused(
     settings: Settings, make_token: MakeToken
 ) -> None:
     now, longest = int(time.time()), settings.max_token_seconds
+    longest += int(settings.jwt_leeway_seconds)
     await TokenVerifier(settings).verify(make_token(iat=now - 100, exp=now - 100 + longest))
-    leeway = int(settings.jwt_leeway_seconds)
-    await assert_refused(settings, make_token(iat=now - 100, exp=now - 98 + leeway + longest))
+    await assert_refused(settings, make_token(iat=now - 100, exp=now - 99 + longest))
     await assert_refused(settings, make_token(iat=None, exp=now + 60 + longest))
 
 
@@ -185,6 +222,13 @@ async def test_another_issuer_is_refused(
     settings: Settings, make_token: MakeToken, issuer: str | None
 ) -> None:
     await assert_refused(settings, make_token(iss=issuer), jwt_issuer="https://id")
+
+
+async def test_every_issuer_is_accepted_where_none_is_set(
+    settings: Settings, make_token: MakeToken
+) -> None:
+    assert settings.jwt_issuer is None
+    assert (await TokenVerifier(settings).verify(make_token(iss="https://id"))).user_id == "alice"
 
 
 @pytest.mark.parametrize("audience", ["other", ["a", "b"], "bff2", [7], None])
@@ -273,6 +317,23 @@ async def test_malformed_claims_are_refused(settings: Settings, claims: Any) -> 
 )
 async def test_other_texts_are_refused(settings: Settings, token: str) -> None:
     await assert_refused(settings, token)
+
+
+async def test_a_token_is_at_most_so_long(settings: Settings) -> None:
+    """Two parts of a token have 4 characters for 3 bytes, so a third one makes up the length."""
+
+    def of_length(length: int) -> str:
+        for space in range(3):
+            header = json.dumps({"alg": "HS256"}).encode() + b" " * space
+            for letters in range(length * 3 // 4 - 300, length * 3 // 4):
+                token = forge(header, good_claims() | {"letters": "x" * letters})
+                if len(token) == length:
+                    return token
+        raise AssertionError(length)
+
+    verifier = TokenVerifier(settings)
+    assert (await verifier.verify(of_length(MAX_TOKEN))).user_id == "alice"
+    await assert_refused(settings, of_length(MAX_TOKEN + 1))
 
 
 async def test_a_changed_token_is_refused(settings: Settings, make_token: MakeToken) -> None:
