@@ -9,13 +9,16 @@ from typing import Any
 import httpx2
 import pytest
 from bff.auth.session_cookie import SessionCookie
+from bff.auth.session_key import SessionKey
 from bff.cli import main
 from bff.development import identity_provider
 from bff.development.identity_provider import EmbeddedIdentityProvider
+from bff.errors import Problem
 from bff.settings import Settings
 from bff.testing import RunningBff
 from click.testing import CliRunner
 from starlette.requests import Request
+from starlette.responses import Response
 
 from tests.engine.sign_in.conftest import Embedded, Page, Provider
 from tests.engine.sign_in.test_attacks import refused
@@ -204,6 +207,33 @@ def test_cookie_tossing_from_a_sister_domain(settings: Settings) -> None:
     assert read("https", "bff=tossed; __Host-bff=good") == "good"
     assert read("http", "bff=tossed", environment="production") is None
     assert read("http", "bff=plain") == "plain"
+    assert read("https", "bff=tossed; bff=twice; __Host-bff=good; bff=__Host-bff") == "good"
+    with pytest.raises(Problem, match="two cookies __Host-bff"):
+        read("https", "__Host-bff=good; __Host-bff=other")
+
+
+@pytest.mark.parametrize("is_secure", [True, False])
+def test_scripts_and_other_sites_cannot_use_the_cookie_when_it_is_set_and_deleted(
+    settings: Settings, is_secure: bool
+) -> None:
+    """Browsers delete a cookie with the prefix `__Host-` only if the flags are right, too."""
+    scheme = "https" if is_secure else "http"
+    request = Request(
+        {"type": "http", "scheme": scheme, "server": ("a", 1), "path": "/", "headers": []}
+    )
+    name = "__Host-bff" if is_secure else "bff"
+    flags = {"httponly", "path=/", "samesite=strict"} | ({"secure"} if is_secure else set())
+    cookie, key = SessionCookie(settings), SessionKey.new()
+    response = Response()
+    cookie.set(request, response, key)
+    cookie.delete(request, response)
+    given, deleted = [
+        [part.strip().lower() for part in line.split(";")]
+        for line in response.headers.getlist("set-cookie")
+    ]
+    assert (given[0], set(given[1:])) == (f"{name}={key.cookie}".lower(), flags)
+    assert deleted[0].startswith(f'{name.lower()}=""')
+    assert {"max-age=0", *flags} <= set(deleted)
 
 
 async def test_sign_ins_that_were_begun_do_not_fill_the_browser(page: Page) -> None:

@@ -156,7 +156,26 @@ def test_an_access_token_is_refreshed_before_it_expires(
         assert (tokens.expires_at, tokens.refresh_at) == (None, None)
         return
     assert tokens.refresh_at is not None
+    assert tokens.expires_at is not None
     assert 0 <= tokens.refresh_at - now - refreshed_after < 60
+    assert 0 <= tokens.expires_at - now - float(str(lifetime)) < 60
+
+
+@pytest.mark.parametrize("access_token", [None, "", 7, ["a"]])
+def test_an_answer_without_an_access_token_has_no_tokens(access_token: object) -> None:
+    assert Tokens.from_response({"access_token": access_token, "id_token": "i"}) is None
+
+
+def test_what_a_refresh_leaves_out_stays_as_it_was() -> None:
+    before = Tokens("a", expires_at=None, refresh_token="r", id_token="i")
+    for answer, refresh_token, id_token in (
+        ({}, "r", "i"),
+        ({"refresh_token": "new"}, "new", "i"),
+        ({"refresh_token": "", "id_token": "new"}, "r", "new"),
+    ):
+        after = Tokens.from_response({"access_token": "b"} | answer, before)
+        assert after == Tokens("b", None, refresh_token, id_token)
+    assert Tokens.from_response({"access_token": "b"}) == Tokens("b", None, None, "")
 
 
 async def test_an_access_token_without_a_refresh_token_is_used_until_it_expires(
