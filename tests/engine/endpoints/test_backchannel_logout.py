@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from bff.auth.logout_token import EVENT
+from bff.auth.logout_token import EVENT, MAX_AGE_SECONDS, Logout, LogoutRefused
 from bff.auth.oidc.provider import MEMORY_ISSUER
 from bff.auth.session_key import SessionKey
 from bff.auth.session_tokens import Tokens
@@ -110,7 +110,8 @@ REFUSED: dict[str, dict[str, Any]] = {
     "an iat that is no time": {"iat": "now"},
     "issued in an hour": {"iat": int(time.time()) + 3600},
     "issued an hour ago": {"iat": int(time.time()) - 3600},
-    "expired": {"exp": int(time.time()) - 60},
+    "expired": {"exp": int(time.time()) - 61},
+    "an exp that is no time": {"exp": "soon"},
     "no events": {"events": None},
     "another event": {"events": {"http://schemas.openid.net/event/other": {}}},
     "an event that is no object": {"events": {EVENT: True}},
@@ -123,6 +124,18 @@ REFUSED: dict[str, dict[str, Any]] = {
     "an empty sub": {"sub": ""},
     "a sid with a line break": {"sid": "s\n1"},
 }
+
+
+@pytest.mark.parametrize("changes", REFUSED.values(), ids=REFUSED)
+def test_claims_that_are_not_those_of_a_logout_token_are_refused(changes: dict[str, Any]) -> None:
+    def logout(**changes: Any) -> Logout:
+        return Logout.from_claims(claims(**changes), issuer=ISSUER, audience="shop", leeway=60)
+
+    now = int(time.time())
+    assert logout(iat=now - MAX_AGE_SECONDS - 30, exp=now - 30).session_id == "s-1"
+    assert logout(iat=now + 30, aud=["other", "shop"], sid=None, sub="alice").user_id == "alice"
+    with pytest.raises(LogoutRefused):
+        logout(**changes)
 
 
 async def test_a_token_that_is_not_valid_ends_nothing(bff: RunningBff) -> None:

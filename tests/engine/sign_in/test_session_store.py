@@ -123,6 +123,7 @@ async def test_a_use_begins_the_idle_time_again(redis: RedisClient, settings: Se
     """Redis keeps a session for the time until the next touch too."""
     changed = settings.model_copy(update={"session_idle_seconds": 402})
     store = SessionStore(AutoPipeline(redis), changed)
+    assert store.touch_seconds == 100.5
     key = await create(store)
     name = f"{settings.prefix}:session:{key.sid}"
 
