@@ -97,7 +97,7 @@ class RevocationList:
 
     def is_revoked(self, caller: Caller) -> bool:
         """Whether the caller's session, token or user is revoked."""
-        if self._users and self._users.get(caller.user_id, -1.0) >= caller.issued_at:
+        if self._users.get(caller.user_id, -1.0) >= caller.issued_at:
             return True
         return (caller.session_id != "" and caller.session_id in self._sessions) or (
             caller.token_id != "" and caller.token_id in self._tokens
