@@ -72,11 +72,11 @@ class Instance:
     """One of the instances that share the sessions in Redis."""
 
     def __init__(self, redis: RedisClient, settings: Settings, provider: Provider) -> None:
-        pipeline = AutoPipeline(redis)
-        self.store = SessionStore(pipeline, settings)
+        self.pipeline = AutoPipeline(redis)
+        self.store = SessionStore(self.pipeline, settings)
         self.ended: list[Caller] = []
         self.access_tokens = AccessTokens(
-            pipeline, settings, self.store, cast(IdentityProvider, provider), self._end
+            self.pipeline, settings, self.store, cast(IdentityProvider, provider), self._end
         )
 
     async def _end(self, caller: Caller) -> None:
@@ -119,6 +119,18 @@ def instance(start: Callable[[], Instance]) -> Instance:
     return start()
 
 
+def recorded(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the commands that the instance sends to Redis from now on."""
+    submit, commands = instance.pipeline.submit, list[str]()
+
+    def record(*args: Any, **options: Any) -> Any:
+        commands.append(args[0])
+        return submit(*args, **options)
+
+    monkeypatch.setattr(instance.pipeline, "submit", record)
+    return commands
+
+
 async def problem_of(instance: Instance, caller: Caller) -> Problem:
     with pytest.raises(Problem) as caught:
         await instance.access_tokens.of(caller)
@@ -139,14 +151,23 @@ async def problem_of(instance: Instance, caller: Caller) -> Problem:
     ids=["fresh", "without time", "late", "expired", "late, alone", "no end", "expired, alone"],
 )
 async def test_an_access_token_is_given_refreshed_or_refused(
-    instance: Instance, idp: Provider, given: dict[str, Any], expected: str
+    instance: Instance,
+    idp: Provider,
+    monkeypatch: pytest.MonkeyPatch,
+    given: dict[str, Any],
+    expected: str,
 ) -> None:
     caller = await instance.signed_in(tokens(**given))
+    commands = recorded(instance, monkeypatch)
     if expected == Code.UNAUTHENTICATED:
         assert (await problem_of(instance, caller)).code is Code.UNAUTHENTICATED
     else:
         assert await instance.access_tokens.of(caller) == expected
     assert idp.asked == (["refresh-1"] if expected == "access-2" else [])
+    if expected != "access-2":
+        assert commands == ["HGET"], "one round trip"
+    with_a_token = replace(caller, session=None)
+    assert (await problem_of(instance, with_a_token)).code is Code.FORBIDDEN
 
 
 async def test_each_refresh_uses_the_refresh_token_of_the_last_one(
@@ -197,10 +218,12 @@ async def test_a_refresh_that_another_instance_does_not_finish_is_not_waited_for
     idp.open.clear()
     asking = asyncio.create_task(first.access_tokens.of(caller))
     await until(lambda: idp.asked != [])
+    commands = recorded(second, monkeypatch)
     if expected == Code.SERVICE_UNAVAILABLE:
         assert (await problem_of(second, caller)).code is Code.SERVICE_UNAVAILABLE
     else:
         assert await second.access_tokens.of(caller) == expected
+    assert commands.count("SET") <= 3, "it asks Redis now and then"
     idp.open.set()
     assert await asking == "access-2", "it still has the lock"
     assert idp.asked == ["refresh-1"]
@@ -237,7 +260,7 @@ async def test_new_tokens_are_stored_although_redis_is_away_for_a_moment(
     instance: Instance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The refresh token before them is used up."""
-    pauses = (0, 0, 0)
+    pauses, now = (0.01, 0.02, 0.03), asyncio.get_running_loop().time
     monkeypatch.setattr(access_tokens, "_STORE_AGAIN_SECONDS", pauses)
     caller, write = await instance.signed_in(tokens(**EXPIRED)), instance.store.write_tokens
     failures = [ConnectionError("away") for _ in pauses]
@@ -248,7 +271,9 @@ async def test_new_tokens_are_stored_although_redis_is_away_for_a_moment(
         return await write(key, new)
 
     monkeypatch.setattr(instance.store, "write_tokens", away)
+    began = now()
     assert await instance.access_tokens.of(caller) == "access-2"
+    assert now() - began >= sum(pauses)
     stored = await instance.stored(caller)
     assert stored is not None
     assert stored.refresh_token == "refresh-2"
