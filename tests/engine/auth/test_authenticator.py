@@ -9,13 +9,20 @@ import httpx2
 import pytest
 from bff.auth.authenticator import Authenticator
 from bff.auth.caller import Caller
+from bff.auth.revocations import SessionEnded
+from bff.auth.sessions import SessionStore
 from bff.auth.tickets import Tickets
+from bff.auth.tokens import TokenVerifier
 from bff.errors import Code, Problem
+from bff.redis.client import RedisClient
+from bff.redis.pipeline import AutoPipeline
+from bff.settings import Settings
 from starlette.requests import HTTPConnection
 
 from tests.engine.auth.conftest import MakeToken
 
 ORIGIN = "http://localhost:8000"
+LISTED = {"origin": ORIGIN}
 SPELLINGS = ["Bearer {}", "bearer {}", "BEARER  {}", "{}", "Bearer :{}", "Bearer:{}", "Bearer: {}"]
 
 
@@ -92,6 +99,8 @@ async def test_only_the_first_credential_is_checked(
         cookie=f"Authorization={good}",
         origin=ORIGIN,
     )
+    twice = f"Authorization={good}; Authorization={good}"
+    await assert_problem(Code.UNAUTHENTICATED, authenticator, cookie=twice, origin=ORIGIN)
     ticket = await tickets.issue(alice, None)
     bob = make_token(sub="bob")
     both = handshake(f"ticket={ticket}", authorization=bob)
@@ -120,6 +129,57 @@ async def test_only_a_cookie_needs_an_origin(
     await assert_problem(Code.FORBIDDEN, authenticator, cookie=f"Authorization={token}")
     caller = await authenticator.authenticate_socket(handshake(authorization=token))
     assert caller.user_id == "alice"
+    unused = {"cookie": f"Authorization={token}"}
+    authenticator.check_origin(handshake("ticket=x", **unused))
+    with pytest.raises(Problem):
+        authenticator.check_origin(handshake(**unused))
+
+
+async def test_an_event_stream_goes_by_header_or_by_the_cookie_of_an_own_page(
+    authenticator: Authenticator, make_token: MakeToken, tickets: Tickets, alice: Caller
+) -> None:
+    token, ticket = make_token(), await tickets.issue(alice, None)
+    header, cookie = {"authorization": token}, {"cookie": f"Authorization={token}"}
+    own, foreign = {"sec-fetch-site": "same-origin"}, {"origin": "http://evil"}
+    allowed: list[dict[str, str]] = [header, header | own, cookie | own, cookie | LISTED]
+    for accepted in allowed:
+        assert (await authenticator.authenticate_stream(handshake(**accepted))).user_id == "alice"
+    refused: list[tuple[dict[str, str], Code]] = [
+        ({}, Code.UNAUTHENTICATED),
+        ({"query": f"ticket={ticket}"}, Code.UNAUTHENTICATED),
+        (cookie, Code.FORBIDDEN),
+        (cookie | {"sec-fetch-site": "same-site"}, Code.FORBIDDEN),
+        (cookie | own | foreign, Code.FORBIDDEN),
+        (header | foreign, Code.FORBIDDEN),
+    ]
+    for fields, code in refused:
+        with pytest.raises(Problem) as caught:
+            await authenticator.authenticate_stream(handshake(**fields))
+        assert caught.value.code is code, fields
+
+
+async def test_who_is_revoked_is_refused_on_every_way(
+    settings: Settings, tickets: Tickets, make_token: MakeToken, redis: RedisClient, alice: Caller
+) -> None:
+    class Revoked:
+        async def check(self, caller: Caller) -> None:
+            if caller.user_id == "alice":
+                raise SessionEnded
+
+    sessions = SessionStore(AutoPipeline(redis), settings)
+    authenticator = Authenticator(settings, TokenVerifier(settings), tickets, sessions, Revoked())
+    token, ticket = make_token(), await tickets.issue(alice, None)
+    connection = handshake(authorization=token)
+    for refused in (
+        authenticator.authenticate_socket(handshake(f"ticket={ticket}")),
+        authenticator.authenticate_socket(connection),
+        authenticator.authenticate_stream(connection),
+        authenticator.authenticate(connection),
+        authenticator.verify(token),
+    ):
+        with pytest.raises(SessionEnded):
+            await refused
+    assert (await authenticator.verify(make_token(sub="bob"))).user_id == "bob"
 
 
 # Over HTTP

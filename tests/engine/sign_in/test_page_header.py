@@ -99,8 +99,9 @@ async def test_no_route_was_forgotten(page: Page) -> None:
 
 async def test_a_plain_navigation_reads_without_the_header(page: Page) -> None:
     assert (await page.http.get("/mine", headers=NAVIGATION)).status_code == 200
-    framed = NAVIGATION | {"Sec-Fetch-Dest": "iframe"}
-    assert (await page.http.get("/mine", headers=framed)).status_code == 403
+    for other in ({"Sec-Fetch-Dest": "iframe"}, {"Sec-Fetch-Mode": "no-cors"}):
+        headers = NAVIGATION | other
+        assert (await page.http.get("/mine", headers=headers)).status_code == 403
     posted = NAVIGATION | {"Origin": page.origin}
     assert (await page.http.post("/mine", headers=posted)).status_code == 403
 

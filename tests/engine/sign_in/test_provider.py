@@ -52,6 +52,8 @@ class Site:
         self.metadata = REQUIRED | metadata
         self.requests: list[httpx2.Request] = []
         self.answer: Answer = self.usual
+        self.closed = 0
+        """How many HTTP clients were closed."""
 
     async def __call__(self, request: httpx2.Request) -> httpx2.Response:
         if request.url.path == "/.well-known/openid-configuration":
@@ -70,13 +72,22 @@ class Site:
             "oidc_client_secret": SecretStr("secret"),
         }
         changed = settings.model_copy(update=given | changes)
-        return IdentityProvider(changed, httpx2.MockTransport(self))
+        return IdentityProvider(changed, Transport(self))
 
     def form(self) -> dict[str, str]:
         """The form of the last request."""
         fields = parse_qs(self.requests[-1].content.decode(), keep_blank_values=True)
         assert all(len(values) == 1 for values in fields.values()), fields
         return {name: values[0] for name, values in fields.items()}
+
+
+class Transport(httpx2.MockTransport):
+    def __init__(self, site: Site) -> None:
+        super().__init__(site)
+        self._site = site
+
+    async def aclose(self) -> None:
+        self._site.closed += 1
 
 
 def pem(private: Any) -> bytes:
@@ -131,6 +142,13 @@ async def test_a_provider_without_optional_endpoints_is_asked_for_nothing_there(
     assert url.startswith(f"{ISSUER}/authorize?tenant=7&client_id=shop&")
     assert parse_qs(urlsplit(url).query)["redirect_uri"] == ["https://app.example/a?b"]
     await client.close()
+    site.metadata["issuer"] = "https://evil.example"
+    deceived = site.client(settings)
+    with pytest.raises(Problem):
+        await deceived.metadata()
+    assert "the issuer in the metadata is not OIDC_ISSUER" in deceived.error
+    await deceived.close()
+    assert site.closed == 4, "the HTTP clients of both"
 
 
 async def test_what_the_optional_endpoints_are_asked(settings: Settings) -> None:

@@ -293,7 +293,9 @@ async def test_a_session_that_ends_during_its_refresh_has_no_access_token(
     assert isinstance(await problem_of(instance, caller), SessionEnded)
 
 
-async def test_a_stop_waits_for_the_refresh_that_runs(instance: Instance, idp: Provider) -> None:
+async def test_a_stop_waits_for_the_refresh_that_runs_but_not_for_ever(
+    instance: Instance, idp: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its tokens would be lost otherwise."""
     caller = await instance.signed_in(tokens(**EXPIRED))
     await instance.access_tokens.stop()
@@ -307,16 +309,11 @@ async def test_a_stop_waits_for_the_refresh_that_runs(instance: Instance, idp: P
     stored = await instance.stored(caller)
     assert stored is not None
     assert stored.access_token == "access-2"
-
-
-async def test_a_stop_waits_for_no_provider_that_does_not_answer(
-    instance: Instance, idp: Provider, monkeypatch: pytest.MonkeyPatch
-) -> None:
     monkeypatch.setattr(access_tokens, "_STOP_SECONDS", 0.01)
-    caller = await instance.signed_in(tokens(**EXPIRED))
+    await instance.store.write_tokens(key_of(caller), replace(stored, refresh_at=0, expires_at=0))
     idp.open.clear()
     asking = asyncio.create_task(instance.access_tokens.of(caller))
-    await until(lambda: idp.asked != [])
+    await until(lambda: idp.asked == ["refresh-1", "refresh-2"])
     await instance.access_tokens.stop()
     assert instance.access_tokens._refreshing == {}
     with pytest.raises(asyncio.CancelledError):
