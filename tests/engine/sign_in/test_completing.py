@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Mapping
 from http.cookies import SimpleCookie
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
+import httpx2
 import pytest
 from bff.auth.caller import Caller
 from bff.auth.oidc.login_flow import FlowCookies, LoginFlow, checked_path
@@ -28,6 +30,15 @@ from tests.engine.sign_in.test_lies import LIES, SPELLINGS, lie
 CALLBACK = "https://app.example/auth/callback"
 
 
+class Transport(httpx2.MockTransport):
+    def __init__(self, idp: EmbeddedIdentityProvider, ended: list[str]) -> None:
+        super().__init__(lambda request: idp._respond(request))
+        self._ended = ended
+
+    async def aclose(self) -> None:
+        self._ended.append("connections")
+
+
 class Completing:
     """Signs ann in at the embedded provider, without a server and a browser."""
 
@@ -35,15 +46,20 @@ class Completing:
         self._settings = settings.model_copy(update={"oidc_issuer": "memory://"})
         self._pipeline = pipeline
         self.idp = EmbeddedIdentityProvider(self._settings)
+        self.began = dict[str, list[str]]()
+        """What the provider was told when the sign-in began."""
+        self.ended = list[str]()
+        """What a stop has ended, in order."""
 
     async def sign_in(
         self, answer: dict[str, Any] | None = None, scopes: str = "orders", **settings: Any
     ) -> SignIn:
         changed = self._settings.model_copy(update=settings)
         sessions = SessionStore(self._pipeline, changed)
-        transport = self.idp.transport()
+        transport = Transport(self.idp, self.ended)
         sign_ins = SignIns(changed, self._pipeline, sessions, self._end, None, transport)
         flow = LoginFlow.begin("/", CALLBACK, None)
+        self.began = parse_qs(urlsplit(await sign_ins.authorization_url(flow)).query)
         code = self.idp.code(
             "ann", scopes, nonce=flow.nonce, challenge=flow.challenge, redirect_uri=CALLBACK
         )
@@ -53,7 +69,13 @@ class Completing:
                 flow, Answer(**good | (answer or {})), address="192.0.2.7", user_agent="test"
             )
         finally:
+            self.ended.clear()
+            sign_ins.access_tokens.stop = self._stop  # type: ignore[method-assign]
             await sign_ins.close()
+            assert self.ended == ["refreshes", "connections", "connections"]
+
+    async def _stop(self) -> None:
+        self.ended.append("refreshes")
 
     async def _end(self, caller: Caller) -> None:
         raise AssertionError(caller)
@@ -81,6 +103,15 @@ async def test_only_a_right_answer_of_the_provider_makes_a_session(
     assert (good.address, good.user_agent) == ("192.0.2.7", "test")
     assert good.tokens.refresh_token is not None
     assert good.provider_sid
+    random = [completing.began.pop(name) for name in ("state", "nonce", "code_challenge")]
+    assert len({len(value) for (value,) in random}) == 1
+    assert completing.began == {
+        "client_id": ["bff"],
+        "response_type": ["code"],
+        "scope": ["openid profile"],
+        "redirect_uri": [CALLBACK],
+        "code_challenge_method": ["S256"],
+    }
     for answer in ({"code": None}, {"code": "x"}, {"error": "access_denied"}):
         await refuse(completing, answer)
     for claims in LIES.values():
@@ -89,6 +120,8 @@ async def test_only_a_right_answer_of_the_provider_makes_a_session(
             await refuse(completing)
     with monkeypatch.context() as patch:
         patch.setattr(completing.idp, "sign", lambda _: "")
+        await refuse(completing)
+        patch.setattr(completing.idp, "_tokens", lambda _: {"id_token": "x"})
         await refuse(completing)
 
 
@@ -100,6 +133,8 @@ async def test_the_answer_names_the_issuer_where_the_provider_says_so(
     metadata = completing.idp._metadata() | {
         "authorization_response_iss_parameter_supported": is_announced
     }
+    if not is_announced:
+        del metadata["userinfo_endpoint"]  # it may have neither
     monkeypatch.setattr(completing.idp, "_metadata", lambda: metadata)
     assert (await completing.sign_in({"issuer": MEMORY_ISSUER})).user_id == "ann"
     await refuse(completing, {"issuer": "https://evil.example"})

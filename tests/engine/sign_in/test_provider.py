@@ -18,9 +18,12 @@ from bff.auth.oidc.metadata import ProviderMetadata
 from bff.auth.oidc.provider import IdentityProvider
 from bff.errors import Code, Problem
 from bff.settings import Settings
+from bff.testing import until
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from pydantic import SecretStr
+
+from tests.engine.auth.test_jwks import Signer
 
 ISSUER = "https://id.example"
 REQUIRED = {
@@ -42,6 +45,7 @@ ANSWERS: dict[str, Any] = {
     "/revoke": {},
     "/par": {"request_uri": "urn:request:1"},
 }
+FAILED = "request to the identity provider failed"
 Answer = Callable[[httpx2.Request], Awaitable[httpx2.Response]]
 
 
@@ -253,23 +257,28 @@ def fails(error: type[httpx2.TransportError]) -> Answer:
     return answer
 
 
-FAULTS: dict[str, tuple[Answer, type[Exception]]] = {
-    "refused": (answers(400, json={"error": "invalid_grant"}), GrantRefused),
-    "another error": (answers(400, json={"error": "invalid_client"}), Problem),
-    "no connection": (fails(httpx2.ConnectError), Problem),
-    "no connection in time": (fails(httpx2.ConnectTimeout), Problem),
-    "all connections in use": (fails(httpx2.PoolTimeout), Problem),
-    "no answer in time": (fails(httpx2.ReadTimeout), AnswerLost),
-    "no answer at all": (hang, AnswerLost),
-    "an answer cut off": (fails(httpx2.RemoteProtocolError), AnswerLost),
-    "a server error": (answers(500), AnswerLost),
-    "no JSON": (answers(200, text="<html>"), AnswerLost),
+FAULTS: dict[str, tuple[Answer, type[Exception], list[str]]] = {
+    "refused": (answers(400, json={"error": "invalid_grant"}), GrantRefused, []),
+    "another error": (answers(400, json={"error": "bad_client"}), Problem, ["bad_client"]),
+    "no connection": (fails(httpx2.ConnectError), Problem, ["ConnectError"]),
+    "no connection in time": (fails(httpx2.ConnectTimeout), Problem, ["ConnectTimeout"]),
+    "all connections in use": (fails(httpx2.PoolTimeout), Problem, ["PoolTimeout"]),
+    "no answer in time": (fails(httpx2.ReadTimeout), AnswerLost, ["ReadTimeout"]),
+    "no answer at all": (hang, AnswerLost, ["TimeoutError"]),
+    "an answer cut off": (fails(httpx2.ReadError), AnswerLost, ["ReadError"]),
+    "a server error": (answers(500), AnswerLost, ["HTTP 500"]),
+    "no JSON": (answers(200, text="<html>"), AnswerLost, ["ValueError"]),
 }
 
 
-@pytest.mark.parametrize(("answer", "meaning"), FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize(("answer", "meaning", "logged"), FAULTS.values(), ids=FAULTS)
 async def test_a_fault_says_whether_the_grant_may_be_used_up(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, answer: Answer, meaning: type[Exception]
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    answer: Answer,
+    meaning: type[Exception],
+    logged: list[str],
 ) -> None:
     """A code is asked for only once, so a lost answer is as an unavailable provider."""
     monkeypatch.setattr(provider, "_SECONDS", 0.05)
@@ -278,12 +287,45 @@ async def test_a_fault_says_whether_the_grant_may_be_used_up(
     client = site.client(settings)
     with pytest.raises(meaning):
         await client.refresh("r")
+    failures = [vars(one) for one in caplog.records if one.message == FAILED]
+    assert [one["reason"] for one in failures] == logged
     with pytest.raises(Problem if meaning is AnswerLost else meaning) as caught:
         await client.redeem("c", "v", "https://app.example/cb")
-    for ask in (client.userinfo("a"), client.authorization_url({"state": "s"})):
+    asked: list[Awaitable[Any]] = [client.userinfo("a"), client.authorization_url({"state": "s"})]
+    if logged != ["ValueError"]:  # this answer needs no content
+        asked.append(client.revoke("r", "refresh_token"))
+    for ask in asked:
         with pytest.raises(Problem) as other:
             await ask
         assert other.value.code is Code.SERVICE_UNAVAILABLE
     if isinstance(caught.value, Problem):
         assert caught.value.code is Code.SERVICE_UNAVAILABLE
     await client.close()
+
+
+async def test_the_keys_are_those_of_the_address_that_the_metadata_names(
+    settings: Settings,
+) -> None:
+    site, signers = Site(), [Signer("first", "ES256"), Signer("second", "ES256")]
+    by_path = dict(zip(("/keys", "/moved"), signers, strict=True))
+
+    async def keys(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(200, json={"keys": [by_path[request.url.path].entry()]})
+
+    site.answer = keys
+    client = site.client(settings)
+    client._metadata._max_age, client._metadata._min_interval = -1, 0  # always too old
+    first, second = signers
+    for _ in range(2):
+        assert (await client.claims(first.sign()))["sub"] == "alice"
+    assert len(site.requests) == 1
+    site.metadata["jwks_uri"] = f"{ISSUER}/moved"
+    assert (await client.claims(second.sign()))["sub"] == "alice"
+    with pytest.raises(Problem):
+        await client.claims(first.sign())
+    site.metadata["jwks_uri"], site.answer = f"{ISSUER}/silent", hang
+    asking = asyncio.create_task(client.claims(first.sign()))
+    await until(lambda: site.requests[-1].url.path == "/silent")
+    await client.close()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
