@@ -177,7 +177,10 @@ SPELLINGS = [
     "http:///evil.example",
     "/é",
     "//evil.example%2f..",
-    "/" + "x" * 2000,
+    "//[",
+    "/ a",
+    "/\x7f",
+    "/" + "x" * 1000,
 ]
 
 
@@ -185,7 +188,7 @@ async def test_open_redirect_in_every_spelling(page: Page) -> None:
     for return_to in SPELLINGS:
         response = await page.http.get("/auth/login", params={"return_to": return_to})
         assert response.status_code == 422, return_to
-    for path in ("/", "/a?b=//c", "/a/../b", "/%2F%2Fevil.example", "/#x"):
+    for path in ("/", "/a?b=//c", "/a/../b", "/%2F%2Fevil.example", "/#x", "/" + "x" * 999):
         await page.begin(path)
 
 

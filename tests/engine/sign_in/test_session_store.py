@@ -82,13 +82,20 @@ async def test_only_the_whole_key_reads_a_session(
         assert await store.tokens(other) is None
 
 
-async def test_a_session_is_listed_for_its_user_only(store: SessionStore, clock: Clock) -> None:
-    first = await create(store)
-    clock.now += 1
-    second = await create(store)
-    await create(store, user_id="bob")
+async def test_a_user_has_a_list_of_the_newest_sessions(
+    redis: RedisClient, settings: Settings, clock: Clock
+) -> None:
+    changed = settings.model_copy(update={"max_sessions_per_user": 2})
+    store, keys, superfluous = SessionStore(AutoPipeline(redis), changed), [], []
+    began = clock.now
+    for clock.now in (began, began + 1, began + 2):
+        key, beyond = await store.create(ALICE)
+        keys.append(key.sid)
+        superfluous.append(beyond)
+    assert superfluous == [[], [], keys[:1]], "the calling code ends it"
+    assert (await store.create(replace(ALICE, user_id="bob")))[1] == []
     listed = await store.of_user("alice")
-    assert [details.sid for details in listed] == [second.sid, first.sid], "the newest first"
+    assert [details.sid for details in listed] == [keys[2], keys[1]]
     assert (listed[0].created_at, listed[0].address) == (clock.now, "192.0.2.7")
     assert listed[0].user_agent == "x" * 200, "no more of it is stored"
 
@@ -141,23 +148,18 @@ async def test_a_use_begins_the_idle_time_again(redis: RedisClient, settings: Se
     assert await redis.ttl(name) <= 50, "a refresh is no use by the user"
 
 
-async def test_an_ended_session_leaves_nothing(
-    store: SessionStore, redis: RedisClient, settings: Settings
+async def test_an_ended_session_leaves_nothing_unless_redis_failed(
+    store: SessionStore, redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     key = await create(store, provider_sid=None)
     for _ in range(2):
         await store.end_session(key.sid)
         assert [one async for one in redis.scan_iter(f"{settings.prefix}:*")] == []
-
-
-async def test_a_session_that_redis_did_not_delete_has_not_ended(
-    store: SessionStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """In a Redis Cluster another node than that of the list may be away."""
     key = await create(store)
     submit = store._pipeline.submit
 
     def away(*args: Any, **options: Any) -> asyncio.Future[Any]:
+        """In a Redis Cluster another node than that of the list may be away."""
         if args[0] != "DEL":
             return submit(*args, **options)
         failed = asyncio.get_running_loop().create_future()
@@ -169,7 +171,9 @@ async def test_a_session_that_redis_did_not_delete_has_not_ended(
         await store.end_session(key.sid)
 
 
-async def test_the_sessions_of_a_user_up_to_a_time_end(store: SessionStore, clock: Clock) -> None:
+async def test_the_sessions_of_a_user_up_to_a_time_or_of_a_session_of_the_provider_end(
+    store: SessionStore, clock: Clock
+) -> None:
     began, keys = clock.now, []
     for clock.now in (began, began + 1, began + 2):
         keys.append(await create(store))
@@ -178,25 +182,10 @@ async def test_the_sessions_of_a_user_up_to_a_time_end(store: SessionStore, cloc
     assert sorted(await store.end_user("alice", began + 1)) == sorted([first, second])
     assert await store.alive([first, second, third, bobs.sid]) == [False, False, True, True]
     assert await sids(store) == [third]
-
-
-async def test_the_sessions_of_one_session_of_the_provider_end(store: SessionStore) -> None:
-    ended = [(await create(store)).sid for _ in range(3)]
+    ended = [(await create(store, provider_sid="p-3")).sid for _ in range(3)]
     others = [(await create(store, provider_sid=sid)).sid for sid in ("p-2", None, None)]
-    assert sorted(await store.end_provider_session("p-1")) == sorted(ended)
+    assert sorted(await store.end_provider_session("p-3")) == sorted(ended)
     assert await store.alive(ended + others) == [False] * 3 + [True] * 3
-
-
-async def test_the_oldest_sessions_beyond_the_limit_are_returned(
-    redis: RedisClient, settings: Settings, clock: Clock
-) -> None:
-    changed = settings.model_copy(update={"max_sessions_per_user": 2})
-    store = SessionStore(AutoPipeline(redis), changed)
-    found = []
-    for _ in range(3):
-        found.append(await store.create(ALICE))
-        clock.now += 1
-    assert [superfluous for _, superfluous in found] == [[], [], [found[0][0].sid]]
 
 
 async def test_the_url_of_a_sign_out_is_taken_once_and_by_its_ticket_only(

@@ -161,12 +161,7 @@ def test_an_access_token_is_refreshed_before_it_expires(
     assert 0 <= tokens.expires_at - now - float(str(lifetime)) < 60
 
 
-@pytest.mark.parametrize("access_token", [None, "", 7, ["a"]])
-def test_an_answer_without_an_access_token_has_no_tokens(access_token: object) -> None:
-    assert Tokens.from_response({"access_token": access_token, "id_token": "i"}) is None
-
-
-def test_what_a_refresh_leaves_out_stays_as_it_was() -> None:
+def test_what_a_refresh_leaves_out_stays_as_it_was_but_for_the_access_token() -> None:
     before = Tokens("a", expires_at=None, refresh_token="r", id_token="i")
     for answer, refresh_token, id_token in (
         ({}, "r", "i"),
@@ -176,6 +171,8 @@ def test_what_a_refresh_leaves_out_stays_as_it_was() -> None:
         after = Tokens.from_response({"access_token": "b"} | answer, before)
         assert after == Tokens("b", None, refresh_token, id_token)
     assert Tokens.from_response({"access_token": "b"}) == Tokens("b", None, None, "")
+    for missing in (None, "", 7, ["a"]):
+        assert Tokens.from_response({"access_token": missing, "id_token": "i"}, before) is None
 
 
 async def test_an_access_token_without_a_refresh_token_is_used_until_it_expires(
