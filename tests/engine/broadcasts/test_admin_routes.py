@@ -63,6 +63,20 @@ class StandInIndex:
         return INSTANCES
 
 
+class StandInRevocations:
+    def __init__(self) -> None:
+        self.revoked: list[tuple[str, str]] = []
+
+    async def revoke_user(self, user_id: str) -> None:
+        self.revoked.append(("user", user_id))
+
+    async def revoke_session(self, session_id: str) -> None:
+        self.revoked.append(("session", session_id))
+
+    async def revoke_token(self, token_id: str) -> None:
+        self.revoked.append(("token", token_id))
+
+
 @pytest.fixture
 def app(
     service: BroadcastService,
@@ -77,6 +91,7 @@ def app(
         broadcasts=service,
         messenger=messenger,
         index=StandInIndex(),
+        revocations=StandInRevocations(),
         audit=AuditLog(service._database, settings, metrics),
         allowances=TokenBuckets(per_second=1000, burst=1000),
         authenticator=Authenticator(
@@ -136,6 +151,8 @@ def test_the_list_of_routes_is_complete(app: FastAPI) -> None:
             path = path.replace(example, template)
         listed.add((method, path))
     assert offered == listed
+    address = app.url_path_for("read_connections", user_id="realm/alice")
+    assert address == "/admin/users/realm/alice/connections"
 
 
 async def test_a_broadcast_is_created_and_can_be_read(
@@ -264,7 +281,7 @@ async def test_unknown_and_invalid_resources(
 
 
 @pytest.mark.parametrize("user_id", ["alice", "auth0|1", "realm/alice", "ä b"])
-async def test_connections_of_a_user_are_listed_and_closed(
+async def test_connections_of_a_user_are_listed_closed_and_revoked(
     http: httpx2.AsyncClient, app: FastAPI, messenger: RecordingMessenger, user_id: str
 ) -> None:
     path = f"/admin/users/{user_id.replace('/', '%2F')}/connections"
@@ -275,6 +292,11 @@ async def test_connections_of_a_user_are_listed_and_closed(
     response = await http.delete(path)
     assert (response.status_code, response.json()) == (202, {"addressed": 2})
     assert messenger.closed == [user_id]
+    quoted = user_id.replace("/", "%2F")
+    for kind in ("users", "sessions", "tokens"):
+        assert (await http.post(f"/admin/{kind}/{quoted}/revoke")).status_code == 204
+    named = [("user", user_id), ("session", user_id), ("token", user_id)]
+    assert app.state.bff.revocations.revoked == named
 
 
 async def test_stats_count_all_instances(http: httpx2.AsyncClient) -> None:

@@ -1,13 +1,21 @@
-"""The end of a WebSocket on ASGI servers other than `bff serve`."""
+"""The handshake of a WebSocket on `bff serve`, and its end on other ASGI servers."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import MutableMapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from bff.auth.caller import Caller
+from bff.connections.close_codes import CloseCode
+from bff.connections.positions import Position
+from bff.connections.transport import EXTENSION
 from bff.endpoints import websocket
-from bff.testing import RunningBff
+from bff.problems import SocketRefused
+from bff.testing import RunningBff, until
+from starlette.websockets import WebSocket
 
 
 @pytest.fixture
@@ -45,6 +53,7 @@ async def read(*messages: dict[str, Any], is_closed: bool = False) -> tuple[int,
     async with asyncio.timeout(15):
         code = await websocket._read(socket, handler, writing)  # type: ignore[arg-type]
     writing.cancel()
+    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
     return code, handler
 
 
@@ -66,6 +75,81 @@ async def test_frames_of_both_kinds_are_passed_on() -> None:
         {"type": "websocket.disconnect", "code": 4001},
     )
     assert (code, handler.received) == (4001, ["a", b"b", b"c", ""])
+
+
+class Handlers:
+    """Records which connections were opened, admitted and closed."""
+
+    def __init__(self) -> None:
+        self.opened: list[dict[str, Any]] = []
+        self.admitted: list[dict[str, Position]] = []
+        self.closed: list[int] = []
+
+    def open(self, _transport: object, _caller: Caller, **facts: Any) -> Handler:
+        self.opened.append(facts)
+        return Handler()
+
+    async def admit(self, _handler: Handler, since: dict[str, Position]) -> None:
+        self.admitted.append(since)
+
+    def on_closed(self, _handler: Handler, code: int) -> None:
+        self.closed.append(code)
+
+
+class Detachable:
+    """The WebSocket of `bff serve`, which the client may have closed already."""
+
+    def __init__(self, is_open: bool) -> None:
+        self._is_open = is_open
+
+    def detach(self, *_: object) -> bool:
+        return self._is_open
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize(
+    ("query", "since"),
+    [
+        ("", {}),
+        ("ticket=x", {}),
+        ("since=user/a/1,all/b/2", {"user": Position("a", 1), "all": Position("b", 2)}),
+        ("since=nonsense", None),
+        ("since=user/a/1,topic:prices/a/1", None),
+    ],
+)
+async def test_on_bff_serve_a_handshake_is_admitted_unless_the_client_has_gone(
+    query: str, since: dict[str, Position] | None, is_open: bool
+) -> None:
+    handlers, sent = Handlers(), list[str]()
+    app = SimpleNamespace(state=SimpleNamespace(bff=SimpleNamespace(handlers=handlers)))
+    scope = {
+        "type": "websocket",
+        "app": app,
+        "client": ("192.0.2.7", 1),
+        "headers": [(b"user-agent", b"test")],
+        "query_string": query.encode(),
+        "extensions": {EXTENSION: Detachable(is_open)},
+    }
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message["type"])
+
+    serving = websocket.serve(
+        WebSocket(scope, receive, send), Caller("ann", "Ann", frozenset(), "", 2**31)
+    )
+    if since is None:
+        with pytest.raises(SocketRefused) as refused:
+            await serving
+        assert (refused.value.code, sent) == (CloseCode.BAD_FRAME, [])
+        return
+    await serving
+    assert sent == ["websocket.accept"]
+    assert handlers.opened == [{"address": "192.0.2.7", "user_agent": "test"}]
+    assert handlers.admitted == ([since] if is_open else [])
+    assert handlers.closed == ([] if is_open else [CloseCode.ABNORMAL])
 
 
 @pytest.mark.parametrize("code", [{}, {"code": None}])

@@ -11,7 +11,8 @@ import httpx2
 import pytest
 from bff import problems
 from bff.auth.caller import Caller
-from bff.endpoints import BffDep, CallerDep, JsonRoute, requires
+from bff.connections.messages import Call
+from bff.endpoints import BffDep, CallerDep, JsonRoute, requires, rpc
 from bff.endpoints.json_body import read_json_body
 from bff.errors import Code, Problem
 from bff.realtime.limits import TokenBuckets
@@ -48,11 +49,16 @@ class Engine(SimpleNamespace):
 
     def __init__(self, settings: Settings) -> None:
         super().__init__(
-            settings=settings, authenticator=self, allowances=TokenBuckets(0.001, 3), audit=self
+            settings=settings,
+            authenticator=self,
+            allowances=TokenBuckets(0.001, 3),
+            audit=self,
+            dispatcher=self,
         )
         self.metrics = Metrics()
         self.asked = 0
         self.recorded: list[dict[str, Any]] = []
+        self.calls: list[Call] = []
 
     async def authenticate(self, request: Request) -> Caller:
         self.asked += 1
@@ -60,6 +66,12 @@ class Engine(SimpleNamespace):
         if not user:
             raise Problem(Code.UNAUTHENTICATED)
         return Caller(user, user, frozenset(scopes), "", 2**31)
+
+    def check_call(self, caller: Caller, service: str, method: str) -> None: ...
+
+    async def call(self, caller: Caller, call: Call) -> Any:
+        self.calls.append(call)
+        return object() if call.params.get("text") == "no JSON" else {"by": caller.user_id}
 
     def record(self, action: str, **facts: Any) -> None:
         self.recorded.append({"action": action, **facts})
@@ -76,6 +88,7 @@ async def http(engine: Engine) -> AsyncIterator[httpx2.AsyncClient]:
     app.state.bff = engine
     problems.install(app)
     app.include_router(router)
+    app.include_router(rpc.router)
     transport = httpx2.ASGITransport(app, client=("192.0.2.7", 1))
     async with httpx2.AsyncClient(transport=transport, base_url="http://bff") as client:
         yield client
@@ -125,6 +138,36 @@ async def test_a_body_keeps_to_the_limits_of_frames(http: httpx2.AsyncClient, pa
 
 def many_keys() -> bytes:
     return b"{" + b",".join(b'"%d": 1' % number for number in range(9)) + b"}"
+
+
+@pytest.mark.parametrize(
+    ("body", "query", "expected"),
+    [
+        (b'{"text": "hi"}', "?timeout_ms=50", ({"text": "hi"}, 50)),
+        (b"{}", "", ({}, None)),
+        (b"null", "", ({}, None)),
+        (b"", "", ({}, None)),
+        (b"[]", "", 422),
+        (b"0", "", 422),
+        (b"{}", "?timeout_ms=0", 422),
+        (b'{"text": "no JSON"}', "", 502),
+    ],
+)
+async def test_a_call_has_an_object_of_parameters_and_its_result_is_json(
+    http: httpx2.AsyncClient, engine: Engine, body: bytes, query: str, expected: Any
+) -> None:
+    headers = {"Content-Type": "application/json"} | user("ann")
+    answer = await http.post(f"/rpc/echo/say{query}", content=body, headers=headers)
+    if isinstance(expected, tuple):
+        assert (answer.status_code, answer.json()) == (200, {"by": "ann"})
+        assert answer.headers["content-type"] == "application/json"
+        (call,) = engine.calls
+        assert (call.service, call.method) == ("echo", "say")
+        assert (call.params, call.timeout_ms) == expected
+    else:
+        assert (answer.status_code, len(engine.calls)) == (expected, int(expected == 502))
+    if expected == 502:
+        assert (answer.json()["code"], answer.json()["outcome"]) == ("service_error", "done")
 
 
 async def test_a_caller_is_checked_before_the_body_and_once(

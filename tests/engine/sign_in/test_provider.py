@@ -73,7 +73,7 @@ class Site:
         given = {
             "oidc_issuer": ISSUER,
             "oidc_client_id": "shop",
-            "oidc_client_secret": SecretStr("secret"),
+            "oidc_client_secret": SecretStr("se:cret"),
         }
         changed = settings.model_copy(update=given | changes)
         return IdentityProvider(changed, Transport(self))
@@ -211,11 +211,11 @@ async def test_the_client_authenticates_by_what_the_provider_supports(
         assert sent in form
         assert site.requests[-1].headers["accept"] == "application/json"
         if method == "basic":
-            assert header == f"Basic {base64.b64encode(b'shop:secret').decode()}"
+            assert header == f"Basic {base64.b64encode(b'shop:se%3Acret').decode()}"
             assert "client_secret" not in form
         elif method == "post":
             assert header is None
-            assert (form["client_id"], form["client_secret"]) == ("shop", "secret")
+            assert (form["client_id"], form["client_secret"]) == ("shop", "se:cret")
         else:
             assert header is None
             assert "client_secret" not in form
