@@ -50,11 +50,18 @@ async def read(*messages: dict[str, Any], is_closed: bool = False) -> tuple[int,
     if is_closed:
         closed.set()
     writing = asyncio.create_task(closed.wait())
-    async with asyncio.timeout(15):
-        code = await websocket._read(socket, handler, writing)  # type: ignore[arg-type]
-    writing.cancel()
-    await until(lambda: asyncio.all_tasks() == {asyncio.current_task()})
+    try:
+        async with asyncio.timeout(15):
+            code = await websocket._read(socket, handler, writing)  # type: ignore[arg-type]
+    finally:
+        writing.cancel()
+    await no_other_task()
     return code, handler
+
+
+async def no_other_task() -> None:
+    this = asyncio.current_task()
+    await until(lambda: asyncio.all_tasks() == {this})
 
 
 async def test_the_time_for_a_close_frame_is_no_limit_of_the_connection(
@@ -106,7 +113,7 @@ class Detachable:
         return self._is_open
 
 
-@pytest.mark.parametrize("is_open", [True, False])
+@pytest.mark.parametrize("server", ["bff serve", "bff serve, too late", "another"])
 @pytest.mark.parametrize(
     ("query", "since"),
     [
@@ -117,8 +124,8 @@ class Detachable:
         ("since=user/a/1,topic:prices/a/1", None),
     ],
 )
-async def test_on_bff_serve_a_handshake_is_admitted_unless_the_client_has_gone(
-    query: str, since: dict[str, Position] | None, is_open: bool
+async def test_a_handshake_is_admitted_unless_the_client_has_gone(
+    query: str, since: dict[str, Position] | None, server: str
 ) -> None:
     handlers, sent = Handlers(), list[str]()
     app = SimpleNamespace(state=SimpleNamespace(bff=SimpleNamespace(handlers=handlers)))
@@ -128,11 +135,12 @@ async def test_on_bff_serve_a_handshake_is_admitted_unless_the_client_has_gone(
         "client": ("192.0.2.7", 1),
         "headers": [(b"user-agent", b"test")],
         "query_string": query.encode(),
-        "extensions": {EXTENSION: Detachable(is_open)},
+        "extensions": {} if server == "another" else {EXTENSION: Detachable(server == "bff serve")},
     }
+    received = iter(({"type": "websocket.connect"}, {"type": "websocket.disconnect", "code": 4001}))
 
     async def receive() -> dict[str, Any]:
-        return {"type": "websocket.connect"}
+        return next(received)
 
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message["type"])
@@ -148,8 +156,10 @@ async def test_on_bff_serve_a_handshake_is_admitted_unless_the_client_has_gone(
     await serving
     assert sent == ["websocket.accept"]
     assert handlers.opened == [{"address": "192.0.2.7", "user_agent": "test"}]
-    assert handlers.admitted == ([since] if is_open else [])
-    assert handlers.closed == ([] if is_open else [CloseCode.ABNORMAL])
+    assert handlers.admitted == ([] if server == "bff serve, too late" else [since])
+    closed = {"bff serve": [], "bff serve, too late": [CloseCode.ABNORMAL], "another": [4001]}
+    assert handlers.closed == closed[server]
+    await no_other_task()
 
 
 @pytest.mark.parametrize("code", [{}, {"code": None}])
@@ -163,3 +173,6 @@ async def test_a_peer_that_does_not_answer_our_close_frame_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(websocket, "_CLOSE_SECONDS", 0.05)
     assert (await read(is_closed=True))[0] == 1006
+    with pytest.raises(TimeoutError):  # the server stops
+        await asyncio.wait_for(read(), 0.05)
+    await no_other_task()

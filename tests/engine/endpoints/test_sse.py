@@ -72,6 +72,7 @@ async def test_the_hello_comes_first_and_is_the_same_as_on_a_websocket(bff: Runn
         assert headers["content-type"].startswith("text/event-stream")
         assert "no-cache" in headers["cache-control"]
         assert headers["x-accel-buffering"] == "no"
+        assert headers["connection"] == "close", "nothing else is sent on it"
         assert source.retry is not None
         assert 1000 <= source.retry <= 4000
 
@@ -109,6 +110,10 @@ async def test_topics_are_subscribed_from_the_start(bff: RunningBff, messenger: 
             await messenger.to_topic(topic, 3)
             frame = await source.receive()
             assert (frame["payload"]["topic"], frame["payload"]["event"]) == (topic, 3)
+    most = bff.settings.max_topics_per_connection
+    names = ",".join(f"prices.{number}" for number in range(most))
+    async with bff.events("alice", ["prices"], topics=names) as source:
+        assert len(source.hello["positions"]) == most + 2
 
 
 async def test_comments_are_sent_when_there_are_no_events(settings: Settings) -> None:
@@ -359,7 +364,9 @@ async def test_a_topic_that_is_unsubscribed_during_the_admission_refuses_the_con
 # The end
 
 
-async def test_an_administrator_can_list_and_close_it(bff: RunningBff) -> None:
+async def test_an_administrator_can_list_and_close_it(
+    bff: RunningBff, caplog: pytest.LogCaptureFixture
+) -> None:
     async with bff.events("alice") as source, bff.http("admin", ["admin"]) as http:
         (shown,) = (await http.get("/admin/users/alice/connections")).json()
         assert shown["connection_id"] == source.hello["session_id"]
@@ -371,6 +378,7 @@ async def test_an_administrator_can_list_and_close_it(bff: RunningBff) -> None:
     assert await refusal(bff, signed_in(bff), since=source.last_event_id) == (204, None)
     async with bff.events("alice"):
         pass
+    assert [one.getMessage() for one in caplog.records if one.levelname == "ERROR"] == []
 
 
 async def test_it_ends_when_the_token_expires_and_can_reconnect(settings: Settings) -> None:
@@ -419,7 +427,14 @@ async def test_a_closed_connection_leaves_no_state(bff: RunningBff) -> None:
         assert len(await bff.engine.index.connections_of("alice")) == 1
     await until_index_is_empty(bff)
     assert bff.engine.cluster.streams.of_topic("prices.tea") is None
+    left = ("EventStreamTransport.run", "_disconnected")
+    await until(lambda: not [one for one in asyncio.all_tasks() if name_of(one) in left])
     assert bff.engine.metrics.registry.get_sample_value("bff_connections") == 0
+
+
+def name_of(task: asyncio.Task[Any]) -> str:
+    name: str = getattr(task.get_coro(), "__qualname__", "")
+    return name
 
 
 class TestDraining:

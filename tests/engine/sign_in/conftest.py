@@ -199,6 +199,12 @@ class Page:
         return self.bff.handshake("", headers, **options)
 
 
+async def audit_of(bff: RunningBff, **query: Any) -> list[Any]:
+    """The entries of the audit log, the newest first."""
+    await bff.engine.audit._waiting.join()
+    return list(await bff.engine.audit.read(**query))
+
+
 def parameters(url: str) -> dict[str, str]:
     """The query of a URL."""
     return {name: values[0] for name, values in parse_qs(urlsplit(url).query).items()}

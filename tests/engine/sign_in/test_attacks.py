@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from bff.auth.session_key import SessionKey
 from bff.testing import RunningBff
 
-from tests.engine.sign_in.conftest import Page, Start
+from tests.engine.sign_in.conftest import Page, Start, audit_of
 
 Pages = Callable[[RunningBff], Page]
 
@@ -31,12 +33,19 @@ async def test_state_that_was_not_sent(page: Page) -> None:
     callback = await page.approve(await page.begin(), "ann")
     for state in (None, "", "x" * 43):
         await refused(page, changed(callback, state=state), 400)
+    entries = await audit_of(page.bff, action="sign_in")
+    assert {(one.outcome, one.actor_id, one.address) for one in entries} == {
+        ("refused", None, "127.0.0.1")
+    }
+    assert len(entries) == 3
 
 
 async def test_mixed_up_issuer(page: Page) -> None:
     for issuer in (None, "https://evil.example", ""):
         callback = await page.approve(await page.begin(), "ann")
         await refused(page, changed(callback, iss=issuer), 401)
+    (entry, *_) = await audit_of(page.bff, action="sign_in", outcome="refused")
+    assert entry.details == {"reason": "the answer names another issuer"}
 
 
 async def test_replayed_code(page: Page) -> None:
@@ -77,6 +86,10 @@ async def test_session_fixation(signing_bff: RunningBff, pages: Pages) -> None:
     me = await victim.me()
     assert me is not None
     assert me["user_id"] == "ann"
+    attacker.cookie = replace(victim.key, secret=SessionKey.new().secret).cookie
+    await attacker.begin()
+    await attacker.sign_in("mallory")
+    assert await victim.me() is not None, "who knows only the id of a session ends nothing"
 
 
 async def test_a_user_who_cancels_is_told_so(page: Page) -> None:
@@ -87,10 +100,10 @@ async def test_a_user_who_cancels_is_told_so(page: Page) -> None:
 async def test_an_address_cannot_make_the_bff_flood_the_provider(start: Start) -> None:
     """Each sign-in may cost a request to the provider (RFC 9126)."""
     async with start(max_handshakes_per_second_per_address=1) as bff, bff.http() as http:
-        answer = await http.get("/auth/login")
-        assert answer.status_code == 303
-        for _ in range(100):
-            if (answer := await http.get("/auth/login")).status_code != 303:
-                break
-    assert answer.status_code == 429
-    assert int(answer.headers["retry-after"]) >= 1
+        assert (await http.get("/auth/login")).status_code == 303
+        for path, status in (("/auth/login", 303), ("/auth/callback?state=x", 400)):
+            for _ in range(100):
+                if (answer := await http.get(path)).status_code != status:
+                    break
+            assert answer.status_code == 429, path
+            assert int(answer.headers["retry-after"]) >= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,12 @@ async def test_a_wrong_id_token_signs_nobody_in(page: Page, idp: EmbeddedIdentit
         with pytest.MonkeyPatch.context() as monkeypatch:
             lie(monkeypatch, idp, **claims)
             await refused(page, await page.approve(await page.begin(), "ann"), 401)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        lie(monkeypatch, idp, sid="ended")
+        callback = await page.approve(await page.begin(), "ann")
+        await page.bff.engine.revocations.revoke_provider_session("ended")
+        await refused(page, callback, 401)
+    assert await page.bff.engine.sessions.of_user("ann") == []
     await page.sign_in("ann")
     assert await page.me() is not None
 
@@ -94,8 +101,8 @@ async def test_clock_off_by_a_minute(
     assert await page.me() is not None
 
 
-async def test_provider_away_at_each_step_of_the_sign_in(
-    page: Page, idp: EmbeddedIdentityProvider
+async def test_provider_or_redis_away_at_each_step_of_the_sign_in(
+    page: Page, idp: EmbeddedIdentityProvider, caplog: pytest.LogCaptureFixture
 ) -> None:
     for path in ("/keys", "/token", "/userinfo"):
         for how in ("no connection", "500", "nonsense"):
@@ -108,6 +115,16 @@ async def test_provider_away_at_each_step_of_the_sign_in(
             assert "/auth/login?return_to=/x" in response.text
             assert broken.count, (path, how)
     forget_documents(page.bff)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+
+        async def away(_: object) -> None:
+            raise ConnectionError
+
+        monkeypatch.setattr(page.bff.engine.sessions, "create", away)
+        response = await page.http.get(await page.approve(await page.begin("/x"), "ann"))
+        assert response.status_code == 503
+        assert "/auth/login?return_to=/x" in response.text
+    assert caplog.messages.count("sign-in failed: Redis unavailable") == 1
     await page.sign_in("ann")
     assert await page.me() is not None
 
@@ -125,9 +142,25 @@ async def test_provider_away_at_the_sign_out(
     page: Page, idp: EmbeddedIdentityProvider, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await page.sign_in("ann")
-    break_path(monkeypatch, idp, "/revoke", "no connection")
+    sessions, provider = page.bff.engine.sessions, page.sign_ins.provider
+    tokens = await sessions.tokens(page.key)
+    assert tokens is not None
+    await sessions.write_tokens(page.key, replace(tokens, refresh_token=None))
     assert (await page.fetch("POST", "/auth/logout")).status_code == 200
-    assert await page.me() is None
+    assert not idp._use(tokens.access_token), "it is revoked where there is no refresh token"
+    break_path(monkeypatch, idp, "/revoke", "no connection")
+    for owner, missing in ((None, ""), (sessions, "tokens"), (provider, "end_session_url")):
+        await page.sign_in("ann")
+        with monkeypatch.context() as patch:
+            if owner is not None:
+                patch.setattr(owner, missing, nothing)
+            answer = await page.fetch("POST", "/auth/logout")
+        assert answer.status_code == 200
+        assert (answer.json()["redirect_to"] == "/") is (owner is not None)
+        assert await page.me() is None
+
+
+async def nothing(*_: object) -> None: ...
 
 
 def forget_documents(bff: RunningBff) -> None:

@@ -17,7 +17,7 @@ from bff.errors import Code, Problem
 from bff.realtime.session_check import SessionCheck
 from bff.testing import RunningBff, until
 
-from tests.engine.sign_in.conftest import Embedded, Page, Provider, Start
+from tests.engine.sign_in.conftest import Embedded, Page, Provider, Start, audit_of
 
 Pages = Callable[[RunningBff], Page]
 
@@ -158,6 +158,8 @@ async def test_an_app_gives_scopes_and_refuses_users(start: Start, pages: Pages)
         response = await other.http.get(callback)
         assert response.status_code == 403
         assert "Ask the office for access" in response.text
+        (entry,) = await audit_of(bff, outcome="refused")
+        assert (entry.action, entry.details) == ("sign_in", {"reason": "by the app"})
         assert await other.me() is None
 
 

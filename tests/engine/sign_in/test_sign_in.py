@@ -12,7 +12,7 @@ from bff.settings import Settings
 from bff.testing import RunningBff, run
 
 from tests.engine.echo import create_app
-from tests.engine.sign_in.conftest import Page, parameters
+from tests.engine.sign_in.conftest import Page, audit_of, parameters
 
 
 async def test_nobody_is_signed_in_at_first(page: Page) -> None:
@@ -26,6 +26,9 @@ async def test_a_user_signs_in_and_returns_to_the_page(page: Page) -> None:
     assert me is not None
     assert (me["user_id"], me["scopes"]) == ("ann", ["orders"])
     assert me["expires_at"] > time.time() + 3600
+    (entry,) = await audit_of(page.bff)
+    assert (entry.action, entry.outcome, entry.address) == ("sign_in", "done", "127.0.0.1")
+    assert (entry.actor_id, entry.user_id, entry.session_id) == ("ann", "ann", page.key.sid)
 
 
 async def test_the_request_has_state_nonce_and_pkce(page: Page) -> None:
@@ -74,6 +77,7 @@ async def test_a_sign_out_ends_the_session_here_and_at_the_provider(page: Page) 
     cookie = page.cookie
     response = await page.fetch("POST", "/auth/logout")
     assert response.status_code == 200, response.text
+    assert "bff" not in page.http.cookies
     assert await page.me() is None
     page.cookie = cookie
     assert await page.me() is None
@@ -98,7 +102,7 @@ async def test_a_sign_out_revokes_the_refresh_token_at_the_provider(page: Page) 
         await page.sign_ins.provider.refresh(tokens.refresh_token)
 
 
-async def test_redirects_contain_the_root_path_that_the_app_gave_to_fastapi(
+async def test_redirects_contain_the_root_path_of_the_app_or_the_address_in_the_settings(
     settings: Settings,
 ) -> None:
     app = create_app(settings)
@@ -106,6 +110,11 @@ async def test_redirects_contain_the_root_path_that_the_app_gave_to_fastapi(
     async with run(app) as bff, bff.http() as http:
         response = await http.get("/auth/logout?ticket=used")
     assert response.headers["location"] == "/bff/"
+    address = "https://app.example/bff/auth/callback"
+    changes = {"oidc_issuer": "memory://", "oidc_redirect_uri": address}
+    async with run(create_app(settings.model_copy(update=changes))) as bff, bff.http() as http:
+        response = await http.get("/auth/login")
+    assert parameters(response.headers["location"])["redirect_uri"] == address
 
 
 async def test_a_user_sees_the_own_sessions_and_ends_one(
