@@ -117,7 +117,7 @@ async def test_a_token_signed_by_the_provider_is_accepted(
     settings: Settings, first: Signer
 ) -> None:
     provider = Provider(first.entry())
-    verifier = make_verifier(settings, provider)
+    verifier = make_verifier(settings, provider, min_interval=0)
     for _ in range(3):
         assert (await verifier.verify(first.sign())).user_id == "alice"
     assert provider.fetches == 1
@@ -265,9 +265,13 @@ async def test_a_document_that_is_too_large_is_refused(
     provider = Provider(first.entry())
     verifier = make_verifier(settings, provider, max_age=0, min_interval=0)
     await verifier.verify(first.sign())
-    provider.body = json.dumps({"keys": [second.entry()]}).encode() + b" " * 2_000_000
+    document = json.dumps({"keys": [second.entry()]}).encode()
+    provider.body = document.ljust(1024 * 1024 + 1)
     assert (await verifier.verify(first.sign())).user_id == "alice"
     assert provider.fetches == 2
+    provider.body = document.ljust(1024 * 1024)
+    largest = make_verifier(settings, provider)
+    assert (await largest.verify(second.sign())).user_id == "alice"
 
 
 async def test_without_any_keys_signing_in_is_unavailable(
@@ -290,9 +294,22 @@ async def test_a_fetch_has_a_timeout(
     monkeypatch.setattr(remote_document, "_FETCH_SECONDS", 0.05)
     provider = Provider(first.entry())
     provider.open.clear()
+    verifier = make_verifier(settings, provider, retry_interval=0)
+    keys = verifier.tokens._jwks
+    assert keys is not None
+    assert keys.error == "not fetched yet"
     async with asyncio.timeout(15):
         with pytest.raises(Problem):
-            await make_verifier(settings, provider).verify(first.sign())
+            await verifier.verify(first.sign())
+        assert keys.error == "TimeoutError: no answer"
+        provider.open.set()
+        provider.body = b"[]"
+        with pytest.raises(Problem):
+            await verifier.verify(first.sign())
+        assert keys.error.startswith("TypeError: list indices")
+        provider.body = None
+        await verifier.verify(first.sign())
+        assert keys.error == ""
 
 
 async def test_a_silent_provider_delays_tokens_only_briefly_while_keys_are_cached(
@@ -309,11 +326,15 @@ async def test_a_silent_provider_delays_tokens_only_briefly_while_keys_are_cache
             assert (await verifier.verify(first.sign())).user_id == "alice"
 
 
-async def test_concurrent_tokens_share_one_fetch(settings: Settings, first: Signer) -> None:
-    provider = Provider(first.entry())
+async def test_concurrent_tokens_share_one_fetch(
+    settings: Settings, first: Signer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one may take its time."""
+    monkeypatch.setattr(remote_document, "_REFRESH_SECONDS", 0)
+    provider, token = Provider(first.entry()), first.sign()
     provider.open.clear()
     verifier = make_verifier(settings, provider)
-    waiting = [asyncio.create_task(verifier.verify(first.sign())) for _ in range(50)]
+    waiting = [asyncio.create_task(verifier.verify(token)) for _ in range(50)]
     await until(lambda: provider.fetches == 1)
     waiting[0].cancel()
     await asyncio.sleep(0)

@@ -25,12 +25,36 @@ from sqlalchemy import text
 from tests.engine.echo import create_app
 
 
-async def test_a_healthy_instance_is_alive_and_ready(bff: RunningBff) -> None:
+async def test_a_healthy_instance_is_alive_and_ready(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that warns: it still serves its connections."""
     async with bff.http() as http:
         assert (await http.get("/health/live")).json() == {"alive": True}
         ready = await http.get("/health/ready")
     assert ready.status_code == 200
     assert set(ready.json()["checks"]) == {"redis", "mesh", "database", "instance"}
+    warnings: list[str | Exception] = ["memory is full soon", ConnectionError("lost")]
+
+    async def warn() -> str:
+        warning = warnings.pop(0)
+        if isinstance(warning, Exception):
+            raise warning
+        return warning
+
+    async def no_right() -> str:
+        return "SQLite has no rights"
+
+    monkeypatch.setattr(bff.engine.eviction, "warning", warn)
+    monkeypatch.setattr(type(bff.engine.mesh), "stuck", "an event is stuck")
+    if bff.engine.database.engine.dialect.name == "sqlite":
+        monkeypatch.setattr(bff.engine.database, "missing_right", no_right)
+    for reason in ("memory is full soon", "ConnectionError: lost"):
+        response = Response()
+        warned = await endpoints.readiness(bff.engine, response)
+        assert (warned.ready, response.status_code) == (True, 200)
+        reasons = {name: check.reason for name, check in warned.checks.items() if check.reason}
+        assert reasons == {"redis": reason, "mesh": "an event is stuck"}
 
 
 async def test_readiness_gives_the_reason_when_redis_is_unavailable(
