@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
 import pytest
+from bff.cluster.keys import StreamKeys
+from bff.cluster.stream_hub import wait_for_room
 from bff.cluster.stream_tracker import CatchUp, StreamTracker
-from bff.cluster.streams import Page
+from bff.cluster.streams import PAGE_MESSAGES, Page
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import Connection
 from bff.connections.frames import Frame
@@ -252,7 +256,46 @@ async def test_a_socket_that_does_not_drain_is_closed_as_slow_consumer(
     assert alice.close_code == CloseCode.SLOW_CONSUMER
 
 
+@pytest.mark.parametrize(
+    ("buffered", "size", "queue", "waits"),
+    [
+        (128 * 1024, 1, 1 << 20, False),
+        (128 * 1024 + 1, 1, 1 << 20, True),
+        (600, 400, 1000, False),
+        (600, 401, 1000, True),
+    ],
+)
+async def test_a_page_waits_before_the_transport_has_more_than_it_may_buffer(
+    buffered: int, size: int, queue: int, waits: bool
+) -> None:
+    drained: list[int] = []
+
+    class Buffering(RecordingTransport):
+        async def drained(self) -> None:
+            drained.append(self.buffered)
+
+    transport = Buffering()
+    transport.buffered = buffered
+    await wait_for_room(Connection("i.c", "alice", transport, max_queue_bytes=queue), size)
+    assert drained == [buffered] * waits
+
+
 # Live connections
+
+
+async def test_a_message_counts_once_for_each_connection_it_was_written_to(
+    start: StartInstance,
+) -> None:
+    a = await start()
+    tabs = [await a.join("alice") for _ in range(2)]
+    tracker = a.streams.of_user("alice")
+    assert tracker is not None
+    assert tracker.position is not None
+    following = Position(tracker.position.epoch, tracker.position.offset + 1)
+    assert a.stream_hub.on_message(tracker, following, b"{}") == 2
+    assert a.stream_hub.on_message(tracker, following, b"{}") == 0, "it came twice"
+    assert [len(transport_of(tab).frames) for tab in tabs] == [2, 2]
+    assert metric(a, "bff_deliveries_total") == 2
 
 
 async def test_missing_messages_are_delivered_before_later_ones(
@@ -268,15 +311,115 @@ async def test_missing_messages_are_delivered_before_later_ones(
     assert metric(a, "bff_holes_total") == 1
 
 
-async def test_a_message_without_a_successor_is_found_by_a_resync(
+async def test_messages_without_a_successor_are_found_by_a_resync(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
-    await DropMessages(a, monkeypatch).during(2, lambda n: b.messenger.to_user("alice", "n", n))
+    lost = PAGE_MESSAGES + 20
+    await DropMessages(a, monkeypatch).during(lost, lambda n: b.messenger.to_user("alice", "n", n))
     assert numbers_of(alice) == []
     a.context.resync_needed.set()
-    await until(lambda: numbers_of(alice) == [0, 1])
+    await until(lambda: numbers_of(alice) == list(range(lost)))
+
+
+async def test_missing_messages_that_could_not_be_read_are_read_with_the_next_message(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    await DropMessages(a, monkeypatch).during(1, lambda n: b.messenger.to_user("alice", "n", n))
+    failed = asyncio.Event()
+
+    async def fail(*_: Any) -> Page:
+        failed.set()
+        raise ConnectionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(a.stream_hub._reader, "read", fail)
+        await b.messenger.to_user("alice", "n", 1)
+        await failed.wait()
+    await b.messenger.to_user("alice", "n", 2)
+    await until(lambda: numbers_of(alice) == [0, 1, 2])
+
+
+class SlowReads:
+    """Makes an instance's reads of streams wait."""
+
+    def __init__(self, instance: ClusterMember, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.most = self.cancelled = 0
+        """How many reads there are, were at the same time at most, and were cancelled."""
+        self.may_go_on = asyncio.Event()
+        self._read = instance.stream_hub._reader.read
+        monkeypatch.setattr(instance.stream_hub._reader, "read", self._slowly)
+
+    async def _slowly(self, *what: Any) -> Page:
+        self.now += 1
+        self.most = max(self.most, self.now)
+        try:
+            await self.may_go_on.wait()
+            return await self._read(*what)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.now -= 1
+
+
+async def test_messages_that_arrive_while_missing_ones_are_read_cause_no_other_reads(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(), await start()
+    alice, bob = await a.join("alice"), await a.join("bob")
+    await DropMessages(a, monkeypatch).during(1, lambda n: b.messenger.to_user("alice", "n", n))
+    reads = SlowReads(a, monkeypatch)
+    for number in range(1, 6):
+        await b.messenger.to_user("alice", "n", number)
+    await b.messenger.to_user("bob", "n", "alice's messages were received before this one")
+    await until(lambda: len(numbers_of(bob)) == 1 and reads.now > 0)
+    reads.may_go_on.set()
+    await until(lambda: numbers_of(alice) == list(range(6)))
+    assert reads.most == 1
+
+
+async def test_an_instance_that_stops_reads_no_missing_messages(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(), await start()
+    await a.join("alice")
+    await DropMessages(a, monkeypatch).during(1, lambda n: b.messenger.to_user("alice", "n", n))
+    reads = SlowReads(a, monkeypatch)
+    await b.messenger.to_user("alice", "n", 1)
+    await until(lambda: reads.now == 1)
+    await a.stop()
+    assert (reads.now, reads.cancelled) == (0, 1)
+
+
+async def test_a_check_reads_only_streams_with_connections_and_finds_no_fault_in_them(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    a = await start(stream_check_seconds=0.05)
+    read, unsubscribe = a.stream_hub._reader.read, a.stream_hub._channels.unsubscribe_all_but
+    streams: list[str] = []
+    rounds = 0
+
+    async def recorded(keys: StreamKeys, after: Position | None = None) -> Page:
+        streams.append(keys.name)
+        return await read(keys, after)
+
+    async def counted(names: Collection[str]) -> None:
+        nonlocal rounds
+        rounds += 1
+        await unsubscribe(names)
+
+    monkeypatch.setattr(a.stream_hub._reader, "read", recorded)
+    monkeypatch.setattr(a.stream_hub._channels, "unsubscribe_all_but", counted)
+    await until(lambda: rounds >= 2)
+    assert streams == []
+    alice = await a.join("alice")
+    await until(lambda: streams.count("user") >= 2 and streams.count("all") >= 2)
+    assert len(transport_of(alice).frames) == 1
+    assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
 
 
 async def test_messages_missed_while_the_lease_was_lost_come_with_the_new_lease(
@@ -407,6 +550,18 @@ async def test_a_connection_that_joins_after_a_loss_gets_no_gap(
     late = await a.join("alice")
     await a.messenger.to_user("alice", "n", 1)
     await until(lambda: numbers_of(late) == [1])
+    assert gaps_of(late) == []
+
+
+async def test_a_connect_that_finds_a_new_epoch_reports_the_loss_to_the_other_connections(
+    start: StartInstance, redis: RedisClient, settings: Settings
+) -> None:
+    """Before the next message, and before the lease is renewed."""
+    a = await start()
+    alice = await a.join("alice")
+    await wipe(redis, settings)
+    late = await a.join("alice")
+    await until(lambda: any("user" in gap for gap in gaps_of(alice)))
     assert gaps_of(late) == []
 
 
