@@ -122,7 +122,7 @@ class StreamHub:
 
     def _read_skipped(self, tracker: StreamTracker) -> None:
         """Read the missing messages in a background task."""
-        if not tracker.is_syncing and tracker.position is not None:
+        if not tracker.is_syncing:
             self._tasks.start(self._sync(tracker))
 
     async def _sync(self, tracker: StreamTracker) -> None:

@@ -53,7 +53,6 @@ class BatchExecutor:
         self._is_closed = True
         for task in tuple(self._round_trips):
             task.cancel()
-        self._flush()
 
     def _flush(self) -> None:
         if self._is_closed:
