@@ -218,6 +218,31 @@ async def test_users_whose_comparison_failed_are_compared_again(
         task.cancel()
 
 
+async def test_users_are_compared_again_when_a_new_lease_came_during_their_comparison(
+    start: StartInstance, redis: RedisClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new lease writes the entries of connections again, and removes no others."""
+    a = await start(lease_seconds=0.2, lease_renewal_seconds=0.1)
+    ghost = new_connection_id(a.id)
+    await redis.hset(keys.connections("ghost"), ghost, f"{a.index.lease.member} {{}}")
+    a.context.users_to_compare.add("ghost")
+    compare, member = a.index.reconciler._compare, a.index.lease.member
+
+    def during_a_renewal(*arguments: Any) -> asyncio.Future[Any]:
+        if a.index.lease.member == member:
+            a.index.lease.generation += 1
+        return compare(*arguments)
+
+    monkeypatch.setattr(a.index.reconciler, "_compare", during_a_renewal)
+    task = asyncio.create_task(a.index.reconciler.run())
+
+    async def is_removed() -> bool:
+        return not await fields_of(redis, keys, "ghost")
+
+    await until(is_removed)
+    task.cancel()
+
+
 async def test_revocations_reach_connections_that_the_index_does_not_name(
     start: StartInstance, redis: RedisClient, keys: Keys
 ) -> None:
@@ -343,6 +368,27 @@ async def test_entries_of_a_living_instance_stay_although_its_lease_is_not_known
     for _ in range(2):
         await a.index.reconciler.compare(["alice"])
         await asyncio.sleep(0.3)  # more than a lease
+    assert other.id in await fields_of(redis, keys, "alice")
+
+
+async def test_an_instance_whose_lease_came_back_has_the_time_of_a_lease_when_it_is_lost_again(
+    start: StartInstance, redis: RedisClient, keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was seen before it came back does not count."""
+    monkeypatch.setattr("bff.cluster.reconciler._EXPIRY_LEASES", 1000)
+    a, b = await start(lease_seconds=0.2, lease_renewal_seconds=0.1), await start()
+    other = await b.join("alice")
+
+    async def is_forgotten() -> bool:
+        return b.index.lease.member not in a.index.reconciler._without_lease
+
+    await a.index.reconciler.compare(["alice"])
+    assert not await is_forgotten(), "its lease is not known yet"
+    async with comparing(a):
+        await until(is_forgotten)
+    await redis.zrem(keys.leases, b.index.lease.member)
+    await a.index.renew()
+    await a.index.reconciler.compare(["alice"])
     assert other.id in await fields_of(redis, keys, "alice")
 
 

@@ -105,8 +105,9 @@ class Reconciler:
             requests.append(self._pipeline.submit("SADD", self._keys.users_of(member), *present))
         results = [self._request(user_id, member) for user_id in users]
         await asyncio.gather(*requests, *results)
-        if self._lease.member != member:
-            return  # all entries are being written again
+        if self._lease.member != member:  # all entries are being written again
+            self._users_to_compare.update(users)
+            return
         missing: list[Connection] = []
         stale: dict[str, list[str]] = {}
         without_lease: list[tuple[str, str]] = []
@@ -138,9 +139,14 @@ class Reconciler:
                 self._users_to_compare.add(user_id)
 
     def _forget_first_seen(self) -> None:
-        """Remove old times from `_without_lease`: the entries of these leases have expired."""
+        """Remove from `_without_lease` the leases that are known again, and old times: the entries
+        of these leases have expired."""
         oldest = time.monotonic() - _EXPIRY_LEASES * self._seconds
-        self._without_lease = {m: at for m, at in self._without_lease.items() if at > oldest}
+        self._without_lease = {
+            member: at
+            for member, at in self._without_lease.items()
+            if at > oldest and f" {member} " not in self._lease.known_members
+        }
 
     async def _remove_absent(self, member: str, users: Sequence[str]) -> None:
         """Remove users without a connection here from the set `Keys.users_of`."""
