@@ -105,9 +105,33 @@ async def test_each_missed_message_is_applied_once_and_none_is_kept(
     texts = [envelope(Kind.CLOSE_USER, f"user-{number}", "4003") for number in range(5)]
     for text in texts:
         await reader.publish(text)
-    for _ in range(2):
-        await reader.apply_missed(applied.append)
+    await reader.apply_missed(applied.append)
+    stored: Any = await a.context.redis.xrange(a.context.keys.control_log)
+    for message_id, _ in stored:
+        assert not reader.on_received(message_id.decode()), "pub/sub delivers it late"
+    assert reader.on_received("1-1")
+    await reader.apply_missed(applied.append)
     assert applied == [text.encode() for text in texts]
+
+
+async def test_a_message_that_is_received_long_before_it_is_read_is_not_repeated(
+    a: ClusterMember,
+) -> None:
+    """Reads of the log may fail, or see an older state of a replica that was promoted."""
+    reader = ControlLog(a.context)
+    applied: list[bytes] = []
+    await reader.apply_missed(applied.append)
+    later = "9999999999999"
+    for number in (9, 10):
+        assert reader.on_received(f"{later}-{number}")
+    for number in (9, 10, 11):
+        await reader.apply_missed(applied.append)
+        await a.context.redis.xadd(
+            a.context.keys.control_log, {"m": str(number)}, id=f"{later}-{number}"
+        )
+    await reader.apply_missed(applied.append)
+    assert applied == [b"11"]
+    assert not reader._received
 
 
 async def test_a_message_that_is_received_before_it_is_read_is_not_repeated(

@@ -13,12 +13,13 @@ from typing import Any
 import orjson
 import pytest
 from bff.cluster import lease
-from bff.cluster.index import ConnectionIndex
+from bff.cluster.index import ConnectionDetails, ConnectionIndex
 from bff.cluster.lease import InstanceFacts
 from bff.connections.connection import Connection
 from bff.errors import Code, Problem
 from bff.redis.client import RedisClient
 from bff.settings import Settings
+from bff.telemetry.metrics import CONNECTIONS_REFUSED
 from bff.testing import until
 from redis.typing import EncodableT
 
@@ -393,6 +394,7 @@ async def test_a_user_who_connects_too_often_is_refused_and_logged_once(
 ) -> None:
     monkeypatch.setattr("bff.settings._MIN_CONNECTS_PER_MINUTE", 3)
     a = await start(max_connections_per_user=1)
+    refused = float(CONNECTIONS_REFUSED.labels("user")._value.get())
     for _ in range(6):
         await a.leave(await a.join("alice"))
     for _ in range(3):
@@ -401,6 +403,9 @@ async def test_a_user_who_connects_too_often_is_refused_and_logged_once(
         assert caught.value.code is Code.RATE_LIMITED
         assert 0 < (caught.value.as_error()["retry_after_ms"] or 0) <= 60_000
     await a.join("bob")
+    assert float(CONNECTIONS_REFUSED.labels("user")._value.get()) == refused + 3
+    await a.index.remove_unregistered()
+    assert await a.index._redis.smembers(a.index._users_key) == {b"bob"}
     lines = [vars(one) for one in caplog.records if "connects too often" in one.message]
     assert [line["user"] for line in lines] == ["alice"]
 
@@ -422,6 +427,115 @@ async def test_streams_are_compared_after_a_failed_renewal_although_another_one_
     await until(lambda: bool(a.index.lease_error))
     await a.index.instances()
     assert not a.index.lease_error
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         await a.index._resync_needed.wait()
+    a.index._resync_needed = asyncio.Event()
+    for _ in range(2):
+        a.index.lease_error = "until the next renewal"
+        await until(lambda: not a.index.lease_error)
+    assert not a.index._resync_needed.is_set(), "once is enough"
+    task.cancel()
+
+
+async def test_any_number_of_entries_is_restored_and_removed(
+    start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bff.cluster.index._BATCH", 2)
+    a, b = await start(), await start()
+    joined = [await a.join(f"user-{number}") for number in range(5)]
+    users = [one.user_id for one in joined]
+    stays = await a.join("user-0")
+
+    async def found() -> list[list[str]]:
+        every = (await b.presence.of(users)).values()
+        return [[details.connection_id for details in one] for one in every]
+
+    await redis.delete(*map(a.index._keys.connections, users), a.index._users_key)
+    await a.index.restore(a.registry)
+    assert [one[0] for one in await found()] == [one.id for one in joined]
+    assert await redis.smembers(a.index._users_key) == {one.encode() for one in users}
+    for connection in joined:
+        a.subscriptions.leave(connection)
+    await a.index.remove_unregistered()
+    assert await found() == [[stays.id], [], [], [], []]
+    assert await redis.smembers(a.index._users_key) == {b"user-0"}
+    assert a.context.users_to_compare >= set(users[1:]), "a late write may restore an entry"
+
+
+async def test_a_connection_that_closes_while_its_entry_is_restored_has_none(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    write = a.index._write
+
+    async def close_first(connections: Sequence[Connection]) -> None:
+        await a.leave(alice)
+        await write(connections)
+
+    monkeypatch.setattr(a.index, "_write", close_first)
+    await a.index.restore([alice])
+    await a.index.remove_unregistered()
+    assert await b.index.connections_of("alice") == []
+
+
+async def test_entries_of_an_expired_lease_are_not_reported_although_nobody_has_reaped_them(
+    start: StartInstance,
+) -> None:
+    a, b = await start(), await start()
+    await a.join("alice")
+    here = await b.join("alice")
+    await expire(a)
+    await b.index.renew()
+    assert [one.connection_id for one in await b.index.connections_of("alice")] == [here.id]
+
+
+async def test_an_entry_of_another_version_may_lack_details(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    a, b = await start(), await start()
+    entry = f'{a.index.lease.member} {{"session_id":null,"new":1}}'
+    await redis.hset(a.index._keys.connections("alice"), f"{a.id}.1", entry)
+    assert await b.index.connections_of("alice") == [
+        ConnectionDetails(f"{a.id}.1", a.id, 0.0, "", "", "")
+    ]
+
+
+async def test_connections_of_all_instances_are_counted(start: StartInstance) -> None:
+    a, b = await start(), await start()
+    first = await a.join("alice")
+    await a.join("alice")
+    await b.join("bob")
+    await b.index.renew()
+    await a.index.renew()
+    assert a.index.count() == 3
+    await a.leave(first)
+    assert a.index.count() == 2
+    assert {facts.instance: (facts.connections, facts.users) for facts in a.index.lease.living} == {
+        a.id: (2, 1),
+        b.id: (1, 1),
+    }
+
+
+async def test_entries_that_could_not_be_removed_are_removed_when_redis_is_back(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start(lease_renewal_seconds=0.05)
+    alice = await a.join("alice")
+    remove, failures = a.index.remove_unregistered, ["Redis is away", "still away"]
+
+    async def fail_first() -> None:
+        if failures:
+            raise ConnectionError(failures.pop())
+        await remove()
+
+    monkeypatch.setattr(a.index, "remove_unregistered", fail_first)
+    task = asyncio.create_task(a.index.run())
+    a.subscriptions.leave(alice)
+
+    async def is_removed() -> bool:
+        return not await a.index._redis.exists(a.index._keys.connections("alice"))
+
+    await until(is_removed)
+    assert not task.done()
     task.cancel()

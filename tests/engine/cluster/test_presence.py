@@ -126,6 +126,60 @@ async def test_a_claim_that_is_not_released_is_processed_by_another_instance(
     await joining
 
 
+async def test_a_connect_is_announced_at_once(start: StartInstance) -> None:
+    """Not only when the queue is read next."""
+    a = await start(lease_renewal_seconds=60)
+    watcher = await watch(a, "alice")
+    await a.join("alice")
+    await until(lambda: seen_by(watcher, "alice") == ["user.online"])
+
+
+async def test_the_queue_waits_once_for_each_connect(start: StartInstance) -> None:
+    """Otherwise the instance would ask Redis without a pause."""
+    a = await start()
+    queue = ClusterMember(a.context.redis, a.context.settings).presence._queue
+    await queue.on_connected(["alice", "bob"])
+    await queue.wait_for_connect(60)
+    waiting = asyncio.create_task(queue.wait_for_connect(60))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    await queue.on_connected(["carol"])
+    async with asyncio.timeout(15):
+        await waiting
+
+
+async def test_all_users_that_are_due_are_announced_once_although_two_instances_do_it(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one because the first has announced, and was killed before it noted that."""
+    monkeypatch.setattr("bff.cluster.presence_queue._MAX_CLAIMS", 2)
+    monkeypatch.setattr("bff.cluster.presence_queue._CLAIM_MS", 0)
+    a = await start()
+    users = [f"user-{number}" for number in range(5)]
+    a.presence._queue.watched = False  # it claims nothing
+    watcher = await a.join("watcher")
+    await a.subscriptions.subscribe(watcher, {presence_topic(user): None for user in users})
+    for user in users:
+        await a.join(user)
+    a.presence._queue.watched = True
+    await a.presence._queue.on_connected(users)
+    save = a.presence._save_announced
+
+    async def killed(keys: object, arguments: object) -> None:
+        raise ConnectionError
+
+    a.presence._save_announced = killed  # type: ignore[assignment]
+    with pytest.raises(ConnectionError):
+        await a.presence.announce_due()
+    a.presence._save_announced = save
+    await until(lambda: all(seen_by(watcher, user) for user in users))
+    await queue_is_empty(a)
+    await a.messenger.to_user("watcher", "marker", 1)
+    await until(lambda: events_of(watcher, "marker") == [1])
+    assert [seen_by(watcher, user) for user in users] == [["user.online"]] * len(users)
+
+
 async def test_the_connections_of_users_on_all_instances(start: StartInstance) -> None:
     a, b = await start(), await start()
     here, there = await a.join("alice"), await b.join("alice")

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from bff.auth.caller import Caller
+from bff.auth.revocations import SessionEnded
 from bff.backoff import backoff_delays
 from bff.cluster import pubsub_listener
+from bff.cluster.envelopes import Kind, envelope
 from bff.cluster.pubsub_listener import _run_until_first_ends
-from bff.redis.client import RedisClient
+from bff.redis.client import RedisClient, create_pubsub
 from bff.settings import Settings
 from bff.testing import until
 
 from tests.engine.cluster.conftest import ClusterMember, StartInstance
+from tests.engine.cluster.test_stream_hub import numbers_of, transport_of
+from tests.engine.cluster.test_subscriptions import events_of
+
+SIGNED_IN = Caller("alice", "Alice", frozenset(), session_id="s-1", expires_at=2_000_000_000)
 
 
 @pytest.fixture
@@ -41,6 +49,111 @@ async def test_a_stalled_subscription_is_detected_and_replaced(start: StartInsta
     await until(lambda: "nothing received" in a.pubsub_listener.error)
     a.pubsub_listener._own_channel = own_channel
     await until(lambda: a.pubsub_listener.error == "")
+
+
+async def test_while_it_is_not_subscribed_nothing_is_lost_and_nothing_pretends_to_work(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connections: list[Any] = []
+
+    async def recorded(redis: RedisClient) -> Any:
+        connections.append(await create_pubsub(redis))
+        return connections[-1]
+
+    monkeypatch.setattr(pubsub_listener, "create_pubsub", recorded)
+    a, b = await start(pubsub_probe_seconds=5), await start()
+    lost = connections[0]
+    alice, bob = await a.join("alice"), await a.join("bob")
+    await a.subscriptions.subscribe(bob, {"prices": None})
+    await until(lambda: a.revocations._version is not None)
+    channels = a.pubsub_listener._channels
+    open_channels, is_down, may_open = channels.open, asyncio.Event(), asyncio.Event()
+
+    async def open_later(pubsub: Any) -> None:
+        is_down.set()
+        await may_open.wait()
+        await open_channels(pubsub)
+
+    async def fail(message: object) -> None:
+        raise ConnectionError("lost")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(channels, "open", open_later)
+        patch.setattr(a.pubsub_listener, "_on_message", fail)
+        await b.messenger.to_user("alice", "n", "it breaks the connection")
+        await is_down.wait()
+    assert lost.connection is None, "its connection was closed"
+    assert a.metric("bff_pubsub_subscribed") == 0
+    assert a.metric("bff_pubsub_restarts_total") == 1
+    assert "lost" in a.pubsub_listener.error
+    await b.messenger.to_user("alice", "n", "while it was down")
+    await b.revocations.revoke_session(SIGNED_IN.session_id)
+    with pytest.raises(SessionEnded):
+        await a.revocations.check(SIGNED_IN)
+    subscribing = asyncio.create_task(a.subscriptions.subscribe(alice, {"prices": None}))
+    await b.messenger.to_topic("prices", 1)
+    assert not subscribing.done(), "its messages would be lost"
+    may_open.set()
+    await subscribing
+    await until(lambda: numbers_of(alice) == ["it breaks the connection", "while it was down"])
+    await until(lambda: events_of(bob, "prices") == [1])
+    assert a.pubsub_listener.error == ""
+    assert a.metric("bff_pubsub_subscribed") == 1
+
+
+async def test_the_error_of_a_probe_is_reported_as_long_as_probes_fail(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start()
+    with monkeypatch.context() as patch:
+
+        async def refuse(*_: object) -> None:
+            raise ConnectionError("refused")
+
+        patch.setattr(pubsub_listener, "publish_probe", refuse)
+        await until(lambda: "last probe: ConnectionError: refused" in a.pubsub_listener.error)
+    await until(lambda: a.pubsub_listener.error == "")
+    a.pubsub_listener._own_channel = "a channel without subscribers"
+    await until(lambda: "nothing received" in a.pubsub_listener.error)
+    assert "refused" not in a.pubsub_listener.error
+
+
+@pytest.mark.parametrize(
+    ("kind", "turns"), [(Kind.USER_UNSTORED, 2), (Kind.USER, 2), (Kind.CLOSE_USER, 0)]
+)
+async def test_other_tasks_have_their_turn_while_messages_arrive_without_a_pause(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch, kind: Kind, turns: int
+) -> None:
+    """After ten frames: two for each message, and one for the bookkeeping of a stored one."""
+    monkeypatch.setattr(pubsub_listener, "_FRAMES_PER_TURN", 10)
+    a = await start()
+    tabs = [await a.join("alice") for _ in range(2)]
+    tracker = a.streams.of_user("alice")
+    assert tracker is not None
+    at = tracker.position
+    assert at is not None
+    had = 0
+
+    async def other() -> None:
+        nonlocal had
+        while True:
+            await asyncio.sleep(0)
+            had += 1
+
+    task = asyncio.create_task(other())
+    await asyncio.sleep(0)
+    a.pubsub_listener._written = 0
+    for number in range(1, 11):
+        parts = {
+            Kind.USER_UNSTORED: ("alice", "{}"),
+            Kind.USER: ("alice", at.epoch, str(at.offset + number), "{}"),
+            Kind.CLOSE_USER: ("nobody", "4003"),
+        }[kind]
+        message = {"type": "message", "data": envelope(kind, *parts).encode()}
+        await a.pubsub_listener._on_message(message)
+    task.cancel()
+    assert had == turns
+    assert len(transport_of(tabs[0]).frames) == (1 if kind is Kind.CLOSE_USER else 11)
 
 
 async def test_while_redis_is_away_it_waits_longer_and_longer(

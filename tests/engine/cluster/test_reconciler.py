@@ -194,6 +194,7 @@ async def test_entries_without_a_connection_do_not_count_towards_the_limit(
     await redis.hset(keys.connections("alice"), new_connection_id(a.id), entry)
     alice = await a.join("alice")
     assert await fields_of(redis, keys, "alice") == {alice.id}
+    assert await redis.get(keys.connects("alice")) == b"1", "the second attempt is no connect"
 
 
 async def test_users_whose_comparison_failed_are_compared_again(

@@ -368,3 +368,66 @@ async def test_the_server_s_subscription_ends_no_catching_up(
     await a.messenger.to_topic("prices", 4)
     await until(lambda: 4 in events_of(alice, "prices"))
     assert events_of(alice, "prices") == [1, 2, 3, 4]
+
+
+async def test_a_subscription_that_redis_does_not_confirm_is_refused_and_leaves_nothing(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bff.cluster.subscriptions._SUBSCRIBE_SECONDS", 0.05)
+    a = await start()
+    alice = await a.join("alice")
+
+    async def unconfirmed(name: str) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(a.subscriptions._channels, "subscribe", unconfirmed)
+    with pytest.raises(Problem) as refused:
+        await a.subscriptions.subscribe(alice, {"prices": None, "news": None})
+    assert refused.value.code is Code.SERVICE_UNAVAILABLE
+    assert alice.topics == set()
+    assert a.streams.topics() == ()
+
+
+async def test_the_server_subscribes_the_connections_of_a_user_that_have_room(
+    start: StartInstance,
+) -> None:
+    a = await start(max_topics_per_connection=1)
+    full, free = await a.join("alice"), await a.join("alice")
+    await a.subscriptions.subscribe(full, {"news": None})
+    a.subscriptions.subscribe_user("alice", "prices")
+    await until(lambda: not a.subscriptions._tasks)
+    assert full.topics == {"news"}
+    assert free.topics == {"prices"}
+    assert events_of(full, "subscribed") == []
+    (event,) = events_of(free, "subscribed")
+    assert set(event["positions"]) == {"topic:prices"}
+
+
+async def test_an_instance_that_stops_subscribes_nobody(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    is_reading = asyncio.Event()
+
+    async def hang(topics: Mapping[str, Position | None]) -> list[Page]:
+        is_reading.set()
+        await asyncio.Event().wait()
+        return []
+
+    monkeypatch.setattr(a.subscriptions, "_read", hang)
+    a.subscriptions.subscribe_user("alice", "prices")
+    await is_reading.wait()
+    await a.stop()
+    assert alice.topics == set()
+    assert events_of(alice, "subscribed") == []
+
+
+async def test_changed_details_of_a_connection_are_seen_by_all_instances(
+    start: StartInstance,
+) -> None:
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    alice.details["session_id"] = "s-2"
+    await a.subscriptions.update_entry(alice)
+    assert [one.session_id for one in await b.index.connections_of("alice")] == ["s-2"]

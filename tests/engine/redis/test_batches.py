@@ -170,7 +170,9 @@ async def test_commands_that_wait_behind_a_dead_cluster_fail_with_it(
     replies = [pipeline.submit("GET", "a:1") for _ in range(5)]
     for error in await asyncio.gather(*replies, return_exceptions=True):
         assert isinstance(error, TimeoutError)
-    assert len(cluster.batches) == 1
+    cluster.before_reply = cluster.reply_at_once
+    await pipeline.submit("GET", "a:2")
+    assert [command[1] for one in cluster.batches for command in one] == ["a:1", "a:2"]
 
 
 @pytest.mark.parametrize("is_alive", [True, False], ids=["an error reply", "others are answered"])

@@ -135,6 +135,21 @@ async def test_a_connection_without_replies_is_aborted_and_waiting_commands_fail
         assert server.connections == 2
 
 
+async def test_missing_replies_are_noticed_also_after_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "_REPLY_SECONDS", 0.2)
+    is_stalled = False
+    async with served(lambda command: b"" if is_stalled else echo(command)) as (_, pipeline):
+        await pipeline.submit("ECHO", "x")
+        executor: Any = pipeline._executor
+        await until(lambda: executor._connected._watchdog is None)
+        is_stalled = True
+        async with asyncio.timeout(15):
+            with pytest.raises(RedisTimeoutError):
+                await pipeline.submit("ECHO", "x")
+
+
 async def test_slow_replies_keep_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_REPLY_SECONDS", 1.0)
     async with served(echo) as (server, pipeline):
@@ -148,7 +163,9 @@ async def test_the_number_of_commands_in_flight_is_limited(monkeypatch: pytest.M
     monkeypatch.setattr(connection, "_MAX_IN_FLIGHT", 10)
     async with served(echo) as (_, pipeline):
         await pipeline.submit("ECHO", "x")
-        replies = [pipeline.submit("ECHO", str(number)) for number in range(95)]
+        replies = [pipeline.submit("ECHO", str(number)) for number in range(6)]
+        await asyncio.sleep(0)
+        replies += [pipeline.submit("ECHO", str(number)) for number in range(6, 95)]
         await asyncio.sleep(0)
         executor: Any = pipeline._executor
         assert len(executor._connected.in_flight) == 10
@@ -307,6 +324,48 @@ async def test_after_close_all_commands_of_a_batch_executor_fail(
     for one in await asyncio.gather(*replies, return_exceptions=True):
         assert isinstance(one, RedisConnectionError)
     assert await redis.dbsize() <= 10
+    await redis.aclose()
+
+
+async def test_close_ends_an_attempt_to_connect() -> None:
+    """The server accepts it and does not say a word."""
+    accepted, closed = asyncio.Event(), asyncio.Event()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        accepted.set()
+        while await reader.read(4096):
+            pass
+        closed.set()
+        writer.close()
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0) as listening:
+        redis = create_client(f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0")
+        pipeline = AutoPipeline(redis)
+        reply = pipeline.submit("PING")
+        await accepted.wait()
+        await pipeline.close()
+        with pytest.raises(RedisConnectionError, match="closed"):
+            await reply
+        await closed.wait()
+        await redis.aclose()
+
+
+async def test_a_command_after_another_waits_for_no_reply() -> None:
+    """A single server executes commands in the order in which they were sent."""
+    async with served(lambda _: b"") as (server, pipeline):
+        first = pipeline.submit("ECHO", "first")
+        second = pipeline.submit("ECHO", "second", after=first)
+        await until(lambda: server.commands == [b"ECHO first", b"ECHO second"])
+        assert not second.done()
+
+
+async def test_a_hash_is_read_alike_with_both_executors() -> None:
+    """redis-py makes a dictionary of it, a server replies with a list."""
+    redis = create_client("memory://")
+    await redis.hset("key", mapping={"a": "1", "b": "2"})
+    async with served(lambda _: b"*4\r\n+a\r\n+1\r\n+b\r\n+2\r\n") as (_, pipeline):
+        for one in (pipeline, AutoPipeline(redis)):
+            assert await one.read_hash("key") == {b"a": b"1", b"b": b"2"}
     await redis.aclose()
 
 
