@@ -122,13 +122,14 @@ async def test_a_late_write_of_a_user_who_has_left_is_removed(
 
 
 async def test_an_idle_stale_entry_of_a_user_without_connections_is_found(
-    redis: RedisClient, keys: Keys, settings: Settings
+    redis: RedisClient, keys: Keys, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No message is sent to the user, and nobody reads the entries."""
+    """No message is sent to the user, and nobody reads the entries. The users are on many pages."""
+    monkeypatch.setattr("bff.cluster.reconciler._BATCH", 4)
     brief = {"lease_seconds": 0.2, "lease_renewal_seconds": 0.1}
     instance = ClusterMember(redis, settings.model_copy(update=brief))
     async with running(instance):
-        alice = await instance.join("alice")
+        joined = [await instance.join(f"user-{number}") for number in range(40)]
         member = instance.index.lease.member
         await redis.hset(
             keys.connections("ghost"), new_connection_id(instance.id), f"{member} {{}}"
@@ -138,10 +139,11 @@ async def test_an_idle_stale_entry_of_a_user_without_connections_is_found(
 
             async def is_as_the_connections() -> bool:
                 users = texts(await redis.smembers(keys.users_of(instance.index.lease.member)))
-                return users == {"alice"} and not await fields_of(redis, keys, "ghost")
+                ghosts = await fields_of(redis, keys, "ghost")
+                return users == {one.user_id for one in joined} and not ghosts
 
             await until(is_as_the_connections)
-            assert await fields_of(redis, keys, "alice") == {alice.id}
+            assert await fields_of(redis, keys, "user-7") == {joined[7].id}
 
 
 @pytest.mark.parametrize("use", ["message", "presence"])
