@@ -134,6 +134,26 @@ async def test_a_connect_is_announced_at_once(start: StartInstance) -> None:
     await until(lambda: seen_by(watcher, "alice") == ["user.online"])
 
 
+async def test_the_queue_tells_how_long_to_wait_for_the_end_of_a_grace_period(
+    redis: RedisClient, settings: Settings
+) -> None:
+    own = settings.model_copy(update={"presence_grace_seconds": 60})
+    queue = ClusterMember(redis, own).presence._queue
+    assert await queue.claim() == (float("inf"), [])
+    await queue.on_disconnected(["alice"])
+    wait, claims = await queue.claim()
+    assert 1 < wait <= 60
+    assert claims == []
+    await queue.on_connected(["alice"])
+    _, (claim,) = await queue.claim()
+    assert claim.user_id == "alice"
+    wait, claims = await queue.claim()
+    assert wait <= 10, "then another instance may claim the user"
+    assert claims == []
+    await queue.release(claim)
+    assert await queue.claim() == (float("inf"), [])
+
+
 async def test_the_queue_waits_once_for_each_connect(start: StartInstance) -> None:
     """Otherwise the instance would ask Redis without a pause."""
     a = await start()

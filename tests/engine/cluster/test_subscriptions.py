@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from bff.cluster.stream_tracker import CatchUp
 from bff.cluster.streams import Page
 from bff.connections.connection import Connection
 from bff.connections.frames import Frame
@@ -431,3 +432,21 @@ async def test_changed_details_of_a_connection_are_seen_by_all_instances(
     alice.details["session_id"] = "s-2"
     await a.subscriptions.update_entry(alice)
     assert [one.session_id for one in await b.index.connections_of("alice")] == ["s-2"]
+
+
+async def test_an_event_that_is_not_stored_comes_to_those_who_have_read_what_they_missed(
+    start: StartInstance,
+) -> None:
+    """It must not come before the response to the subscription, nor before older messages."""
+    a = await start()
+    live, reading, has_read = [await a.join(name) for name in ("alice", "bob", "carol")]
+    for connection in (live, reading, has_read):
+        await a.subscriptions.subscribe(connection, {"prices": None})
+    await until(lambda: not a.subscriptions._tasks)
+    tracker = a.streams.of_topic("prices")
+    assert tracker is not None
+    assert list(a.streams.subscribers("prices")) == [live, reading, has_read]
+    tracker.catching_up[reading], tracker.catching_up[has_read] = CatchUp(), CatchUp()
+    tracker.catching_up[has_read].read_up_to = tracker.position
+    assert list(a.streams.subscribers("prices")) == [live, has_read]
+    assert list(a.streams.subscribers("news")) == []

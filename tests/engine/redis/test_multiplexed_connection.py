@@ -150,6 +150,22 @@ async def test_missing_replies_are_noticed_also_after_a_pause(
                 await pipeline.submit("ECHO", "x")
 
 
+async def test_the_reply_to_a_command_after_a_pause_has_the_full_time() -> None:
+    """The check of the replies may come at once after the command."""
+    async with served(echo) as (server, pipeline):
+        await pipeline.submit("ECHO", "x")
+        executor: Any = pipeline._executor
+        connected = executor._connected
+        connected._active_at -= 2 * connection._REPLY_SECONDS
+        connected._transport.pause_reading()
+        reply = pipeline.submit("ECHO", "y")
+        await until(lambda: len(connected.in_flight) == 1)
+        connected._check()
+        connected._transport.resume_reading()
+        assert await reply == b"y"
+        assert server.connections == 1
+
+
 async def test_slow_replies_keep_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_REPLY_SECONDS", 1.0)
     async with served(echo) as (server, pipeline):
