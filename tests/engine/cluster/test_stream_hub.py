@@ -379,7 +379,23 @@ async def test_messages_that_arrive_while_missing_ones_are_read_cause_no_other_r
     await until(lambda: len(numbers_of(bob)) == 1 and reads.now > 0)
     reads.may_go_on.set()
     await until(lambda: numbers_of(alice) == list(range(6)))
-    assert reads.most == 1
+    await until(lambda: not a.stream_hub._tasks)
+    assert (reads.now, reads.most) == (0, 1)
+
+
+async def test_the_reading_of_missing_messages_ends_when_the_last_connection_leaves(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    await DropMessages(a, monkeypatch).during(1, lambda n: b.messenger.to_user("alice", "n", n))
+    reads = SlowReads(a, monkeypatch)
+    await b.messenger.to_user("alice", "n", 1)
+    await until(lambda: reads.now == 1)
+    await a.leave(alice)
+    reads.may_go_on.set()
+    await until(lambda: not a.stream_hub._tasks)
+    assert numbers_of(alice) == []
 
 
 async def test_an_instance_that_stops_reads_no_missing_messages(
@@ -466,6 +482,8 @@ async def test_lost_messages_are_reported_and_the_socket_stays_open(
 ) -> None:
     a, b = await start(), await start()
     alice = await a.join("alice")
+    restored: list[Any] = []
+    monkeypatch.setattr(a.index, "restore", restored.append)
     lost = settings.max_stream_length + 5
     await DropMessages(a, monkeypatch).during(lost, lambda n: b.messenger.to_user("alice", "n", n))
     last = await b.messenger.to_user("alice", "n", "last")
@@ -478,6 +496,7 @@ async def test_lost_messages_are_reported_and_the_socket_stays_open(
         "an event stream must continue at the gap's position"
     )
     assert metric(a, "bff_gaps_total", stream="user") == 1
+    assert restored == [], "Redis has lost nothing else"
 
 
 async def test_a_message_that_arrives_while_missing_ones_are_read_is_delivered(
@@ -563,6 +582,23 @@ async def test_a_connect_that_finds_a_new_epoch_reports_the_loss_to_the_other_co
     late = await a.join("alice")
     await until(lambda: any("user" in gap for gap in gaps_of(alice)))
     assert gaps_of(late) == []
+
+
+async def test_a_message_that_came_before_a_page_of_an_older_epoch_is_delivered(
+    start: StartInstance,
+) -> None:
+    """Redis lost its data after it had replied to the connect."""
+    a = await start()
+    alice = await a.join("alice")
+    tracker = a.streams.of_user("alice")
+    assert tracker is not None
+    tracker.position = None
+    await a.messenger.to_user("alice", "n", 1)
+    await until(lambda: tracker.undelivered is not None)
+    at = Position("older", 5)
+    tracker.catching_up[alice] = catch_up = CatchUp()
+    await a.stream_hub.catch_up(alice, tracker, catch_up, at, Page(at, complete=True))
+    await until(lambda: numbers_of(alice) == [1])
 
 
 async def test_leave_removes_all_state(start: StartInstance) -> None:
