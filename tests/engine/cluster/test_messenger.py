@@ -109,12 +109,15 @@ async def test_closing_by_connection_user_and_all(start: StartInstance) -> None:
         await b.join("bob"),
         await a.join("carol"),
     )
-    await b.messenger.close_connection(one.id, CloseCode.REVOKED)
+    for instance in (a, b, a):
+        await instance.index.renew()
+    assert await b.messenger.close_connection("gone.x") == 0
+    assert await b.messenger.close_connection(one.id, CloseCode.REVOKED) == 1
     await until(lambda: closed_with(one) == CloseCode.REVOKED)
     assert await a.messenger.close_users(["alice", "bob"]) == [1, 1]
     await until(lambda: closed_with(alice) == closed_with(bob) == CloseCode.REVOKED)
     assert closed_with(carol) is None
-    await b.messenger.close_all()
+    assert await a.messenger.close_all() == 4
     await until(lambda: closed_with(carol) == CloseCode.DRAIN)
 
 
@@ -229,6 +232,21 @@ async def test_deliveries_are_counted_by_connection(start: StartInstance) -> Non
     await a.messenger.to_all("n", 2)
     await until(lambda: all(events_of(one)[-1:] for one in connections))
     await until(lambda: a.metric("bff_deliveries_total") == before + 5)
+
+
+async def test_messages_are_counted_by_their_recipient(start: StartInstance) -> None:
+    a = await start()
+    await a.messenger.to_user("alice", "n", 1)
+    await a.messenger.to_users(["alice", "bob", "alice"], "n", 1)
+    await a.messenger.to_connection("gone.x", "n", 1)
+    await a.messenger.to_all("n", 1)
+    for _ in range(2):
+        await a.messenger.to_topic("n", 1)
+    counts = {
+        to: a.metrics.registry.get_sample_value("bff_messages_sent_total", {"audience": to})
+        for to in ("user", "connection", "all", "topic")
+    }
+    assert counts == {"user": 3, "connection": 1, "all": 1, "topic": 2}
 
 
 async def test_one_user_in_place_of_a_list_is_refused(start: StartInstance) -> None:

@@ -114,7 +114,9 @@ async def test_the_error_of_a_probe_is_reported_as_long_as_probes_fail(
         await until(lambda: "last probe: ConnectionError: refused" in a.pubsub_listener.error)
     await until(lambda: a.pubsub_listener.error == "")
     a.pubsub_listener._own_channel = "a channel without subscribers"
-    await until(lambda: "nothing received" in a.pubsub_listener.error)
+    restarts = a.metric("bff_pubsub_restarts_total")
+    await until(lambda: a.metric("bff_pubsub_restarts_total") > restarts)
+    assert "nothing received" in a.pubsub_listener.error
     assert "refused" not in a.pubsub_listener.error
 
 
