@@ -517,6 +517,25 @@ async def test_connections_of_all_instances_are_counted(start: StartInstance) ->
     }
 
 
+async def test_entries_of_living_instances_cost_one_read(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(), await start()
+    here, there = await a.join("alice"), await b.join("alice")
+    await a.index.renew()
+    reads: list[str] = []
+    read = a.pipeline.read_hash
+
+    async def recorded(key: str) -> dict[bytes, bytes]:
+        reads.append(key)
+        return await read(key)
+
+    monkeypatch.setattr(a.pipeline, "read_hash", recorded)
+    found = await a.index.connections_of("alice")
+    assert {details.connection_id for details in found} == {here.id, there.id}
+    assert len(reads) == 1
+
+
 async def test_entries_that_could_not_be_removed_are_removed_when_redis_is_back(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
