@@ -390,7 +390,7 @@ async def test_a_subscription_that_redis_does_not_confirm_is_refused_and_leaves_
 
 
 async def test_the_server_subscribes_the_connections_of_a_user_that_have_room(
-    start: StartInstance,
+    start: StartInstance, caplog: pytest.LogCaptureFixture
 ) -> None:
     a = await start(max_topics_per_connection=1)
     full, free = await a.join("alice"), await a.join("alice")
@@ -400,6 +400,8 @@ async def test_the_server_subscribes_the_connections_of_a_user_that_have_room(
     assert full.topics == {"news"}
     assert free.topics == {"prices"}
     assert events_of(full, "subscribed") == []
+    logged = [vars(one) for one in caplog.records]
+    assert [one["connection"] for one in logged if "connection" in one] == [full.id]
     (event,) = events_of(free, "subscribed")
     assert set(event["positions"]) == {"topic:prices"}
 
