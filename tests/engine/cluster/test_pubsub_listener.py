@@ -120,6 +120,21 @@ async def test_the_error_of_a_probe_is_reported_as_long_as_probes_fail(
     assert "refused" not in a.pubsub_listener.error
 
 
+async def test_a_first_probe_that_hangs_is_reported_and_the_subscription_is_tried_again(
+    redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    instance = ClusterMember(redis, settings)
+    with monkeypatch.context() as patch:
+        patch.setattr(pubsub_listener, "publish_probe", hang)
+        task = asyncio.create_task(instance.pubsub_listener.run())
+        await until(lambda: "nothing received" in instance.pubsub_listener.error)
+    await until(lambda: instance.pubsub_listener.error == "")
+    task.cancel()
+
+
 @pytest.mark.parametrize(
     ("kind", "turns"), [(Kind.USER_UNSTORED, 2), (Kind.USER, 2), (Kind.CLOSE_USER, 0)]
 )
