@@ -107,7 +107,7 @@ async def test_the_error_of_a_probe_is_reported_as_long_as_probes_fail(
     a = await start()
     with monkeypatch.context() as patch:
 
-        async def refuse(*_: object) -> None:
+        async def refuse(*_: object, **options: object) -> None:
             raise ConnectionError("refused")
 
         patch.setattr(pubsub_listener, "publish_probe", refuse)
@@ -123,7 +123,7 @@ async def test_the_error_of_a_probe_is_reported_as_long_as_probes_fail(
 async def test_a_first_probe_that_hangs_is_reported_and_the_subscription_is_tried_again(
     redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def hang(*_: object) -> None:
+    async def hang(*_: object, **options: object) -> None:
         await asyncio.Event().wait()
 
     instance = ClusterMember(redis, settings)
