@@ -372,6 +372,7 @@ async def test_a_command_after_another_waits_for_no_reply() -> None:
         first = pipeline.submit("ECHO", "first")
         second = pipeline.submit("ECHO", "second", after=first)
         await until(lambda: server.commands == [b"ECHO first", b"ECHO second"])
+        assert server.connections == 1
         assert not second.done()
 
 
