@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -15,6 +16,9 @@ logger = logging.getLogger(__name__)
 
 _MAX_KEPT: Final = 10_000
 _KEPT_SECONDS: Final = 24 * 3600
+_LATE_READS: Final = 4
+"""How many reads later pub/sub may still deliver a message. There is a read for each probe, and
+after three probes that do not arrive the subscription is renewed."""
 
 
 class ControlLog:
@@ -33,8 +37,8 @@ class ControlLog:
         """The id that the next read begins with; empty before the first one."""
         self._received: set[str] = set()
         """Ids that pub/sub has delivered, but that were not yet read from the stream."""
-        self._applied: frozenset[str] = frozenset()
-        """Ids of what the last read has applied. Pub/sub may still deliver them."""
+        self._applied: deque[frozenset[str]] = deque(maxlen=_LATE_READS)
+        """Ids of what each of the last reads has applied. Pub/sub may still deliver them."""
 
     def publish(self, text: str) -> asyncio.Future[Any]:
         """Send a control message to all instances."""
@@ -47,7 +51,7 @@ class ControlLog:
         """Remember that pub/sub delivered this message. Returns whether to apply it: False if that
         was done already."""
         self._received.add(message_id)
-        return message_id not in self._applied
+        return not any(message_id in applied for applied in self._applied)
 
     async def apply_missed(self, apply: Callable[[bytes], None]) -> None:
         """Read what was sent since the last read, and apply what was not received.
@@ -66,7 +70,7 @@ class ControlLog:
                 )
                 apply(text)
                 missed.add(message_id.decode())
-        self._applied = frozenset(missed)
+        self._applied.append(frozenset(missed))
         unread = _order(self._next_id)
         self._received = {one for one in self._received if _order(one) >= unread}
 
