@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx2
 import pytest
 from bff import problems
+from bff.connections.close_codes import CloseCode
 from bff.errors import Code, Outcome, Problem
-from fastapi import FastAPI, HTTPException, Path
+from fastapi import FastAPI, HTTPException, Path, Request, Response, WebSocket
 from pydantic import BaseModel
 from redis.exceptions import ConnectionError as RedisConnectionError
 from sqlalchemy.exc import OperationalError
@@ -22,9 +24,13 @@ class Thing(BaseModel):
     model_config = {"extra": "forbid"}
 
 
+MAX_BODY = 200_000
+
+
 @pytest.fixture
-async def http() -> AsyncIterator[httpx2.AsyncClient]:
+def app() -> FastAPI:
     app = FastAPI()
+    app.max_body_size = MAX_BODY
     problems.install(app)
 
     @app.post("/things", responses=problems.responses(422))
@@ -52,6 +58,41 @@ async def http() -> AsyncIterator[httpx2.AsyncClient]:
     async def database() -> None:
         raise OperationalError("SELECT internal-secret", {}, OSError("internal-secret"))
 
+    @app.get("/limited/{seconds}")
+    async def limited(seconds: float) -> None:
+        raise Problem(Code.RATE_LIMITED, retry_after_seconds=seconds)
+
+    @app.get("/moved")
+    async def moved() -> None:
+        raise HTTPException(304, headers={"ETag": "1"})
+
+    @app.get("/paid/{status}")
+    async def paid(status: int) -> None:
+        raise HTTPException(status)
+
+    @app.post("/read")
+    async def read(request: Request) -> Response:
+        await request.body()
+        return Response("kept", int(request.query_params["status"]))
+
+    @app.websocket("/refused")
+    async def refused(websocket: WebSocket) -> None:
+        raise problems.SocketRefused(CloseCode.NOT_AUTHENTICATED, "Sign in first")
+
+    @app.websocket("/forbidden")
+    async def forbidden(websocket: WebSocket) -> None:
+        raise Problem(Code.FORBIDDEN)
+
+    @app.websocket("/later")
+    async def later(websocket: WebSocket) -> None:
+        await websocket.accept()
+        raise Problem(Code.FORBIDDEN)
+
+    return app
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     async with httpx2.AsyncClient(transport=transport, base_url="http://bff") as client:
         yield client
@@ -138,3 +179,105 @@ async def test_the_openapi_document_describes_problems(http: httpx2.AsyncClient)
     described = content["application/problem+json"]
     assert described["schema"]["$ref"] == "#/components/schemas/ProblemDetails"
     assert "invalid_params" in described["examples"]
+
+
+async def test_a_body_that_is_too_large_is_a_problem(http: httpx2.AsyncClient) -> None:
+    largest = await http.post("/read", params={"status": 200}, content=bytes(MAX_BODY))
+    assert (largest.status_code, largest.text) == (200, "kept")
+    larger = await http.post("/read", params={"status": 200}, content=bytes(MAX_BODY + 1))
+    assert larger.status_code == larger.json()["status"] == 413
+    assert larger.headers["content-type"] == "application/problem+json"
+    assert larger.json()["code"] == "too_large"
+    own = await http.get("/problem/too_large")
+    assert own.json()["detail"] == "In words", "a problem that is one already is not replaced"
+
+
+async def test_when_to_try_again_is_told_in_full_seconds_and_in_milliseconds(
+    http: httpx2.AsyncClient,
+) -> None:
+    for seconds, header, milliseconds in ((0.25, "1", 250), (2, "2", 2000), (0.0001, "1", 1)):
+        limited = await http.get(f"/limited/{seconds}")
+        assert limited.headers["retry-after"] == header
+        assert limited.json()["retry_after_ms"] == milliseconds
+        assert limited.json()["retryable"] is True
+    other = await http.get("/problem/rate_limited")
+    assert "retry-after" not in other.headers
+    assert "retry_after_ms" not in other.json()
+
+
+@pytest.mark.parametrize("code", list(Code))
+async def test_only_who_is_not_signed_in_is_asked_to_sign_in(
+    http: httpx2.AsyncClient, code: Code
+) -> None:
+    asked = (await http.get(f"/problem/{code}")).headers.get("www-authenticate")
+    assert asked == ("Bearer" if code is Code.UNAUTHENTICATED else None)
+
+
+async def test_an_http_exception_gets_the_code_that_is_closest(http: httpx2.AsyncClient) -> None:
+    for status, code in (
+        (400, "invalid_params"),
+        (402, "invalid_params"),
+        (404, "not_found"),
+        (451, "invalid_params"),
+        (500, "internal"),
+        (501, "internal"),
+        (507, "internal"),
+    ):
+        response = await http.get(f"/paid/{status}")
+        assert response.status_code == response.json()["status"] == status
+        assert response.json()["code"] == code
+        is_known = status in (404, 500)
+        assert response.json()["type"] == (f"urn:problem:{code}" if is_known else "about:blank")
+    moved = await http.get("/moved")
+    assert (moved.status_code, moved.content, moved.headers["etag"]) == (304, b"", "1")
+
+
+async def test_where_json_is_broken_is_told_and_long_details_are_cut(
+    http: httpx2.AsyncClient,
+) -> None:
+    headers = {"Content-Type": "application/json"}
+    broken = await http.post("/things", content=b"{", headers=headers)
+    assert broken.json()["detail"].startswith("body: ")
+    unknown = await http.post("/things", json={"name": "n", "size": 1, "x" * 1000: 1})
+    assert len(unknown.json()["detail"]) == 300
+
+
+async def handshake(app: FastAPI, path: str, *extensions: str) -> list[dict[str, Any]]:
+    """What the server is told to send."""
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "websocket.connect"}
+
+    scope = {
+        "type": "websocket",
+        "path": path,
+        "headers": [],
+        "query_string": b"",
+        "subprotocols": ["bff.v1"],
+        "extensions": {name: {} for name in extensions},
+    }
+    await app(scope, receive, send)
+    return sent
+
+
+async def test_a_refused_handshake_says_why_as_far_as_the_server_can(app: FastAPI) -> None:
+    start, body = await handshake(app, "/forbidden", "websocket.http.response")
+    assert (start["type"], start["status"]) == ("websocket.http.response.start", 403)
+    assert json.loads(body["body"])["code"] == "forbidden"
+    (closed,) = await handshake(app, "/forbidden")
+    assert closed["type"] == "websocket.close"
+
+
+async def test_a_socket_that_is_refused_after_its_handshake_gets_a_close_code(
+    app: FastAPI,
+) -> None:
+    accepted, closed = await handshake(app, "/refused", "websocket.http.response")
+    assert (accepted["type"], accepted["subprotocol"]) == ("websocket.accept", "bff.v1")
+    assert (closed["code"], closed["reason"]) == (4500, "Sign in first")
+    accepted, closed = await handshake(app, "/later", "websocket.http.response")
+    assert (accepted["type"], closed["type"]) == ("websocket.accept", "websocket.close")
+    assert closed["code"] == 4006
