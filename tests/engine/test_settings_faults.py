@@ -14,7 +14,7 @@ from bff.auth.origins import Origins
 from bff.cli import main
 from bff.db.database import make_engine
 from bff.redis.client import create_client
-from bff.setting_types import secret_fault
+from bff.setting_types import is_local, secret_fault
 from bff.settings import Settings
 from bff.settings_list import unknown_names
 from click.testing import CliRunner, Result
@@ -73,6 +73,38 @@ REFUSED: dict[str, dict[str, str]] = {
     "ALLOWED_ORIGINS with a port out of range": {"ALLOWED_ORIGINS": "https://a.invalid:70000"},
     "ALLOWED_ORIGINS with port 0": {"ALLOWED_ORIGINS": "https://a.invalid:0"},
     "ALLOWED_ORIGINS not ASCII": {"ALLOWED_ORIGINS": "https://bücher.invalid"},
+    "ALLOWED_ORIGINS with a password": {"ALLOWED_ORIGINS": "https://ann:pa55@a.invalid"},
+    "ALLOWED_ORIGINS with an empty port": {"ALLOWED_ORIGINS": "https://a.invalid:"},
+    "ALLOWED_ORIGINS with a query": {"ALLOWED_ORIGINS": "https://a.invalid?b"},
+    "ALLOWED_ORIGINS of a socket": {"ALLOWED_ORIGINS": "wss://a.invalid"},
+    "ALLOWED_ORIGINS with no scheme's name": {"ALLOWED_ORIGINS": "1a://a.invalid"},
+    "ALLOWED_ORIGINS with no host's name": {"ALLOWED_ORIGINS": "https://a..invalid"},
+    "ALLOWED_ORIGINS with half an address": {"ALLOWED_ORIGINS": "http://[::g]"},
+    "REDIS_URL with port 0": {"REDIS_URL": "redis://h:0/0"},
+    "REDIS_URL with an empty port": {"REDIS_URL": "redis://h:/0"},
+    "REDIS_URL with two paths": {"REDIS_URL": "redis://h/0/1"},
+    "REDIS_URL with # in the password": {"REDIS_URL": "redis://:p#w@h/0"},
+    "REDIS_URL with a space": {"REDIS_URL": "redis://h/0 "},
+    "REDIS_URL of sentinels without host": {"REDIS_URL": "redis+sentinel://:1/m"},
+    "REDIS_URL of sentinels with no number": {"REDIS_URL": "redis+sentinel://h/m/x"},
+    "REDIS_URL of sentinels with too much": {"REDIS_URL": "redis+sentinel://h/m/0/0"},
+    "REDIS_URL of a cluster with a database": {"REDIS_URL": "redis+cluster://h/1"},
+    "REDIS_URL of another scheme": {"REDIS_URL": "http://h"},
+    "AMQP_URL with port 0": {"AMQP_URL": "amqp://h:0/"},
+    "AMQP_URL with no host's name": {"AMQP_URL": "amqp://a,[::g]/"},
+    "DATABASE_URL with an unknown option": {"DATABASE_URL": "postgresql+asyncpg://h/d?colour=red"},
+    "DATABASE_URL of another driver": {"DATABASE_URL": "postgresql://h/d"},
+    "DATABASE_URL with a number that is none": {
+        "DATABASE_URL": "postgresql+asyncpg://h/d?prepared_statement_cache_size=many"
+    },
+    "JWKS_URL with a fragment": JWKS | {"JWKS_URL": "https://id.invalid/keys#a"},
+    "JWT_ALGORITHMS empty": {"JWT_ALGORITHMS": ","},
+    "JWT_ALGORITHMS of keys": {"JWT_ALGORITHMS": "HS256,RS256"},
+    "JWT_ALGORITHMS of a secret": JWKS
+    | {"JWKS_URL": "https://id.invalid/keys", "JWT_ALGORITHMS": "RS256,HS256"},
+    "LEASE_SECONDS too short": {"LEASE_SECONDS": "9.9", "LEASE_RENEWAL_SECONDS": "5"},
+    "REQUEST_TIMEOUT_SECONDS too long": {"REQUEST_TIMEOUT_SECONDS": "30.1"},
+    "JWT_SECRET with too few characters": {"JWT_SECRET": "a1b2c3d4e" + "a1b2c3d4e"[::-1] * 3},
     "REDIS_URL with a port out of range": {"REDIS_URL": "redis://h:99999/0"},
     "REDIS_URL of a cluster likewise": {"REDIS_URL": "redis+cluster://a:1,b:99999"},
     "REDIS_URL with a port that is no number": {"REDIS_URL": "redis://h:port/0"},
@@ -91,6 +123,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "DATABASE_URL with two slashes": {"DATABASE_URL": "sqlite+aiosqlite://bff.sqlite3"},
     "OIDC_ISSUER without TLS": OIDC | {"OIDC_ISSUER": "http://id.invalid"},
     "OIDC_ISSUER with a query": OIDC | {"OIDC_ISSUER": "https://id.invalid/?tenant=a"},
+    "OIDC_ISSUER with a fragment": OIDC | {"OIDC_ISSUER": "https://id.invalid/#a"},
     "OIDC_ISSUER is no URL": OIDC | {"OIDC_ISSUER": "id.invalid"},
     "memory:// in production": {"OIDC_ISSUER": "memory://"},
     "OIDC_CLIENT_ID missing": OIDC | {"OIDC_CLIENT_ID": ""},
@@ -101,6 +134,11 @@ REFUSED: dict[str, dict[str, str]] = {
     "OIDC_REDIRECT_URI without TLS": OIDC
     | {"OIDC_REDIRECT_URI": "http://app.invalid/auth/callback"},
     "OIDC_REDIRECT_URI to another path": OIDC | {"OIDC_REDIRECT_URI": "https://app.invalid/back"},
+    "OIDC_REDIRECT_URI with a query": OIDC
+    | {"OIDC_REDIRECT_URI": "https://app.invalid/auth/callback?a=1"},
+    "OIDC_REDIRECT_URI with a fragment": OIDC
+    | {"OIDC_REDIRECT_URI": "https://app.invalid/auth/callback#a"},
+    "OIDC_REDIRECT_URI without host": OIDC | {"OIDC_REDIRECT_URI": "https:///auth/callback"},
     "AUTH_COOKIE is no name": {"AUTH_COOKIE": "a b"},
     "ROOT_PATH without slash": {"ROOT_PATH": "bff"},
     "ROOT_PATH with a slash too many": {"ROOT_PATH": "/bff/"},
@@ -121,6 +159,16 @@ ACCEPTED: dict[str, dict[str, str]] = {
     "TLS to PostgreSQL": {"DATABASE_URL": "postgresql+asyncpg://u:p@h/d?ssl=require"},
     "a vhost": {"AMQP_URL": "amqps://u:p%2F@h:5671/%2Fshop?cafile=/ca.pem"},
     "two secrets": {"MESH_TOKEN_SECRET": secrets.token_urlsafe(48)},
+    "the shortest secret": {"JWT_SECRET": "q1w9e3r7t5" * 3 + "zz"},
+    "the shortest lease": {"LEASE_SECONDS": "10", "LEASE_RENEWAL_SECONDS": "5"},
+    "the longest time of a request": {"REQUEST_TIMEOUT_SECONDS": "30"},
+    "no host of Redis": {"REDIS_URL": "redis://:6379"},
+    "sentinels without a database": {"REDIS_URL": "redis+sentinel://a/m"},
+    "a cluster without a path": {"REDIS_URL": "redis+cluster://a"},
+    "an option of the dialect": {
+        "DATABASE_URL": "postgresql+asyncpg://h/d?prepared_statement_cache_size=0"
+    },
+    "a file in a folder": {"DATABASE_URL": "sqlite+aiosqlite:////var/bff.sqlite3"},
     "a path": {"ROOT_PATH": "/apps/bff"},
     "sign-in": OIDC | {"OIDC_REDIRECT_URI": "https://app.invalid/bff/auth/callback"},
     "sign-in alone": OIDC | {"JWT_SECRET": ""},
@@ -193,6 +241,7 @@ def test_a_wrong_setting_is_one_sentence(bff: Callable[..., Result], what: str) 
     assert isinstance(refused.exception, SystemExit)
     sentence, advice = refused.output.splitlines()
     assert what.partition(" ")[0] in sentence
+    assert "pa55" not in sentence
     assert advice.startswith("Set them in the environment")
     for secret in ("JWT_SECRET", "MESH_TOKEN_SECRET"):
         assert REFUSED[what].get(secret) in ("", None) or REFUSED[what][secret] not in sentence
@@ -210,6 +259,55 @@ def make(**changes: Any) -> Settings | None:
         return Settings(_env_file=None, jwt_secret="s", environment="test", **changes)
     except ValidationError:
         return None
+
+
+def test_what_follows_from_the_settings() -> None:
+    made = make(
+        app_name="shop",
+        max_token_seconds=50,
+        max_session_seconds=70,
+        stream_retention_seconds=60,
+        stream_check_seconds=30.5,
+        max_connections_per_user=20,
+        jwt_previous_secret="old",
+    )
+    assert made is not None
+    assert made.prefix == "shop:v1"
+    assert made.revocation_seconds == 70 + 600, "longer than the clocks differ"
+    assert made.unused_topic_seconds == 93, "three checks of the stream"
+    assert made.max_connects_per_minute == 120
+    assert made.jwt_secrets == ("s", "old")
+    assert made.mesh_secret == "s"
+    other = make(max_token_seconds=90, max_session_seconds=70, max_connections_per_user=2)
+    assert other is not None
+    assert other.revocation_seconds == 90 + 600
+    assert other.unused_topic_seconds == 600
+    assert other.max_connects_per_minute == 60
+    assert other.jwt_secrets == ("s",)
+
+
+@pytest.mark.parametrize("environment", ["development", "test", "production"])
+def test_the_api_is_described_outside_of_production_or_as_one_says(environment: str) -> None:
+    described = [
+        Settings(
+            _env_file=None, jwt_secret=GOOD["JWT_SECRET"], environment=environment, api_docs=value
+        ).serves_api_docs
+        for value in ("", "true", "false")
+    ]
+    assert described == [environment != "production", True, False]
+
+
+def test_origins_are_read_as_browsers_send_them() -> None:
+    made = make(allowed_origins=" HTTPS://A.invalid:8443/ ,, http://[::1]:80")
+    assert made is not None
+    assert made.allowed_origins == ("https://a.invalid:8443", "http://[::1]:80")
+
+
+def test_what_is_this_machine() -> None:
+    for host in ("localhost", "LOCALHOST", "127.0.0.1", "127.8.8.8", "[::1]"):
+        assert is_local(f"http://{host}:80/keys")
+    for host in ("localhost.invalid", "127.0.0.1.invalid", "10.0.0.1", "[::2]", ""):
+        assert not is_local(f"http://{host}/keys")
 
 
 AUTHORITY = st.text("ab.:@[]/?#%*, 019-_é", max_size=24)
