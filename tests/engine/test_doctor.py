@@ -13,7 +13,10 @@ import pytest
 from aiormq.exceptions import ChannelAccessRefused
 from bff import doctor
 from bff.application import Bff
+from bff.auth.caller import Caller
 from bff.cluster.keys import Keys
+from bff.db import migrate
+from bff.db.database import Database
 from bff.doctor import Finding, _settings, check_encryption, diagnose
 from bff.errors import Code, Problem
 from bff.mesh.describe import MethodDescription, ServiceDescription
@@ -21,14 +24,17 @@ from bff.mesh.events import MeshEvent
 from bff.realtime.event_handler_names import EventHandlerNames
 from bff.realtime.router import RealtimeRouter
 from bff.redis.client import create_client
+from bff.redis.eviction import UNKNOWN, EvictionCheck
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
 from bff.testing import run, until
 from bff.testing.running import serve
+from bff.version import __version__
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fastapi import FastAPI
 from jose import jwk
+from sqlalchemy import text
 
 from tests.engine.echo import create_app
 
@@ -287,3 +293,145 @@ async def test_every_exposed_service_is_asked_whether_it_requires_encryption(
     findings = await doctor._encryption(settings, realtime)
     assert asked == ["away", "named", "patterns"]
     assert [finding.ok for finding in findings] == [False, False]
+
+
+async def about(settings: Settings, what: str, *routers: RealtimeRouter) -> list[str]:
+    """What the doctor says about a server: the lines whose text begins with this."""
+    findings = await diagnose(create_app(settings, *routers).state.bff)
+    assert findings[0] == Finding(True, f"bff {__version__}")
+    return [str(finding) for finding in findings if finding.text.startswith(what)]
+
+
+async def test_each_server_is_told_to_be_in_order(settings: Settings) -> None:
+    await migrate.upgrade(settings)
+    assert (await about(settings, "Redis: "))[0] == "ok   Redis: reachable, with all rights"
+    assert await about(settings, "mesh: ") == ["ok   mesh: connected, may publish"]
+    assert await about(settings, "database") == [
+        "ok   database: reachable",
+        "ok   database schema: up to date",
+        "ok   database rights: complete",
+    ]
+
+
+async def test_each_server_that_is_away_is_told_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_CONNECT_SECONDS", 0.3)
+    away = "127.0.0.1:1"
+    changed = settings.model_copy(
+        update={
+            "redis_url": f"redis://{away}/0",
+            "amqp_url": f"amqp://{away}/",
+            "database_url": f"postgresql+asyncpg://{away}/shop",
+        }
+    )
+    findings = await diagnose(create_app(changed).state.bff)
+    found = [finding.text for finding in findings if not finding.ok]
+    assert [text.partition(": ")[0] for text in found] == [
+        "Redis",
+        "mesh",
+        "database",
+        "database schema",
+    ]
+    assert all(len(text.partition(": ")[2]) > 10 for text in found), "the reason is told"
+    assert not any(text.startswith("mesh queue") for text in found)
+
+
+async def test_a_server_that_does_not_answer_does_not_keep_the_doctor_waiting(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(doctor, "_SECONDS", 0.2)
+    monkeypatch.setattr(doctor, "missing_right", never)
+    monkeypatch.setattr("bff.doctor.EvictionCheck.warning", never)
+    monkeypatch.setattr("bff.db.database.Database.ping", never)
+    async with asyncio.timeout(30):
+        found = await bad(settings)
+    assert {"Redis: no reply within 0 s", "database: no reply within 0 s"} <= {*found}
+
+
+async def test_a_schema_that_is_behind_ahead_or_closed_to_the_user_is_told(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behind = await about(settings, "database ")
+    assert len(behind) == 1, "rights are those of a table, which must exist"
+    assert behind[0].startswith("BAD  database schema: the engine's revisions are not applied")
+    await migrate.upgrade(settings)
+    database = Database(settings)
+
+    async def refused(_: Database) -> str:
+        return "DELETE: permission denied for table bff_audit"
+
+    monkeypatch.setattr(Database, "missing_right", refused)
+    async with database.session() as session:
+        await session.exec(text("UPDATE bff_alembic_version SET version_num = '9999'"))  # type: ignore[call-overload]
+        await session.commit()
+    await database.close()
+    ahead, rights = await about(settings, "database ")
+    assert ahead.startswith("warn database schema: the engine's tables are newer than this code")
+    assert rights == "BAD  database rights: DELETE: permission denied for table bff_audit"
+
+
+@pytest.mark.parametrize(
+    ("reason", "line"),
+    [
+        ("", "ok   Redis: keeps all keys (maxmemory-policy noeviction)"),
+        ("maxmemory-policy is allkeys-lru", "BAD  Redis: maxmemory-policy is allkeys-lru"),
+        (f"{UNKNOWN}: allow INFO", f"warn Redis: {UNKNOWN}: allow INFO"),
+    ],
+)
+async def test_whether_redis_keeps_all_keys_is_told(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, reason: str, line: str
+) -> None:
+    async def warning(_: EvictionCheck) -> str:
+        return reason
+
+    monkeypatch.setattr(EvictionCheck, "warning", warning)
+    assert (await about(settings, "Redis: "))[1:] == [line]
+
+
+async def test_what_is_offered_to_browsers_and_services_is_listed(settings: Settings) -> None:
+    realtime = RealtimeRouter()
+    realtime.expose("invoices", methods=["list", "get_*"], scopes=["read", "invoices"])
+
+    @realtime.method("notes.add", scopes=["notes"])
+    async def add() -> None: ...
+
+    @realtime.method("notes.list")
+    async def everybody() -> None: ...
+
+    @realtime.topic("notes.*", scopes=["notes", "admin"])
+    async def subscribes() -> bool:
+        return True
+
+    @realtime.topic("news")
+    async def everybody_subscribes() -> bool:
+        return True
+
+    @realtime.mesh_method("count")
+    async def count() -> int:
+        return 0
+
+    @realtime.event("notes.added", name="note_added")
+    async def added(event: MeshEvent) -> None: ...
+
+    async def check(caller: Caller) -> bool:
+        return True
+
+    realtime.expose("ledger", methods=["read"], check=check)
+    lines = {str(one) for one in await diagnose(create_app(settings, realtime).state.bff)}
+    assert {
+        "ok   browsers may call invoices.list, scopes: invoices, read",
+        "ok   browsers may call invoices.get_*, scopes: invoices, read",
+        "ok   browsers may call notes.add, scopes: notes",
+        "ok   browsers may call notes.list, scopes: none",
+        "ok   browsers may call ledger.read, scopes: none",
+        "warn browsers may call echo.say, scopes: none (open to every signed-in user: pass "
+        "scopes= or check= to its expose())",
+        "ok   browsers may subscribe to notes.*, scopes: admin, notes",
+        "ok   browsers may subscribe to news, scopes: none",
+        "ok   services may call count",
+        "ok   mesh events notes.added are handled by note_added",
+    } <= lines, lines
