@@ -43,8 +43,28 @@ async def test_stop_waits_and_then_cancels() -> None:
     assert sorted(ended) == ["first", "second cancelled"]
 
 
-async def test_a_cancellation_that_was_lost_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bff.tasks._CANCEL_AGAIN_SECONDS", 0.01)
+async def test_a_stop_that_finds_nothing_to_do_or_only_cancels_says_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tasks, permanent = TaskSet("work"), ServiceTasks()
+    await tasks.stop(wait_seconds=60)
+    await permanent.stop()
+    task, other = tasks.start(asyncio.sleep(60)), permanent.start("steady", asyncio.sleep(60))
+    assert [*tasks] == [task]
+    await tasks.stop()
+    await permanent.stop()
+    await asyncio.sleep(0)
+    assert (task.cancelled(), other.cancelled(), len(tasks)) == (True, True, 0)
+    assert permanent.alive, "those that start again are alive"
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("again_seconds", [None, 0.01])
+async def test_a_cancellation_that_was_lost_is_repeated(
+    monkeypatch: pytest.MonkeyPatch, again_seconds: float | None
+) -> None:
+    default = 60 if again_seconds else 0.01
+    monkeypatch.setattr("bff.tasks._CANCEL_AGAIN_SECONDS", default)
     lost = 0
 
     async def stubborn() -> None:
@@ -59,11 +79,12 @@ async def test_a_cancellation_that_was_lost_is_repeated(monkeypatch: pytest.Monk
     task = asyncio.create_task(stubborn())
     await asyncio.sleep(0)
     async with asyncio.timeout(10):
-        await cancel_and_wait(task)
+        await cancel_and_wait(task, again_seconds=again_seconds)
     assert (task.cancelled(), lost) == (True, 2)
 
 
-async def test_the_clean_up_of_a_cancelled_task_waits_only_its_time() -> None:
+@pytest.mark.parametrize("again_seconds", [0.01, 60])
+async def test_the_clean_up_of_a_cancelled_task_waits_only_its_time(again_seconds: float) -> None:
     may_end, left = asyncio.Event(), list[asyncio.Task[None]]()
 
     async def resist() -> None:
@@ -75,13 +96,13 @@ async def test_the_clean_up_of_a_cancelled_task_waits_only_its_time() -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            left.extend(await cancel_and_wait(task, again_seconds=0.01, seconds=0.05))
+            left.extend(await cancel_and_wait(task, again_seconds=again_seconds, seconds=0.05))
 
     resists = asyncio.create_task(resist())
     owner = asyncio.create_task(cleans_up(resists))
     await asyncio.sleep(0)
     owner.cancel()
-    await asyncio.wait([owner])
+    await asyncio.wait([owner], timeout=15)
     assert left == [resists]
     may_end.set()
     await resists
