@@ -46,7 +46,7 @@ def drained_by(draining: Draining) -> Any:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_the_server_gets_the_signal_after_the_drain(
-    handled: Handled, number: signal.Signals
+    handled: Handled, number: signal.Signals, caplog: pytest.LogCaptureFixture
 ) -> None:
     draining = Draining()
     with drained_by(draining):
@@ -60,6 +60,7 @@ async def test_the_server_gets_the_signal_after_the_drain(
         signal.raise_signal(signal.SIGTERM)
         await until(lambda: handled == [number, signal.SIGTERM])
     assert draining.begun == 1
+    assert caplog.records == []
 
 
 async def test_a_second_ctrl_c_cancels_the_drain(handled: Handled) -> None:
