@@ -237,6 +237,10 @@ def test_a_database_that_is_away_or_newer_is_told(
     assert bff("migrate").output == "Not changed: the engine's tables are newer than this code.\n"
 
 
+def test_commands_of_other_modules_get_the_settings(bff: Bff) -> None:
+    assert "AMQP_URL: memory:// keeps its dead letters" in bff("dead-letters list", 1).output
+
+
 @pytest.mark.parametrize(
     ("findings", "exit_code"),
     [

@@ -159,3 +159,186 @@ def test_http_routes_are_compared_too() -> None:
         "POST /orders: response: b is gone",
     ]
     assert compare(old, {"openapi": "3.1.0", "paths": {}}) == ["POST /orders is gone"]
+
+
+OBJECT = {"type": "object"}
+
+
+def fields(**properties: Any) -> dict[str, Any]:
+    """An object with these fields; those whose names end with `_` are required, without it."""
+    return {
+        "type": "object",
+        "properties": {name.rstrip("_"): schema for name, schema in properties.items()},
+        "required": [name.rstrip("_") for name in properties if name.endswith("_")],
+    }
+
+
+INTEGER, NUMBER, TEXT = {"type": "integer"}, {"type": "number"}, {"type": "string"}
+OPTIONAL = {"type": ["integer", "null"]}
+CHANGES: dict[str, tuple[Any, Any, list[str], list[str]]] = {
+    "null is one of the types": (OPTIONAL, INTEGER, [" no longer accepts null"], []),
+    "null is a type of its own": (INTEGER, OPTIONAL, [], [" may now be null"]),
+    "one of two": (
+        {"oneOf": [TEXT, INTEGER]},
+        {"anyOf": [TEXT]},
+        [" no longer accepts integer"],
+        [],
+    ),
+    "anything": ({}, TEXT, [" no longer accepts any"], []),
+    "integers are numbers": (INTEGER, NUMBER, [], [" may now be number"]),
+    "an integer is an integer": ({"const": 5}, INTEGER, [], [" may now be integer"]),
+    "an integer is a number": ({"const": 5}, NUMBER, [], [" may now be number"]),
+    "a number is no integer": (
+        {"const": 5.5},
+        INTEGER,
+        [" no longer accepts 5.5"],
+        [" may now be integer"],
+    ),
+    "a number is a number": ({"const": 5.5}, NUMBER, [], [" may now be number"]),
+    "a text is a text": ({"enum": ["é"]}, TEXT, [], [" may now be string"]),
+    "a text is no number": (
+        {"enum": ["é"]},
+        NUMBER,
+        [' no longer accepts "é"'],
+        [" may now be number"],
+    ),
+    "true is no number": (
+        {"const": True},
+        NUMBER,
+        [" no longer accepts true"],
+        [" may now be number"],
+    ),
+    "null is null": ({"const": None}, {"type": "null"}, [], []),
+    "a list is no text": (
+        {"const": [1]},
+        TEXT,
+        [" no longer accepts [1]"],
+        [" may now be string"],
+    ),
+    "a pattern": (TEXT, {**TEXT, "pattern": "^a"}, [" is narrower: it must match ^a"], []),
+    "another pattern": (
+        {**TEXT, "pattern": "^b"},
+        {**TEXT, "pattern": "^a"},
+        [" is narrower: it must match ^a"],
+        [],
+    ),
+    "the same pattern": ({**TEXT, "pattern": "^a"}, {**TEXT, "pattern": "^a"}, [], []),
+    "no pattern": ({**TEXT, "pattern": "^a"}, TEXT, [], []),
+    "a field is gone": (fields(b=TEXT), fields(c=TEXT), [".b is gone"], [".b is gone"]),
+    "any field is accepted": (fields(b=TEXT), OBJECT, [], [".b is gone"]),
+    "no field is accepted": (
+        fields(b=TEXT),
+        {**OBJECT, "additionalProperties": False},
+        [".b is gone"],
+        [".b is gone"],
+    ),
+    "a field may be absent": (fields(b_=TEXT), fields(b=TEXT), [], [".b may now be absent"]),
+    "a field is required": (fields(b=TEXT), fields(b_=TEXT), [".b is newly required"], []),
+    "deep inside": (
+        fields(b=fields(c={"type": "array", "items": OPTIONAL})),
+        fields(b=fields(c={"type": "array", "items": INTEGER})),
+        [".b.c[] no longer accepts null"],
+        [],
+    ),
+    "anything in a list": (
+        {"type": "array", "items": True},
+        {"type": "array", "items": TEXT},
+        [],
+        [],
+    ),
+    "a list of anything": (
+        {"type": "array"},
+        {"type": "array", "items": TEXT},
+        ["[] no longer accepts any"],
+        [],
+    ),
+    "all of several": (
+        {"allOf": [fields(b=TEXT), fields(c_=TEXT)]},
+        {"allOf": [fields(b_=TEXT), fields(d=TEXT)]},
+        [".c is gone", ".b is newly required"],
+        [".c is gone"],
+    ),
+    "required by one of two": (
+        {"anyOf": [fields(b_=TEXT), fields(b_=TEXT, c_=TEXT)]},
+        {"anyOf": [fields(b_=TEXT, c=TEXT), fields(b=TEXT, c=TEXT)]},
+        [],
+        [".b may now be absent"],
+    ),
+    "required by both": (
+        fields(b=TEXT, c=TEXT),
+        {"anyOf": [fields(b_=TEXT), fields(b_=TEXT, c_=TEXT)]},
+        [".b is newly required"],
+        [],
+    ),
+}
+
+
+def of_field(changed: list[str]) -> list[str]:
+    return [line.partition(": ")[2].partition(": a")[2] for line in changed]
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_of_a_field_breaks_who_sends_it_or_who_receives_it(what: str) -> None:
+    before, after, sent, received = CHANGES[what]
+    old, new = fields(a=before), fields(a=after)
+    bodies = http(requestBody=body(**old)), http(requestBody=body(**new))
+    assert of_field(compare(*bodies)) == sent
+    answers = http(responses={"200": body(**old)}), http(responses={"200": body(**new)})
+    assert of_field(compare(*answers)) == received
+    assert compare(bodies[0], bodies[0]) == compare(answers[1], answers[1]) == []
+
+
+LOWER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems")
+HIGHER = ("minimum", "exclusiveMinimum", "minLength", "minItems")
+
+
+@pytest.mark.parametrize("keyword", [*LOWER, *HIGHER])
+def test_a_limit_may_become_wider_for_what_is_sent(keyword: str) -> None:
+    narrower, wider = (3, 7.5) if keyword in LOWER else (7.5, 3)
+
+    def changed(before: float | None, after: float | None, way: str = "requestBody") -> list[str]:
+        documents = []
+        for limit in (before, after):
+            schema = fields(a=NUMBER if limit is None else {**NUMBER, keyword: limit})
+            sent, received = {"requestBody": body(**schema)}, {"responses": {"200": body(**schema)}}
+            documents.append(http(**(sent if way == "requestBody" else received)))
+        return of_field(compare(*documents))
+
+    assert changed(wider, narrower) == [f" is narrower: {keyword} {narrower:g}"]
+    assert changed(None, wider) == [f" is narrower: {keyword} {wider:g}"]
+    for before, after in ((narrower, wider), (wider, wider), (wider, None)):
+        assert changed(before, after) == []
+    assert changed(wider, narrower, "responses") == []
+
+
+def parameter(name: str, *, required: bool, where: str = "query") -> dict[str, Any]:
+    return {"name": name, "in": where, "required": required}
+
+
+def test_parameters_bodies_and_statuses_of_http_routes() -> None:
+    needed = {**body(**fields(a=TEXT)), "required": True}
+    known = [parameter("shop", required=False), parameter("page", required=True)]
+    old = http(parameters=known, responses={"200": body(), "201": {}, "404": body()})
+    for operation, lines in (
+        ({"parameters": [*known, parameter("size", required=False)]}, []),
+        ({"parameters": [parameter("shop", required=True)]}, []),
+        (
+            {"parameters": [parameter("shop", required=True, where="header")]},
+            ["the parameter shop is newly required"],
+        ),
+        ({"requestBody": needed}, ["a body is newly required"]),
+        ({"requestBody": {**needed, "required": False}}, []),
+        ({"responses": {"200": {}, "201": body()}}, []),
+        ({"responses": {"200": body()}}, ["the status 201 is gone"]),
+        ({"responses": {"404": body()}}, ["the status 200 is gone", "the status 201 is gone"]),
+    ):
+        new = http(**{"responses": old["paths"]["/orders"]["post"]["responses"], **operation})
+        assert compare(old, new) == [f"POST /orders: {line}" for line in lines]
+    with_body = http(requestBody=needed)
+    assert compare(with_body, with_body) == compare(with_body, http()) == []
+    two = {"openapi": "3.1.0", "paths": {"/a": {"get": {}}, **with_body["paths"]}}
+    changed = http(requestBody={**body(**fields(a=INTEGER)), "required": True})
+    assert compare(two, changed) == [
+        "GET /a is gone",
+        "POST /orders: body: a no longer accepts string",
+    ], "what follows something that is gone is compared too"
