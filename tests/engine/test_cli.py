@@ -17,6 +17,7 @@ from bff.db import migrate
 from bff.doctor import Finding
 from bff.settings import Settings
 from click.testing import CliRunner, Result
+from jose import jwt
 
 SECRET = "f3b8e1d94c7a60259ad1c8e47b3f605d"
 SET_BY_DEV = ("LOG_FORMAT", "DRAIN_SECONDS", "ALLOWED_ORIGINS", "OIDC_ISSUER")
@@ -165,20 +166,23 @@ def test_dev_names_the_page_where_there_is_one(
         shown = bff(f"dev --host {host} --port 8123", ENVIRONMENT="development")
         assert f"Open http://{address}:8123/\n" in shown.output
         assert served.settings.oidc_issuer == "memory://"
+    bff("dev --port 8123", ENVIRONMENT="development", OIDC_ISSUER="")
+    assert served.settings.oidc_issuer is None, "what is set is kept"
     assert "Open" not in bff("dev --port 8123").output
     assert served.settings.oidc_issuer is None
 
 
 async def test_a_printed_token_signs_in_for_its_time(bff: Bff) -> None:
     verifier = TokenVerifier(Settings(_env_file=None, environment="test", jwt_secret=SECRET))
-    one, other = [
-        await verifier.verify(bff(f"token --user alice {options}").output.strip())
-        for options in ("--scope admin --scope orders --minutes 90", "")
-    ]
-    assert one.user_id == other.user_id == "alice"
-    assert one.scopes == {"admin", "orders"}
-    assert not other.scopes
-    assert one.expires_at - other.expires_at == pytest.approx(30 * 60, abs=60)
+    for options, scopes, seconds in (
+        ("--scope admin --scope orders --minutes 90", {"admin", "orders"}, 5400),
+        ("", set[str](), 3600),
+    ):
+        token = bff(f"token --user alice {options}").output.strip()
+        caller = await verifier.verify(token)
+        assert (caller.user_id, set(caller.scopes)) == ("alice", scopes)
+        claims = jwt.get_unverified_claims(token)
+        assert claims["exp"] - claims["iat"] == seconds
 
 
 def test_only_the_identity_provider_signs_tokens_where_no_secret_is_set(bff: Bff) -> None:
@@ -235,6 +239,12 @@ def test_a_database_that_is_away_or_newer_is_told(
 
     monkeypatch.setattr(migrate, "upgrade", newer)
     assert bff("migrate").output == "Not changed: the engine's tables are newer than this code.\n"
+
+
+def test_settings_are_printed_with_an_empty_line_after_each(bff: Bff) -> None:
+    lines = bff("settings", APP_NAME="shop").output.split("\n\n")
+    assert lines[0].startswith("APP_NAME=shop  (environment)\n    Prefix of ")
+    assert lines[-1] == ""
 
 
 def test_commands_of_other_modules_get_the_settings(bff: Bff) -> None:

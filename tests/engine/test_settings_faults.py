@@ -239,7 +239,8 @@ def test_a_wrong_setting_is_one_sentence(bff: Callable[..., Result], what: str) 
     refused = bff("settings", **REFUSED[what])
     assert refused.exit_code == 2
     assert isinstance(refused.exception, SystemExit)
-    sentence, advice = refused.output.splitlines()
+    assert refused.stdout == ""
+    sentence, advice = refused.stderr.splitlines()
     assert what.partition(" ")[0] in sentence
     assert "pa55" not in sentence
     assert advice.startswith("Set them in the environment")
@@ -251,6 +252,11 @@ def test_a_wrong_setting_is_one_sentence(bff: Callable[..., Result], what: str) 
 def test_an_unusual_setting_is_accepted(bff: Callable[..., Result], what: str) -> None:
     accepted = bff("settings", **ACCEPTED[what])
     assert accepted.exit_code == 0, accepted.output
+    settings = Settings(_env_file=None)
+    kept = {name: getattr(settings, name.lower()) for name in ACCEPTED[what]}
+    assert {name: value for name, value in kept.items() if isinstance(value, str)}.items() <= (
+        ACCEPTED[what].items()
+    )
 
 
 def make(**changes: Any) -> Settings | None:
@@ -259,6 +265,16 @@ def make(**changes: Any) -> Settings | None:
         return Settings(_env_file=None, jwt_secret="s", environment="test", **changes)
     except ValidationError:
         return None
+
+
+@pytest.mark.parametrize("name", ["redis_url", "amqp_url", "oidc_issuer"])
+def test_what_is_inside_the_process_is_known(name: str) -> None:
+    servers = {"redis_url": "redis://a", "amqp_url": "amqp://a", "oidc_issuer": None}
+    elsewhere, within = make(**servers), make(**servers | {name: "memory://"})
+    assert elsewhere is not None
+    assert within is not None
+    assert (elsewhere.embedded, within.embedded) == (False, True)
+    assert getattr(within, name) == "memory://"
 
 
 def test_what_follows_from_the_settings() -> None:
