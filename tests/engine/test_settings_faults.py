@@ -19,7 +19,7 @@ from bff.settings import Settings
 from bff.settings_list import unknown_names
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -74,6 +74,8 @@ REFUSED: dict[str, dict[str, str]] = {
     "ALLOWED_ORIGINS with port 0": {"ALLOWED_ORIGINS": "https://a.invalid:0"},
     "ALLOWED_ORIGINS not ASCII": {"ALLOWED_ORIGINS": "https://bücher.invalid"},
     "ALLOWED_ORIGINS with a password": {"ALLOWED_ORIGINS": "https://ann:pa55@a.invalid"},
+    "ALLOWED_ORIGINS without host": {"ALLOWED_ORIGINS": "https://"},
+    "ALLOWED_ORIGINS with an address of the future": {"ALLOWED_ORIGINS": "http://[v1.a]"},
     "ALLOWED_ORIGINS with an empty port": {"ALLOWED_ORIGINS": "https://a.invalid:"},
     "ALLOWED_ORIGINS with a query": {"ALLOWED_ORIGINS": "https://a.invalid?b"},
     "ALLOWED_ORIGINS of a socket": {"ALLOWED_ORIGINS": "wss://a.invalid"},
@@ -91,6 +93,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "REDIS_URL of a cluster with a database": {"REDIS_URL": "redis+cluster://h/1"},
     "REDIS_URL of another scheme": {"REDIS_URL": "http://h"},
     "AMQP_URL with port 0": {"AMQP_URL": "amqp://h:0/"},
+    "AMQP_URL with an empty label": {"AMQP_URL": "amqp://..é/"},
     "AMQP_URL with no host's name": {"AMQP_URL": "amqp://a,[::g]/"},
     "DATABASE_URL with an unknown option": {"DATABASE_URL": "postgresql+asyncpg://h/d?colour=red"},
     "DATABASE_URL of another driver": {"DATABASE_URL": "postgresql://h/d"},
@@ -111,6 +114,8 @@ REFUSED: dict[str, dict[str, str]] = {
     "REDIS_URL with a database that is no number": {"REDIS_URL": "redis://h/main"},
     "REDIS_URL with an unknown option": {"REDIS_URL": "redis://h/0?tls=yes"},
     "REDIS_URL with an option that does not fit": {"REDIS_URL": "redis://h/0?socket_timeout=long"},
+    "REDIS_URL with a bracket in the password": {"REDIS_URL": "redis://:p[w@h/0"},
+    "REDIS_URL with an option of TLS": {"REDIS_URL": "redis://h/0?ssl_cert_reqs=none"},
     "REDIS_URL that is almost memory": {"REDIS_URL": "memory://localhost"},
     "AMQP_URL without host": {"AMQP_URL": "amqp://user:pw@/"},
     "AMQP_URL with a port out of range": {"AMQP_URL": "amqp://h:99999/"},
@@ -124,6 +129,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "OIDC_ISSUER without TLS": OIDC | {"OIDC_ISSUER": "http://id.invalid"},
     "OIDC_ISSUER with a query": OIDC | {"OIDC_ISSUER": "https://id.invalid/?tenant=a"},
     "OIDC_ISSUER with a fragment": OIDC | {"OIDC_ISSUER": "https://id.invalid/#a"},
+    "OIDC_ISSUER with a port out of range": OIDC | {"OIDC_ISSUER": "https://id.invalid:65536"},
     "OIDC_ISSUER is no URL": OIDC | {"OIDC_ISSUER": "id.invalid"},
     "memory:// in production": {"OIDC_ISSUER": "memory://"},
     "OIDC_CLIENT_ID missing": OIDC | {"OIDC_CLIENT_ID": ""},
@@ -159,9 +165,11 @@ ACCEPTED: dict[str, dict[str, str]] = {
     "TLS to PostgreSQL": {"DATABASE_URL": "postgresql+asyncpg://u:p@h/d?ssl=require"},
     "a vhost": {"AMQP_URL": "amqps://u:p%2F@h:5671/%2Fshop?cafile=/ca.pem"},
     "two secrets": {"MESH_TOKEN_SECRET": secrets.token_urlsafe(48)},
-    "the shortest secret": {"JWT_SECRET": "q1w9e3r7t5" * 3 + "zz"},
+    "the shortest secret": {"JWT_SECRET": "q1w9e3r7t5" * 3 + "5t"},
     "the shortest lease": {"LEASE_SECONDS": "10", "LEASE_RENEWAL_SECONDS": "5"},
     "the longest time of a request": {"REQUEST_TIMEOUT_SECONDS": "30"},
+    "an option of TLS": {"REDIS_URL": "rediss://h/0?ssl_cert_reqs=none"},
+    "an option of SQLite": {"DATABASE_URL": "sqlite+aiosqlite:///bff.sqlite3?timeout=5"},
     "no host of Redis": {"REDIS_URL": "redis://:6379"},
     "sentinels without a database": {"REDIS_URL": "redis+sentinel://a/m"},
     "a cluster without a path": {"REDIS_URL": "redis+cluster://a"},
@@ -196,6 +204,7 @@ KEY_FILES: dict[str, bytes | None] = {
     ),
     "too short": pem(rsa.generate_private_key(65537, 1024)),
     "of another kind": pem(P384),
+    "of a kind without a size": pem(ed25519.Ed25519PrivateKey.generate()),
 }
 
 
@@ -216,9 +225,13 @@ def test_a_key_file_that_cannot_be_used_is_one_sentence(
 def test_key_files_that_can_be_used(bff: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "rsa.pem").write_bytes(pem(RSA))
     (tmp_path / "ec.pem").write_bytes(pem(ec.generate_private_key(ec.SECP256R1())))
-    names = {"MESH_PRIVATE_KEY_FILE": "rsa.pem", "OIDC_PRIVATE_KEY_FILE": "ec.pem"}
-    accepted = bff("settings", **names)
-    assert accepted.exit_code == 0, accepted.output
+    for mesh, oidc in (("rsa.pem", "ec.pem"), ("rsa.pem", "rsa.pem")):
+        names = {"MESH_PRIVATE_KEY_FILE": mesh, "OIDC_PRIVATE_KEY_FILE": oidc}
+        accepted = bff("settings", **names)
+        assert accepted.exit_code == 0, accepted.output
+        settings = Settings(_env_file=None)
+        assert settings.mesh_private_key_file == Path(mesh)
+        assert settings.oidc_private_key_file == Path(oidc)
 
 
 @pytest.fixture
@@ -246,6 +259,45 @@ def test_a_wrong_setting_is_one_sentence(bff: Callable[..., Result], what: str) 
     assert advice.startswith("Set them in the environment")
     for secret in ("JWT_SECRET", "MESH_TOKEN_SECRET"):
         assert REFUSED[what].get(secret) in ("", None) or REFUSED[what][secret] not in sentence
+
+
+ADVICE = {
+    "redis_url": {
+        "redis://h/main": "redis://host:port/<number of the database>",
+        "redis+sentinel://h/m/x": "redis+sentinel://host,host/<master name>/<database>",
+        "redis+cluster://h/1/x/2": "a cluster has only database 0; leave the path out",
+        "redis://:p#w@h": "write a # in the password as %23",
+        "redis://h?tls=1": "has an option that redis-py does not know",
+        "redis://h:x": "a port must be a number from 1 to 65535",
+        "redis+cluster://a,:1": "the host is missing",
+        "redis://a b": "contains a space",
+        "redis://[::1": "the brackets of an IPv6 address do not match",
+        "http://h": "must begin with redis://, rediss://, ",
+    },
+    "database_url": {
+        "postgresql+asyncpg://h/d?sslmode=require": "'sslmode': asyncpg calls it ssl",
+        "postgresql+asyncpg://h/d?colour=red": "has the unknown option 'colour'",
+        "sqlite+aiosqlite://file": "use sqlite+aiosqlite:///file, with three slashes",
+    },
+    "allowed_origins": {
+        "https://*.a.invalid": "wildcards are not supported",
+        "https://bücher.invalid": "in Punycode",
+        "https://a.invalid/app": "'https://a.invalid/app' is not an origin: use scheme://host",
+        "https://ann:pa55@a.invalid": "an entry with a user name is not an origin",
+        "http://[::1": "'http://[::1' is not an origin",
+    },
+}
+
+
+@pytest.mark.parametrize("name", ADVICE)
+def test_the_sentence_says_what_is_wrong_or_what_to_write(name: str) -> None:
+    for value, words in ADVICE[name].items():
+        given: dict[str, Any] = {name: value}
+        with pytest.raises(ValidationError) as refused:
+            Settings(_env_file=None, jwt_secret="s", environment="test", **given)
+        (error,) = refused.value.errors()
+        assert words in error["msg"]
+        assert ("ssl" in error["msg"]) is ("ssl" in value)
 
 
 @pytest.mark.parametrize("what", ACCEPTED)

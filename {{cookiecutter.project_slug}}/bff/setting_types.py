@@ -140,6 +140,8 @@ def _redis_url(url: str) -> str:
     parts = _parts(url, *schemes, "rediss+cluster", "memory")
     if parts.scheme == "memory":
         return url
+    if parts.fragment:
+        raise ValueError("write a # in the password as %23")
     kind = parts.scheme.partition("+")[2]
     _ports(parts, default_host=not kind)
     path = [part for part in parts.path.split("/") if part]
@@ -149,8 +151,6 @@ def _redis_url(url: str) -> str:
         raise ValueError("use redis+sentinel://host,host/<master name>/<database>")
     if kind == "cluster" and path not in ([], ["0"]):
         raise ValueError("a cluster has only database 0; leave the path out")
-    if parts.fragment:
-        raise ValueError("write a # in the password as %23")
     _redis_options(parts)
     return url
 
