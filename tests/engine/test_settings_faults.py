@@ -75,7 +75,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "ALLOWED_ORIGINS not ASCII": {"ALLOWED_ORIGINS": "https://bücher.invalid"},
     "ALLOWED_ORIGINS with a password": {"ALLOWED_ORIGINS": "https://ann:pa55@a.invalid"},
     "ALLOWED_ORIGINS without host": {"ALLOWED_ORIGINS": "https://"},
-    "ALLOWED_ORIGINS with an address of the future": {"ALLOWED_ORIGINS": "http://[v1.a]"},
+    "ALLOWED_ORIGINS with an address of the future": {"ALLOWED_ORIGINS": "http://[v1.a!]"},
     "ALLOWED_ORIGINS with an empty port": {"ALLOWED_ORIGINS": "https://a.invalid:"},
     "ALLOWED_ORIGINS with a query": {"ALLOWED_ORIGINS": "https://a.invalid?b"},
     "ALLOWED_ORIGINS of a socket": {"ALLOWED_ORIGINS": "wss://a.invalid"},
