@@ -8,13 +8,14 @@ import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from bff.auth.origins import Origins
 from bff.cli import main
 from bff.db.database import make_engine
 from bff.redis.client import create_client
-from bff.setting_types import is_local, secret_fault
+from bff.setting_types import is_local, secret_fault, split_url
 from bff.settings import Settings
 from bff.settings_list import unknown_names
 from click.testing import CliRunner, Result
@@ -346,12 +347,24 @@ def test_what_follows_from_the_settings() -> None:
     assert made.max_connects_per_minute == 120
     assert made.jwt_secrets == ("s", "old")
     assert made.mesh_secret == "s"
-    other = make(max_token_seconds=90, max_session_seconds=70, max_connections_per_user=2)
+    assert not made.development
+    other = make(
+        max_token_seconds=90,
+        max_session_seconds=70,
+        max_connections_per_user=2,
+        mesh_token_secret="m",
+    )
     assert other is not None
+    assert other.mesh_secret == "m"
     assert other.revocation_seconds == 90 + 600
     assert other.unused_topic_seconds == 600
     assert other.max_connects_per_minute == 60
     assert other.jwt_secrets == ("s",)
+
+
+@pytest.mark.parametrize("url", ["a://b", "a://b:1/c/d?e=f&g#h", "a://i:j@b?#", "a:///c", "b/c?d"])
+def test_a_url_with_one_host_is_split_as_python_does_it(url: str) -> None:
+    assert split_url(url) == urlsplit(url)
 
 
 @pytest.mark.parametrize("environment", ["development", "test", "production"])
@@ -363,6 +376,12 @@ def test_the_api_is_described_outside_of_production_or_as_one_says(environment: 
         for value in ("", "true", "false")
     ]
     assert described == [environment != "production", True, False]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("environment", ["development", "production"])
+def test_good_settings_are_not_warned_about(environment: Any) -> None:
+    Settings(_env_file=None, jwt_secret=GOOD["JWT_SECRET"], environment=environment)
 
 
 def test_origins_are_read_as_browsers_send_them() -> None:
