@@ -280,6 +280,10 @@ ADVICE = {
         "postgresql+asyncpg://h/d?colour=red": "has the unknown option 'colour'",
         "sqlite+aiosqlite://file": "use sqlite+aiosqlite:///file, with three slashes",
     },
+    "jwt_algorithms": {
+        "RS256": "with JWT_SECRET use only HS256, HS384, HS512",
+        "": "name at least one",
+    },
     "allowed_origins": {
         "https://*.a.invalid": "wildcards are not supported",
         "https://bücher.invalid": "in Punycode",
