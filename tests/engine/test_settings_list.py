@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from bff.settings import Settings
 from bff.settings_list import Listed, list_settings
-from pydantic import Field
+from pydantic import Field, create_model
 
 SECRET = "f3b8e1d94c7a60259ad1c8e47b3f605d"
 
@@ -72,14 +72,10 @@ def test_explanations_of_the_apps_own_settings(listed: dict[str, Listed]) -> Non
     )
 
 
-def test_a_class_without_source_is_listed_without_explanations(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """For example a class created by pydantic's `create_model`."""
-
-    def no_source(_: object) -> str:
-        raise OSError("could not get source code")
-
-    monkeypatch.setattr("bff.docstrings.inspect.getsource", no_source)
-    settings = Settings(_env_file=None, jwt_secret=SECRET)
-    assert next(list_settings(settings)).name == "APP_NAME"
+def test_a_class_without_source_is_listed_with_what_it_inherits() -> None:
+    made = create_model("Made", __base__=AppSettings, made_up=(int, 1))
+    settings = made(_env_file=None, jwt_secret=SECRET)
+    listed = {setting.name: setting for setting in list_settings(settings)}
+    assert listed["MADE_UP"].explanation == ""
+    assert listed["BILLING_URL"].explanation == "The billing service. It needs no password."
+    assert listed["BILLING_API_KEY"].value == "", "a secret that is not set is not hidden"

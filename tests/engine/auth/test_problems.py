@@ -116,6 +116,11 @@ async def test_invalid_input_is_named_but_not_repeated(http: httpx2.AsyncClient)
     assert response.json()["code"] == "invalid_params"
     assert response.json()["detail"].startswith("body.size: ")
     assert "secret-of-the-caller" not in response.text
+    headers = {"Content-Type": "application/json"}
+    broken = await http.post("/things", content=b"{", headers=headers)
+    assert broken.json()["detail"].startswith("body: ")
+    unknown = await http.post("/things", json={"name": "n", "size": 1, "x" * 1000: 1})
+    assert len(unknown.json()["detail"]) == 300
 
 
 @pytest.mark.parametrize(
@@ -192,7 +197,7 @@ async def test_a_body_that_is_too_large_is_a_problem(http: httpx2.AsyncClient) -
     assert own.json()["detail"] == "In words", "a problem that is one already is not replaced"
 
 
-async def test_when_to_try_again_is_told_in_full_seconds_and_in_milliseconds(
+async def test_the_headers_say_when_to_try_again_and_who_has_to_sign_in(
     http: httpx2.AsyncClient,
 ) -> None:
     for seconds, header, milliseconds in ((0.25, "1", 250), (2, "2", 2000), (0.0001, "1", 1)):
@@ -200,17 +205,12 @@ async def test_when_to_try_again_is_told_in_full_seconds_and_in_milliseconds(
         assert limited.headers["retry-after"] == header
         assert limited.json()["retry_after_ms"] == milliseconds
         assert limited.json()["retryable"] is True
-    other = await http.get("/problem/rate_limited")
-    assert "retry-after" not in other.headers
-    assert "retry_after_ms" not in other.json()
-
-
-@pytest.mark.parametrize("code", list(Code))
-async def test_only_who_is_not_signed_in_is_asked_to_sign_in(
-    http: httpx2.AsyncClient, code: Code
-) -> None:
-    asked = (await http.get(f"/problem/{code}")).headers.get("www-authenticate")
-    assert asked == ("Bearer" if code is Code.UNAUTHENTICATED else None)
+    for code in Code:
+        other = await http.get(f"/problem/{code}")
+        assert "retry-after" not in other.headers
+        assert "retry_after_ms" not in other.json()
+        asked = "Bearer" if code is Code.UNAUTHENTICATED else None
+        assert other.headers.get("www-authenticate") == asked
 
 
 async def test_an_http_exception_gets_the_code_that_is_closest(http: httpx2.AsyncClient) -> None:
@@ -230,16 +230,6 @@ async def test_an_http_exception_gets_the_code_that_is_closest(http: httpx2.Asyn
         assert response.json()["type"] == (f"urn:problem:{code}" if is_known else "about:blank")
     moved = await http.get("/moved")
     assert (moved.status_code, moved.content, moved.headers["etag"]) == (304, b"", "1")
-
-
-async def test_where_json_is_broken_is_told_and_long_details_are_cut(
-    http: httpx2.AsyncClient,
-) -> None:
-    headers = {"Content-Type": "application/json"}
-    broken = await http.post("/things", content=b"{", headers=headers)
-    assert broken.json()["detail"].startswith("body: ")
-    unknown = await http.post("/things", json={"name": "n", "size": 1, "x" * 1000: 1})
-    assert len(unknown.json()["detail"]) == 300
 
 
 async def handshake(app: FastAPI, path: str, *extensions: str) -> list[dict[str, Any]]:
@@ -264,20 +254,16 @@ async def handshake(app: FastAPI, path: str, *extensions: str) -> list[dict[str,
     return sent
 
 
-async def test_a_refused_handshake_says_why_as_far_as_the_server_can(app: FastAPI) -> None:
-    start, body = await handshake(app, "/forbidden", "websocket.http.response")
-    assert (start["type"], start["status"]) == ("websocket.http.response.start", 403)
+async def test_a_refused_socket_says_why_as_far_as_the_server_can(app: FastAPI) -> None:
+    denial = "websocket.http.response"
+    start, body = await handshake(app, "/forbidden", denial)
+    assert (start["type"], start["status"]) == (f"{denial}.start", 403)
     assert json.loads(body["body"])["code"] == "forbidden"
     (closed,) = await handshake(app, "/forbidden")
     assert closed["type"] == "websocket.close"
-
-
-async def test_a_socket_that_is_refused_after_its_handshake_gets_a_close_code(
-    app: FastAPI,
-) -> None:
-    accepted, closed = await handshake(app, "/refused", "websocket.http.response")
+    accepted, closed = await handshake(app, "/refused", denial)
     assert (accepted["type"], accepted["subprotocol"]) == ("websocket.accept", "bff.v1")
     assert (closed["code"], closed["reason"]) == (4500, "Sign in first")
-    accepted, closed = await handshake(app, "/later", "websocket.http.response")
+    accepted, closed = await handshake(app, "/later", denial)
     assert (accepted["type"], closed["type"]) == ("websocket.accept", "websocket.close")
     assert closed["code"] == 4006
