@@ -77,17 +77,13 @@ def test_a_free_port_is_not_listened_on_before_the_app_serves(
     def listen(*_: object) -> None:
         raise AssertionError("it listens")
 
-    monkeypatch.setattr(socket.socket, "listen", listen)
-    _check_address("127.0.0.1", 0)
-
-
-def test_a_port_that_was_just_in_use_can_be_served_again() -> None:
-    """Its last connections are in TIME_WAIT for a minute."""
     with socket.create_server(("127.0.0.1", 0)) as before:
         address = before.getsockname()
         with socket.create_connection(address):
             before.accept()[0].close()
-    _check_address(*address)
+    monkeypatch.setattr(socket.socket, "listen", listen)
+    _check_address("127.0.0.1", 0)
+    _check_address(*address)  # its last connection is in TIME_WAIT for a minute
 
 
 @pytest.mark.parametrize("command", ["serve", "dev"])
@@ -98,21 +94,18 @@ def test_nothing_is_served_at_a_port_in_use(bff: Bff, served: Served, command: s
     assert served.options == {}
 
 
-def test_serve_takes_its_options(bff: Bff, served: Served) -> None:
+def test_serve_takes_its_options_and_shares_no_server_inside_one_process(
+    bff: Bff, served: Served
+) -> None:
     bff("serve --host 127.0.0.1 --port 0 --workers 1")
     assert served.options == {"host": "127.0.0.1", "port": 0, "workers": 1}
     urls = {"REDIS_URL": "redis://localhost", "AMQP_URL": "amqp://localhost"}
     bff("serve --port 0 --workers 2", **urls)
-    assert served.options["workers"] == 2
-
-
-@pytest.mark.parametrize("name", ["REDIS_URL", "AMQP_URL"])
-def test_several_workers_cannot_share_what_is_in_one_process(
-    bff: Bff, served: Served, name: str
-) -> None:
-    urls = {"REDIS_URL": "redis://localhost", "AMQP_URL": "amqp://localhost"} | {name: "memory://"}
-    assert "--workers 1" in bff("serve --port 0 --workers 2", exit_code=2, **urls).output
-    assert served.options == {}
+    assert served.options.pop("workers") == 2
+    for name in urls:
+        refused = bff("serve --port 0 --workers 2", 2, **urls | {name: "memory://"})
+        assert "--workers 1" in refused.output
+    assert "workers" not in served.options
 
 
 @pytest.mark.parametrize("command", ["serve --port 0", "dev --port 0", "doctor"])
@@ -122,15 +115,6 @@ def test_misspelt_settings_are_told_before_anything_else(
     (tmp_path / ".env").write_text("ALLOWED_ORIGIN=https://a.invalid\n")
     output = bff(command, exit_code=int(command == "doctor")).output
     assert "ALLOWED_ORIGIN in .env is not a setting" in output.splitlines()[0]
-
-
-def test_dev_serves_with_reload_without_draining_and_logs_text(bff: Bff, served: Served) -> None:
-    bff("dev --port 0")
-    assert served.options == {"host": "127.0.0.1", "port": 0, "reload": True}
-    assert (served.settings.drain_seconds, served.settings.log_format) == (0, "text")
-    bff("dev --port 0 --no-reload", LOG_FORMAT="json", DRAIN_SECONDS="30")
-    assert served.options["reload"] is False
-    assert (served.settings.drain_seconds, served.settings.log_format) == (0, "json")
 
 
 ALL = {f"http://{host}:8123" for host in ("localhost", "127.0.0.1", "[::1]")}
@@ -158,9 +142,15 @@ def test_dev_allows_the_page_by_each_name_of_the_machine(
     assert served.settings.allowed_origins == ()
 
 
-def test_dev_names_the_page_where_there_is_one(
+def test_dev_serves_a_page_with_reload_without_draining_and_logs_text(
     bff: Bff, served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    bff("dev --port 0")
+    assert served.options == {"host": "127.0.0.1", "port": 0, "reload": True}
+    assert (served.settings.drain_seconds, served.settings.log_format) == (0, "text")
+    bff("dev --port 0 --no-reload", LOG_FORMAT="json", DRAIN_SECONDS="30")
+    assert served.options["reload"] is False
+    assert (served.settings.drain_seconds, served.settings.log_format) == (0, "json")
     monkeypatch.setattr(cli, "_check_address", lambda *_: None)
     for host, address in (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")):
         shown = bff(f"dev --host {host} --port 8123", ENVIRONMENT="development")
@@ -183,14 +173,11 @@ async def test_a_printed_token_signs_in_for_its_time(bff: Bff) -> None:
         assert (caller.user_id, set(caller.scopes)) == ("alice", scopes)
         claims = jwt.get_unverified_claims(token)
         assert claims["exp"] - claims["iat"] == seconds
+    keys = {"JWT_SECRET": "", "JWKS_URL": "https://id.invalid/keys", "JWT_ALGORITHMS": "RS256"}
+    assert "JWT_SECRET is not set" in bff("token --user alice", 2, **keys).output
 
 
-def test_only_the_identity_provider_signs_tokens_where_no_secret_is_set(bff: Bff) -> None:
-    changes = {"JWT_SECRET": "", "JWKS_URL": "https://id.invalid/keys", "JWT_ALGORITHMS": "RS256"}
-    assert "JWT_SECRET is not set" in bff("token --user alice", exit_code=2, **changes).output
-
-
-def test_migrations_are_applied_shown_and_undone(bff: Bff) -> None:
+def test_migrations_are_applied_shown_and_undone(bff: Bff, monkeypatch: pytest.MonkeyPatch) -> None:
     database = {"DATABASE_URL": "sqlite+aiosqlite:///here.sqlite3"}
     assert "engine: none (pending)\n" in bff("migrate --current", **database).output
     printed = bff("migrate --sql", **database).output
@@ -207,6 +194,12 @@ def test_migrations_are_applied_shown_and_undone(bff: Bff) -> None:
     current = bff("migrate --current", **database).output
     assert "engine: none (pending)\n" in current
     assert current.count(" (head)\n") == 1
+
+    async def newer(_: Settings) -> str:
+        return "the engine's tables are newer than this code"
+
+    monkeypatch.setattr(migrate, "upgrade", newer)
+    assert bff("migrate").output == "Not changed: the engine's tables are newer than this code.\n"
 
 
 @pytest.mark.parametrize(
@@ -226,28 +219,14 @@ def test_a_migration_that_cannot_be_is_one_sentence(
     output = bff(f"migrate {options}", exit_code).output
     assert words in output
     assert "Traceback" not in output
+    away = bff("migrate", 1, DATABASE_URL="postgresql+asyncpg://127.0.0.1:1/shop").output
+    assert away.startswith("Error: database unavailable: ")
 
 
-def test_a_database_that_is_away_or_newer_is_told(
-    bff: Bff, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    away = "postgresql+asyncpg://127.0.0.1:1/shop"
-    assert "Error: database unavailable: " in bff("migrate", 1, DATABASE_URL=away).output
-
-    async def newer(_: Settings) -> str:
-        return "the engine's tables are newer than this code"
-
-    monkeypatch.setattr(migrate, "upgrade", newer)
-    assert bff("migrate").output == "Not changed: the engine's tables are newer than this code.\n"
-
-
-def test_settings_are_printed_with_an_empty_line_after_each(bff: Bff) -> None:
+def test_settings_are_printed_and_passed_on_to_the_commands_of_other_modules(bff: Bff) -> None:
     lines = bff("settings", APP_NAME="shop").output.split("\n\n")
     assert lines[0].startswith("APP_NAME=shop  (environment)\n    Prefix of ")
     assert lines[-1] == ""
-
-
-def test_commands_of_other_modules_get_the_settings(bff: Bff) -> None:
     assert "AMQP_URL: memory:// keeps its dead letters" in bff("dead-letters list", 1).output
 
 
