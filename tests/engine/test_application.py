@@ -97,7 +97,7 @@ async def test_a_resource_of_the_app_is_there_while_the_app_runs(settings: Setti
     assert events[1:] == ["closed"]
 
 
-async def test_without_redis_the_app_starts_and_stops_and_says_so(
+async def test_only_without_redis_something_is_said_at_the_start_and_the_stop(
     settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(application, "_PUBSUB_SECONDS", 0.05)
@@ -107,14 +107,7 @@ async def test_without_redis_the_app_starts_and_stops_and_says_so(
         assert warnings(caplog) >= {"no lease yet: Redis unavailable", "pub/sub not subscribed yet"}
         assert bff.background.alive
     assert "could not release lease" in warnings(caplog)
-
-
-async def test_with_redis_nothing_is_warned_about(
-    settings: Settings, caplog: pytest.LogCaptureFixture
-) -> None:
-    bff = made(settings, caplog)
-    async with started(bff):
-        assert bff.cluster.pubsub_listener.error == ""
+    async with started(made(settings, caplog)) as bff:
         assert bff.mesh.status.connected or settings.amqp_url != "memory://"
     assert warnings(caplog) == set()
 
@@ -123,22 +116,17 @@ async def pending(settings: Settings) -> bool:
     return any(one.is_pending for one in (await migrate.current(settings)).values())
 
 
-@pytest.mark.parametrize("environment", ["development", "test", "production"])
-async def test_only_production_waits_for_somebody_to_migrate(
-    settings: Settings, environment: str
-) -> None:
-    changed = settings.model_copy(update={"environment": environment})
-    async with started(Bff(changed)):
-        assert await pending(changed) is (environment == "production")
-
-
-async def test_a_database_that_is_away_or_newer_keeps_no_app_from_starting(
+async def test_an_app_migrates_outside_of_production_and_starts_if_it_cannot(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     url = "postgresql+asyncpg://127.0.0.1:1/shop"
     async with started(made(settings.model_copy(update={"database_url": url}), caplog)):
         assert "migrations not applied: database unavailable" in warnings(caplog)
+    production = settings.model_copy(update={"environment": "production"})
+    async with started(Bff(production)):
+        assert await pending(production)
     async with started(made(settings, caplog)):
+        assert not await pending(settings)
         assert warnings(caplog) == set()
     database = Database(settings)
     async with database.engine.begin() as connection:
@@ -173,18 +161,6 @@ async def test_stand_ins_serve_the_mesh_that_is_inside_the_process(settings: Set
     Bff(elsewhere, stand_ins=[stand_in(elsewhere.app_name)])
 
 
-async def test_a_user_may_send_as_much_as_the_settings_say(settings: Settings) -> None:
-    limits = {"max_messages_per_minute": 1, "max_message_burst": 2}
-    bff = Bff(settings.model_copy(update=limits))
-    for _ in range(2):
-        bff.allowances.check("alice")
-    with pytest.raises(Problem) as refused:
-        bff.allowances.check("alice")
-    assert refused.value.code is Code.RATE_LIMITED
-    assert refused.value.retry_after_seconds == pytest.approx(60, abs=30)
-    bff.allowances.check("bob")
-
-
 @pytest.mark.parametrize(
     ("changes", "page", "provider"),
     [
@@ -206,11 +182,18 @@ async def test_the_page_and_the_provider_are_only_served_where_they_belong(
         assert ((await http.get(AUTHORIZE)).status_code != 404) is provider
 
 
-def test_the_app_gets_the_settings_that_it_needs(settings: Settings) -> None:
+def test_the_app_and_its_parts_get_the_settings_that_they_need(settings: Settings) -> None:
     app, own = FastAPI(), FastAPI()
     own.root_path = "/own"
-    bff = Bff(settings.model_copy(update={"root_path": "/apps", "max_body_bytes": 77}))
+    limits = {"max_messages_per_minute": 1, "max_message_burst": 2, "max_body_bytes": 77}
+    bff = Bff(settings.model_copy(update={"root_path": "/apps", **limits}))
     bff.install(app)
     assert (app.root_path, app.max_body_size, app.state.bff) == ("/apps", 77, bff)
     Bff(settings).install(own)
     assert own.root_path == "/own", "without the setting that of the app stays"
+    for _ in range(2):
+        bff.allowances.check("alice")
+    with pytest.raises(Problem) as refused:
+        bff.allowances.check("alice")
+    assert refused.value.code is Code.RATE_LIMITED
+    assert refused.value.retry_after_seconds == pytest.approx(60, abs=30)

@@ -32,20 +32,17 @@ def test_a_retry_is_advised_only_if_it_can_succeed_and_does_nothing_twice(
     assert over_socket["error"].startswith("Nuropb")
     error = over_socket["error"]
     assert over_socket == common | {"error": error, "description": meaning}
+    with_words = Problem(code, "Order 5 is \ud83d paid")
+    assert with_words.as_error()["description"] == "Order 5 is ? paid"
+    assert with_words.as_problem_json()["detail"] == "Order 5 is ? paid"
+    assert with_words.as_problem_json()["title"] == meaning
+    assert str(with_words) == f"{code}: Order 5 is ? paid"
     assert over_http == common | {
         "type": f"urn:problem:{code}",
         "title": meaning,
         "detail": meaning,
         "status": code.status,
     }
-
-
-def test_own_words_are_sent_in_place_of_the_meaning_of_the_code() -> None:
-    problem = Problem(Code.CONFLICT, "Order 5 is \ud83d paid")
-    assert problem.as_error()["description"] == "Order 5 is ? paid"
-    assert problem.as_problem_json()["detail"] == "Order 5 is ? paid"
-    assert problem.as_problem_json()["title"] == "Already in progress"
-    assert str(problem) == "conflict: Order 5 is ? paid"
 
 
 class Item(BaseModel):

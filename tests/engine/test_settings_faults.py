@@ -15,7 +15,7 @@ from bff.auth.origins import Origins
 from bff.cli import main
 from bff.db.database import make_engine
 from bff.redis.client import create_client
-from bff.setting_types import is_local, secret_fault, split_url
+from bff.setting_types import secret_fault, split_url
 from bff.settings import Settings
 from bff.settings_list import unknown_names
 from click.testing import CliRunner, Result
@@ -45,6 +45,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "JWKS_URL is no URL": JWKS | {"JWKS_URL": "not-a-url"},
     "JWKS_URL without TLS": JWKS | {"JWKS_URL": "http://id.invalid/keys"},
     "JWKS_URL to this machine in name only": JWKS | {"JWKS_URL": "http://127.0.0.1.invalid/keys"},
+    "JWKS_URL without TLS by address": JWKS | {"JWKS_URL": "http://10.0.0.1/keys"},
     "JWKS_URL is a file": JWKS | {"JWKS_URL": "file:///etc/keys.json"},
     "JWKS_URL without host": JWKS | {"JWKS_URL": "https:///keys"},
     "JWKS_URL with a port out of range": JWKS | {"JWKS_URL": "https://id.invalid:65536/keys"},
@@ -159,6 +160,8 @@ ACCEPTED: dict[str, dict[str, str]] = {
     "an extension": {"ALLOWED_ORIGINS": f"chrome-extension://{'abcdefgh' * 4}"},
     "an IPv6 origin": {"ALLOWED_ORIGINS": "http://[::1]:8000"},
     "keys from a sidecar": JWKS | {"JWKS_URL": "http://127.0.0.1:8080/keys"},
+    "keys from this machine by name": JWKS | {"JWKS_URL": "http://localhost/keys"},
+    "keys from this machine over IPv6": JWKS | {"JWKS_URL": "http://[::1]:80/keys"},
     "several hosts with IPv6": {"REDIS_URL": "redis+cluster://:pw@one,two:7001,[::1]:7002/0"},
     "several brokers with IPv6": {"AMQP_URL": "amqp://u:p@[::1]:5673,b,[::2]/shop"},
     "sentinels": {"REDIS_URL": "rediss+sentinel://u:p@a:1,b/m/0?sentinel_password=x"},
@@ -324,17 +327,15 @@ def make(**changes: Any) -> Settings | None:
         return None
 
 
-@pytest.mark.parametrize("name", ["redis_url", "amqp_url", "oidc_issuer"])
-def test_what_is_inside_the_process_is_known(name: str) -> None:
-    servers = {"redis_url": "redis://a", "amqp_url": "amqp://a", "oidc_issuer": None}
-    elsewhere, within = make(**servers), make(**servers | {name: "memory://"})
-    assert elsewhere is not None
-    assert within is not None
-    assert (elsewhere.embedded, within.embedded) == (False, True)
-    assert getattr(within, name) == "memory://"
-
-
+@pytest.mark.filterwarnings("error")
 def test_what_follows_from_the_settings() -> None:
+    production = Settings(_env_file=None, jwt_secret=GOOD["JWT_SECRET"])
+    assert not production.embedded
+    for name in ("redis_url", "amqp_url", "oidc_issuer"):
+        within = make(**{name: "memory://"})
+        assert within is not None
+        assert within.embedded
+        assert getattr(within, name) == "memory://"
     made = make(
         app_name="shop",
         max_token_seconds=50,
@@ -367,38 +368,11 @@ def test_what_follows_from_the_settings() -> None:
 
 
 @pytest.mark.parametrize("url", ["a://b", "a://b:1/c/d?e=f&g#h", "a://i:j@b?#", "a:///c", "b/c?d"])
-def test_a_url_with_one_host_is_split_as_python_does_it(url: str) -> None:
+def test_a_url_is_split_as_python_does_it_and_an_origin_is_what_browsers_send(url: str) -> None:
     assert split_url(url) == urlsplit(url)
-
-
-@pytest.mark.parametrize("environment", ["development", "test", "production"])
-def test_the_api_is_described_outside_of_production_or_as_one_says(environment: str) -> None:
-    described = [
-        Settings(
-            _env_file=None, jwt_secret=GOOD["JWT_SECRET"], environment=environment, api_docs=value
-        ).serves_api_docs
-        for value in ("", "true", "false")
-    ]
-    assert described == [environment != "production", True, False]
-
-
-@pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("environment", ["development", "production"])
-def test_good_settings_are_not_warned_about(environment: Any) -> None:
-    Settings(_env_file=None, jwt_secret=GOOD["JWT_SECRET"], environment=environment)
-
-
-def test_origins_are_read_as_browsers_send_them() -> None:
     made = make(allowed_origins=" HTTPS://A.invalid:8443/ ,, http://[::1]:80")
     assert made is not None
     assert made.allowed_origins == ("https://a.invalid:8443", "http://[::1]:80")
-
-
-def test_what_is_this_machine() -> None:
-    for host in ("localhost", "LOCALHOST", "127.0.0.1", "127.8.8.8", "[::1]"):
-        assert is_local(f"http://{host}:80/keys")
-    for host in ("localhost.invalid", "127.0.0.1.invalid", "10.0.0.1", "[::2]", ""):
-        assert not is_local(f"http://{host}/keys")
 
 
 AUTHORITY = st.text("ab.:@[]/?#%*, 019-_é", max_size=24)

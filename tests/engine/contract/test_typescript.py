@@ -118,14 +118,11 @@ def test_names_and_patterns_are_keys() -> None:
     assert lines[begin : begin + len(keys)] == [f"    {key}: number;" for key in keys.values()]
 
 
-def test_models_get_identifiers_that_nothing_else_has() -> None:
+def test_models_get_identifiers_that_nothing_else_has_and_are_written_if_used() -> None:
     names = ["Order", "a.order", "Contract", "Record", "2d", "-", "a_b-c", "a_b_c", "ABC"]
     assert [*type_names(names).values()] == [
         *("Order", "AOrder", "Contract2", "Record2", "Model2d", "Model", "ABC", "ABC2", "ABC3"),
     ]
-
-
-def test_a_model_of_alternatives_is_no_interface() -> None:
     both: Schema = {"properties": {"a": INTEGER}, "anyOf": [INTEGER, TEXT], "description": "Why"}
     definitions: dict[str, Any] = {"Both": both, "Unused": INTEGER}
     method = MethodContract("s", "m", "", [], {"$ref": f"{REFERENCE}Both"}, None)
