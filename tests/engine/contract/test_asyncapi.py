@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from bff.connections.close_codes import CloseCode
 from bff.connections.messages import Hello
-from bff.contract.asyncapi import asyncapi
-from bff.contract.contract import Contract, contract_of
+from bff.contract.asyncapi import asyncapi, draft_7
+from bff.contract.contract import Contract, TopicContract, contract_of
+from bff.contract.examples import example
 from bff.errors import Code
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
@@ -34,8 +36,8 @@ def messages(document: dict[str, Any], name: str) -> Draft7Validator:
 def test_every_example_is_valid(document: dict[str, Any]) -> None:
     for name, message in document["components"]["messages"].items():
         Draft7Validator.check_schema(message["payload"])
-        for example in message["examples"]:
-            messages(document, name).validate(example["payload"])
+        for shown in message["examples"]:
+            messages(document, name).validate(shown["payload"])
 
 
 def test_it_has_everything_that_is_declared(document: dict[str, Any]) -> None:
@@ -140,3 +142,150 @@ def test_the_meaning_of_each_error_code_stands_at_their_schema_only(
     others = {name: schema for name, schema in schemas.items() if name != "bff.Code"}
     assert others
     assert "* `unauthenticated` (401)" not in json.dumps(others)
+
+
+def test_each_frame_has_its_direction_its_words_and_its_place(document: dict[str, Any]) -> None:
+    operations, components = document["operations"], document["components"]["messages"]
+    frames = {name: one for name, one in operations.items() if not {*one} & KINDS}
+    received = {name for name, one in frames.items() if one["action"] == "receive"}
+    assert received == {
+        f"{name}.in"
+        for name in (
+            *("request", "command", "cancel", "subscribe", "unsubscribe"),
+            *("authenticate", "ping", "pong"),
+        )
+    }
+    assert frames.keys() - received == {
+        *("hello", "subscribed", "unsubscribed", "event", "response", "error"),
+        *("pong", "gap", "drain", "close"),
+    }
+    for name, operation in frames.items():
+        assert operation["description"] == components[name]["description"]
+        assert operation["messages"] == [{"$ref": f"#/channels/socket/messages/{name}"}]
+    (channel,) = document["channels"].values()
+    assert channel["address"] == "/ws"
+    assert channel["messages"].keys() == components.keys()
+    query = channel["bindings"]["ws"]["query"]["properties"]
+    assert query.keys() == {"ticket", "since"}
+    assert "description" not in operations["old.call"], "there are no words for it"
+    reply = operations["old.call"]["reply"]
+    assert reply["messages"] == [{"$ref": "#/channels/socket/messages/old.call.response"}]
+    assert reply["channel"] == operations["old.call"]["channel"] == {"$ref": "#/channels/socket"}
+
+
+KINDS = {"x-method", "x-event", "x-topic"}
+
+
+def test_the_topic_of_an_event_is_known_unless_it_is_a_pattern(document: dict[str, Any]) -> None:
+    def payload(name: str) -> Any:
+        message = document["components"]["messages"][f"topic.{name}"]["payload"]
+        return message["properties"]["payload"]["properties"]
+
+    assert payload("secret")["topic"] == {"const": "secret"}
+    assert payload("rooms._")["topic"] == payload("prices._")["topic"] == {"type": "string"}
+    assert payload("prices._")["event"] == {"type": "number"}
+    assert payload("secret")["event"] == {}
+    realtime = RealtimeRouter()
+    realtime.expose("s", methods=["m"])
+
+    @realtime.topic("presence.#", payload=str)
+    async def may_watch() -> bool:
+        return True
+
+    made = contract_of(realtime, title="", version="", socket_path="")
+    assert [topic.payload for topic in made.topics] == [{"type": "string"}], "its own is kept"
+    assert made.events == [], "without `keep_result` no result is late"
+
+
+def test_names_that_are_one_key_get_numbers() -> None:
+    patterns = ("a.*", "a.#", "a._")
+    topics = [TopicContract(one, "", [], None) for one in patterns]
+    made = asyncapi(
+        replace(contract_of(feature(), title="", version="", socket_path=""), topics=topics)
+    )
+    named = {name: one["x-topic"] for name, one in made["operations"].items() if "x-topic" in one}
+    assert named == {"topic.a._": "a.*", "topic.a._-2": "a.#", "topic.a._-3": "a._"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        (True, True),
+        (
+            {"properties": {"const": {"prefixItems": [True]}}},
+            {"properties": {"const": {"items": [True], "additionalItems": False}}},
+        ),
+        ({"const": {"prefixItems": [1]}, "required": ["discriminator"]}, None),
+        ({"default": {"discriminator": {"propertyName": "a"}}, "enum": [{"items": 1}]}, None),
+        ({"discriminator": {"propertyName": "kind", "mapping": {}}}, {"discriminator": "kind"}),
+        (
+            {"prefixItems": [{"type": "string"}, True], "items": False, "minItems": 2},
+            {"items": [{"type": "string"}, True], "additionalItems": False, "minItems": 2},
+        ),
+        (
+            {"items": {"prefixItems": [True]}},
+            {"items": {"items": [True], "additionalItems": False}},
+        ),
+        (
+            {"anyOf": [{"discriminator": {"propertyName": "a"}}, {"type": "null"}]},
+            {"anyOf": [{"discriminator": "a"}, {"type": "null"}]},
+        ),
+        (
+            {"patternProperties": {"^a": {"prefixItems": [True]}}},
+            {"patternProperties": {"^a": {"items": [True], "additionalItems": False}}},
+        ),
+    ],
+)
+def test_a_schema_is_translated_to_the_draft_of_asyncapi(schema: Any, expected: Any) -> None:
+    """What is the same in both drafts has None here: names and values are no keywords."""
+    assert draft_7(schema) == (schema if expected is None else expected)
+
+
+@pytest.mark.parametrize(
+    ("schema", "expected"),
+    [
+        ({"examples": ["tea", "milk"], "default": "water"}, "tea"),
+        ({"default": None, "type": "string"}, None),
+        ({"const": 5, "type": "integer"}, 5),
+        ({"enum": ["b", "a"]}, "b"),
+        ({"anyOf": [{"type": "boolean"}, {"type": "null"}]}, True),
+        ({"oneOf": [{"type": "string"}, {"type": "null"}]}, "text"),
+        ({"anyOf": [], "type": "string"}, "text"),
+        ({"$ref": "#/components/schemas/Node"}, {"name": "text", "next": None, "size": 7}),
+        ({"allOf": [{"default": {"a": 1}}, {"default": {"b": 2}}, {"const": 3}]}, {"a": 1, "b": 2}),
+        ({"type": "object"}, {}),
+        ({"type": "array"}, []),
+        ({"type": "array", "items": {"type": "string"}}, ["text"]),
+        ({"type": "array", "items": {"type": "string"}, "minItems": 2}, ["text", "text"]),
+        ({"type": "array", "prefixItems": [{"type": "string"}, {"const": 1}]}, ["text", 1]),
+        ({"type": "string", "minLength": 6}, "textxx"),
+        ({"type": "string", "maxLength": 2}, "te"),
+        ({"type": "string", "format": "date"}, "2040-01-01"),
+        ({"type": "string", "format": "unknown"}, "text"),
+        ({"type": "integer"}, 1),
+        ({"type": "integer", "minimum": 5}, 5),
+        ({"type": "integer", "minimum": -5}, -5),
+        ({"type": "integer", "exclusiveMinimum": 5}, 6),
+        ({"type": "integer", "maximum": -5}, -5),
+        ({"type": "integer", "maximum": 1}, 1),
+        ({"type": "number", "exclusiveMaximum": 0}, -1),
+        ({"type": "number", "exclusiveMaximum": 2}, 1),
+        ({"type": "number", "minimum": 3, "maximum": 3}, 3),
+        ({"type": "null"}, None),
+        ({}, None),
+    ],
+)
+def test_an_example_is_what_the_schema_names_or_the_simplest_value(
+    schema: Any, expected: Any
+) -> None:
+    node = {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "next": {"$ref": "#/components/schemas/Node"},
+            "size": {"type": "integer", "examples": [7]},
+            "note": {"type": "string"},
+        },
+        "required": ["name", "next"],
+    }
+    assert example(schema, {"Node": node}) == expected
