@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from bff.db.database import UNAVAILABLE, Database, _to_operational_error, make_engine
 from bff.db.tables import Audience, Broadcast
 from bff.settings import Settings
-from sqlalchemy import text
+from sqlalchemy import NullPool, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import StatementError
 
@@ -167,3 +168,62 @@ async def test_a_server_that_is_full_is_an_outage(settings: Settings, database: 
     await refused.close()
     async with database.engine.begin() as connection:
         await connection.execute(text(f"DROP ROLE {role}"))
+
+
+@pytest.mark.parametrize("migrating", [False, True])
+async def test_no_connection_waits_without_an_end(tmp_path: Path, migrating: bool) -> None:
+    given: dict[str, Any] = {}
+
+    def connect(_dialect: Any, _record: Any, _args: Any, parameters: dict[str, Any]) -> None:
+        given.update(parameters)
+        raise OSError("seen")
+
+    away = make_engine("postgresql+asyncpg://nobody@127.0.0.1:1/nowhere", migrating=migrating)
+    event.listen(away.sync_engine, "do_connect", connect)
+    with pytest.raises(OSError, match="seen"):
+        async with away.connect():
+            pass
+    assert given["timeout"] == 10
+    assert given.get("command_timeout") == (None if migrating else 10), "a migration may take long"
+    file = make_engine(f"sqlite+aiosqlite:///{tmp_path}/own.sqlite3", migrating=migrating)
+    async with file.connect() as connection:
+        pragmas = [
+            await connection.scalar(text(f"PRAGMA {name}"))
+            for name in ("busy_timeout", "foreign_keys", "journal_mode")
+        ]
+    assert pragmas == [10_000, 1, "wal"]
+    for engine in (away, file):
+        assert isinstance(engine.pool, NullPool) is migrating
+        await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("state", "is_outage"),
+    [
+        *((state, True) for state in ("08006", "28P01", "3D000", "53300", "57P01")),
+        *((state, False) for state in ("23505", "57014", "42501", "", None)),
+    ],
+)
+async def test_only_errors_of_a_server_that_cannot_be_used_are_outages(
+    state: str | None, is_outage: bool
+) -> None:
+    error = OSError("in words")
+    if state is not None:
+        error.sqlstate = state  # type: ignore[attr-defined]
+    context: Any = SimpleNamespace(
+        original_exception=error, statement="SELECT 'secret'", is_disconnect=False
+    )
+    converted = _to_operational_error(context)
+    assert isinstance(converted, UNAVAILABLE) is is_outage
+    assert not context.is_disconnect
+    assert converted is None or converted.hide_parameters
+
+
+async def test_what_the_user_may_not_do_is_told_in_one_line(database: Database) -> None:
+    assert await database.missing_right() == ""
+    async with database.engine.begin() as connection:
+        await connection.execute(text("ALTER TABLE bff_audit RENAME TO gone"))
+    told = await database.missing_right()
+    assert told.startswith("SELECT: ")
+    assert "bff_audit" in told
+    assert "\n" not in told
