@@ -11,11 +11,13 @@ from bff.connections.close_codes import CloseCode
 from bff.connections.messages import Hello
 from bff.contract.asyncapi import asyncapi, draft_7
 from bff.contract.contract import Contract, TopicContract, contract_of
+from bff.contract.documents import Documents
 from bff.contract.examples import example
 from bff.errors import Code
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from bff.testing import run
+from fastapi import FastAPI
 from jsonschema import Draft7Validator  # type: ignore[import-untyped]
 from pydantic import BaseModel
 
@@ -118,6 +120,17 @@ async def test_it_is_served_where_the_docs_are(settings: Settings, served: bool)
             assert "orders.place" in answer.json()["operations"]
 
 
+def test_the_socket_is_where_the_app_has_it(settings: Settings) -> None:
+    app = FastAPI()
+    documents = Documents(app, feature(), settings)
+    app.add_api_route("/first", lambda: None)
+    assert documents.contract().socket_path == "/ws"
+    documents = Documents(app, feature(), settings)
+    app.add_api_websocket_route("/live", lambda _: None)
+    app.add_api_websocket_route("/other", lambda _: None)
+    assert documents.asyncapi()["channels"]["socket"]["address"] == "/live"
+
+
 def test_only_frames_with_a_trace_id_are_correlated_by_it() -> None:
     class Traced(BaseModel):
         trace_id: str
@@ -192,9 +205,16 @@ def test_the_topic_of_an_event_is_known_unless_it_is_a_pattern(document: dict[st
     async def may_watch() -> bool:
         return True
 
+    @realtime.topic("news")
+    async def may_read() -> bool:
+        return True
+
+    realtime.emits("news", int)
+    realtime.emits("notes.*", int)
     made = contract_of(realtime, title="", version="", socket_path="")
-    assert [topic.payload for topic in made.topics] == [{"type": "string"}], "its own is kept"
-    assert made.events == [], "without `keep_result` no result is late"
+    payloads = {topic.pattern: topic.payload for topic in made.topics}
+    assert payloads == {"presence.#": {"type": "string"}, "news": {"type": "integer"}}
+    assert made.events == [], "they are topics, or patterns; without `keep_result` none is late"
 
 
 def test_names_that_are_one_key_get_numbers() -> None:
