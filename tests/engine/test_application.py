@@ -18,6 +18,7 @@ from bff.db.database import Database
 from bff.errors import Code, Problem
 from bff.mesh.memory import MemoryBroker
 from bff.mesh.service import Publish, Service
+from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from fastapi import FastAPI
 from sqlalchemy import text
@@ -85,7 +86,14 @@ async def test_a_resource_of_the_app_is_there_while_the_app_runs(settings: Setti
         yield billing
         events.append("closed")
 
-    bff = Bff(settings, provide={Billing: opened})
+    realtime = RealtimeRouter()
+
+    @realtime.method("shop.pay")
+    async def pay(billing: Billing) -> None: ...
+
+    with pytest.raises(TypeError, match="Billing"):
+        Bff(settings, realtime=[realtime])
+    bff = Bff(settings, realtime=[realtime], provide={Billing: opened})
     assert bff.provided(Settings) is bff.provided(type(settings)) is settings
     with pytest.raises(LookupError, match="Billing is not provided"):
         bff.provided(Billing)
@@ -134,6 +142,19 @@ async def test_an_app_migrates_outside_of_production_and_starts_if_it_cannot(
     await database.close()
     async with started(made(settings, caplog)):
         assert warnings(caplog) == {"migrations not applied: newer schema"}
+
+
+async def test_what_was_recorded_just_before_the_stop_is_in_the_audit_log(
+    settings: Settings,
+) -> None:
+    async with started(Bff(settings)) as bff:
+        for number in range(20):
+            bff.audit.record("sign_in", user=f"user-{number}")
+    database = Database(settings)
+    async with database.engine.connect() as connection:
+        stored = await connection.scalar(text("SELECT count(*) FROM bff_audit"))
+    await database.close()
+    assert stored == 20
 
 
 def stand_in(name: str) -> Any:
@@ -189,8 +210,11 @@ def test_the_app_and_its_parts_get_the_settings_that_they_need(settings: Setting
     bff = Bff(settings.model_copy(update={"root_path": "/apps", **limits}))
     bff.install(app)
     assert (app.root_path, app.max_body_size, app.state.bff) == ("/apps", 77, bff)
+    Bff(settings.model_copy(update={"log_level": "ERROR"}))
+    assert logging.getLogger().level == logging.ERROR
     Bff(settings).install(own)
     assert own.root_path == "/own", "without the setting that of the app stays"
+    assert "ProblemDetails" in own.openapi()["components"]["schemas"], "its document is complete"
     for _ in range(2):
         bff.allowances.check("alice")
     with pytest.raises(Problem) as refused:

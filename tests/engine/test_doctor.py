@@ -139,6 +139,18 @@ async def test_a_provider_at_which_nobody_can_sign_in_is_found(settings: Setting
     assert found.startswith("sign-in: ConnectError")
 
 
+async def test_a_provider_that_answers_is_named(settings: Settings) -> None:
+    provider, metadata = FastAPI(), dict[str, str]()
+    provider.add_api_route("/.well-known/openid-configuration", lambda: metadata)
+    async with serve(settings, provider, lifespan="off") as (_, address):
+        issuer = f"http://{address}"
+        metadata.update(issuer=issuer)
+        for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+            metadata[name] = f"{issuer}/{name}"
+        changed = with_provider(settings, issuer)
+        assert await about(changed, "sign-in: ") == [f"ok   sign-in: {issuer} answers"]
+
+
 def with_provider(settings: Settings, issuer: str) -> Settings:
     changes = {"oidc_issuer": issuer, "oidc_client_id": "bff", "oidc_client_secret": "s"}
     return Settings(_env_file=None, **settings.model_dump() | changes)
@@ -249,6 +261,8 @@ def test_settings_that_are_complete_are_not_complained_about(settings: Settings)
     texts = [one.text for one in _settings(settings.model_copy(update=changes))]
     assert not [text for text in texts if "AUDIENCE" in text or "ISSUER" in text]
     assert any(text.startswith("tokens: verified with https://id/keys") for text in texts)
+    with_secret = [one.text for one in _settings(settings)]
+    assert with_secret[0] == "tokens: verified with JWT_SECRET, algorithms HS256"
 
 
 async def test_usable_keys_are_counted(settings: Settings) -> None:
@@ -297,7 +311,9 @@ async def test_every_exposed_service_is_asked_whether_it_requires_encryption(
 
 async def about(settings: Settings, what: str, *routers: RealtimeRouter) -> list[str]:
     """What the doctor says about a server: the lines whose text begins with this."""
+    before = asyncio.all_tasks()
     findings = await diagnose(create_app(settings, *routers).state.bff)
+    await until(lambda: asyncio.all_tasks() <= before)
     assert findings[0] == Finding(True, f"bff {__version__}")
     return [str(finding) for finding in findings if finding.text.startswith(what)]
 
