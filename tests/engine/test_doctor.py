@@ -207,6 +207,41 @@ async def test_queues_that_no_event_handler_owns_are_named(settings: Settings) -
     assert await named("paid_new") == []
 
 
+async def test_each_queue_and_those_without_an_owner_are_told(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    class Mesh:
+        async def check_queues(self, _: object) -> dict[str, str]:
+            return {"shop.calls": "", "shop.events": "403 ACCESS_REFUSED"}
+
+        async def unconsumed_events(self, names: list[str]) -> dict[str, int]:
+            asked.append(names)
+            return {"shop.events.old": 3}
+
+    @asynccontextmanager
+    async def connected(_: Settings) -> AsyncIterator[Mesh]:
+        yield Mesh()
+
+    monkeypatch.setattr(doctor, "_connected", connected)
+    bff = create_app(settings).state.bff
+    assert [str(one) for one in await doctor._queues(bff)] == [
+        "ok   mesh queue shop.calls: can be consumed",
+        "BAD  mesh queue shop.events: 403 ACCESS_REFUSED",
+    ]
+    assert await doctor._unowned_queues(bff) == []
+
+    async def recorded(_: EventHandlerNames) -> set[str]:
+        return {"old", *bff.realtime.event_handlers}
+
+    monkeypatch.setattr(EventHandlerNames, "all", recorded)
+    (line,) = map(str, await doctor._unowned_queues(bff))
+    assert asked == [["old"]]
+    assert line.startswith("warn mesh queue shop.events.old: no event handler owns it")
+    assert line.endswith("3 events wait")
+
+
 async def _is_recorded(bff: Bff, name: str) -> bool:
     return name in await EventHandlerNames(bff.cluster.pipeline, bff.cluster.context.keys).all()
 
