@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import re
+import sqlite3
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +243,29 @@ async def test_autogenerate_of_the_engine_ignores_the_apps_tables(
     assert "op." not in written
 
 
+async def test_autogenerate_writes_types_that_need_none_of_the_engines_code(
+    settings: Settings, app_history: History
+) -> None:
+    columns = ", ".join(
+        f'Column("{name}", {kind})'
+        for name, kind in (("at", "UtcDateTime"), ("name", "AutoString"), ("code", "AutoString(7)"))
+    )
+    (app_history.folder / "env.py").write_text(
+        "from bff.db.tables import UtcDateTime\nfrom sqlmodel import AutoString\n"
+        + _ENV.replace('Column("title", String(20))', columns)
+    )
+    await migrate.upgrade(settings, (app_history,))
+    written = await _autogenerate(settings, app_history)
+    for column, kind in (
+        ("at", "sa.DateTime(timezone=True)"),
+        ("name", "sa.String()"),
+        ("code", "sa.String(length=7)"),
+        ("title", "sa.VARCHAR(length=20)"),
+    ):
+        assert f"sa.Column('{column}', {kind}," in written
+    assert "bff" not in written
+
+
 async def _autogenerate(settings: Settings, history: History) -> str:
     """The text of the revision that autogenerate writes."""
     before = set((history.folder / "versions").glob("*.py"))
@@ -363,6 +388,31 @@ def test_constraints_and_indexes_have_names() -> None:
         assert table.name.startswith("bff_")
         assert all(constraint.name for constraint in table.constraints)
         assert all(index.name for index in table.indexes)
+
+
+def test_plain_alembic_runs_at_the_address_of_env_or_prints_for_it(
+    tmp_path: Path, app_history: History
+) -> None:
+    file = tmp_path / "plain.sqlite3"
+
+    def use(address: str | None) -> None:
+        argument = "None" if address is None else f"lambda: {address!r}"
+        made = _ENV.replace("metadata, None)", f"metadata, {argument})")
+        (app_history.folder / "env.py").write_text(made)
+
+    use("postgresql+asyncpg://127.0.0.1:1/shop")
+    output = io.StringIO()
+    command.upgrade(app_history.config(None, output), "head", sql=True)
+    assert "CREATE TABLE broadcast (\n    id SERIAL NOT NULL" in output.getvalue()
+    assert output.getvalue().count("BEGIN;") == 2, "each revision is a transaction"
+    use(None)
+    command.upgrade(app_history.config(), "head")
+    assert not file.exists()
+    use(f"sqlite+aiosqlite:///{file}")
+    command.upgrade(app_history.config(), "head")
+    with closing(sqlite3.connect(file)) as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(broadcast)")]
+    assert columns == ["id", "title"]
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError("a revision that fails")])
