@@ -189,7 +189,7 @@ def test_each_frame_has_its_direction_its_words_and_its_place(document: dict[str
 KINDS = {"x-method", "x-event", "x-topic"}
 
 
-def test_the_topic_of_an_event_is_known_unless_it_is_a_pattern(document: dict[str, Any]) -> None:
+def test_a_topic_has_a_name_and_a_payload_of_its_own(document: dict[str, Any]) -> None:
     def payload(name: str) -> Any:
         message = document["components"]["messages"][f"topic.{name}"]["payload"]
         return message["properties"]["payload"]["properties"]
@@ -215,15 +215,14 @@ def test_the_topic_of_an_event_is_known_unless_it_is_a_pattern(document: dict[st
     payloads = {topic.pattern: topic.payload for topic in made.topics}
     assert payloads == {"presence.#": {"type": "string"}, "news": {"type": "integer"}}
     assert made.events == [], "they are topics, or patterns; without `keep_result` none is late"
-
-
-def test_names_that_are_one_key_get_numbers() -> None:
     patterns = ("a.*", "a.#", "a._")
     topics = [TopicContract(one, "", [], None) for one in patterns]
-    made = asyncapi(
+    document = asyncapi(
         replace(contract_of(feature(), title="", version="", socket_path=""), topics=topics)
     )
-    named = {name: one["x-topic"] for name, one in made["operations"].items() if "x-topic" in one}
+    named = {
+        name: one["x-topic"] for name, one in document["operations"].items() if "x-topic" in one
+    }
     assert named == {"topic.a._": "a.*", "topic.a._-2": "a.#", "topic.a._-3": "a._"}
 
 

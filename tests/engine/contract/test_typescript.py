@@ -99,7 +99,7 @@ def test_each_schema_is_a_type(schema: Schema, expected: str) -> None:
     assert ("export type AOrderInput = string;\n" in text) is ("$ref" in schema)
 
 
-def test_names_and_patterns_are_keys() -> None:
+def test_names_are_keys_and_models_have_identifiers_that_nothing_else_has() -> None:
     keys = {
         "plain_1$": "plain_1$",
         "1st": '"1st"',
@@ -116,9 +116,6 @@ def test_names_and_patterns_are_keys() -> None:
     lines = typescript(Contract("t", "1", "/ws", topics=topics)).splitlines()
     begin = lines.index("  topics: {") + 1
     assert lines[begin : begin + len(keys)] == [f"    {key}: number;" for key in keys.values()]
-
-
-def test_models_get_identifiers_that_nothing_else_has_and_are_written_if_used() -> None:
     names = ["Order", "a.order", "Contract", "Record", "2d", "-", "a_b-c", "a_b_c", "ABC"]
     assert [*type_names(names).values()] == [
         *("Order", "AOrder", "Contract2", "Record2", "Model2d", "Model", "ABC", "ABC2", "ABC3"),
