@@ -140,7 +140,7 @@ class _Emitter:
             lines += _comment(part.get("description", ""), space)
             optional = "" if name in schema.get("required", ()) else "?"
             lines.append(f"{space}{_key(name)}{optional}: {self._type(part, indent + 2)};")
-        if more and "additionalProperties" in schema:
+        if more:
             lines.append(f"{space}[name: string]: unknown;")
         return "\n".join(("{", *lines, " " * indent + "}"))
 
