@@ -120,9 +120,11 @@ def test_names_are_keys_and_models_have_identifiers_that_nothing_else_has() -> N
     assert [*type_names(names).values()] == [
         *("Order", "AOrder", "Contract2", "Record2", "Model2d", "Model", "ABC", "ABC2", "ABC3"),
     ]
-    both: Schema = {"properties": {"a": INTEGER}, "anyOf": [INTEGER, TEXT], "description": "Why"}
+    fields: Schema = {"properties": {"a": INTEGER}}
+    both: Schema = {**fields, "anyOf": [fields, TEXT], "description": "Why"}
     definitions: dict[str, Any] = {"Both": both, "Unused": INTEGER}
-    method = MethodContract("s", "m", "", [], {"$ref": f"{REFERENCE}Both"}, None)
+    method = MethodContract("s", "m", "", [], fields, {"$ref": f"{REFERENCE}Both"})
     text = typescript(Contract("t", "1", "/ws", methods=[method], definitions=definitions))
-    assert "\n/** Why */\nexport type Both = number | string;\n" in text
+    assert "      m: { params: {\n        a?: number;\n      } | undefined; result: Both };" in text
+    assert "\n/** Why */\nexport type Both = {\n  a?: number;\n} | string;\n" in text
     assert "Unused" not in text
