@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import app.main
 import app.settings
 import pytest
+from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
-from bff.testing import EventSource, RunningBff, until
+from bff.testing import EventSource, RunningBff, run, until
 from bff.testing.plugin import CreateApp, create_app, settings_class
 from bff.testing.running import serve
 from fastapi import FastAPI
+
+from tests.engine.echo import create_app as create_echo
 
 __all__ = ["create_app", "settings_class"]
 
@@ -113,3 +117,57 @@ async def test_many_tasks_can_wait_at_once() -> None:
         done = True
 
     await asyncio.gather(until(lambda: done), until(lambda: done), finish())
+
+
+async def test_the_clients_are_those_of_the_user_that_a_test_names(settings: Settings) -> None:
+    realtime = RealtimeRouter()
+
+    @realtime.topic("news")
+    async def may_read() -> bool:
+        return True
+
+    async with run(create_echo(settings, realtime)) as bff:
+        carol = bff.token("carol")
+        async with (
+            bff.browser("bob") as browser,
+            bff.events("bob", topics="news") as source,
+            bff.browser("bob", token=carol) as other_browser,
+            bff.events("bob", token=carol) as other_source,
+        ):
+            users = [one.hello["user_id"] for one in (browser, source, other_browser, other_source)]
+            assert users == ["bob", "bob", "carol", "carol"]
+            assert source.last_event_id
+            before = source.last_event_id
+            assert (await browser.subscribe("news"))["error"] is None
+            await bff.engine.messenger.to_topic("news", 1)
+            assert (await browser.event("news"))["event"] == 1
+            assert (await source.event("news"))["event"] == 1
+            async with bff.events("bob", last_event_id=before, topics="news") as resumed:
+                assert (await resumed.event("news"))["event"] == 1
+            async with bff.http("dave", ["admin"]) as http:
+                assert (await http.delete("/admin/users/bob/connections")).status_code == 202
+            assert (await browser.closed(), await source.closed()) == (4504, 4504)
+        async with bff.event_stream() as unknown:
+            assert unknown.response.status_code == 401
+
+
+async def test_a_server_uses_the_listener_it_was_given_and_has_stopped_after_its_block(
+    settings: Settings,
+) -> None:
+    stopped = False
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        nonlocal stopped
+        yield
+        await asyncio.sleep(0)
+        stopped = True
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    host, port = listener.getsockname()
+    async with serve(settings, FastAPI(lifespan=lifespan), listener=listener) as (_, address):
+        assert address == f"{host}:{port}"
+        assert not stopped
+    assert stopped
+    with pytest.raises(ConnectionError):
+        await asyncio.open_connection(host, port)
