@@ -11,7 +11,7 @@ import pytest
 from scripts.bake import ROOT
 from tests import servers
 from tests.mutation.mutants import mutate, sites
-from tests.mutation.run import ENGINE, ROOMS
+from tests.mutation.run import ENGINE, EQUIVALENT, ROOMS
 
 SAMPLE = 3
 """Mutants of each room."""
@@ -75,6 +75,18 @@ def test_every_package_of_the_engine_is_changed_and_every_path_of_tests_exists()
     assert packages - {"cluster/scripts"} == set(ROOMS)
     for path in {path for paths in ROOMS.values() for path in paths}:
         assert (ROOT / "tests" / path).exists(), path
+
+
+@pytest.mark.long
+def test_every_equivalent_mutant_exists() -> None:
+    """Else a reason outlives the code that it is about, and could excuse another change."""
+    lines = [line for line in EQUIVALENT.read_text(encoding="utf-8").splitlines() if " # " in line]
+    mutants: set[str] = set()
+    for path in {line.partition(" ")[0] for line in lines}:
+        source = (ROOT / ENGINE / path).read_text(encoding="utf-8")
+        mutants |= {f"{path} {mutate(source, site)} #" for site in sites(source)}
+    unknown = [line for line in lines if not line.startswith(tuple(mutants))]
+    assert unknown == []
 
 
 @pytest.mark.long
