@@ -10,7 +10,7 @@ import pytest
 from bff.broadcasts.service import BroadcastService
 from bff.cluster.keys import Keys
 from bff.cluster.messenger import Sent
-from bff.cluster.streams import PageOfAll, StreamReader
+from bff.cluster.streams import PageWithVersions, StreamReader
 from bff.connections.messages import Event
 from bff.db.database import Database
 from bff.names import check_event_name
@@ -82,7 +82,7 @@ class Service(BroadcastService):
 
     async def retained_at_connect(self, user_id: str) -> list[Event]:
         """The retained broadcasts that a user gets who connects now."""
-        read = PageOfAll.of(await self._reader.request_all(None))
+        read = PageWithVersions.of(await self._reader.request_all(None))
         return await self.retained_for(user_id, read.retained_version)
 
 

@@ -107,7 +107,7 @@ class TestAConnectionToRedis:
     ) -> None:
         """A half-open connection of the pool does not mean that the subscription has stalled."""
 
-        async def hang(*_: Any) -> None:
+        async def hang(*_: Any, **__: Any) -> None:
             await asyncio.sleep(3600)
 
         a = await start()

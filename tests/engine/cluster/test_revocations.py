@@ -44,8 +44,8 @@ async def is_refused(instance: ClusterMember, caller: Caller) -> bool:
 
 async def version(instance: ClusterMember) -> Position:
     """What Redis counts: a connect reads it."""
-    _, of_all = await instance.subscriptions.join(await instance.join("nora"), {})
-    return of_all.revocations_version
+    _, versions = await instance.subscriptions.join(await instance.join("nora"), {})
+    return versions.revocations_version
 
 
 async def test_a_revoked_session_is_refused_on_every_instance_and_no_other_session_is(

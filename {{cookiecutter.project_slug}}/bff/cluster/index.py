@@ -16,7 +16,7 @@ from bff.cluster.presence_queue import PresenceQueue
 from bff.cluster.reaper import Reaper
 from bff.cluster.reconciler import Reconciler
 from bff.cluster.scripts import load
-from bff.cluster.streams import Page, PageOfAll, StreamReader, page_arguments
+from bff.cluster.streams import Page, PageWithVersions, StreamReader, page_arguments
 from bff.connections.connection import Connection, instance_of
 from bff.connections.positions import Position
 from bff.errors import Code, Problem
@@ -90,7 +90,7 @@ class ConnectionIndex:
 
     async def register(
         self, connection: Connection, since: Mapping[str, Position], *, is_retry: bool = False
-    ) -> tuple[Page, PageOfAll] | None:
+    ) -> tuple[Page, PageWithVersions] | None:
         """Add a connection, then read what the streams `user` and `all` contain after positions.
 
         All commands share one round trip, and Redis executes them in this order. A retry does not
@@ -132,7 +132,7 @@ class ConnectionIndex:
         if self.lease.member != member:  # a new lease meanwhile: the entry names the old one
             await self._write([connection])
         await self._presence.on_connected([connection.user_id])
-        return Page.of(user_page), PageOfAll.of(await all_read)
+        return Page.of(user_page), PageWithVersions.of(await all_read)
 
     def _too_many_connects(self, user_id: str, seconds: int, connects: int) -> Problem:
         CONNECTIONS_REFUSED.labels("user").inc()

@@ -21,7 +21,8 @@ class Claim:
 
     user_id: str
     score: bytes
-    """The user's score in the queue; another one means that the user was enqueued again."""
+    """The user's score in the queue; another one means that the user was enqueued, or claimed,
+    again."""
 
 
 class PresenceQueue:

@@ -33,11 +33,11 @@ class Reconciler:
     by which `Reaper` finds the entries of dead instances.
 
     Every `LEASE_SECONDS` it compares the users with a connection here, and those in
-    `ClusterContext.users_to_compare`, who have no connection here but perhaps an entry. The set
-    `Keys.users_of`, from which `Reaper` takes the users of a dead instance, may contain more users:
-    it is read page by page to find them. A batch of users costs one `SADD`, one `SSCAN` and a
-    script for each user, in one round trip, and an `SREM` in another one if some have no connection
-    here.
+    `ClusterContext.users_to_compare`, most of whom have no connection here but perhaps an entry.
+    The set `Keys.users_of`, from which `Reaper` takes the users of a dead instance, may contain
+    more users: it is read page by page to find them. A batch of users costs one `SADD`, one `SSCAN`
+    and a script for each user, in one round trip, and an `SREM` in another one if some have no
+    connection here.
     The script returns nothing when nothing differs.
     """
 
@@ -140,7 +140,7 @@ class Reconciler:
 
     def _forget_first_seen(self) -> None:
         """Remove from `_without_lease` the leases that are known again, and old times: the entries
-        of these leases have expired."""
+        of these leases have been removed or have expired."""
         oldest = time.monotonic() - _EXPIRY_LEASES * self._seconds
         self._without_lease = {
             member: at

@@ -43,7 +43,7 @@ class Page(NamedTuple):
         )
 
 
-class PageOfAll(NamedTuple):
+class PageWithVersions(NamedTuple):
     """A page of the stream `all`, and two versions of the same moment and epoch. A copy that is at
     least as new as a version needs no read of Redis or the database."""
 
@@ -54,7 +54,7 @@ class PageOfAll(NamedTuple):
     """How many changes the revocations have had."""
 
     @classmethod
-    def of(cls, reply: list[Any]) -> PageOfAll:
+    def of(cls, reply: list[Any]) -> PageWithVersions:
         """Parse the result of the script `read_all`."""
         retained, revocations, found = reply
         page = Page.of(found)
@@ -91,7 +91,7 @@ class StreamReader:
     def request_all(
         self, since: Position | None, *, after: asyncio.Future[Any] | None = None
     ) -> asyncio.Future[Any]:
-        """Request a page of the stream `all`; `PageOfAll.of` parses the result.
+        """Request a page of the stream `all`; `PageWithVersions.of` parses the result.
 
         The command is submitted at once, and executed after the command whose reply is `after`.
         """

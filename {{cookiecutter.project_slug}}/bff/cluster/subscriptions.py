@@ -14,7 +14,7 @@ from bff.cluster.joined_streams import JoinedStream, JoinedStreams
 from bff.cluster.pubsub_channels import PubSubChannels
 from bff.cluster.stream_hub import StreamHub
 from bff.cluster.stream_registry import StreamRegistry
-from bff.cluster.streams import Page, PageOfAll, StreamReader
+from bff.cluster.streams import Page, PageWithVersions, StreamReader
 from bff.connections.connection import Connection
 from bff.connections.messages import Event
 from bff.connections.positions import Position
@@ -55,7 +55,7 @@ class Subscriptions:
 
     async def join(
         self, connection: Connection, since: Mapping[str, Position]
-    ) -> tuple[JoinedStreams, PageOfAll]:
+    ) -> tuple[JoinedStreams, PageWithVersions]:
         """Join a registered connection to the streams `user` and `all`, and add it to the index.
 
         No message can be lost in between: the connection joins the streams on this instance
@@ -78,21 +78,21 @@ class Subscriptions:
         user_catch_up = user_tracker.catching_up[connection]
         all_catch_up = all_tracker.catching_up[connection]
         try:
-            user_page, of_all = await self._register(connection, since)
-        except Problem:  # refused, but the user is in this instance's set of users already
+            user_page, versions = await self._register(connection, since)
+        except Problem:  # refused, after the user was added to this instance's set of users
             self._index.unregister(connection)
             raise
         joined = JoinedStreams(
             (
                 JoinedStream(user_tracker, user_catch_up, since.get("user"), user_page),
-                JoinedStream(all_tracker, all_catch_up, since.get("all"), of_all.page),
+                JoinedStream(all_tracker, all_catch_up, since.get("all"), versions.page),
             )
         )
-        return joined, of_all
+        return joined, versions
 
     async def _register(
         self, connection: Connection, since: Mapping[str, Position]
-    ) -> tuple[Page, PageOfAll]:
+    ) -> tuple[Page, PageWithVersions]:
         registered = await self._index.register(connection, since)
         if registered is None:
             await self._index.remove_dead_entries(connection.user_id)
@@ -110,7 +110,8 @@ class Subscriptions:
         await self._index.restore([connection])
 
     def leave(self, connection: Connection) -> None:
-        """Remove a connection: here now, from the index soon. Idempotent."""
+        """Remove a connection: from the streams and the registry now, from the index soon.
+        Idempotent."""
         self._streams.leave(connection)
         self._index.unregister(connection)
 
@@ -130,8 +131,9 @@ class Subscriptions:
 
         Raises:
             Problem: `forbidden`, too many topics; `service_unavailable`, Redis is unavailable;
-                `cancelled`, a topic was unsubscribed meanwhile. No topic is then
-                subscribed by this; with `forbidden`, topics subscribed before stay subscribed.
+                `cancelled`, a topic was unsubscribed meanwhile. With `forbidden`
+                nothing changes; with the others these topics are unsubscribed, also those
+                subscribed before, unless a newer request has subscribed them again.
         """
         if len(connection.topics | topics.keys()) > self._max_topics:
             raise Problem(
@@ -182,7 +184,8 @@ class Subscriptions:
 
     @contextmanager
     def cancelled_by_unsubscribe(self, connection: Connection, topics: Set[str]) -> Iterator[None]:
-        """Use around what precedes `subscribe`: the authorisation, or the admission.
+        """Use around what precedes `subscribe`: the authorisation of a request, or the admission of
+        a connection that begins with topics.
 
         Raises:
             Problem: `cancelled`, a topic was unsubscribed meanwhile.
@@ -250,6 +253,6 @@ class Subscriptions:
 
 
 def _unsubscribed() -> Problem:
-    """Its outcome is `not_sent`, because no topic is subscribed."""
+    """The problem's outcome is `not_sent`: the request has done nothing."""
     description = "Unsubscribed before the subscription was complete"
     return Problem(Code.CANCELLED, description, outcome=Outcome.NOT_SENT)

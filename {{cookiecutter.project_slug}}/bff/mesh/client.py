@@ -108,7 +108,7 @@ class MeshClient:
         self.services.append(service)
 
     async def serve(self, service: Service) -> None:
-        """Run a service in a process of its own, until SIGTERM or cancellation."""
+        """Run a service as the task of a process, until SIGTERM or cancellation."""
         terminated = asyncio.Event()
         with suppress(NotImplementedError):
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminated.set)
@@ -156,8 +156,8 @@ class MeshClient:
         return down
 
     async def wait_until_rights_checked(self) -> None:
-        """Wait until the broker has said whether this user may publish, which `status` includes
-        from then on. It has no timeout; the caller has one."""
+        """Wait until the broker has said whether the user of `AMQP_URL` may publish, which `status`
+        includes from then on. Without a timeout: set one around it."""
         await self._transport.wait_until_rights_checked()
 
     async def check_queues(self, other: MeshClient) -> dict[str, str]:
@@ -196,9 +196,9 @@ class MeshClient:
 
         `timeout`, in seconds, includes the time to connect; it is at most
         `max_request_timeout_seconds`. With `encrypted` only the service can read the call, and
-        only this client the reply. If the deadline passes, or the call is cancelled, after
-        it was sent, `late` is called once, when the reply arrives or is no longer awaited:
-        `late(result, None)` or `late(None, problem)`.
+        only this client the reply. If a call that was sent ends before its reply (by its deadline,
+        a cancellation, or the loss of the connection that sent it), `late` is called once, when the
+        reply arrives or is no longer awaited: `late(result, None)` or `late(None, problem)`.
 
         Raises:
             Problem: the error of the service, or why there is no reply.

@@ -137,7 +137,7 @@ class PendingRequests:
 
     def take_reply(self, message: Message) -> Reply | None:
         """The reply, if it has arrived: also when the wait ended for another reason (a timeout, a
-        `basic.return`, a nack). The request is then done."""
+        nack, a lost connection). The request is then done."""
         _, reply = self._replies.get(message.correlation_id, (None, None))
         if reply is None or not _has_result(reply):
             return None

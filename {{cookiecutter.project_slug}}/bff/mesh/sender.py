@@ -128,7 +128,7 @@ class MessageSender:
     def on_late(self, message: Message, late: Callable[[Any, Problem | None], None]) -> OnLate:
         """A callback for a late reply that calls `late(result, None)` or `late(None, problem)`.
 
-        Its errors are logged: neither the caller nor other callers must be affected.
+        Its errors are logged: they must affect neither this caller nor others.
         """
 
         def tell(answer: Reply | Problem) -> None:

@@ -87,10 +87,10 @@ class HandlerManager:
         connection, caller = handler.connection, handler.caller
         try:
             with self._cancelled_by_unsubscribe(connection, topics):
-                joined, of_all = await self._subscriptions.join(connection, since)
-                if await self._revocations.is_revoked_at(caller, of_all.revocations_version):
+                joined, versions = await self._subscriptions.join(connection, since)
+                if await self._revocations.is_revoked_at(caller, versions.revocations_version):
                     raise SessionEnded
-                version = of_all.retained_version
+                version = versions.retained_version
                 # A client that resumed all its streams probably has the retained broadcasts:
                 # reading them would only delay its hello.
                 retained = [] if joined.are_resumed else await self._retained(caller, version)
@@ -116,7 +116,7 @@ class HandlerManager:
             if joined.are_resumed:
                 retained = await self._retained(caller, version)
             await self._send_retained(connection, retained)
-            await self._subscriptions.catch_up(connection, joined)
+            await self._subscriptions.catch_up(connection, joined)  # the topics do already
         if self._registry.by_id(connection.id) is None:  # it was closed meanwhile
             self._subscriptions.leave(connection)
 
@@ -131,7 +131,7 @@ class HandlerManager:
         connection.close(code)
         handler.stop()
         self._handlers.pop(connection, None)
-        self._subscriptions.leave(connection)
+        self._subscriptions.leave(connection)  # and the registry
         self._metrics.connections.dec()
         self._metrics.connections_closed.labels(close_code_label(code), by).inc()
         logger.info(
@@ -172,6 +172,7 @@ class HandlerManager:
     def _cancelled_by_unsubscribe(
         self, connection: Connection, topics: Collection[str]
     ) -> AbstractContextManager[None]:
+        """An unsubscribe of a topic, by the server, ends the admission with `cancelled`."""
         if not topics:  # a WebSocket has none yet: it subscribes later, by a request
             return nullcontext()
         return self._subscriptions.cancelled_by_unsubscribe(connection, set(topics))

@@ -46,7 +46,8 @@ class MeshProxy:
         `timeout`, in seconds, includes the check. If a request is cancelled while `connection` is
         open, the browser cancelled it: a late reply is discarded, and the service's cancel method
         is called. If `connection` is closing, the browser has left: a late reply is kept if the
-        exposure has `keep_result`; otherwise the cancel method is called. Without a connection (an
+        exposure has `keep_result` and the call a trace id; otherwise the cancel method, if the
+        exposure has one, is called. Without a connection (an
         HTTP request) it is as with an open one.
 
         Raises:
@@ -64,7 +65,7 @@ class MeshProxy:
                 encrypted=exposure.encrypted,
             )
             return None
-        trace_id = secrets.token_hex(16)
+        trace_id = secrets.token_hex(16)  # the browser's need not be unique
         late = None
         if exposure.keep_result and call.trace_id is not None:
             late = LateReply(self._follow_ups, caller.user_id, call.trace_id, trace_id)

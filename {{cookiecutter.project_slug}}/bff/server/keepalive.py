@@ -14,7 +14,8 @@ _PING: Final = header(PING, 0)
 
 
 class KeepAlive(WriteBuffer):
-    """Pings the client every `ping_interval` seconds and answers its pings."""
+    """Pings the client `ping_interval` seconds after the start and after each pong, and answers its
+    pings."""
 
     __slots__ = ("_awaits_pong", "_deferred_ping", "_ping_timer")
 
@@ -39,6 +40,7 @@ class KeepAlive(WriteBuffer):
 
     def stop_pings(self) -> None:
         """Cancel the next ping and stop waiting for a pong."""
+        self._awaits_pong = False
         if self._ping_timer is not None:
             self._ping_timer.cancel()
             self._ping_timer = None

@@ -34,7 +34,7 @@ _MAX_EARLY_BYTES: Final = 65_536
 _MAX_REASON_BYTES: Final = 123
 """Bytes of a close frame's reason (RFC 6455, section 5.5)."""
 _RESPONSE: Final = b"HTTP/"
-"""How a handshake response begins, and no frame."""
+"""A handshake response begins with these bytes; a frame never does."""
 _IGNORE_INPUT_AFTER: Final = frozenset((CloseCode.TOO_MANY_REQUESTS, CloseCode.BAD_FRAME))
 """After these close codes nothing is parsed any more, because the client may be sending a flood."""
 _ABNORMAL: Final = CloseCode.ABNORMAL
@@ -94,7 +94,8 @@ class WebSocketProtocol(KeepAlive):
         self._context: contextvars.Context | None = None
         """Context variables in which a detached socket calls `_on_message` and `_on_close`."""
         self._close_code: int = _ABNORMAL
-        """The client's close code if the client closes first, else the one that was sent."""
+        """The client's close code if the client closes first, else the one that was sent, or
+        `_ABNORMAL` if there was no close frame."""
         self._closed_by_server = False
         self._abort_timer: asyncio.TimerHandle | None = None
         scheduler.connections.add(self)  # type: ignore[arg-type]
@@ -141,7 +142,8 @@ class WebSocketProtocol(KeepAlive):
     # `Detachable`
 
     def close(self, code: int, reason: str = "") -> None:
-        """Send what is buffered and a close frame. Only the first call has an effect."""
+        """Send what is buffered and a close frame; to a slow consumer only the close frame. Only
+        the first call after the handshake has an effect."""
         if self._parser is None or self.is_closing:
             return
         if code == CloseCode.SLOW_CONSUMER:

@@ -56,7 +56,8 @@ class WriteBuffer(asyncio.Protocol):
         return waiting + self.transport.get_write_buffer_size()
 
     def write(self, frame: Frame, limit: int) -> bool:
-        """Send a frame; False if others wait and it would exceed `limit` bytes (`Transport`)."""
+        """Send a frame; False if others wait and it would exceed `limit` bytes, as
+        `bff.connections.transport.Transport` defines it."""
         if self.outgoing is not None:
             return self._write_behind(frame.wire, limit)
         self.outgoing = frame.wire
