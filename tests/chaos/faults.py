@@ -6,11 +6,16 @@ import asyncio
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Final
 
 from tests.chaos.deployment import Clock, Deployment
 from tests.chaos.history import Broke, Healed, History
 from tests.chaos.plan import ALL_INSTANCES, INSTANCES, Action, Fault
 from tests.servers.server import Server
+
+_RECOVERY_SECONDS: Final = 60.0
+"""How long Redis may take to accept writes after a fault."""
 
 
 class Faults:
@@ -45,7 +50,9 @@ class Faults:
                 await self._on_server(self._deployment.rabbitmq, fault)
             else:
                 await self._on_redis(fault)
-            self._history.add(Healed(at=self._clock(), fault=fault.number))
+        if fault.target.startswith("redis"):
+            await self._until_redis_accepts_writes()
+        self._history.add(Healed(at=self._clock(), fault=fault.number))
 
     async def _replace_all(self) -> None:
         """A rolling update: each instance when the one before is ready."""
@@ -83,6 +90,14 @@ class Faults:
         else:
             await self._on_server(node, fault)
         await asyncio.to_thread(redis.remember)
+
+    async def _until_redis_accepts_writes(self) -> None:
+        """After a failover the new master refuses them until its replica has connected. The next
+        fault does not wait for that."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_RECOVERY_SECONDS):
+                while not await asyncio.to_thread(self._deployment.redis.accepts_writes):
+                    await asyncio.sleep(0.2)
 
     async def _on_server(
         self, server: Server, fault: Fault, while_down: Callable[[], None] = lambda: None

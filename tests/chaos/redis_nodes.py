@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from subprocess import TimeoutExpired
 
 from tests import servers
 from tests.chaos.plan import NODES, RedisKind
@@ -40,6 +41,15 @@ class RedisNodes:
             if name != "redis-sentinel":
                 with suppress(ServerError):
                     self.node(name).control("client", "kill", "type", "pubsub")
+
+    def accepts_writes(self) -> bool:
+        """Whether the master that Sentinel names can be written; the others always can."""
+        if self.kind is not RedisKind.SENTINEL:
+            return True
+        try:
+            return self.node("redis-master").control("set", "writable", "1", "ex", "1") == "OK\n"
+        except (ServerError, TimeoutExpired):
+            return False
 
     def remove(self) -> None:
         self._server.remove()
