@@ -40,7 +40,7 @@ class ClusterMember(member.ClusterMember):
         try:
             joined, _ = await self.subscriptions.join(connection, parse_cursor(since))
         except Problem:
-            self.registry.unregister(connection)
+            self.subscriptions.leave(connection)
             raise
         hello = Hello(connection.id, user_id, user_id, 0, 25, joined.tip_ids(), joined.recovered())
         connection.open(hello)

@@ -36,7 +36,8 @@ class JoinedStreams(tuple[JoinedStream, ...]):
         return {one.tracker.stream: one.page.tip.id_in(one.tracker.stream) for one in self}
 
     def start_positions(self) -> dict[str, Position]:
-        """The position before the first message that the connection gets of each stream."""
+        """The position before the first message that the connection gets of each stream: where the
+        client's own positions begin. It is older than the tip when messages were missed."""
         return {one.tracker.stream: one.begins_at for one in self}
 
     def recovered(self) -> dict[str, bool]:

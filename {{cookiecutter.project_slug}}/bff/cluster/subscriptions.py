@@ -58,6 +58,8 @@ class Subscriptions:
     ) -> tuple[JoinedStreams, PageWithVersions]:
         """Join a registered connection to the streams `user` and `all`, and add it to the index.
 
+        Whatever the outcome, the caller calls `leave` when the connection has closed.
+
         No message can be lost in between: the connection joins the streams on this instance
         first, then it is added to the index, and the streams are read last. Until `catch_up` it
         gets no messages of the streams.
@@ -77,11 +79,7 @@ class Subscriptions:
         user_tracker, all_tracker = self._streams.join(connection)
         user_catch_up = user_tracker.catching_up[connection]
         all_catch_up = all_tracker.catching_up[connection]
-        try:
-            user_page, versions = await self._register(connection, since)
-        except Problem:  # refused, after the user was added to this instance's set of users
-            self._index.unregister(connection)
-            raise
+        user_page, versions = await self._register(connection, since)
         joined = JoinedStreams(
             (
                 JoinedStream(user_tracker, user_catch_up, since.get("user"), user_page),
@@ -253,6 +251,6 @@ class Subscriptions:
 
 
 def _unsubscribed() -> Problem:
-    """The problem's outcome is `not_sent`: the request has done nothing."""
+    """The problem's outcome is `not_sent`: no message is lost by a retry."""
     description = "Unsubscribed before the subscription was complete"
     return Problem(Code.CANCELLED, description, outcome=Outcome.NOT_SENT)

@@ -116,7 +116,7 @@ class HandlerManager:
             if joined.are_resumed:
                 retained = await self._retained(caller, version)
             await self._send_retained(connection, retained)
-            await self._subscriptions.catch_up(connection, joined)  # the topics do already
+            await self._subscriptions.catch_up(connection, joined)  # topics: `subscribe` does it
         if self._registry.by_id(connection.id) is None:  # it was closed meanwhile
             self._subscriptions.leave(connection)
 
