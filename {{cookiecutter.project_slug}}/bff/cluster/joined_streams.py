@@ -36,8 +36,9 @@ class JoinedStreams(tuple[JoinedStream, ...]):
         return {one.tracker.stream: one.page.tip.id_in(one.tracker.stream) for one in self}
 
     def start_positions(self) -> dict[str, Position]:
-        """The position before the first message that the connection gets of each stream: where the
-        client's own positions begin. It is older than the tip when messages were missed."""
+        """The position before the first message that the connection gets of each stream. It is
+        older than the tip when messages were missed. An event stream sends it as the `id` of the
+        frame, from which the browser continues."""
         return {one.tracker.stream: one.begins_at for one in self}
 
     def recovered(self) -> dict[str, bool]:

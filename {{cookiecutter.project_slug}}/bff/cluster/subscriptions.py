@@ -247,7 +247,7 @@ class Subscriptions:
             )
         else:
             event = Event("subscribed", {"positions": joined.tip_ids()})
-            connection.send(event, joined.start_positions())
+            connection.send(event, positions=joined.start_positions())
 
 
 def _unsubscribed() -> Problem:

@@ -109,7 +109,8 @@ class HandlerManager:
             connection.close(CloseCode.SERVER_ERROR, "try again")
         else:
             streams = JoinedStreams((*joined, *more))
-            connection.open(self._hello(connection, caller, streams), streams.start_positions())
+            hello = self._hello(connection, caller, streams)
+            connection.open(hello, positions=streams.start_positions())
             if connection.close_code is None:
                 logger.info("connection opened", extra=_log_fields(connection))
                 handler.start_receiving()
@@ -180,7 +181,7 @@ class HandlerManager:
     async def _subscribe(
         self, connection: Connection, since: Mapping[str, Position], topics: Collection[str]
     ) -> JoinedStreams:
-        self._context.topic_limit.check(connection.user_id, topics)
+        self._context.topic_limit.count(connection.user_id, topics)
         requests = {topic: since.get(f"topic:{topic}") for topic in topics}
         return await self._subscriptions.subscribe(connection, requests)
 

@@ -24,7 +24,7 @@ class TopicLimit:
         self._registry = registry
         self._buckets = TokenBuckets(most / settings.unused_topic_seconds, most)
 
-    def check(self, user_id: str, topics: Iterable[str]) -> None:
+    def count(self, user_id: str, topics: Iterable[str]) -> None:
         """Count the topics that a user subscribes to. More than all connections of the user can
         have are not counted: `Subscriptions` forbids them, and waiting would not help.
 
