@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 import pytest
+from bff.redis.client import RedisClient, create_client
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 from bff.testing import RunningBff, run
@@ -26,6 +27,13 @@ def settings_class() -> type[Settings]:
 @pytest.fixture
 def metrics() -> Metrics:
     return Metrics()
+
+
+@pytest.fixture
+async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
+    client = create_client(settings.redis_url)
+    yield client
+    await client.aclose()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from bff.endpoints import tickets as tickets_endpoint
 from bff.endpoints.dependencies import CallerDep
 from bff.realtime.handshake_limit import HandshakeLimit
 from bff.realtime.limits import TokenBuckets
-from bff.redis.client import RedisClient, create_client
+from bff.redis.client import RedisClient
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
 from bff.testing.plugin import SECRET
@@ -29,13 +29,6 @@ from jose import jwt
 from tests.engine.doubles import NothingRevoked
 
 MakeToken = Callable[..., str]
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
-    client = create_client(settings.redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +13,7 @@ from bff.cluster.streams import PageWithVersions, StreamReader
 from bff.connections.messages import Event
 from bff.db.database import Database
 from bff.names import check_event_name
-from bff.redis.client import RedisClient, create_client
+from bff.redis.client import RedisClient
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
 
@@ -52,13 +51,6 @@ class RecordingMessenger:
         if self.failure is not None:
             raise self.failure
         self.sent.append((audience, to, topic, event))
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
-    client = create_client(settings.redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from bff.connections.connection import Connection, new_connection_id
 from bff.connections.messages import Hello
 from bff.connections.positions import parse_cursor
 from bff.errors import Problem
-from bff.redis.client import RedisClient, create_client
+from bff.redis.client import RedisClient
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 from redis.asyncio import RedisCluster
@@ -63,13 +63,6 @@ def everywhere(redis: RedisClient) -> dict[str, Any]:
 
 
 StartInstance = Callable[..., Coroutine[Any, Any, ClusterMember]]
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
-    client = create_client(settings.redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

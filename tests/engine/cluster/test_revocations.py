@@ -125,17 +125,24 @@ async def test_a_revocation_during_a_stall_is_applied_once_messages_arrive_again
         await until(lambda: closed == ["s:s-1"])
 
 
-async def test_a_lost_message_is_made_up_for_by_the_next_one(
-    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+async def revoke_unheard(
+    a: ClusterMember, b: ClusterMember, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    a, b = await start(), await start(pubsub_probe_seconds=60)  # compares rarely
-    await until_in_sync(a, b)
+    """Revoke Alice's session on one instance; another one loses the message."""
     with monkeypatch.context() as patch:
         heard = asyncio.Event()
         patch.setattr(b.revocations, "on_message", lambda _: heard.set())
         await a.revocations.revoke_session("s-1")
         await heard.wait()
     assert not b.revocations.is_revoked(ALICE)
+
+
+async def test_a_lost_message_is_made_up_for_by_the_next_one(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(), await start(pubsub_probe_seconds=60)  # compares rarely
+    await until_in_sync(a, b)
+    await revoke_unheard(a, b, monkeypatch)
     await a.revocations.revoke_session("s-9")
     await until(lambda: b.revocations.is_revoked(ALICE))
 
@@ -257,12 +264,7 @@ async def test_a_connect_that_is_ahead_of_the_copy_makes_the_instance_compare_it
 ) -> None:
     a, b = await start(), await start(pubsub_probe_seconds=60)  # compares rarely
     await until_in_sync(a, b)
-    with monkeypatch.context() as patch:
-        heard = asyncio.Event()
-        patch.setattr(b.revocations, "on_message", lambda _: heard.set())
-        await a.revocations.revoke_session("s-1")
-        await heard.wait()
-    assert not b.revocations.is_revoked(ALICE)
+    await revoke_unheard(a, b, monkeypatch)
     assert not await b.revocations.is_revoked_at(OTHER_SESSION, await version(a))
     await until(lambda: b.revocations.is_revoked(ALICE))
 

@@ -601,6 +601,26 @@ async def test_a_message_that_came_before_a_page_of_an_older_epoch_is_delivered(
     await until(lambda: numbers_of(alice) == [1])
 
 
+async def test_a_loss_that_is_found_while_a_connection_catches_up_is_reported_and_counted(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    tracker = a.streams.of_user("alice")
+    assert tracker is not None
+    for number in range(3):
+        await a.messenger.to_user("alice", "n", number)
+    await until(lambda: numbers_of(alice) == [0, 1, 2])
+    assert tracker.position is not None
+    await redis.delete(a.streams.keys_of(tracker).stream)
+    at = Position(tracker.position.epoch, 1)
+    tracker.catching_up[alice] = catch_up = CatchUp()
+    await a.stream_hub.catch_up(alice, tracker, catch_up, at, Page(at, complete=True))
+    assert gaps_of(alice) == [{"user": tracker.position.id_in("user")}]
+    assert metric(a, "bff_gaps_total", stream="user") == 1
+    assert not tracker.catching_up
+
+
 async def test_leave_removes_all_state(start: StartInstance) -> None:
     a = await start()
     alice = await a.join("alice")

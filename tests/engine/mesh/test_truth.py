@@ -474,7 +474,7 @@ def test_each_call_is_told_once_what_became_of_it(events: list[tuple[int, str, b
             if not one.unsure:
                 assert one.late == []
             if one.call.cancelled() and "return" not in one.steps:
-                assert len(one.late) == 1, "whoever stopped waiting is told"
+                assert len(one.late) == 1, "a caller that stopped waiting is told"
         pending = mesh._pending_requests
         assert not pending._total
         assert not pending._replies

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from types import SimpleNamespace
 
 import pytest
 from bff.cluster.keys import Keys
 from bff.realtime import event_handler_names
 from bff.realtime.event_handler_names import EventHandlerNames
-from bff.redis.client import RedisClient, create_client
+from bff.redis.client import RedisClient
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
 from bff.testing import until
 
 TWO_WEEKS = 14 * 24 * 3600
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
-    client = create_client(settings.redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

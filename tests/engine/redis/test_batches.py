@@ -237,7 +237,7 @@ class TestProbe:
         nodes = [*cluster.nodes.values()]
         self.has(cluster, monkeypatch, nodes)
         subscribed: Any = type("PubSub", (), {"node": nodes[position]})
-        await publish_probe(cluster.client, "channel", b"probe", tests=subscribed)
+        await publish_probe(cluster.client, "channel", b"probe", subscription=subscribed)
         options = {"target_nodes": nodes[1 - position]}
         assert published == [(("PUBLISH", "channel", b"probe"), options)]
 
@@ -247,7 +247,7 @@ class TestProbe:
         node = cluster.nodes["a"]
         self.has(cluster, monkeypatch, [node])
         subscribed: Any = type("PubSub", (), {"node": node})
-        await publish_probe(cluster.client, "channel", b"probe", tests=subscribed)
+        await publish_probe(cluster.client, "channel", b"probe", subscription=subscribed)
         assert published == [(("PUBLISH", "channel", b"probe"), {"target_nodes": node})]
 
     async def test_a_retry_may_subscribe_at_another_node(
@@ -266,7 +266,7 @@ class TestProbe:
         redis = create_client("memory://")
         pubsub = await create_pubsub(redis)
         await pubsub.subscribe("channel")
-        await publish_probe(redis, "channel", b"probe", tests=pubsub)
+        await publish_probe(redis, "channel", b"probe", subscription=pubsub)
         async with asyncio.timeout(15):
             async for message in pubsub.listen():
                 if message["type"] == "message":

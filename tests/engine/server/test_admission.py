@@ -17,7 +17,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from tests.engine.server.doubles import ManualLoop
-from tests.engine.server.test_deadlines import GET, Site
+from tests.engine.server.http_site import GET, Site
 from tests.engine.server.test_handshake import request
 
 

@@ -10,7 +10,7 @@ import pytest
 from bff.connections.transport import EXTENSION
 
 from tests.engine.server.doubles import Frames, frames_of
-from tests.engine.server.test_deadlines import Site
+from tests.engine.server.http_site import Site
 from tests.engine.server.test_handshake import request
 from tests.engine.server.test_protocol import masked
 

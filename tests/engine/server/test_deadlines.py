@@ -2,104 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
-from bff.server.admission import Config
-from bff.server.http import HttpProtocol
-from bff.server.protocol import WebSocketProtocol
-from uvicorn.server import ServerState
 
-from tests.engine.server.doubles import ManualLoop, PeerTransport
+from tests.engine.server.http_site import GET, HEAD_SECONDS, LARGE, Site, closed_at_the_end, post
 
-HEAD_SECONDS, BODY_SECONDS, ANSWER_SECONDS = 30.0, 10.0, 30.0
+BODY_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 MIN_BODY_BYTES = 10 * 1024
-LARGE = 1_000_000
-GET = b"GET /word HTTP/1.1\r\nHost: x\r\n\r\n"
-
-
-class Site:
-    """One connection to an application whose answers the test holds back, or lets go."""
-
-    def __init__(self, last_request_seconds: float = 0.0, *, is_stalled: bool = False) -> None:
-        self.loop = ManualLoop()
-        self.transport = PeerTransport(self.loop)
-        self.transport.is_stalled = is_stalled
-        self.may_answer = asyncio.Event()
-        self.may_answer.set()
-        self.scope: dict[str, Any] = {}
-        """Of the last request."""
-        self.bodies: list[bytes] = []
-        config = Config(
-            self.app,
-            ws=WebSocketProtocol,
-            interface="asgi3",
-            lifespan="off",
-            log_config=None,
-            timeout_keep_alive=3600,
-        )
-        config.last_request_seconds = last_request_seconds
-        loop: Any = self.loop
-        transport: Any = self.transport
-        self.state = self.make_state()
-        self.protocol = HttpProtocol(config, self.state, {}, _loop=loop)
-        self.transport.set_protocol(self.protocol)
-        self.protocol.connection_made(transport)
-
-    def make_state(self) -> ServerState:
-        return ServerState()
-
-    async def app(self, scope: Any, receive: Any, send: Any) -> None:
-        self.scope = scope
-        await self.may_answer.wait()
-        body, more = b"", True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return
-            body += message["body"]
-            more = message["more_body"]
-        self.bodies.append(body)
-        text = bytes(LARGE) if scope["path"] == "/large" else b"word"
-        length = (b"content-length", b"%d" % len(text))
-        await send({"type": "http.response.start", "status": 200, "headers": [length]})
-        await send({"type": "http.response.body", "body": text})
-
-    async def receives(self, data: bytes) -> None:
-        self.protocol.data_received(data)
-        await self.settle()
-
-    async def settle(self) -> None:
-        for _ in range(20):
-            self.loop.settle()
-            await asyncio.sleep(0)
-
-    async def lives_for(self, seconds: float) -> bool:
-        """Whether the connection is open after this time."""
-        self.loop.advance(seconds)
-        await self.settle()
-        return not self.transport.is_lost
-
-    @property
-    def answers(self) -> int:
-        return self.transport.written.count(b"HTTP/1.1 200 OK\r\n")
 
 
 @pytest.fixture
 async def site() -> AsyncIterator[Site]:
-    made = Site()
-    yield made
-    made.transport.abort()
-    made.may_answer.set()
-    await made.settle()
-    assert not made.loop.timers, "left behind by a closed connection"
-    assert not made.state.connections
-
-
-def post(length: int) -> bytes:
-    return b"POST /word HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % length
+    async with closed_at_the_end(Site()) as made:
+        yield made
 
 
 async def test_a_head_has_its_time_from_its_first_byte_however_it_drips(site: Site) -> None:

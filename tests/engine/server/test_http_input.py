@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.server.doubles import frames_of
-from tests.engine.server.test_deadlines import GET, HEAD_SECONDS, Site, post
+from tests.engine.server.http_site import GET, HEAD_SECONDS, Site, closed_at_the_end, post
 from tests.engine.server.test_handshake import request
 from tests.engine.server.test_protocol import masked
 
@@ -40,13 +40,8 @@ class Echo(Site):
 
 @pytest.fixture
 async def site() -> AsyncIterator[Echo]:
-    made = Echo()
-    yield made
-    made.transport.abort()
-    made.may_answer.set()
-    await made.settle()
-    assert not made.loop.timers, "left behind by a closed connection"
-    assert not made.state.connections
+    async with closed_at_the_end(Echo()) as made:
+        yield made
 
 
 def status_of(site: Site) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from bff.auth.session_key import SessionKey
 from bff.auth.session_tokens import Tokens
 from bff.auth.sessions import SessionStore, SignIn
 from bff.errors import Code, Problem
-from bff.redis.client import RedisClient, create_client
+from bff.redis.client import RedisClient
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
 from bff.testing import until
@@ -95,13 +95,6 @@ class Instance:
 def key_of(caller: Caller) -> SessionKey:
     assert caller.session is not None
     return caller.session
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
-    client = create_client(settings.redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,7 @@ from bff.auth import sessions
 from bff.auth.session_key import SessionKey
 from bff.auth.session_tokens import Tokens
 from bff.auth.sessions import SessionStore, SignIn
-from bff.redis.client import RedisClient, create_client
+from bff.redis.client import RedisClient
 from bff.redis.pipeline import AutoPipeline
 from bff.settings import Settings
 
@@ -45,13 +44,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(sessions, "time", SimpleNamespace(time=clock.time))
     return clock
-
-
-@pytest.fixture
-async def redis(settings: Settings) -> AsyncIterator[RedisClient]:
-    client = create_client(settings.redis_url)
-    yield client
-    await client.aclose()
 
 
 @pytest.fixture

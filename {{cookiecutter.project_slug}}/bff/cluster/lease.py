@@ -59,6 +59,10 @@ class Lease:
         """`<instance>#<generation>`: the name of the lease, and the first part of index entries."""
         return f"{self.instance_id}#{self.generation}"
 
+    def is_known(self, member: str) -> bool:
+        """Whether a lease existed, expired or not, when this one was last renewed."""
+        return f" {member} " in self.known_members
+
     async def renew(self) -> bool:
         """Renew the lease; False when it has expired or Redis has lost it."""
         return bool(self.generation) and await self._run_script(take=False)

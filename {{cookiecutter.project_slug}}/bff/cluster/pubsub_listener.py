@@ -137,7 +137,7 @@ class PubSubListener:
         while True:
             try:
                 async with asyncio.timeout(self._stalled_after):
-                    await publish_probe(self._redis, self._own_channel, _PROBE, tests=pubsub)
+                    await publish_probe(self._redis, self._own_channel, _PROBE, subscription=pubsub)
                 self._probe_error = ""
             except UNAVAILABLE as error:
                 self._probe_error = f", last probe: {why(error)}"

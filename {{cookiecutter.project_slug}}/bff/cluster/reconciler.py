@@ -145,7 +145,7 @@ class Reconciler:
         self._without_lease = {
             member: at
             for member, at in self._without_lease.items()
-            if at > oldest and f" {member} " not in self._lease.known_members
+            if at > oldest and not self._lease.is_known(member)
         }
 
     async def _remove_absent(self, member: str, users: Sequence[str]) -> None:

@@ -129,9 +129,9 @@ class Subscriptions:
 
         Raises:
             Problem: `forbidden`, too many topics; `service_unavailable`, Redis is unavailable;
-                `cancelled`, a topic was unsubscribed meanwhile. With `forbidden`
-                nothing changes; with the others these topics are unsubscribed, also those
-                subscribed before, unless a newer request has subscribed them again.
+                `cancelled`, a topic was unsubscribed meanwhile. With `forbidden` nothing changes;
+                with the others these topics are unsubscribed, also those subscribed before, unless
+                a newer request has subscribed them again.
         """
         if len(connection.topics | topics.keys()) > self._max_topics:
             raise Problem(
@@ -251,6 +251,5 @@ class Subscriptions:
 
 
 def _unsubscribed() -> Problem:
-    """The problem's outcome is `not_sent`: no message is lost by a retry."""
     description = "Unsubscribed before the subscription was complete"
     return Problem(Code.CANCELLED, description, outcome=Outcome.NOT_SENT)

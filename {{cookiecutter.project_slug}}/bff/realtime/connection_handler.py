@@ -240,9 +240,8 @@ class ConnectionHandler:
             self._context.subscriptions.revoke(self.connection, lost)
         if self.connection.details["session_id"] != caller.session_id:
             self.connection.details["session_id"] = caller.session_id
-            with suppress(
-                *UNAVAILABLE
-            ):  # then the index entry has the old session until it is written again
+            # Without Redis the index entry has the old session until it is written again.
+            with suppress(*UNAVAILABLE):
                 await self._context.subscriptions.update_entry(self.connection)
         return {"expires_at": caller.expires_at, "expires_in": seconds_until(caller.expires_at)}
 

@@ -47,8 +47,8 @@ class MeshProxy:
         open, the browser cancelled it: a late reply is discarded, and the service's cancel method
         is called. If `connection` is closing, the browser has left: a late reply is kept if the
         exposure has `keep_result` and the call a trace id; otherwise the cancel method, if the
-        exposure has one, is called. Without a connection (an
-        HTTP request) it is as with an open one.
+        exposure has one, is called. Without a connection (an HTTP request) it is as with an open
+        one.
 
         Raises:
             Problem: the error that the browser gets.

@@ -206,16 +206,18 @@ async def create_pubsub(redis: RedisClient) -> Any:
     return redis.pubsub()
 
 
-async def publish_probe(redis: RedisClient, channel: str, text: bytes, *, tests: Any) -> None:
-    """Publish a message that proves that a subscription works: `tests`, redis-py's `PubSub`.
+async def publish_probe(
+    redis: RedisClient, channel: str, text: bytes, *, subscription: Any
+) -> None:
+    """Publish a message that proves that a subscription works, which is a `PubSub` of redis-py.
 
-    In a cluster it is published at another node than the one of `tests`: a node that is cut off
+    In a cluster it is published at another node than the subscription's: a node that is cut off
     still delivers its own messages.
     """
     options: dict[str, Any] = {}
     if isinstance(redis, RedisCluster):
         await redis.initialize()
         nodes = redis.get_primaries()
-        others = [node for node in nodes if node != tests.node]
+        others = [node for node in nodes if node != subscription.node]
         options["target_nodes"] = random.choice(others or nodes)  # noqa: S311
     await redis.execute_command("PUBLISH", channel, text, **options)

@@ -35,8 +35,8 @@ _HEADERS: Final = [
 ]
 _BODY: Final = b"Too many connections\n"
 REFUSAL: Final = handshake.response(_SERVICE_UNAVAILABLE, _HEADERS[:2], _BODY)
-"""The same response as bytes, for a WebSocket handshake on a spare connection, which no ASGI app
-sees. `handshake.response` adds the other headers."""
+"""The same response as bytes, where no ASGI app runs: for a connection beyond `hard_limit`, and for
+a WebSocket handshake beyond `limit`. `handshake.response` adds the other headers."""
 
 
 class Config(uvicorn.Config):
