@@ -175,7 +175,7 @@ class Bff:
         )
         self.realtime.check_injection(dependencies.types | self._providers.keys())
         self.dispatcher = Dispatcher(self.realtime, dependencies)
-        join_mesh(self.realtime, dependencies)
+        join_mesh(self.realtime, dependencies, self._redis_error)
         if settings.amqp_url == "memory://":
             for stand_in in stand_ins:
                 service = stand_in(self.mesh.publish)
@@ -282,6 +282,10 @@ class Bff:
             session=caller.session_id,
             reason="refresh refused",
         )
+
+    def _redis_error(self) -> str:
+        error = self.index.lease_error
+        return error and f"Redis: {error}"
 
     async def _start(self) -> None:
         cluster = self.cluster

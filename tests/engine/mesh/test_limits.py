@@ -16,6 +16,7 @@ from bff.mesh import receiver
 from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler, MeshEvent, RetryEvent
 from bff.mesh.messages import Delivery
+from bff.mesh.rabbitmq import event_queue
 from bff.mesh.rabbitmq.service_queue import CONCURRENT_CALLS, MAX_REDELIVERIES
 from bff.mesh.service import Service
 from bff.settings import Settings
@@ -240,6 +241,47 @@ async def test_an_event_that_ends_the_process_costs_only_itself(
 
     await until(arrived)
     assert letters == [raw(topic, "poison")]
+
+
+@pytest.mark.parametrize("begins", ["before the start", "while idle", "during an event"])
+async def test_lost_connections_count_no_delivery_while_no_event_can_be_handled(
+    start_client: StartClient, engine: Engine, monkeypatch: pytest.MonkeyPatch, begins: str
+) -> None:
+    """For example while Redis is unavailable. Else the event would become a dead letter."""
+    if not isinstance(engine, RabbitEngine):
+        pytest.skip("the in-process mesh counts no deliveries")
+    monkeypatch.setattr(receiver, "MAX_DELIVERIES", 3)
+    monkeypatch.setattr(event_queue, "UNAVAILABLE_SECONDS", 0.05)
+    fails, unavailable = True, "no Redis" if begins == "before the start" else ""
+    tries, handled = 0, list[Any]()
+
+    async def handle(event: MeshEvent) -> None:
+        nonlocal tries
+        tries += 1
+        if fails:
+            raise RetryEvent("no Redis", limited=False)
+        handled.append(event.payload)
+
+    topic = f"t{id(engine)}.a"
+    mesh = await start_client(EventHandler("first", topic, handle, lambda: unavailable))
+    if begins == "while idle":
+        await until(lambda: not mesh.consumers_down)
+        unavailable = "no Redis"
+        await until(lambda: mesh.consumers_down)
+    await engine.send_raw_event(topic, raw(topic, 1))
+    if begins == "during an event":
+        await until(lambda: tries)
+        unavailable = "no Redis"
+    for _ in range(4):
+        await _restart(engine)
+        await until(lambda: "no Redis" in mesh.consumers_down.values())
+    tries_before = tries
+    fails, unavailable = False, ""
+    await until(lambda: handled)
+    assert handled == [1]
+    assert tries == tries_before + 1
+    await until(lambda: not mesh.consumers_down)
+    assert not await engine.dead_letters()
 
 
 async def test_a_call_that_ends_the_process_costs_only_itself(

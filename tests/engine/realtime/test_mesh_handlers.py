@@ -77,6 +77,22 @@ async def test_other_errors_lead_to_no_retry(settings: Settings, error: Exceptio
         await _handle(settings, error)
 
 
+async def test_no_event_is_taken_while_the_lease_cannot_be_renewed(settings: Settings) -> None:
+    """Redis is unavailable then: see `EventHandler.unavailable`."""
+    realtime = RealtimeRouter()
+
+    @realtime.event("a", name="handler")
+    async def handler(event: MeshEvent) -> None: ...
+
+    app = create_app(settings, realtime)
+    event_handler = app.state.bff.mesh._event_handlers[-1]
+    assert event_handler.unavailable() == "Redis: no lease yet"
+    async with run(app):
+        assert event_handler.unavailable() == ""
+        app.state.bff.index.lease_error = "gone"
+        assert event_handler.unavailable() == "Redis: gone"
+
+
 async def test_a_redelivered_event_sends_nothing_twice(settings: Settings) -> None:
     realtime = RealtimeRouter()
     sent: list[Any] = []

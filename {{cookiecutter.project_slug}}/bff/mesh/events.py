@@ -56,6 +56,10 @@ class EventHandler:
     handler: Callable[[MeshEvent], Awaitable[None]]
     """Returns when the event has been handled. Raises `RetryEvent` to get the event again. After
     any other error the event moves to the dead-letter queue."""
+    unavailable: Callable[[], str] = lambda: ""
+    """Why `handler` could handle no event now, for example because Redis is unavailable; or empty.
+    Meanwhile RabbitMQ's queue is not consumed: whenever the connection of a consumer is lost,
+    RabbitMQ counts a delivery for the event that it holds."""
 
     def __post_init__(self) -> None:
         if not _HANDLER_NAME.fullmatch(self.name):

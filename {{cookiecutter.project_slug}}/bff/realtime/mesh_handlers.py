@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import BaseModel
@@ -29,10 +30,18 @@ from bff.realtime.router import RealtimeRouter
 from bff.redis.client import UNAVAILABLE, why
 
 
-def join_mesh(router: RealtimeRouter, dependencies: HandlerDependencies) -> None:
-    """Register the event handlers, and the service `APP_NAME` if the router serves methods."""
+def join_mesh(
+    router: RealtimeRouter, dependencies: HandlerDependencies, redis_error: Callable[[], str]
+) -> None:
+    """Register the event handlers, and the service `APP_NAME` if the router serves methods.
+
+    `redis_error` returns why Redis is unavailable, or an empty string. Meanwhile no event is
+    taken from a queue.
+    """
     for declared in router.event_handlers.values():
-        dependencies.mesh.add_event_handler(bind_event_handler(declared, dependencies))
+        event_handler = bind_event_handler(declared, dependencies)
+        event_handler.unavailable = redis_error
+        dependencies.mesh.add_event_handler(event_handler)
     if router.served_methods:
         key = dependencies.settings.mesh_private_key_file
         service = Service(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import datetime as dt
+from contextlib import suppress
 from typing import Any
 
 from aiormq import Channel
@@ -35,6 +36,8 @@ MAX_DEAD_LETTERS = 10_000
 """Of dead letters, and of overflow: each has a queue, so that one cannot push out the other."""
 DELIVERY_LIMIT = 100
 """The queue's own limit. The consumer's is lower (`receiver.MAX_DELIVERIES`)."""
+UNAVAILABLE_SECONDS = 2
+"""How often to ask an event handler that has no event whether it could handle one."""
 
 
 class EventConsumer(QueueConsumer):
@@ -54,8 +57,8 @@ class EventConsumer(QueueConsumer):
         channel, acked = await open_channel(connection, confirms=True), AckedDeliveries()
         handling = asyncio.get_running_loop().create_task(self._handle(channel, acked, deliveries))
         try:
+            await self._declare_and_wait(channel)
             async with asyncio.timeout(BROKER_SECONDS):
-                await self.declare(channel)
                 await channel.basic_qos(prefetch_count=PREFETCH)
                 await channel.basic_consume(self._queue, deliveries.put)
             await self.wait_until_lost(channel, acked, handling)
@@ -85,6 +88,18 @@ class EventConsumer(QueueConsumer):
         exchange = self._settings.events_exchange
         await channel.queue_bind(self._queue, exchange, routing_key=self._event_handler.topic)
 
+    async def _declare_and_wait(self, channel: Channel) -> None:
+        """Declare the queue, so that it receives events. Then wait until they can be handled."""
+        while True:
+            async with asyncio.timeout(BROKER_SECONDS):
+                await self.declare(channel)
+            self.ready.set()
+            reason = self._event_handler.unavailable()
+            if not reason:
+                return
+            self._report(reason)
+            await asyncio.sleep(UNAVAILABLE_SECONDS)
+
     async def _handle(
         self,
         channel: Channel,
@@ -92,7 +107,7 @@ class EventConsumer(QueueConsumer):
         deliveries: asyncio.Queue[DeliveredMessage],
     ) -> None:
         while True:
-            message = await deliveries.get()
+            message = await self._next(deliveries)
             delivery = to_delivery(message)
             handled = await self._receiver.on_event(self._event_handler, delivery)
             raise_if_cancelled()
@@ -103,6 +118,20 @@ class EventConsumer(QueueConsumer):
                 await channel.basic_ack(tag, wait=False)
             if handled:  # a dead letter keeps its idempotency keys
                 acked.add(delivery)
+
+    async def _next(self, deliveries: asyncio.Queue[DeliveredMessage]) -> DeliveredMessage:
+        """Wait for the next event.
+
+        Raises:
+            ConnectionLost: no event is here, and none could be handled now. The consumer ends and
+                waits, so that it does not become the active one, which is sent the next event.
+        """
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(UNAVAILABLE_SECONDS):
+                    return await deliveries.get()
+            if reason := self._event_handler.unavailable():
+                raise ConnectionLost(reason)
 
     async def _move(self, channel: Channel, message: DeliveredMessage, delivery: Delivery) -> None:
         """Publish an event to the dead letters, with RabbitMQ's header for them.
