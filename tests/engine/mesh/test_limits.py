@@ -131,6 +131,30 @@ async def test_the_time_for_retries_begins_with_the_first_one_and_includes_the_p
     assert fewest <= tries <= most
 
 
+async def test_the_time_of_an_outage_does_not_count_as_time_of_retries(
+    mesh: MeshClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, skipped = asyncio.get_running_loop(), 0.0
+    time = loop.time
+    monkeypatch.setattr(loop, "time", lambda: time() + skipped)
+    monkeypatch.setattr(receiver, "backoff_delays", lambda *_: itertools.repeat(0.01))
+    monkeypatch.setattr(mesh._receiver, "_limits", receiver.RetryLimits(10, 900))
+    tries = 0
+
+    async def handle(_: MeshEvent) -> None:
+        nonlocal tries, skipped
+        tries += 1
+        if tries in (2, 4):
+            skipped += 3600
+            raise RetryEvent("no Redis", limited=False)
+        if tries < 6:
+            raise RetryEvent("not now")
+
+    delivery = Delivery("t", raw("t", 1), "c")
+    assert await mesh._receiver.on_event(EventHandler("first", "t", handle), delivery)
+    assert tries == 6
+
+
 @pytest.mark.parametrize(("deliveries", "tried"), [(9, True), (10, False)])
 async def test_an_event_that_was_delivered_too_often_is_not_handled(
     mesh: MeshClient, metrics: Metrics, deliveries: int, tried: bool
@@ -245,15 +269,24 @@ async def test_an_event_that_ends_the_process_costs_only_itself(
 
 @pytest.mark.parametrize("begins", ["before the start", "while idle", "during an event"])
 async def test_lost_connections_count_no_delivery_while_no_event_can_be_handled(
-    start_client: StartClient, engine: Engine, monkeypatch: pytest.MonkeyPatch, begins: str
+    start_client: StartClient,
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    begins: str,
 ) -> None:
     """For example while Redis is unavailable. Else the event would become a dead letter."""
     if not isinstance(engine, RabbitEngine):
         pytest.skip("the in-process mesh counts no deliveries")
-    monkeypatch.setattr(receiver, "MAX_DELIVERIES", 3)
+    monkeypatch.setattr(receiver, "MAX_DELIVERIES", 2 if begins == "during an event" else 1)
     monkeypatch.setattr(event_queue, "UNAVAILABLE_SECONDS", 0.05)
     fails, unavailable = True, "no Redis" if begins == "before the start" else ""
-    tries, handled = 0, list[Any]()
+    questions, tries, handled = 0, 0, list[Any]()
+
+    def why_unavailable() -> str:
+        nonlocal questions
+        questions += 1
+        return unavailable
 
     async def handle(event: MeshEvent) -> None:
         nonlocal tries
@@ -263,7 +296,7 @@ async def test_lost_connections_count_no_delivery_while_no_event_can_be_handled(
         handled.append(event.payload)
 
     topic = f"t{id(engine)}.a"
-    mesh = await start_client(EventHandler("first", topic, handle, lambda: unavailable))
+    mesh = await start_client(EventHandler("first", topic, handle, why_unavailable))
     if begins == "while idle":
         await until(lambda: not mesh.consumers_down)
         unavailable = "no Redis"
@@ -275,13 +308,16 @@ async def test_lost_connections_count_no_delivery_while_no_event_can_be_handled(
     for _ in range(4):
         await _restart(engine)
         await until(lambda: "no Redis" in mesh.consumers_down.values())
-    tries_before = tries
+    questions, tries_before = 0, tries
+    await until(lambda: questions > 3)
     fails, unavailable = False, ""
     await until(lambda: bool(handled))
     assert handled == [1]
     assert tries == tries_before + 1
     await until(lambda: not mesh.consumers_down)
     assert not await engine.dead_letters()
+    stopped = [one.__dict__["reason"] for one in caplog.records if "stopped" in one.message]
+    assert stopped.count("no Redis") == (begins == "while idle"), "it waits without restarting"
 
 
 async def test_a_call_that_ends_the_process_costs_only_itself(

@@ -13,7 +13,7 @@ from bff.realtime.dispatcher import Dispatcher
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from pydantic import BaseModel
-from redis.exceptions import RedisError
+from redis.exceptions import DataError, RedisError
 
 from tests.engine.echo import create_app
 
@@ -43,6 +43,19 @@ def dispatcher_of(settings: Settings, realtime: RealtimeRouter, **changes: Any) 
     app = create_app(settings.model_copy(update=changes), realtime)
     dispatcher: Dispatcher = app.state.bff.dispatcher
     return dispatcher
+
+
+async def test_a_value_that_redis_cannot_store_is_a_bug_of_the_handler(settings: Settings) -> None:
+    """It is told as `internal` and logged, like any other: not as an unavailable Redis."""
+    realtime = RealtimeRouter()
+
+    @realtime.method("failing.call")
+    async def fail() -> None:
+        raise DataError("a list is no user id")
+
+    dispatcher = dispatcher_of(settings, realtime)
+    with pytest.raises(DataError):
+        await dispatcher.call(ALICE, Call(service="failing", method="call"))
 
 
 @pytest.mark.parametrize(("failure", "code", "outcome"), FAILURES, ids=repr)

@@ -142,6 +142,22 @@ async def test_only_an_outage_of_redis_is_waited_out_without_limit(
     assert caught.value.limited is is_limited
 
 
+async def test_a_value_that_redis_cannot_store_is_a_bug_of_the_served_method(
+    settings: Settings,
+) -> None:
+    """Its caller is told `internal`, and not to try again later."""
+    realtime = RealtimeRouter()
+
+    @realtime.mesh_method("order")
+    async def order(messenger: Messenger) -> None:
+        raise DataError("a list is no user id")
+
+    app = create_app(settings)
+    answer = _bind_method(realtime.served_methods["order"], app.state.bff.dispatcher._dependencies)
+    with pytest.raises(DataError):
+        await answer(MeshRequest("order", {}, {}, "t", "c", "a"))
+
+
 class Order(BaseModel):
     number: int
 

@@ -19,10 +19,11 @@ from bff.mesh.service import Service
 from bff.telemetry.metrics import Metrics
 
 HANDLER_SECONDS = 60
-"""The time limit of an event handler. After it the event is a dead letter."""
+"""The time limit of one try of an event handler. After it the event is a dead letter."""
 MAX_DELIVERIES = 10
-"""An event that was delivered this often without an acknowledgement is a dead letter: its handler
-may crash the process. The queue itself has a higher limit, which cannot be changed."""
+"""An event that was delivered this often before, without an acknowledgement, is a dead letter: its
+handler may crash the process. The queue itself has a higher limit (`event_queue.DELIVERY_LIMIT`):
+RabbitMQ would move the event to the overflow queue."""
 STUCK_SECONDS = 60
 """An event handler that retries one event for longer is reported as stuck."""
 
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 class RetryLimits:
     """How long an event handler may retry one event."""
 
-    tries: int
+    retries: int
     seconds: float
 
 
@@ -92,8 +93,8 @@ class MessageReceiver:
         self._pending_requests.fail_all()
 
     async def on_call(self, service: Service, delivery: Delivery) -> Message | None:
-        """Let the service answer, and count the call. None: there is no reply to send. A call that
-        is cancelled is not counted: it will be delivered again."""
+        """Let the service answer, and count the call. Returns None if there is no reply to send. A
+        call that is cancelled is not counted: it will be delivered again."""
         outcome = "failed"
         try:
             reply = await service.answer(delivery)
@@ -138,18 +139,18 @@ class MessageReceiver:
             RetryEvent: the limits are reached.
         """
         try:
-            tries = 0
-            since: float | None = None
+            time = asyncio.get_running_loop().time
+            retries, seconds = 0, 0.0
             for pause in backoff_delays(0.1, 5):
+                began = time()
                 try:
                     async with asyncio.timeout(HANDLER_SECONDS):
                         return await event_handler.handler(event)
                 except RetryEvent as reason:
-                    if reason.limited:  # not while Redis or the mesh is unavailable
-                        now = asyncio.get_running_loop().time()
-                        since = since or now
-                        tries += 1
-                        if tries > self._limits.tries or now + pause - since > self._limits.seconds:
+                    if reason.limited:  # tries while Redis is unavailable do not count
+                        retries += 1
+                        seconds += time() - began + pause
+                        if retries > self._limits.retries or seconds > self._limits.seconds:
                             raise
                     self._report_retry(event_handler.name, pause, str(reason))
                     await asyncio.sleep(pause)
@@ -170,4 +171,4 @@ class MessageReceiver:
 
 
 class _DeliveredTooOften(Exception):
-    """The process may have ended each time that it handled this event."""
+    """The event may have ended the process each time."""

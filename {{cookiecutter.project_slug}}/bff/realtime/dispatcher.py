@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from pydantic import BaseModel
+from redis.exceptions import DataError
 
 from bff.auth.caller import Caller
 from bff.auth.mesh_context import mesh_context
@@ -166,6 +167,8 @@ class Dispatcher:
         try:
             async with asyncio.timeout(timeout) as deadline:
                 yield
+        except DataError:
+            raise  # Redis cannot store a value of the handler: not because it is unavailable
         except UNAVAILABLE as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 raise Problem(Code.TIMEOUT, outcome=Outcome.UNKNOWN) from error

@@ -58,8 +58,9 @@ def bind_event_handler(
 ) -> EventHandler:
     """The event handler for the mesh client, with its dependencies.
 
-    It raises `RetryEvent` when Redis or the network fails, or when a mesh call fails with a
-    `retryable` problem. Its messenger is idempotent: a redelivered event sends nothing twice.
+    It raises `RetryEvent` when Redis or another server cannot be reached (`OSError`), or when a
+    mesh call fails with a `retryable` problem. Its messenger is idempotent: a redelivered event
+    sends nothing twice.
     """
 
     async def handle(event: MeshEvent) -> None:
@@ -71,7 +72,7 @@ def bind_event_handler(
         except DataError:
             raise  # Redis cannot store this value: a retry would fail too
         except UNAVAILABLE as error:
-            # No event can be handled while Redis is away: they wait, in their order.
+            # No event can be handled while Redis is unavailable: they wait, in their order.
             raise RetryEvent(why(error), limited=not _is_outage(error)) from error
         except Problem as problem:
             if problem.retryable:
@@ -83,7 +84,7 @@ def bind_event_handler(
 
 
 def _is_outage(error: Exception) -> bool:
-    """Whether Redis executes no command of any event. Other errors are those of one command."""
+    """Whether Redis executes no write, for any event. Other errors are those of one command."""
     if isinstance(error, RedisError) and str(error).startswith(("MISCONF", "NOREPLICAS")):
         return True
     return isinstance(
@@ -116,6 +117,8 @@ def _bind_method(method: ServedMethod, dependencies: HandlerDependencies) -> Ans
                     }
                 )
             )
+        except DataError:
+            raise  # Redis cannot store this value: not because it is unavailable
         except UNAVAILABLE as error:
             raise Problem(Code.SERVICE_UNAVAILABLE, outcome=Outcome.UNKNOWN) from error
         finally:

@@ -28,16 +28,18 @@ from bff.mesh.transport import ConnectionLost, Receiver
 from bff.settings import MeshSettings
 
 PREFETCH = 1
-"""When the process ends, RabbitMQ counts a delivery for every event that it has fetched. With more
-than one, an event that ends the process would take others with it to the dead letters."""
+"""When the process ends, RabbitMQ counts a delivery for every event that it had sent to it and that
+was not acknowledged. With more than one, an event that ends the process would take others with it
+to the dead letters."""
 MAX_EVENTS = 10_000
 """Beyond it the oldest event moves to the overflow queue, so that publishers never wait."""
 MAX_DEAD_LETTERS = 10_000
-"""Of dead letters, and of overflow: each has a queue, so that one cannot push out the other."""
+"""The limit of the queue of dead letters, and of the overflow queue. These are two queues, so that
+one kind cannot push out the other."""
 DELIVERY_LIMIT = 100
 """The queue's own limit. The consumer's is lower (`receiver.MAX_DELIVERIES`)."""
 UNAVAILABLE_SECONDS = 2
-"""How often to ask an event handler that has no event whether it could handle one."""
+"""How often a consumer that has no event asks its handler whether it could handle one."""
 
 
 class EventConsumer(QueueConsumer):
@@ -53,18 +55,24 @@ class EventConsumer(QueueConsumer):
         self._receiver = receiver
 
     async def consume(self, connection: AbstractConnection) -> None:
-        deliveries: asyncio.Queue[DeliveredMessage] = asyncio.Queue(PREFETCH)
-        channel, acked = await open_channel(connection, confirms=True), AckedDeliveries()
-        handling = asyncio.get_running_loop().create_task(self._handle(channel, acked, deliveries))
+        channel = await open_channel(connection, confirms=True)
         try:
             await self._declare_and_wait(channel)
+            await self._consume(channel)
+        finally:
+            await close(channel)
+
+    async def _consume(self, channel: Channel) -> None:
+        deliveries: asyncio.Queue[DeliveredMessage] = asyncio.Queue(PREFETCH)
+        acked = AckedDeliveries()
+        handling = asyncio.get_running_loop().create_task(self._handle(channel, acked, deliveries))
+        try:
             async with asyncio.timeout(BROKER_SECONDS):
                 await channel.basic_qos(prefetch_count=PREFETCH)
                 await channel.basic_consume(self._queue, deliveries.put)
             await self.wait_until_lost(channel, acked, handling)
         finally:
             await stop_tasks(handling)
-            await close(channel)
 
     async def declare(self, channel: Channel) -> None:
         await declare_exchanges(channel, self._settings)
@@ -116,15 +124,15 @@ class EventConsumer(QueueConsumer):
                 if not handled:
                     await self._move(channel, message, delivery)
                 await channel.basic_ack(tag, wait=False)
-            if handled:  # a dead letter keeps its idempotency keys
+            if handled:  # a dead letter can be delivered again, so it needs its idempotency keys
                 acked.add(delivery)
 
     async def _next(self, deliveries: asyncio.Queue[DeliveredMessage]) -> DeliveredMessage:
         """Wait for the next event.
 
         Raises:
-            ConnectionLost: no event is here, and none could be handled now. The consumer ends and
-                waits, so that it does not become the active one, which is sent the next event.
+            ConnectionLost: no event has arrived, and none could be handled now. The consumer ends,
+                so that RabbitMQ does not send it the next event.
         """
         while True:
             with suppress(TimeoutError):
