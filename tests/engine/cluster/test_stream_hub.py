@@ -492,7 +492,7 @@ async def test_lost_messages_are_reported_and_the_socket_stays_open(
     await until(lambda: numbers_of(alice) == ["next"])
     assert alice.close_code is None
     (gap,) = (frame for frame in transport_of(alice).frames if b'"type":"gap"' in frame.payload)
-    assert format_cursor(gap.positions) == last.id, (
+    assert format_cursor(gap.cursor) == last.id, (
         "an event stream must continue at the gap's position"
     )
     assert metric(a, "bff_gaps_total", stream="user") == 1

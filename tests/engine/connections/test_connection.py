@@ -75,7 +75,7 @@ def test_the_positions_of_a_message_go_with_its_frame() -> None:
     connection.open(hello(connection), positions)
     connection.send(Event("x", 1))
     connection.send(Event("x", 2), positions)
-    sent = [frame.positions for frame in transport_of(connection).frames]
+    sent = [frame.cursor for frame in transport_of(connection).frames]
     assert sent == [positions, {}, positions]
 
 

@@ -37,8 +37,8 @@ class JoinedStreams(tuple[JoinedStream, ...]):
 
     def start_positions(self) -> dict[str, Position]:
         """The position before the first message that the connection gets of each stream. It is
-        older than the tip when messages were missed. An event stream sends it as the `id` of the
-        frame, from which the browser continues."""
+        older than the tip when messages were missed, which follow. A client that loses its
+        connection before they arrive continues from here."""
         return {one.tracker.stream: one.begins_at for one in self}
 
     def recovered(self) -> dict[str, bool]:

@@ -58,11 +58,11 @@ class Subscriptions:
     ) -> tuple[JoinedStreams, PageWithVersions]:
         """Join a registered connection to the streams `user` and `all`, and add it to the index.
 
-        Whatever the outcome, the caller calls `leave` when the connection has closed.
+        Whatever the outcome, the caller must call `leave` when the connection has closed.
 
-        No message can be lost in between: the connection joins the streams on this instance
-        first, then it is added to the index, and the streams are read last. Until `catch_up` it
-        gets no messages of the streams.
+        No message is lost while the connection joins: it joins the streams on this instance first,
+        then it is added to the index, and the streams are read last. Until `catch_up` it gets no
+        messages of the streams.
 
         Args:
             since: how far the client has read, by the name of the stream.
@@ -72,8 +72,8 @@ class Subscriptions:
             broadcasts and of the revocations.
 
         Raises:
-            Problem: `rate_limited`, the user has too many connections, or connects too often (only
-                then with the time until the next connect is accepted).
+            Problem: `rate_limited`, the user has too many connections, or connects too often. Only
+                the second one has a time (`retry_after_seconds`) after which to connect again.
             RedisError, OSError, TimeoutError: Redis is unavailable.
         """
         user_tracker, all_tracker = self._streams.join(connection)
@@ -108,8 +108,8 @@ class Subscriptions:
         await self._index.restore([connection])
 
     def leave(self, connection: Connection) -> None:
-        """Remove a connection: from the streams and the registry now, from the index soon.
-        Idempotent."""
+        """Remove a connection: from the streams and the registry of this instance now, from the
+        index soon. Idempotent."""
         self._streams.leave(connection)
         self._index.unregister(connection)
 
@@ -171,12 +171,13 @@ class Subscriptions:
         """Unsubscribe a connection from topics, also from pending requests. Idempotent."""
         topics = set(topics)
         for pending in self._pending.get(connection, ()):
-            pending -= topics
+            pending.difference_update(topics)
         for topic in topics:
             self._streams.leave_topic(connection, topic)
 
     def revoke(self, connection: Connection, topics: Sequence[str]) -> None:
-        """Unsubscribe a connection without its request, and send it an event `unsubscribed`."""
+        """Unsubscribe a connection that has not asked for it, and tell it by an event
+        `unsubscribed`."""
         self.unsubscribe(connection, topics)
         connection.send(Event("unsubscribed", {"topics": list(topics)}))
 
@@ -209,8 +210,9 @@ class Subscriptions:
             del self._pending[connection]
 
     def subscribe_user(self, user_id: str, topic: str) -> None:
-        """Subscribe the user's connections on this instance, and send each an event `subscribed`.
-        Those that are subscribed already stay subscribed."""
+        """Subscribe the user's connections on this instance, in the background, and send each an
+        event `subscribed`. Those that are subscribed already stay subscribed. A failure is only
+        logged."""
         for connection in self._registry.by_user(user_id):
             pending = self._add_pending(connection, {topic})
             self._tasks.start(self._subscribe_and_notify(connection, topic, pending))
@@ -247,7 +249,7 @@ class Subscriptions:
             )
         else:
             event = Event("subscribed", {"positions": joined.tip_ids()})
-            connection.send(event, positions=joined.start_positions())
+            connection.send(event, cursor=joined.start_positions())
 
 
 def _unsubscribed() -> Problem:

@@ -70,22 +70,20 @@ class Connection:
         """Whether the hello was sent and the connection is not closing."""
         return self._out is not None
 
-    def open(self, hello: Message, positions: Mapping[str, Position] | None = None) -> None:
-        """Send the hello, then the frames that waited for it.
-
-        `positions` are the positions at which the connection's streams begin.
-        """
+    def open(self, hello: Message, cursor: Mapping[str, Position] | None = None) -> None:
+        """Send the hello, then the frames that waited for it. `cursor` is as in `send`."""
         if self.close_code is not None:
             return
         waiting, self._waiting = self._waiting, []
         self._out = self.transport
-        self.send(hello, positions)
+        self.send(hello, cursor)
         for frame in waiting:
             self.send_frame(frame)
 
-    def send(self, message: Message, positions: Mapping[str, Position] | None = None) -> None:
-        """Send a message to this connection only. `positions` are those after the message."""
-        self.send_frame(Frame(message.encode(), positions or {}))
+    def send(self, message: Message, cursor: Mapping[str, Position] | None = None) -> None:
+        """Send a message to this connection only. `cursor` is what the client has read once it has
+        this message: for each stream named, a position."""
+        self.send_frame(Frame(message.encode(), cursor or {}))
 
     def send_frame(self, frame: Frame) -> None:
         """Send a frame. When `max_queue_bytes` are buffered already, close with 4002 instead."""

@@ -79,8 +79,8 @@ class EventStreamTransport(AsgiTransport):
         fields = b""
         if frame.retry_ms is not None:
             fields = b"retry: %d\n" % frame.retry_ms
-        if frame.positions:
-            self._cursor.update(frame.positions)
+        if frame.cursor:
+            self._cursor.update(frame.cursor)
             fields += b"id: %s\n" % format_cursor(self._cursor).encode()
         return b"%sdata: %s\n\n" % (fields, frame.payload)
 

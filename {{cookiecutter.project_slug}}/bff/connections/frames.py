@@ -18,18 +18,19 @@ _NO_POSITIONS: Final[Mapping[str, Position]] = MappingProxyType({})
 class Frame:
     """An encoded message, made once and shared by every connection that it is sent to."""
 
-    __slots__ = ("_text", "payload", "positions", "retry_ms", "wire")
+    __slots__ = ("_text", "cursor", "payload", "retry_ms", "wire")
 
     def __init__(
         self,
         payload: bytes,
-        positions: Mapping[str, Position] = _NO_POSITIONS,
+        cursor: Mapping[str, Position] = _NO_POSITIONS,
         retry_ms: int | None = None,
     ) -> None:
         self.payload: Final = payload
         """The message in UTF-8."""
-        self.positions: Final = positions
-        """The positions that a client has reached with this message, by stream."""
+        self.cursor: Final = cursor
+        """By stream, the position that a client has reached with this message. An event stream
+        sends it as `id`; a WebSocket does not send it."""
         self.retry_ms: Final = retry_ms
         """For an event stream: the delay before the client reconnects."""
         self.wire: Final = header(_TEXT, len(payload)) + payload

@@ -77,7 +77,8 @@ class HandlerManager:
     ) -> None:
         """Register the connection in the index, send the hello, and start the live streams.
 
-        A connection that cannot be admitted is closed before anything is sent; the code says why.
+        A connection that cannot be admitted is closed before anything is sent; the close code says
+        why.
 
         Args:
             since: the client's positions in the streams `user`, `all` and those of `topics`.
@@ -110,14 +111,15 @@ class HandlerManager:
         else:
             streams = JoinedStreams((*joined, *more))
             hello = self._hello(connection, caller, streams)
-            connection.open(hello, positions=streams.start_positions())
+            connection.open(hello, cursor=streams.start_positions())
             if connection.close_code is None:
                 logger.info("connection opened", extra=_log_fields(connection))
                 handler.start_receiving()
             if joined.are_resumed:
                 retained = await self._retained(caller, version)
             await self._send_retained(connection, retained)
-            await self._subscriptions.catch_up(connection, joined)  # topics: `subscribe` does it
+            # Not of `more`: `subscribe` has started the catch-up of the topics.
+            await self._subscriptions.catch_up(connection, joined)
         if self._registry.by_id(connection.id) is None:  # it was closed meanwhile
             self._subscriptions.leave(connection)
 
@@ -132,7 +134,7 @@ class HandlerManager:
         connection.close(code)
         handler.stop()
         self._handlers.pop(connection, None)
-        self._subscriptions.leave(connection)  # and the registry
+        self._subscriptions.leave(connection)  # also removes it from the registry
         self._metrics.connections.dec()
         self._metrics.connections_closed.labels(close_code_label(code), by).inc()
         logger.info(
