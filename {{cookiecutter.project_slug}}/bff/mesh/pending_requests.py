@@ -145,8 +145,9 @@ class PendingRequests:
             self.stop_waiting(message)
         return answer
 
-    def fail_all(self) -> None:
-        """The reply queue is lost: no request that may have been sent will get a reply."""
+    def fail_sent(self) -> None:
+        """The reply queue is lost: no request that may have been sent will get a reply. The others
+        still wait for a connection."""
         for message, reply in tuple(self._replies.values()):
             if message.sent and not _has_result(reply):
                 self._settle(message, reply, None)

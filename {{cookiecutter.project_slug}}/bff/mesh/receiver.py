@@ -89,8 +89,8 @@ class MessageReceiver:
         self._pending_requests.resolve(correlation_id, answer)
 
     def on_replies_lost(self) -> None:
-        """Fail every request that may have been sent. The others still wait for a connection."""
-        self._pending_requests.fail_all()
+        """Fail every request that may have been sent."""
+        self._pending_requests.fail_sent()
 
     async def on_call(self, service: Service, delivery: Delivery) -> Message | None:
         """Let the service answer, and count the call. Returns None if there is no reply to send. A
@@ -128,6 +128,7 @@ class MessageReceiver:
                 extra={"handler": event_handler.name, "topic": delivery.routing_key},
             )
             return False
+        # Not of a dead letter, which can be delivered again: it keeps its idempotency keys.
         delivery.on_settled.extend(event.on_settled)
         results.labels(event_handler.name, "handled").inc()
         return True

@@ -71,7 +71,7 @@ class Service:
         """
 
         def declare(function: Function) -> Function:
-            self.add(name, _by_keyword(function), function, encrypted=encrypted)
+            self.add(name, _by_keyword(function), described_by=function, encrypted=encrypted)
             return function
 
         return declare
@@ -80,13 +80,13 @@ class Service:
         self,
         name: str,
         answer: Answer,
-        function: Callable[..., Any] | None = None,
         *,
+        described_by: Callable[..., Any] | None = None,
         encrypted: bool = False,
     ) -> None:
         """Add a method that receives the whole request.
 
-        `function` provides the docstring and the parameters of the method's description.
+        The docstring and the parameters of `described_by` become the method's description.
 
         Raises:
             ValueError: the name is taken or reserved, or `encrypted` is set without a private key.
@@ -98,8 +98,8 @@ class Service:
         self._methods[name] = _Method(
             answer,
             encrypted,
-            inspect.getdoc(function) or "",
-            parameters_of(function) if function else {"type": "object", "properties": []},
+            inspect.getdoc(described_by) or "",
+            parameters_of(described_by) if described_by else {"type": "object", "properties": []},
         )
 
     async def answer(self, delivery: Delivery) -> Message | None:

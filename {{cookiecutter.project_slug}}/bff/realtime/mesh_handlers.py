@@ -48,8 +48,12 @@ def join_mesh(
             dependencies.settings.app_name, private_key=key.read_text() if key else ""
         )
         for name, method in router.served_methods.items():
-            answer, function = _bind_method(method, dependencies), method.handler.function
-            service.add(name, answer, function, encrypted=method.encrypted)
+            service.add(
+                name,
+                _bind_method(method, dependencies),
+                described_by=method.handler.function,
+                encrypted=method.encrypted,
+            )
         dependencies.mesh.add_service(service)
 
 

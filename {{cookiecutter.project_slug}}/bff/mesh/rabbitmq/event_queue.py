@@ -124,7 +124,7 @@ class EventConsumer(QueueConsumer):
                 if not handled:
                     await self._move(channel, message, delivery)
                 await channel.basic_ack(tag, wait=False)
-            if handled:  # a dead letter can be delivered again, so it needs its idempotency keys
+            if handled:
                 acked.add(delivery)
 
     async def _next(self, deliveries: asyncio.Queue[DeliveredMessage]) -> DeliveredMessage:
