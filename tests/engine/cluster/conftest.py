@@ -42,7 +42,9 @@ class ClusterMember(member.ClusterMember):
         except Problem:
             self.subscriptions.leave(connection)
             raise
-        hello = Hello(connection.id, user_id, user_id, 0, 25, joined.tip_ids(), joined.recovered())
+        hello = Hello(
+            connection.id, user_id, user_id, 0, 25, joined.positions(), joined.recovered()
+        )
         connection.open(hello)
         await self.subscriptions.catch_up(connection, joined)
         return connection

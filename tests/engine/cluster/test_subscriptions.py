@@ -53,7 +53,7 @@ async def test_with_a_position_missed_messages_come_before_live_ones(start: Star
         await b.messenger.to_topic("prices", number)
     joined = await a.subscriptions.subscribe(alice, {"prices": Position.parse(seen)[1]})
     assert joined.recovered() == {"topic:prices": True}
-    assert joined.tip_ids()["topic:prices"].endswith("/6")
+    assert joined.positions()["topic:prices"].endswith("/6")
     await b.messenger.to_topic("prices", 6)
     await until(lambda: 6 in events_of(alice, "prices"))
     assert events_of(alice, "prices") == [1, 2, 3, 4, 5, 6]

@@ -122,7 +122,8 @@ class BroadcastService:
     async def retained_for(self, user_id: str, version: Position) -> list[Event]:
         """The broadcasts to the user, or to all, that have not expired; oldest first.
 
-        `version` is the current version of the retained broadcasts, from `Subscriptions.join`.
+        `version` is the current version of the retained broadcasts, from `Subscriptions.join`: if
+        this instance's copy of them is older, it is read again from the database.
 
         Raises:
             Problem: `service_unavailable` when the database is unavailable.

@@ -31,14 +31,15 @@ class JoinedStreams(tuple[JoinedStream, ...]):
 
     __slots__ = ()
 
-    def tip_ids(self) -> dict[str, str]:
-        """The id of the newest message of each stream: what clients get as `positions`."""
+    def positions(self) -> dict[str, str]:
+        """The field `positions` of a hello or a response: the id of the newest message of each
+        stream. The missed messages that follow do not change it."""
         return {one.tracker.stream: one.page.tip.id_in(one.tracker.stream) for one in self}
 
-    def start_positions(self) -> dict[str, Position]:
-        """The position before the first message that the connection gets of each stream. It is
-        older than the tip when messages were missed, which follow. A client that loses its
-        connection before they arrive continues from here."""
+    def cursor(self) -> dict[str, Position]:
+        """The cursor of the frame that has `positions`: by stream, the position before the first
+        message that the connection gets. It is older than `positions` when messages were missed,
+        which follow: an event stream that breaks before they arrive continues from here."""
         return {one.tracker.stream: one.begins_at for one in self}
 
     def recovered(self) -> dict[str, bool]:

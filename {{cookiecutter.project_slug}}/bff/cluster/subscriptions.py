@@ -18,7 +18,7 @@ from bff.cluster.streams import Page, PageWithVersions, StreamReader
 from bff.connections.connection import Connection
 from bff.connections.messages import Event
 from bff.connections.positions import Position
-from bff.errors import Code, Outcome, Problem
+from bff.errors import Code, Problem
 from bff.redis.client import UNAVAILABLE
 from bff.tasks import TaskSet
 
@@ -210,9 +210,8 @@ class Subscriptions:
             del self._pending[connection]
 
     def subscribe_user(self, user_id: str, topic: str) -> None:
-        """Subscribe the user's connections on this instance, in the background, and send each an
-        event `subscribed`. Those that are subscribed already stay subscribed. A failure is only
-        logged."""
+        """Subscribe the user's connections on this instance, in the background, and send an event
+        `subscribed` to each that was not subscribed. A failure is only logged."""
         for connection in self._registry.by_user(user_id):
             pending = self._add_pending(connection, {topic})
             self._tasks.start(self._subscribe_and_notify(connection, topic, pending))
@@ -248,10 +247,9 @@ class Subscriptions:
                 },
             )
         else:
-            event = Event("subscribed", {"positions": joined.tip_ids()})
-            connection.send(event, cursor=joined.start_positions())
+            event = Event("subscribed", {"positions": joined.positions()})
+            connection.send(event, cursor=joined.cursor())
 
 
 def _unsubscribed() -> Problem:
-    description = "Unsubscribed before the subscription was complete"
-    return Problem(Code.CANCELLED, description, outcome=Outcome.NOT_SENT)
+    return Problem(Code.CANCELLED, "Unsubscribed before the subscription was complete")

@@ -22,8 +22,8 @@ HANDLER_SECONDS = 60
 """The time limit of one try of an event handler. After it the event is a dead letter."""
 MAX_DELIVERIES = 10
 """An event that was delivered this often before, without an acknowledgement, is a dead letter: its
-handler may crash the process. The queue itself has a higher limit (`event_queue.DELIVERY_LIMIT`):
-RabbitMQ would move the event to the overflow queue."""
+handler may crash the process. The queue itself has a higher limit, `event_queue.DELIVERY_LIMIT`, at
+which RabbitMQ moves the event to the overflow queue."""
 STUCK_SECONDS = 60
 """An event handler that retries one event for longer is reported as stuck."""
 
@@ -85,6 +85,7 @@ class MessageReceiver:
                     "error": str(error),
                 },
             )
+            # An error of NuroPb's protocol, which all services of the mesh speak.
             answer = Reply(error={"error": "NuropbMessageError", "description": ""})
         self._pending_requests.resolve(correlation_id, answer)
 
@@ -128,7 +129,8 @@ class MessageReceiver:
                 extra={"handler": event_handler.name, "topic": delivery.routing_key},
             )
             return False
-        # Not of a dead letter, which can be delivered again: it keeps its idempotency keys.
+        # These let the event's idempotency keys expire. A dead letter keeps them, because it can be
+        # delivered again.
         delivery.on_settled.extend(event.on_settled)
         results.labels(event_handler.name, "handled").inc()
         return True

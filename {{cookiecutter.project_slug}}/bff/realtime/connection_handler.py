@@ -223,7 +223,7 @@ class ConnectionHandler:
             raise Problem(Code.FORBIDDEN, "The new token lacks a scope of these topics")
         self._context.topic_limit.count(self.caller.user_id, topics)
         joined = await subscriptions.subscribe(self.connection, topics)
-        return {"positions": joined.tip_ids(), "recovered": joined.recovered()}
+        return {"positions": joined.positions(), "recovered": joined.recovered()}
 
     async def _authenticate(self, token: str) -> Any:
         if self.caller.session is not None:

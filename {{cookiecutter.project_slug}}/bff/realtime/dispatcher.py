@@ -168,7 +168,7 @@ class Dispatcher:
             async with asyncio.timeout(timeout) as deadline:
                 yield
         except DataError:
-            raise  # Redis cannot store a value of the handler: not because it is unavailable
+            raise  # Redis is available, but cannot store a value of the handler
         except UNAVAILABLE as error:
             if isinstance(error, TimeoutError) and deadline.expired():
                 raise Problem(Code.TIMEOUT, outcome=Outcome.UNKNOWN) from error

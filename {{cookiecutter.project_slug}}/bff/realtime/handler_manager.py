@@ -111,14 +111,14 @@ class HandlerManager:
         else:
             streams = JoinedStreams((*joined, *more))
             hello = self._hello(connection, caller, streams)
-            connection.open(hello, cursor=streams.start_positions())
+            connection.open(hello, cursor=streams.cursor())
             if connection.close_code is None:
                 logger.info("connection opened", extra=_log_fields(connection))
                 handler.start_receiving()
             if joined.are_resumed:
                 retained = await self._retained(caller, version)
             await self._send_retained(connection, retained)
-            # Not of `more`: `subscribe` has started the catch-up of the topics.
+            # `subscribe` has already started the catch-up of `more`.
             await self._subscriptions.catch_up(connection, joined)
         if self._registry.by_id(connection.id) is None:  # it was closed meanwhile
             self._subscriptions.leave(connection)
@@ -197,14 +197,15 @@ class HandlerManager:
             username=caller.username,
             expires_at=caller.expires_at,
             ping_interval=self._context.settings.ping_interval_seconds,
-            positions=streams.tip_ids(),
+            positions=streams.positions(),
             recovered=recovered,
             topics=self._topics,
         )
 
     async def _retained(self, caller: Caller, version: Position) -> list[Event]:
-        """The retained broadcasts. They are sent at each connect: the client may have lost the
-        previous connection before they arrived, or the database was unavailable then.
+        """The retained broadcasts as of a version or later. They are sent at each connect: the
+        client may have lost the previous connection before they arrived, or the database was
+        unavailable then.
 
         They are read after `join`, so a later broadcast reaches the connection live.
         """

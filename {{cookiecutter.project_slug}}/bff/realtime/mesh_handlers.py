@@ -62,9 +62,9 @@ def bind_event_handler(
 ) -> EventHandler:
     """The event handler for the mesh client, with its dependencies.
 
-    It raises `RetryEvent` when Redis or another server cannot be reached (`OSError`), or when a
-    mesh call fails with a `retryable` problem. Its messenger is idempotent: a redelivered event
-    sends nothing twice.
+    The handler raises `RetryEvent` when Redis or another server cannot be reached (`OSError`), or
+    when a mesh call fails with a `retryable` problem. Its messenger is idempotent: a redelivered
+    event sends nothing twice.
     """
 
     async def handle(event: MeshEvent) -> None:
@@ -76,12 +76,13 @@ def bind_event_handler(
         except DataError:
             raise  # Redis cannot store this value: a retry would fail too
         except UNAVAILABLE as error:
-            # No event can be handled while Redis is unavailable: they wait, in their order.
+            # In an outage of Redis no event can be handled: they wait, in their order.
             raise RetryEvent(why(error), limited=not _is_outage(error)) from error
         except Problem as problem:
             if problem.retryable:
                 raise RetryEvent(str(problem)) from problem
             raise
+        # An event that is retried or becomes a dead letter keeps its idempotency keys.
         event.on_settled.extend(messenger.key_releases())
 
     return EventHandler(name=declared.name, topic=declared.topic, handler=handle)
@@ -122,10 +123,10 @@ def _bind_method(method: ServedMethod, dependencies: HandlerDependencies) -> Ans
                 )
             )
         except DataError:
-            raise  # Redis cannot store this value: not because it is unavailable
+            raise  # Redis is available, but cannot store this value
         except UNAVAILABLE as error:
             raise Problem(Code.SERVICE_UNAVAILABLE, outcome=Outcome.UNKNOWN) from error
-        finally:
+        finally:  # whatever the answer, this call cannot come again once it is acknowledged
             request.on_settled.extend(messenger.key_releases())
 
     return answer

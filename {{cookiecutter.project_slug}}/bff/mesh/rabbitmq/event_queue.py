@@ -28,8 +28,8 @@ from bff.mesh.transport import ConnectionLost, Receiver
 from bff.settings import MeshSettings
 
 PREFETCH = 1
-"""When the process ends, RabbitMQ counts a delivery for every event that it had sent to it and that
-was not acknowledged. With more than one, an event that ends the process would take others with it
+"""When the process ends, RabbitMQ counts a delivery for every event that the process had not yet
+acknowledged. With more than one, an event that ends the process would take others with it
 to the dead letters."""
 MAX_EVENTS = 10_000
 """Beyond it the oldest event moves to the overflow queue, so that publishers never wait."""
