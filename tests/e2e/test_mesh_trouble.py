@@ -173,6 +173,25 @@ async def test_events_wait_for_the_bff_through_a_restart_of_the_broker_and_come_
     again.close()
 
 
+async def test_an_event_that_names_its_publisher_can_become_a_dead_letter(
+    bff: Instance, deployment: Deployment, broker: Server
+) -> None:
+    """RabbitMQ refuses a message that names another user than the one that publishes it."""
+    await control(broker, "add_user", "demo", "secret")
+    await control(broker, "set_permissions", "demo", ".*", ".*", ".*")
+    url = broker.url.replace("guest:guest", "demo:secret")
+    await publish(url, "demo.9.happened", {"no": "user"}, user_id="demo")
+    queue = f"{deployment.app_name}.dead-letters.v1"
+
+    async def arrived() -> bool:
+        listed = await asyncio.to_thread(
+            broker.control, "list_queues", "--no-table-headers", "name", "messages"
+        )
+        return f"{queue}\t1" in listed
+
+    await until(arrived, "it is among the dead letters", RECOVERY)
+
+
 def test_every_queue_on_the_broker_is_exclusive_or_durable(
     bff: Instance, deployment: Deployment, broker: Server
 ) -> None:

@@ -66,8 +66,10 @@ async def plain_service(amqp_url: str, name: str) -> AsyncIterator[None]:
                 await connection.close()
 
 
-async def publish(amqp_url: str, topic: str, event: dict[str, Any]) -> None:
-    """Publish an event as nuropb does."""
+async def publish(
+    amqp_url: str, topic: str, event: dict[str, Any], *, user_id: str | None = None
+) -> None:
+    """Publish an event as nuropb does, which names no user."""
     correlation_id = uuid.uuid4().hex
     body = {
         "tag": "event",
@@ -98,6 +100,7 @@ async def publish(amqp_url: str, topic: str, event: dict[str, Any]) -> None:
                     correlation_id=correlation_id,
                     reply_to="",
                     headers=headers,
+                    user_id=user_id,
                 ),
             )
         finally:

@@ -45,7 +45,10 @@ class Channel:
 
 def message(body: bytes = b"{}", *, redelivered: bool = False) -> Any:
     properties = aiormq.spec.Basic.Properties(
-        correlation_id="c", expiration="5000", headers={"x-delivery-count": 1, "trace_id": "t"}
+        correlation_id="c",
+        expiration="5000",
+        user_id="orders",
+        headers={"x-delivery-count": 1, "trace_id": "t", "CC": ["a"], "BCC": ["b"]},
     )
     return SimpleNamespace(
         body=body,
@@ -196,7 +199,10 @@ async def test_a_redelivered_call_is_moved_or_comes_back(settings: Settings, is_
     published, settled = channel.sent
     assert published[1]["routing_key"] == "shop.redelivered-calls.v1"
     assert published[1]["mandatory"]
-    assert published[1]["properties"] is one.header.properties
+    properties = published[1]["properties"]
+    assert (properties.correlation_id, properties.expiration) == ("c", "5000")
+    assert properties.user_id is None, "RabbitMQ refuses the name of another user"
+    assert properties.headers == {"trace_id": "t"}
     if is_full:
         assert settled == ("reject", {"tag": 7, "requeue": True, "wait": False})
     else:
@@ -231,7 +237,7 @@ async def test_an_event_moves_to_the_dead_letters_or_is_kept(
         ["shop.paid"],
         1,
     )
-    assert "x-delivery-count" not in headers
-    assert headers["trace_id"] == "t"
+    assert headers.keys() == {"x-death", "trace_id"}
+    assert published["properties"].user_id is None, "RabbitMQ refuses the name of another user"
     assert published["properties"].expiration is None, "a dead letter must not expire"
     assert one.header.properties.headers["x-delivery-count"] == 1, "the original stays as it was"

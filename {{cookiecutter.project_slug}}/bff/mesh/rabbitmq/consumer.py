@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from contextlib import suppress
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
 from aiormq.exceptions import ChannelPreconditionFailed
+from pamqp.commands import Basic
 
 from bff.backoff import backoff_delays
 from bff.mesh.cancellation import raise_if_cancelled
@@ -37,6 +39,7 @@ none."""
 STABLE_SECONDS = 60
 """A consumer that ran for this long starts again after the shortest pause, and what happened before
 no longer counts."""
+_NOT_REPUBLISHED = frozenset({"CC", "BCC", "x-delivery-count"})
 REDECLARE_SECONDS = 15
 """How often queue and binding are declared again. Deleting an exchange deletes its bindings, and
 RabbitMQ does not notify consumers of that."""
@@ -157,6 +160,22 @@ class QueueConsumer(ABC):
 
 
 async def _ignore(_: DeliveredMessage) -> None: ...
+
+
+def republished(properties: Basic.Properties) -> Basic.Properties:
+    """A copy of a received message's properties with which this process can publish it again.
+
+    `user_id` is dropped: RabbitMQ closes the channel of a publisher that is another user. So are
+    `CC` and `BCC`, to which RabbitMQ would send copies, and the count of deliveries.
+    """
+    properties = copy.copy(properties)
+    properties.user_id = None
+    properties.headers = {
+        name: value
+        for name, value in (properties.headers or {}).items()
+        if name not in _NOT_REPUBLISHED
+    }
+    return properties
 
 
 def to_delivery(message: DeliveredMessage) -> Delivery:

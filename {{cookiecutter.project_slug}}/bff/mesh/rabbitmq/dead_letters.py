@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import datetime as dt
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager, suppress
@@ -25,7 +24,7 @@ from bff.mesh.rabbitmq.connection import (
     open_channel,
     with_heartbeat,
 )
-from bff.mesh.rabbitmq.consumer import TOPIC_HEADER
+from bff.mesh.rabbitmq.consumer import TOPIC_HEADER, republished
 from bff.mesh.rabbitmq.event_queue import dead_letter_queues, queue_of
 from bff.mesh.rabbitmq.fast_path import FastPath
 from bff.mesh.transport import ConnectionLost
@@ -119,14 +118,11 @@ class DeadLetterQueue:
             headers = letter.message.header.properties.headers or {}
             reads = headers.get("x-delivery-count")
             if isinstance(reads, int) and reads >= _MAX_READS:
-                properties = copy.copy(letter.message.header.properties)
-                properties.headers = {**headers}
-                properties.headers.pop("x-delivery-count")
                 await _in_time(
                     self._channel.basic_publish(
                         letter.body,
                         routing_key=letter.kept_in,
-                        properties=properties,
+                        properties=republished(letter.message.header.properties),
                         mandatory=True,
                     )
                 )
@@ -217,7 +213,7 @@ async def _connect(settings: MeshSettings) -> AbstractConnection:
 
 def _without_death(letter: DeadLetter) -> Any:
     """The properties of the original message, with its topic."""
-    properties = copy.copy(letter.message.header.properties)
+    properties = republished(letter.message.header.properties)
     properties.headers = {
         name: value
         for name, value in (properties.headers or {}).items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import datetime as dt
 from contextlib import suppress
 from typing import Any
@@ -22,7 +21,7 @@ from bff.mesh.rabbitmq.connection import (
     open_channel,
     stop_tasks,
 )
-from bff.mesh.rabbitmq.consumer import UNUSED_MS, QueueConsumer, to_delivery
+from bff.mesh.rabbitmq.consumer import UNUSED_MS, QueueConsumer, republished, to_delivery
 from bff.mesh.rabbitmq.settled import AckedDeliveries
 from bff.mesh.transport import ConnectionLost, Receiver
 from bff.settings import MeshSettings
@@ -146,7 +145,7 @@ class EventConsumer(QueueConsumer):
 
         RabbitMQ itself would use one queue for what is rejected and for what overflows.
         """
-        properties = copy.copy(message.header.properties)
+        properties = republished(message.header.properties)
         properties.expiration = None  # as RabbitMQ does: else it would expire there
         death: dict[str, Any] = {
             "queue": self._queue,
@@ -157,7 +156,6 @@ class EventConsumer(QueueConsumer):
             "count": 1,
         }
         properties.headers = {**(properties.headers or {}), "x-death": [death]}
-        properties.headers.pop("x-delivery-count", None)
         try:
             await channel.basic_publish(
                 message.body,

@@ -20,7 +20,7 @@ from bff.mesh.rabbitmq.connection import (
     declare_exchanges,
     open_channel,
 )
-from bff.mesh.rabbitmq.consumer import UNUSED_MS, QueueConsumer, to_delivery
+from bff.mesh.rabbitmq.consumer import UNUSED_MS, QueueConsumer, republished, to_delivery
 from bff.mesh.rabbitmq.settled import AckedDeliveries
 from bff.mesh.service import Service
 from bff.mesh.transport import ConnectionLost, Receiver, Refused, Unroutable
@@ -103,7 +103,7 @@ class ServiceConsumer(QueueConsumer):
             await channel.basic_publish(
                 message.body,
                 routing_key=self._redelivered,
-                properties=message.header.properties,
+                properties=republished(message.header.properties),
                 mandatory=True,
             )
         except DeliveryError:  # that queue was deleted, and is soon declared again
