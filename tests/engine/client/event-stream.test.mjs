@@ -20,6 +20,12 @@ import {
 
 useFakeTime();
 
+/** Hellos for "since=user/e/5", when the other connection has had a gap and is at "user/f/2". */
+const OUTDATED = {
+  "it begins the epoch": { positions: { user: "user/f/1" }, recovered: { user: false } },
+  "it is in the epoch before": { positions: { user: "user/e/9" }, recovered: { user: true } },
+};
+
 /** A BFF that answers `/events` and `/rpc`, behind a proxy that breaks WebSockets. */
 class Fallback {
   requests = [];
@@ -157,23 +163,25 @@ describe("behind a proxy that breaks WebSockets", () => {
     assert.equal(bff.state, "open");
   });
 
-  test("a second stream that was overtaken by the first is opened again", async () => {
-    const { fallback, heard, ready } = await withSecondStream();
-    const [first, second] = fallback.streams;
-    first.frame("gap", { streams: { user: "user/f/1" } });
-    first.event("user/f/2");
-    await settle();
-    await second.greet({ positions: { user: "user/f/1" }, recovered: { user: false } });
-    await untilStream(fallback, 3);
-    assert.deepEqual([first.signal.aborted, second.signal.aborted], [false, true]);
-    assert.equal(fallback.stream.url.search, "?since=user%2Ff%2F2&topics=a");
-    const positions = { user: "user/f/2", "topic:a": "topic:a/e/3" };
-    await fallback.stream.greet({ positions, recovered: { user: true } });
-    await ready;
-    fallback.stream.event("user/f/3");
-    await settle();
-    assert.deepEqual(heard, [{ user: "user/f/1" }, "user/f/2", "user/f/3"]);
-  });
+  for (const [when, outdated] of Object.entries(OUTDATED)) {
+    test(`a second stream that was overtaken by the first is opened again (${when})`, async () => {
+      const { fallback, heard, ready } = await withSecondStream();
+      const [first, second] = fallback.streams;
+      first.frame("gap", { streams: { user: "user/f/1" } });
+      first.event("user/f/2");
+      await settle();
+      await second.greet(outdated);
+      await untilStream(fallback, 3);
+      assert.deepEqual([first.signal.aborted, second.signal.aborted], [false, true]);
+      assert.equal(fallback.stream.url.search, "?since=user%2Ff%2F2&topics=a");
+      const positions = { user: "user/f/2", "topic:a": "topic:a/e/3" };
+      await fallback.stream.greet({ positions, recovered: { user: true } });
+      await ready;
+      fallback.stream.event("user/f/3");
+      await settle();
+      assert.deepEqual(heard, [{ user: "user/f/1" }, "user/f/2", "user/f/3"]);
+    });
+  }
 
   test("a topic that is refused leaves the stream as it is", async () => {
     const problem = { code: "not_found", detail: "There is no topic a", outcome: "not_sent" };
@@ -244,22 +252,24 @@ describe("behind a proxy that breaks WebSockets", () => {
     assert.equal(bff.status.transport, "events");
   });
 
-  test("a WebSocket that was overtaken by the stream is tried again later", async () => {
-    const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });
-    const count = opened();
-    await pass(10_000);
-    assert.equal(opened(), count + 1);
-    fallback.stream.frame("gap", { streams: { user: "user/f/1" } });
-    fallback.stream.event("user/f/2");
-    await settle();
-    socket().greet({ positions: { user: "user/f/1" }, recovered: { user: false } });
-    await settle();
-    assert.equal(bff.status.transport, "events");
-    await pass(20_000);
-    socket().greet({ positions: { user: "user/f/2" }, recovered: { user: true } });
-    await settle();
-    assert.equal(bff.status.transport, "websocket");
-  });
+  for (const [when, outdated] of Object.entries(OUTDATED)) {
+    test(`a WebSocket that was overtaken by the stream is tried again later (${when})`, async () => {
+      const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });
+      const count = opened();
+      await pass(10_000);
+      assert.equal(opened(), count + 1);
+      fallback.stream.frame("gap", { streams: { user: "user/f/1" } });
+      fallback.stream.event("user/f/2");
+      await settle();
+      socket().greet(outdated);
+      await settle();
+      assert.equal(bff.status.transport, "events");
+      await pass(20_000);
+      socket().greet({ positions: { user: "user/f/2" }, recovered: { user: true } });
+      await settle();
+      assert.equal(bff.status.transport, "websocket");
+    });
+  }
 
   test("the WebSocket that is tried when the page is online again is the only one", async () => {
     const page = withPage();
