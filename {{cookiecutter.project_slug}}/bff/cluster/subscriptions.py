@@ -248,6 +248,7 @@ class Subscriptions:
             )
         else:
             event = Event("subscribed", {"positions": joined.positions()})
+            # The cursor becomes the `id` of the event if the connection is an event stream.
             connection.send(event, cursor=joined.cursor())
 
 

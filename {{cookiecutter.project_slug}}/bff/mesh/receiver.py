@@ -59,7 +59,7 @@ class MessageReceiver:
 
     @property
     def stuck(self) -> str:
-        """Which event handlers have been retrying for over a minute, for operators; or empty."""
+        """For operators: which event handlers have been retrying for over a minute; or empty."""
         now = asyncio.get_running_loop().time()
         return "; ".join(
             f"event handler {name!r} has been retrying for {now - since:.0f} s: {reason}"
@@ -109,7 +109,7 @@ class MessageReceiver:
                 self._metrics.mesh_served.labels(service.name, outcome).inc()
 
     def on_status(self) -> None:
-        """Report the new status."""
+        """Report that the status of the transport has changed."""
         self._on_status()
 
     async def on_event(self, event_handler: EventHandler, delivery: Delivery) -> bool:
@@ -129,8 +129,8 @@ class MessageReceiver:
                 extra={"handler": event_handler.name, "topic": delivery.routing_key},
             )
             return False
-        # These let the event's idempotency keys expire. A dead letter keeps them, because it can be
-        # delivered again.
+        # The functions in `on_settled` let the event's idempotency keys expire. A dead letter keeps
+        # its keys, because it can be delivered again.
         delivery.on_settled.extend(event.on_settled)
         results.labels(event_handler.name, "handled").inc()
         return True

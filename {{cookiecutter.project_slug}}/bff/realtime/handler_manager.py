@@ -111,6 +111,7 @@ class HandlerManager:
         else:
             streams = JoinedStreams((*joined, *more))
             hello = self._hello(connection, caller, streams)
+            # The cursor becomes the `id` of the hello if the connection is an event stream.
             connection.open(hello, cursor=streams.cursor())
             if connection.close_code is None:
                 logger.info("connection opened", extra=_log_fields(connection))
@@ -120,7 +121,8 @@ class HandlerManager:
             await self._send_retained(connection, retained)
             # `subscribe` has already started the catch-up of `more`.
             await self._subscriptions.catch_up(connection, joined)
-        if self._registry.by_id(connection.id) is None:  # it was closed meanwhile
+        if self._registry.by_id(connection.id) is None:
+            # It was closed meanwhile, perhaps before it was entered in the index.
             self._subscriptions.leave(connection)
 
     def on_closed(self, handler: ConnectionHandler, code: int, by_server: bool = False) -> None:

@@ -35,8 +35,8 @@ def join_mesh(
 ) -> None:
     """Register the event handlers, and the service `APP_NAME` if the router serves methods.
 
-    `redis_error` returns why Redis is unavailable, or an empty string. Meanwhile no event is
-    taken from a queue.
+    `redis_error` returns why Redis is unavailable, or an empty string. While it returns a reason,
+    no event is taken from a queue.
     """
     for declared in router.event_handlers.values():
         event_handler = bind_event_handler(declared, dependencies)
@@ -104,7 +104,10 @@ def _is_outage(error: Exception) -> bool:
 
 
 def _bind_method(method: ServedMethod, dependencies: HandlerDependencies) -> Answer:
-    """The messenger is idempotent: a redelivered call sends nothing twice."""
+    """The function that answers calls of a served method.
+
+    Its messenger is idempotent: a redelivered call sends nothing twice.
+    """
 
     async def answer(request: MeshRequest) -> Any:
         params = validate(method.handler.params, request.params)

@@ -143,7 +143,7 @@ class EventConsumer(QueueConsumer):
     async def _move(self, channel: Channel, message: DeliveredMessage, delivery: Delivery) -> None:
         """Publish an event to the dead letters, with RabbitMQ's header for them.
 
-        RabbitMQ itself would use one queue for what is rejected and for what overflows.
+        RabbitMQ itself would move rejected events and overflowing ones to the same queue.
         """
         properties = republished(message.header.properties)
         properties.expiration = None  # as RabbitMQ does: else it would expire there
