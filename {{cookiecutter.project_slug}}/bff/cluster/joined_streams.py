@@ -47,6 +47,6 @@ class JoinedStreams(tuple[JoinedStream, ...]):
         return {one.tracker.stream: one.page.complete for one in self if one.since is not None}
 
     @property
-    def are_resumed(self) -> bool:
+    def are_recovered(self) -> bool:
         """Whether the client had a position in every stream, and nothing after it was lost."""
         return all(one.since is not None and one.page.complete for one in self)

@@ -22,8 +22,8 @@ HANDLER_SECONDS = 60
 """The time limit of one try of an event handler. After it the event is a dead letter."""
 MAX_DELIVERIES = 10
 """An event that was delivered this often before, without an acknowledgement, is a dead letter: its
-handler may crash the process. The queue itself has a higher limit, `event_queue.DELIVERY_LIMIT`, at
-which RabbitMQ moves the event to the overflow queue."""
+handler may crash the process. The queue itself has a higher limit, `event_queue.DELIVERY_LIMIT`: at
+that one RabbitMQ would move the event to another queue, the one for overflow."""
 STUCK_SECONDS = 60
 """An event handler that retries one event for longer is reported as stuck."""
 
@@ -39,7 +39,7 @@ class RetryLimits:
 
 
 class MessageReceiver:
-    """The `Receiver` of one client."""
+    """Implements `bff.mesh.transport.Receiver` for one mesh client."""
 
     def __init__(
         self,

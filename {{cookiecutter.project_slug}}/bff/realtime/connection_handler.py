@@ -221,7 +221,7 @@ class ConnectionHandler:
             await dispatcher.check_topics(self.caller, topics)
         if dispatcher.topics_without_scope(self.caller, topics):
             raise Problem(Code.FORBIDDEN, "The new token lacks a scope of these topics")
-        self._context.topic_limit.count(self.caller.user_id, topics)
+        self._context.topic_limit.take(self.caller.user_id, topics)
         joined = await subscriptions.subscribe(self.connection, topics)
         return {"positions": joined.positions(), "recovered": joined.recovered()}
 

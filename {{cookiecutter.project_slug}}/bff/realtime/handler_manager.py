@@ -92,9 +92,9 @@ class HandlerManager:
                 if await self._revocations.is_revoked_at(caller, versions.revocations_version):
                     raise SessionEnded
                 version = versions.retained_version
-                # A client that resumed all its streams probably has the retained broadcasts:
+                # A client that recovered both streams probably has the retained broadcasts:
                 # reading them would only delay its hello.
-                retained = [] if joined.are_resumed else await self._retained(caller, version)
+                retained = [] if joined.are_recovered else await self._retained(caller, version)
             more = await self._subscribe(connection, since, topics) if topics else ()
         except Problem as problem:
             code = _close_code_of(problem)
@@ -116,7 +116,7 @@ class HandlerManager:
             if connection.close_code is None:
                 logger.info("connection opened", extra=_log_fields(connection))
                 handler.start_receiving()
-            if joined.are_resumed:
+            if joined.are_recovered:
                 retained = await self._retained(caller, version)
             await self._send_retained(connection, retained)
             # `subscribe` has already started the catch-up of `more`.
@@ -185,7 +185,7 @@ class HandlerManager:
     async def _subscribe(
         self, connection: Connection, since: Mapping[str, Position], topics: Collection[str]
     ) -> JoinedStreams:
-        self._context.topic_limit.count(connection.user_id, topics)
+        self._context.topic_limit.take(connection.user_id, topics)
         requests = {topic: since.get(f"topic:{topic}") for topic in topics}
         return await self._subscriptions.subscribe(connection, requests)
 

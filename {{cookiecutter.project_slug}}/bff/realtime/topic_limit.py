@@ -24,9 +24,9 @@ class TopicLimit:
         self._registry = registry
         self._buckets = TokenBuckets(most / settings.unused_topic_seconds, most)
 
-    def count(self, user_id: str, topics: Iterable[str]) -> None:
-        """Count the topics that a user subscribes to. More than all connections of the user can
-        have are not counted: `Subscriptions` forbids them, and waiting would not help.
+    def take(self, user_id: str, topics: Iterable[str]) -> None:
+        """Take these topics from what a user may subscribe to now. More than all connections of the
+        user can have are not taken: `Subscriptions` forbids them, and waiting would not help.
 
         Raises:
             Problem: `rate_limited`, with the time until these topics are accepted.
