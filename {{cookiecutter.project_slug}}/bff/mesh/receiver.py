@@ -23,7 +23,7 @@ HANDLER_SECONDS = 60
 MAX_DELIVERIES = 10
 """An event that was delivered this often before, without an acknowledgement, is a dead letter: its
 handler may crash the process. The queue itself has a higher limit, `event_queue.DELIVERY_LIMIT`: at
-that one RabbitMQ would move the event to another queue, the one for overflow."""
+that limit RabbitMQ moves the event to the overflow queue."""
 STUCK_SECONDS = 60
 """An event handler that retries one event for longer is reported as stuck."""
 
@@ -113,8 +113,8 @@ class MessageReceiver:
         self._on_status()
 
     async def on_event(self, event_handler: EventHandler, delivery: Delivery) -> bool:
-        """Run the event handler until it succeeds, fails other than by `RetryEvent`, or has used
-        up its retries. True: acknowledge the event. False: it becomes a dead letter."""
+        """Run the event handler until it succeeds, raises another exception than `RetryEvent`, or
+        has used up its retries. True: acknowledge the event. False: it becomes a dead letter."""
         results = self._metrics.mesh_events
         try:
             if delivery.deliveries >= MAX_DELIVERIES:

@@ -75,7 +75,7 @@ class HandlerManager:
         since: Mapping[str, Position],
         topics: Collection[str] = (),
     ) -> None:
-        """Register the connection in the index, send the hello, and start the live streams.
+        """Enter the connection in the index in Redis, send the hello, and start the live streams.
 
         A connection that cannot be admitted is closed before anything is sent; the close code says
         why.
@@ -177,7 +177,8 @@ class HandlerManager:
     def _cancelled_by_unsubscribe(
         self, connection: Connection, topics: Collection[str]
     ) -> AbstractContextManager[None]:
-        """An unsubscribe of a topic, by the server, ends the admission with `cancelled`."""
+        """If the server unsubscribes the user from one of the topics, the admission fails with the
+        problem `cancelled`."""
         if not topics:  # a WebSocket has none yet: it subscribes later, by a request
             return nullcontext()
         return self._subscriptions.cancelled_by_unsubscribe(connection, set(topics))
@@ -205,7 +206,7 @@ class HandlerManager:
         )
 
     async def _retained(self, caller: Caller, version: Position) -> list[Event]:
-        """The retained broadcasts as of a version or later. They are sent at each connect: the
+        """The retained broadcasts as of this version or a newer one. They are sent at each connect: the
         client may have lost the previous connection before they arrived, or the database was
         unavailable then.
 

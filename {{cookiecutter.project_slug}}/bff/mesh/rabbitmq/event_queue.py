@@ -164,7 +164,9 @@ class EventConsumer(QueueConsumer):
                 mandatory=True,
             )
         except DeliveryError as error:
-            raise ConnectionLost("the queue of dead letters does not exist") from error
+            raise ConnectionLost(
+                "the queue of dead letters does not exist, or refuses the event"
+            ) from error
 
 
 def queue_of(app_name: str, handler_name: str) -> str:
