@@ -206,9 +206,10 @@ class HandlerManager:
         )
 
     async def _retained(self, caller: Caller, version: Position) -> list[Event]:
-        """The retained broadcasts as of this version or a newer one. They are sent at each connect: the
-        client may have lost the previous connection before they arrived, or the database was
-        unavailable then.
+        """The retained broadcasts as of this version or a newer one.
+
+        They are sent at each connect: the client may have lost the previous connection before they
+        arrived, or the database was unavailable then.
 
         They are read after `join`, so a later broadcast reaches the connection live.
         """
