@@ -14,6 +14,7 @@ from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler, MeshEvent
 from bff.mesh.rabbitmq import transport
+from bff.mesh.rabbitmq.connection import check_publishing, find_queue
 from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
@@ -229,3 +230,64 @@ async def test_the_check_of_queues_counts_as_no_delivery(
             assert not message.redelivered
     finally:
         await engine.delete_queues_of(other)
+
+
+async def test_only_events_that_no_instance_consumes_are_counted(
+    start_client: StartClient, engine: RabbitEngine, settings: Settings
+) -> None:
+    async def handle(event: MeshEvent) -> None: ...
+
+    topic = f"{settings.app_name}.a"
+    old = await start_client(EventHandler("old", topic, handle))
+    mesh = await start_client(EventHandler("current", topic, handle))
+    names = ["old", "current", "unknown"]
+    assert await mesh.unconsumed_events(names) == {}
+    await old.stop()
+    for number in range(3):
+        await mesh.publish(topic, number)
+
+    async def counted() -> bool:
+        waiting = await mesh.unconsumed_events(iter(names))
+        return waiting == {f"{settings.app_name}.events.old.v1": 3}
+
+    await until(counted)
+
+
+@pytest.mark.parametrize("refused", ["rpc_exchange", "events_exchange"])
+async def test_the_check_of_rights_finds_what_the_broker_refuses(
+    settings: Settings, engine: RabbitEngine, refused: str
+) -> None:
+    """RabbitMQ answers as if a right were missing: nobody may publish to an internal exchange, or
+    unbind the default exchange."""
+    internal = f"{settings.app_name}-internal"
+    await engine.channel.exchange_declare(internal, exchange_type="direct", internal=True)
+    name = internal if refused == "rpc_exchange" else ""
+    connection = await aiormq.connect(settings.amqp_url)
+    try:
+        with pytest.raises(ChannelAccessRefused):
+            await check_publishing(connection, settings.model_copy(update={refused: name}))
+        await check_publishing(connection, settings)
+    finally:
+        await connection.close()
+        await engine.channel.exchange_delete(internal)
+
+
+async def test_checks_leave_no_channel_open(settings: Settings, engine: RabbitEngine) -> None:
+    """One is made every 15 s, and RabbitMQ allows 2047 channels in a connection."""
+    connection = await aiormq.connect(settings.amqp_url)
+    exists = await (await connection.channel()).queue_declare(exclusive=True)
+    receiver: Any = None
+    consumer = RedeliveredCalls(settings, Service(settings.app_name), receiver, _nowhere)
+    before = set(connection.channels)
+    try:
+        await check_publishing(connection, settings)
+        assert await find_queue(connection, exists.queue or "") is not None
+        assert await find_queue(connection, "no-such-queue") is None
+        await consumer.check(connection)
+        assert set(connection.channels) == before
+    finally:
+        await engine.channel.queue_delete(consumer.queue)
+        await connection.close()
+
+
+async def _nowhere(_: object) -> None: ...

@@ -105,6 +105,8 @@ async def test_a_reply_whose_caller_has_gone_or_that_nobody_wants_is_dropped(
         assert isinstance(problem, Problem)
         assert (problem.code, problem.outcome) == (Code.MESH_UNAVAILABLE, Outcome.UNKNOWN)
     assert await third.request("waiter", "wait", {}) == "waited"
+    late = ("bff_mesh_late_replies_total", {"service": "waiter"})
+    assert third._metrics.registry.get_sample_value(*late) is None, "the reply was lost"
     assert [one.message for one in caplog.records] == []
 
 

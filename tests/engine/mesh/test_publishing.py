@@ -7,9 +7,11 @@ from typing import Any
 
 import pamqp.frame
 import pytest
+from bff.mesh.events import EventHandler
 from bff.mesh.messages import Kind, Message
 from bff.mesh.rabbitmq.fast_path import FastPath, Publisher
 from bff.mesh.rabbitmq.transport import AmqpTransport
+from bff.mesh.service import Service
 from bff.mesh.transport import ConnectionLost, Refused, Unroutable
 from bff.settings import Settings
 from bff.testing import until
@@ -28,6 +30,8 @@ class Link:
     def __init__(self) -> None:
         self.usable = asyncio.Event()
         self.usable.set()
+
+    def start(self) -> None: ...
 
     async def channel(self) -> None:
         await self.usable.wait()
@@ -153,3 +157,19 @@ async def test_a_message_counts_as_sent_unless_the_broker_cannot_have_kept_it(
     assert type(ended) is (error or type(None))
     assert message.sent is sent
     assert bool(opened.wire.frames) is (sent or error is Unroutable)
+
+
+async def test_questions_about_queues_are_answered_when_the_connection_is_lost_meanwhile(
+    opened: Opened,
+) -> None:
+    async def handle(_: object) -> None: ...
+
+    receiver: Any = object()
+    await opened.transport.start(receiver, [], [])
+    with pytest.raises(ConnectionLost, match="the connection was closed"):
+        await opened.transport.unconsumed_events(["first"])
+    reasons = await opened.transport.check_queues(
+        [EventHandler("first", "a", handle)], [Service("shop")]
+    )
+    assert len(reasons) == 3
+    assert set(reasons.values()) == {"the connection was closed"}

@@ -181,3 +181,18 @@ async def test_a_connection_that_the_broker_blocks_is_not_used_until_it_no_longe
     await until(lambda: broker.supervised.reason == "")
     blocked = "RabbitMQ blocks publishing"
     assert broker.reasons == [blocked, "", blocked, ""], "each change is told once"
+
+
+async def test_a_bug_that_ends_reconnecting_is_told(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(broker.supervised, "_on_status", fail)
+    broker.supervised.start()
+    await until(lambda: any(one.levelname == "CRITICAL" for one in caplog.records))
+    told = caplog.records[-1]
+    assert told.message == "task that reconnects to RabbitMQ has ended"
+    assert vars(told)["purpose"] == "x"
+    assert "a bug" in caplog.text
