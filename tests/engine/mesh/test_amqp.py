@@ -114,14 +114,21 @@ async def test_every_queue_is_exclusive_or_durable_and_bounded(
 ) -> None:
     """RabbitMQ 4.3 refuses queues that are neither exclusive nor durable."""
     declared: dict[str, dict[str, Any]] = {}
-    declare = aiormq.Channel.queue_declare
+    unacknowledged: list[str] = []
+    declare, consume = aiormq.Channel.queue_declare, aiormq.Channel.basic_consume
 
     async def record(self: Any, queue: str = "", **more: Any) -> Any:
         answer = await declare(self, queue, **more)
         declared[queue or "reply"] = more
         return answer
 
+    async def record_consumer(self: Any, queue: str, *more: Any, **options: Any) -> Any:
+        if options.get("no_ack"):
+            unacknowledged.append(queue)
+        return await consume(self, queue, *more, **options)
+
     monkeypatch.setattr(aiormq.Channel, "queue_declare", record)
+    monkeypatch.setattr(aiormq.Channel, "basic_consume", record_consumer)
 
     async def handle(event: MeshEvent) -> None: ...
 
@@ -145,6 +152,8 @@ async def test_every_queue_is_exclusive_or_durable_and_bounded(
             assert how["arguments"]["x-max-length"], name
     events = declared[f"{own}events.first.v1"]["arguments"]
     assert events["x-expires"] == 7 * 24 * 3600 * 1000
+    (replies,) = unacknowledged
+    assert replies.startswith("amq.gen-"), "only replies are taken without an acknowledgement"
 
 
 async def test_no_body_is_logged(
@@ -173,13 +182,17 @@ async def test_no_task_remains_after_stop(
 
 
 async def test_a_right_to_publish_that_is_missing_is_told_while_it_is(
-    start_client: StartClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    start_client: StartClient,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     refusal: Exception | None = ChannelAccessRefused("write access to exchange 'x' refused")
-    checks = 0
+    checks, answers = 0, asyncio.Event()
 
     async def check(*_: object) -> None:
         nonlocal checks
+        await answers.wait()
         checks += 1
         if refusal is not None:
             raise refusal
@@ -192,11 +205,16 @@ async def test_a_right_to_publish_that_is_missing_is_told_while_it_is(
     monkeypatch.setattr(transport, "RIGHTS_SECONDS", 0.01)
     refusal = None
     mesh = await start_client()
-    await mesh.wait_until_rights_checked()
+    known = asyncio.create_task(mesh.wait_until_rights_checked())
+    await asyncio.wait([known], timeout=0.02)
+    assert not known.done()
+    answers.set()
+    await known
     refusal = ChannelAccessRefused("write access to exchange 'x' refused")
     await until(lambda: "write access to exchange" in mesh.status.reason)
     await checked_again()
     assert not mesh.status.connected
+    assert metrics.registry.get_sample_value("bff_mesh_connected", {"mesh": "mesh"}) == 0
     refusal = RuntimeError("a check that fails proves nothing")
     await checked_again()
     assert not mesh.status.connected
@@ -243,14 +261,15 @@ async def test_only_events_that_no_instance_consumes_are_counted(
     names = ["old", "current", "unknown"]
     assert await mesh.unconsumed_events(names) == {}
     await old.stop()
+
+    async def counted(events: int) -> bool:
+        waiting = await mesh.unconsumed_events(iter(names))
+        return waiting == {f"{settings.app_name}.events.old.v1": events}
+
+    await until(lambda: counted(0))
     for number in range(3):
         await mesh.publish(topic, number)
-
-    async def counted() -> bool:
-        waiting = await mesh.unconsumed_events(iter(names))
-        return waiting == {f"{settings.app_name}.events.old.v1": 3}
-
-    await until(counted)
+    await until(lambda: counted(3))
 
 
 @pytest.mark.parametrize("refused", ["rpc_exchange", "events_exchange"])

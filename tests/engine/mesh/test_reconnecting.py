@@ -102,6 +102,7 @@ async def test_pauses_begin_again_after_a_connection_that_lasted(broker: Broker)
         await until(lambda: len(broker.drawn) == number)  # noqa: B023
         assert broker.open == 0
     assert broker.drawn == [0, 0, 0]
+    assert broker.bounds == (0.2, 10)
 
 
 async def test_each_failure_is_told_and_another_attempt_follows(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count, repeat
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,7 @@ from bff.mesh.rabbitmq.connection import (
     _refusals,
     broker_errors,
     close,
+    stop_tasks,
 )
 from bff.mesh.rabbitmq.fast_path import FastPath
 from bff.mesh.transport import ConnectionLost
@@ -79,6 +81,25 @@ async def test_the_cancellation_of_a_task_is_kept_by_a_close_that_swallows_it(en
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_task_that_loses_its_cancellation_is_cancelled_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cancelled: list[int] = []
+
+    async def loses_one() -> None:
+        while len(cancelled) < 2:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            cancelled.append(1)
+
+    task = asyncio.create_task(loses_one())
+    await asyncio.sleep(0)
+    await stop_tasks(task, seconds=0.01)
+    assert task.done()
+    assert len(cancelled) == 2
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
