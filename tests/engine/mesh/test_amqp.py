@@ -9,15 +9,18 @@ from typing import Any
 
 import aiormq
 import pytest
+from aiormq.abc import AbstractConnection
 from aiormq.exceptions import ChannelAccessRefused
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler, MeshEvent
 from bff.mesh.rabbitmq import transport
 from bff.mesh.rabbitmq.connection import check_publishing, find_queue
+from bff.mesh.rabbitmq.consumer import QueueConsumer
 from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
+from bff.mesh.transport import ConnectionLost
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 from bff.testing import until
@@ -306,6 +309,26 @@ async def test_checks_leave_no_channel_open(settings: Settings, engine: RabbitEn
         assert set(connection.channels) == before
     finally:
         await engine.channel.queue_delete(consumer.queue)
+        await connection.close()
+
+
+async def test_a_queue_that_may_not_be_consumed_is_found_by_its_check(
+    settings: Settings, engine: RabbitEngine
+) -> None:
+    """Another connection has it for itself, which stands for a right that is missing."""
+    name = f"{settings.app_name}-locked"
+    await engine.channel.queue_declare(name, exclusive=True)
+
+    class Consumer(QueueConsumer):
+        async def declare(self, channel: aiormq.Channel) -> None: ...
+
+        async def consume(self, connection: AbstractConnection) -> None: ...
+
+    connection = await aiormq.connect(settings.amqp_url)
+    try:
+        with pytest.raises(ConnectionLost, match="RESOURCE_LOCKED"):
+            await Consumer(name).check(connection)
+    finally:
         await connection.close()
 
 

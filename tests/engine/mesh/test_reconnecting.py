@@ -178,8 +178,13 @@ async def test_a_connection_that_the_broker_blocks_is_not_used_until_it_no_longe
         assert await waiting is broker.channel
     broker.unblocked.clear()
     await until(lambda: broker.supervised.reason != "")
+    waiting = asyncio.create_task(broker.supervised.channel())
+    await asyncio.wait([waiting], timeout=0.02)
+    assert not waiting.done()
     broker.unblocked.set()
-    await until(lambda: broker.supervised.reason == "")
+    async with asyncio.timeout(10):
+        assert await waiting is broker.channel
+    assert broker.supervised.reason == ""
     blocked = "RabbitMQ blocks publishing"
     assert broker.reasons == [blocked, "", blocked, ""], "each change is told once"
 
