@@ -332,4 +332,26 @@ async def test_a_queue_that_may_not_be_consumed_is_found_by_its_check(
         await connection.close()
 
 
+async def test_no_message_is_given_to_a_channel_that_was_lost(
+    settings: Settings, metrics: Metrics
+) -> None:
+    """It would wait for its confirm until its deadline, with an unknown outcome."""
+
+    class Usable:
+        reason = ""
+
+        async def channel(self) -> None: ...
+
+    transport: Any = AmqpTransport(settings)
+    mesh = MeshClient(settings, metrics, transport)
+    await mesh.start()
+    await until(lambda: mesh.status.connected)
+    await mesh.stop()
+    transport._publishing = Usable()
+    async with asyncio.timeout(10):
+        with pytest.raises(Problem) as caught:
+            await mesh.publish(settings.app_name, 1)
+    assert (caught.value.code, caught.value.outcome) == (Code.MESH_UNAVAILABLE, Outcome.NOT_SENT)
+
+
 async def _nowhere(_: object) -> None: ...

@@ -177,3 +177,10 @@ async def test_an_interruption_ends_the_handling_of_an_event_which_comes_again_b
     go_on.set()
     await until(lambda: len(tried) == 5)
     assert tried == [0, 0, 2, 3, 4]
+
+
+async def test_no_queue_and_no_right_can_be_missing(mesh: Mesh) -> None:
+    client = await mesh.client(Waiter())
+    await client.wait_until_rights_checked()
+    assert await client.check_queues(client) == {}
+    assert await client.unconsumed_events(["first"]) == {}

@@ -57,14 +57,15 @@ class Wire:
 class Opened:
     """A transport with both connections, whose broker is the test."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reply_to: str = "") -> None:
         self.transport = AmqpTransport(settings)
         self.publishing, self.consuming, self.wire = Link(), Link(), Wire()
         fast_path: Any = FastPath()
         fast_path._transport = self.wire
         opened: Any = self.transport
         opened._publishing, opened._consuming = self.publishing, self.consuming
-        opened._reply_to = "replies"
+        if reply_to:
+            opened._reply_to = reply_to
         self.publisher = opened._publisher = Publisher(fast_path, 1, 4096)
 
     def publish(self, kind: Kind) -> tuple[Message, asyncio.Task[None]]:
@@ -80,7 +81,7 @@ async def _some_turns() -> None:
 
 @pytest.fixture
 async def opened(settings: Settings) -> Opened:
-    return Opened(settings)
+    return Opened(settings, "replies")
 
 
 @pytest.mark.parametrize(
@@ -118,9 +119,9 @@ async def test_only_calls_need_a_reply_queue_and_must_reach_a_service(
 
 
 @pytest.mark.parametrize("kind", [Kind.REQUEST, Kind.EVENT])
-async def test_a_message_waits_while_it_cannot_be_published(opened: Opened, kind: Kind) -> None:
+async def test_a_message_waits_while_it_cannot_be_published(settings: Settings, kind: Kind) -> None:
     """Also when that begins while it waits for a reply queue."""
-    opened.transport._reply_to = ""
+    opened = Opened(settings)
     opened.consuming.usable.clear()
     if kind is Kind.EVENT:
         opened.publishing.usable.clear()

@@ -107,6 +107,9 @@ async def test_a_task_that_loses_its_cancellation_is_cancelled_again(
     await stop_tasks(task, seconds=0.01)
     assert task.done()
     assert len(cancelled) == 2
+    other = asyncio.create_task(asyncio.Event().wait())
+    await stop_tasks(other)
+    assert other.cancelled()
     assert caplog.records == []
 
 
