@@ -9,14 +9,18 @@ from typing import Any
 
 import aiormq
 import pytest
+from aiormq.abc import AbstractConnection
 from aiormq.exceptions import ChannelAccessRefused
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler, MeshEvent
 from bff.mesh.rabbitmq import transport
+from bff.mesh.rabbitmq.connection import check_publishing, find_queue
+from bff.mesh.rabbitmq.consumer import QueueConsumer
 from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
+from bff.mesh.transport import ConnectionLost
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 from bff.testing import until
@@ -113,14 +117,21 @@ async def test_every_queue_is_exclusive_or_durable_and_bounded(
 ) -> None:
     """RabbitMQ 4.3 refuses queues that are neither exclusive nor durable."""
     declared: dict[str, dict[str, Any]] = {}
-    declare = aiormq.Channel.queue_declare
+    unacknowledged: list[str] = []
+    declare, consume = aiormq.Channel.queue_declare, aiormq.Channel.basic_consume
 
     async def record(self: Any, queue: str = "", **more: Any) -> Any:
         answer = await declare(self, queue, **more)
         declared[queue or "reply"] = more
         return answer
 
+    async def record_consumer(self: Any, queue: str, *more: Any, **options: Any) -> Any:
+        if options.get("no_ack"):
+            unacknowledged.append(queue)
+        return await consume(self, queue, *more, **options)
+
     monkeypatch.setattr(aiormq.Channel, "queue_declare", record)
+    monkeypatch.setattr(aiormq.Channel, "basic_consume", record_consumer)
 
     async def handle(event: MeshEvent) -> None: ...
 
@@ -144,6 +155,8 @@ async def test_every_queue_is_exclusive_or_durable_and_bounded(
             assert how["arguments"]["x-max-length"], name
     events = declared[f"{own}events.first.v1"]["arguments"]
     assert events["x-expires"] == 7 * 24 * 3600 * 1000
+    (replies,) = unacknowledged
+    assert replies.startswith("amq.gen-"), "only replies are taken without an acknowledgement"
 
 
 async def test_no_body_is_logged(
@@ -172,13 +185,17 @@ async def test_no_task_remains_after_stop(
 
 
 async def test_a_right_to_publish_that_is_missing_is_told_while_it_is(
-    start_client: StartClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    start_client: StartClient,
+    metrics: Metrics,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     refusal: Exception | None = ChannelAccessRefused("write access to exchange 'x' refused")
-    checks = 0
+    checks, answers = 0, asyncio.Event()
 
     async def check(*_: object) -> None:
         nonlocal checks
+        await answers.wait()
         checks += 1
         if refusal is not None:
             raise refusal
@@ -191,11 +208,16 @@ async def test_a_right_to_publish_that_is_missing_is_told_while_it_is(
     monkeypatch.setattr(transport, "RIGHTS_SECONDS", 0.01)
     refusal = None
     mesh = await start_client()
-    await mesh.wait_until_rights_checked()
+    known = asyncio.create_task(mesh.wait_until_rights_checked())
+    await asyncio.wait([known], timeout=0.02)
+    assert not known.done()
+    answers.set()
+    await known
     refusal = ChannelAccessRefused("write access to exchange 'x' refused")
     await until(lambda: "write access to exchange" in mesh.status.reason)
     await checked_again()
     assert not mesh.status.connected
+    assert metrics.registry.get_sample_value("bff_mesh_connected", {"mesh": "mesh"}) == 0
     refusal = RuntimeError("a check that fails proves nothing")
     await checked_again()
     assert not mesh.status.connected
@@ -229,3 +251,107 @@ async def test_the_check_of_queues_counts_as_no_delivery(
             assert not message.redelivered
     finally:
         await engine.delete_queues_of(other)
+
+
+async def test_only_events_that_no_instance_consumes_are_counted(
+    start_client: StartClient, engine: RabbitEngine, settings: Settings
+) -> None:
+    async def handle(event: MeshEvent) -> None: ...
+
+    topic = f"{settings.app_name}.a"
+    old = await start_client(EventHandler("old", topic, handle))
+    mesh = await start_client(EventHandler("current", topic, handle))
+    names = ["old", "current", "unknown"]
+    assert await mesh.unconsumed_events(names) == {}
+    await old.stop()
+
+    async def counted(events: int) -> bool:
+        waiting = await mesh.unconsumed_events(iter(names))
+        return waiting == {f"{settings.app_name}.events.old.v1": events}
+
+    await until(lambda: counted(0))
+    for number in range(3):
+        await mesh.publish(topic, number)
+    await until(lambda: counted(3))
+
+
+@pytest.mark.parametrize("refused", ["rpc_exchange", "events_exchange"])
+async def test_the_check_of_rights_finds_what_the_broker_refuses(
+    settings: Settings, engine: RabbitEngine, refused: str
+) -> None:
+    """RabbitMQ answers as if a right were missing: nobody may publish to an internal exchange, or
+    unbind the default exchange."""
+    internal = f"{settings.app_name}-internal"
+    await engine.channel.exchange_declare(internal, exchange_type="direct", internal=True)
+    name = internal if refused == "rpc_exchange" else ""
+    connection = await aiormq.connect(settings.amqp_url)
+    try:
+        with pytest.raises(ChannelAccessRefused):
+            await check_publishing(connection, settings.model_copy(update={refused: name}))
+        await check_publishing(connection, settings)
+    finally:
+        await connection.close()
+        await engine.channel.exchange_delete(internal)
+
+
+async def test_checks_leave_no_channel_open(settings: Settings, engine: RabbitEngine) -> None:
+    """One is made every 15 s, and RabbitMQ allows 2047 channels in a connection."""
+    connection = await aiormq.connect(settings.amqp_url)
+    exists = await (await connection.channel()).queue_declare(exclusive=True)
+    receiver: Any = None
+    consumer = RedeliveredCalls(settings, Service(settings.app_name), receiver, _nowhere)
+    before = set(connection.channels)
+    try:
+        await check_publishing(connection, settings)
+        assert await find_queue(connection, exists.queue or "") is not None
+        assert await find_queue(connection, "no-such-queue") is None
+        await consumer.check(connection)
+        assert set(connection.channels) == before
+    finally:
+        await engine.channel.queue_delete(consumer.queue)
+        await connection.close()
+
+
+async def test_a_queue_that_may_not_be_consumed_is_found_by_its_check(
+    settings: Settings, engine: RabbitEngine
+) -> None:
+    """Another connection has it for itself, which stands for a right that is missing."""
+    name = f"{settings.app_name}-locked"
+    await engine.channel.queue_declare(name, exclusive=True)
+
+    class Consumer(QueueConsumer):
+        async def declare(self, channel: aiormq.Channel) -> None: ...
+
+        async def consume(self, connection: AbstractConnection) -> None: ...
+
+    connection = await aiormq.connect(settings.amqp_url)
+    try:
+        with pytest.raises(ConnectionLost, match="RESOURCE_LOCKED"):
+            await Consumer(name).check(connection)
+    finally:
+        await connection.close()
+
+
+async def test_no_message_is_given_to_a_channel_that_was_lost(
+    settings: Settings, metrics: Metrics
+) -> None:
+    """It would wait for its confirm until its deadline, with an unknown outcome."""
+
+    class Usable:
+        reason = ""
+
+        async def channel(self) -> None: ...
+
+    transport: Any = AmqpTransport(settings)
+    mesh = MeshClient(settings, metrics, transport)
+    await mesh.start()
+    await until(lambda: mesh.status.connected)
+    await mesh.stop()
+    transport._publishing = Usable()
+    async with asyncio.timeout(10):
+        with pytest.raises(Problem) as caught:
+            await mesh.publish(settings.app_name, 1)
+    assert (caught.value.code, caught.value.outcome) == (Code.MESH_UNAVAILABLE, Outcome.NOT_SENT)
+
+
+async def _nowhere(_: object) -> None: ...

@@ -172,6 +172,30 @@ async def test_reading_often_loses_nothing(
         assert sorted((await bff("list")).splitlines()) == sorted(first.splitlines())
 
 
+async def test_letters_are_back_when_a_command_ends(
+    handlers: Handlers, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not only once RabbitMQ has noticed the end of its connection. What was read often counts as
+    read once."""
+    monkeypatch.setattr(queue, "_MAX_READS", 1)
+    left_open: list[aiormq.abc.AbstractConnection] = []
+
+    async def leave_open(connection: aiormq.abc.AbstractConnection) -> None:
+        left_open.append(connection)
+
+    monkeypatch.setattr(queue, "close", leave_open)
+    for _ in range(5):
+        async with queue.open_dead_letters(settings) as letters:
+            read = await letters.read()
+            assert len(read) == 4
+    headers = [letter.message.header.properties.headers or {} for letter in read]
+    for one in headers:
+        assert one.get("x-delivery-count", 0) in (0, 1)
+    assert len(left_open) == 5
+    for connection_ in left_open:
+        await connection_.close()
+
+
 async def test_a_queue_that_is_missing_hides_no_letters_of_the_other(
     handlers: Handlers, bff: Bff, engine: RabbitEngine, settings: Settings
 ) -> None:
@@ -271,7 +295,8 @@ def test_the_id_of_a_letter_is_made_of_its_body_and_of_its_own_id(settings: Sett
 
 
 @pytest.mark.parametrize(
-    ("reads", "is_renewed"), [(None, False), (9, False), (10, True), ("10", False)]
+    ("reads", "is_renewed"),
+    [("no headers", False), (None, False), (9, False), (10, True), ("10", False)],
 )
 async def test_a_letter_that_was_read_often_is_published_again(
     settings: Settings, reads: Any, is_renewed: bool
@@ -290,6 +315,8 @@ async def test_a_letter_that_was_read_often_is_published_again(
     nothing: Any = None
     letters = queue.DeadLetterQueue(settings, nothing, channel)
     headers: Any = {"a": "b"} if reads is None else {"a": "b", "x-delivery-count": reads}
+    if reads == "no headers":
+        headers = None
     properties = aiormq.spec.Basic.Properties(headers=headers)
     message: Any = SimpleNamespace(
         body=b"a", routing_key="t", delivery_tag=3, header=SimpleNamespace(properties=properties)

@@ -220,6 +220,7 @@ async def test_an_event_moves_to_the_dead_letters_or_is_kept(
     receiver: Any = Receiver()
     consumer = EventConsumer(settings, EventHandler("first", "shop.paid", handle), receiver)
     one, delivery = message(b"event"), Delivery("shop.paid", b"event", "c")
+    one.exchange = "events"
     if is_full:
         with pytest.raises(ConnectionLost, match="dead letters does not exist"):
             await consumer._move(channel, one, delivery)
@@ -231,9 +232,11 @@ async def test_an_event_moves_to_the_dead_letters_or_is_kept(
     assert published["routing_key"] == f"{settings.app_name}.dead-letters.v1"
     headers = published["properties"].headers
     (death,) = headers["x-death"]
-    assert (death["queue"], death["reason"], death["routing-keys"], death["count"]) == (
+    facts = ("queue", "reason", "exchange", "routing-keys", "count")
+    assert tuple(death[fact] for fact in facts) == (
         f"{settings.app_name}.events.first.v1",
         "rejected",
+        "events",
         ["shop.paid"],
         1,
     )

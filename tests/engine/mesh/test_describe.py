@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from bff.errors import Problem
 from bff.mesh import describe
-from bff.mesh.describe import DescriptionCache
+from bff.mesh.describe import DescriptionCache, MethodDescription, ServiceDescription
 from bff.mesh.messages import Context
 from bff.mesh.service import Service
 
@@ -38,8 +38,20 @@ def test_a_description_of_the_library_is_parsed() -> None:
     "answer", [None, 1, {}, {"methods": [], "public_key": "x"}, {"methods": {"m": 1}}]
 )
 def test_malformed_parts_of_a_description_are_ignored(answer: Any) -> None:
-    read = describe.parse("s", answer)
-    assert (dict(read.methods), read.public_key) == ({}, None)
+    assert describe.parse("s", answer) == ServiceDescription("s")
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {},
+        {"description": None, "parameters": [], "requires_encryption": 1},
+        {"parameters": {"required": "ab"}},
+    ],
+)
+def test_malformed_parts_of_a_method_are_ignored(facts: Any) -> None:
+    read = describe.parse("s", {"methods": {"m": facts}})
+    assert read == ServiceDescription("s", methods={"m": MethodDescription()})
 
 
 async def test_a_service_describes_itself_as_nuropb_does(

@@ -242,9 +242,18 @@ async def test_names_of_event_handlers_are_unique(start_client: StartClient) -> 
         await start_client(event_handler, event_handler)
 
 
-def test_the_name_of_an_event_handler_is_validated() -> None:
+@pytest.mark.parametrize("name", ["", "a b", ".a", "a\n", "a" * 101])
+def test_the_name_of_an_event_handler_is_validated(name: str) -> None:
     with pytest.raises(ValueError, match="a name has"):
-        EventHandler("a b", "a", Recorder())
+        EventHandler(name, "a", Recorder())
+
+
+def test_a_name_of_100_letters_and_a_topic_of_255_bytes_are_the_longest() -> None:
+    """RabbitMQ refuses a longer topic, and the names of queues have a limit too."""
+    EventHandler("a" * 100, "é" * 127 + "x", Recorder())
+    for topic in ("", "é" * 128, "x" * 256):
+        with pytest.raises(ValueError, match="a topic has 1 to 255 bytes"):
+            EventHandler("a", topic, Recorder())
 
 
 @pytest.mark.parametrize(

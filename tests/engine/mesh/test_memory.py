@@ -105,6 +105,8 @@ async def test_a_reply_whose_caller_has_gone_or_that_nobody_wants_is_dropped(
         assert isinstance(problem, Problem)
         assert (problem.code, problem.outcome) == (Code.MESH_UNAVAILABLE, Outcome.UNKNOWN)
     assert await third.request("waiter", "wait", {}) == "waited"
+    late = ("bff_mesh_late_replies_total", {"service": "waiter"})
+    assert third._metrics.registry.get_sample_value(*late) is None, "the reply was lost"
     assert [one.message for one in caplog.records] == []
 
 
@@ -175,3 +177,10 @@ async def test_an_interruption_ends_the_handling_of_an_event_which_comes_again_b
     go_on.set()
     await until(lambda: len(tried) == 5)
     assert tried == [0, 0, 2, 3, 4]
+
+
+async def test_no_queue_and_no_right_can_be_missing(mesh: Mesh) -> None:
+    client = await mesh.client(Waiter())
+    await client.wait_until_rights_checked()
+    assert await client.check_queues(client) == {}
+    assert await client.unconsumed_events(["first"]) == {}

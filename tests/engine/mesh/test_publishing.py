@@ -7,10 +7,12 @@ from typing import Any
 
 import pamqp.frame
 import pytest
+from bff.mesh.events import EventHandler
 from bff.mesh.messages import Kind, Message
 from bff.mesh.rabbitmq.fast_path import FastPath, Publisher
 from bff.mesh.rabbitmq.transport import AmqpTransport
-from bff.mesh.transport import ConnectionLost, Refused, Unroutable
+from bff.mesh.service import Service
+from bff.mesh.transport import ConnectionLost, MeshStatus, Refused, Unroutable
 from bff.settings import Settings
 from bff.testing import until
 from pamqp import commands
@@ -26,8 +28,11 @@ class Link:
     """A connection that is there, or that is waited for."""
 
     def __init__(self) -> None:
+        self.reason = ""
         self.usable = asyncio.Event()
         self.usable.set()
+
+    def start(self) -> None: ...
 
     async def channel(self) -> None:
         await self.usable.wait()
@@ -52,14 +57,15 @@ class Wire:
 class Opened:
     """A transport with both connections, whose broker is the test."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reply_to: str = "") -> None:
         self.transport = AmqpTransport(settings)
         self.publishing, self.consuming, self.wire = Link(), Link(), Wire()
         fast_path: Any = FastPath()
         fast_path._transport = self.wire
         opened: Any = self.transport
         opened._publishing, opened._consuming = self.publishing, self.consuming
-        opened._reply_to = "replies"
+        if reply_to:
+            opened._reply_to = reply_to
         self.publisher = opened._publisher = Publisher(fast_path, 1, 4096)
 
     def publish(self, kind: Kind) -> tuple[Message, asyncio.Task[None]]:
@@ -68,9 +74,14 @@ class Opened:
         return message, asyncio.create_task(self.transport.publish(message))
 
 
+async def _some_turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
 @pytest.fixture
 async def opened(settings: Settings) -> Opened:
-    return Opened(settings)
+    return Opened(settings, "replies")
 
 
 @pytest.mark.parametrize(
@@ -90,8 +101,7 @@ async def test_only_calls_need_a_reply_queue_and_must_reach_a_service(
     opened.transport._reply_to = ""
     message, publishing = opened.publish(kind)
     if is_call:
-        for _ in range(5):
-            await asyncio.sleep(0)
+        await _some_turns()
         assert not message.sent
         opened.transport._reply_to = "replies"
         opened.consuming.usable.set()
@@ -106,6 +116,35 @@ async def test_only_calls_need_a_reply_queue_and_must_reach_a_service(
     assert body.value == b"{}"
     assert message.sent
     publishing.cancel()
+
+
+@pytest.mark.parametrize("kind", [Kind.REQUEST, Kind.EVENT])
+async def test_a_message_waits_while_it_cannot_be_published(settings: Settings, kind: Kind) -> None:
+    """Also when that begins while it waits for a reply queue."""
+    opened = Opened(settings)
+    opened.consuming.usable.clear()
+    if kind is Kind.EVENT:
+        opened.publishing.usable.clear()
+    message, publishing = opened.publish(kind)
+    await _some_turns()
+    opened.publishing.usable.clear()
+    opened.transport._reply_to = "replies"
+    opened.consuming.usable.set()
+    await _some_turns()
+    assert not publishing.done()
+    assert not message.sent
+    opened.publishing.usable.set()
+    await until(lambda: message.sent)
+    publishing.cancel()
+
+
+@pytest.mark.parametrize("fault", ["", "publishing", "consuming", "refused"])
+async def test_it_is_connected_only_without_any_fault(opened: Opened, fault: str) -> None:
+    if fault == "refused":
+        opened.transport._refused = fault
+    elif fault:
+        getattr(opened, fault).reason = fault
+    assert opened.transport.status == MeshStatus(fault == "", fault)
 
 
 @pytest.mark.parametrize(
@@ -153,3 +192,26 @@ async def test_a_message_counts_as_sent_unless_the_broker_cannot_have_kept_it(
     assert type(ended) is (error or type(None))
     assert message.sent is sent
     assert bool(opened.wire.frames) is (sent or error is Unroutable)
+
+
+async def test_questions_about_queues_are_answered_when_the_connection_is_lost_meanwhile(
+    opened: Opened,
+) -> None:
+    async def handle(_: object) -> None: ...
+
+    receiver: Any = object()
+    await opened.transport.start(receiver, [], [])
+    opened.consuming.usable.clear()
+    counting = asyncio.create_task(opened.transport.unconsumed_events(["first"]))
+    checking = asyncio.create_task(
+        opened.transport.check_queues([EventHandler("first", "a", handle)], [Service("shop")])
+    )
+    await _some_turns()
+    assert not counting.done(), "there may be a connection soon"
+    assert not checking.done()
+    opened.consuming.usable.set()
+    with pytest.raises(ConnectionLost, match="the connection was closed"):
+        await counting
+    reasons = await checking
+    assert len(reasons) == 3
+    assert set(reasons.values()) == {"the connection was closed"}

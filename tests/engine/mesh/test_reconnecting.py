@@ -102,6 +102,7 @@ async def test_pauses_begin_again_after_a_connection_that_lasted(broker: Broker)
         await until(lambda: len(broker.drawn) == number)  # noqa: B023
         assert broker.open == 0
     assert broker.drawn == [0, 0, 0]
+    assert broker.bounds == (0.2, 10)
 
 
 async def test_each_failure_is_told_and_another_attempt_follows(
@@ -177,7 +178,27 @@ async def test_a_connection_that_the_broker_blocks_is_not_used_until_it_no_longe
         assert await waiting is broker.channel
     broker.unblocked.clear()
     await until(lambda: broker.supervised.reason != "")
+    waiting = asyncio.create_task(broker.supervised.channel())
+    await asyncio.wait([waiting], timeout=0.02)
+    assert not waiting.done()
     broker.unblocked.set()
-    await until(lambda: broker.supervised.reason == "")
+    async with asyncio.timeout(10):
+        assert await waiting is broker.channel
+    assert broker.supervised.reason == ""
     blocked = "RabbitMQ blocks publishing"
     assert broker.reasons == [blocked, "", blocked, ""], "each change is told once"
+
+
+async def test_a_bug_that_ends_reconnecting_is_told(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(broker.supervised, "_on_status", fail)
+    broker.supervised.start()
+    await until(lambda: any(one.levelname == "CRITICAL" for one in caplog.records))
+    told = caplog.records[-1]
+    assert told.message == "task that reconnects to RabbitMQ has ended"
+    assert vars(told)["purpose"] == "x"
+    assert "a bug" in caplog.text

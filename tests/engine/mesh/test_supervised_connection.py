@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import count, repeat
 from types import SimpleNamespace
 from typing import Any
@@ -15,17 +16,26 @@ import pytest
 from aiormq import Channel
 from aiormq.abc import AbstractConnection
 from aiormq.exceptions import AMQPConnectionError, DeliveryError, InvalidFrameError
-from bff.mesh.rabbitmq import consumer
+from bff.mesh.events import EventHandler, MeshEvent
+from bff.mesh.rabbitmq import consumer, event_queue
 from bff.mesh.rabbitmq.connection import (
     SupervisedConnection,
     _refusals,
     broker_errors,
     close,
+    stop_tasks,
 )
 from bff.mesh.rabbitmq.fast_path import FastPath
 from bff.mesh.transport import ConnectionLost
+from bff.settings import Settings
 from bff.testing import until
 from yarl import URL
+
+
+@pytest.fixture
+def amqp_url() -> str:
+    return "memory://"
+
 
 ENDS = [
     AMQPConnectionError("reset"),
@@ -79,6 +89,28 @@ async def test_the_cancellation_of_a_task_is_kept_by_a_close_that_swallows_it(en
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_a_task_that_loses_its_cancellation_is_cancelled_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    cancelled: list[int] = []
+
+    async def loses_one() -> None:
+        while len(cancelled) < 2:
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            cancelled.append(1)
+
+    task = asyncio.create_task(loses_one())
+    await asyncio.sleep(0)
+    await stop_tasks(task, seconds=0.01)
+    assert task.done()
+    assert len(cancelled) == 2
+    other = asyncio.create_task(asyncio.Event().wait())
+    await stop_tasks(other)
+    assert other.cancelled()
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
@@ -167,19 +199,26 @@ async def test_the_first_failure_is_told_by_a_consumer_that_never_consumed(was_r
     assert one.reason == "gone again"
 
 
+@pytest.mark.parametrize(("stable_seconds", "is_reported"), [(3600, True), (-1, False)])
 async def test_a_consumer_that_starts_and_ends_again_and_again_is_reported(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, stable_seconds: float, is_reported: bool
 ) -> None:
+    """Not one that consumes for a long time after each restart."""
+    starts = 0
+
     class Flaps(consumer.QueueConsumer):
         async def declare(self, channel: Channel) -> None: ...
 
         async def consume(self, connection: AbstractConnection) -> None:
+            nonlocal starts
+            starts += 1
             closing = asyncio.get_running_loop().create_future()
             closing.set_exception(ConnectionLost("the channel was closed"))
             channel: Any = SimpleNamespace(closing=closing)
             acked: Any = None
             await self.wait_until_lost(channel, acked)
 
+    monkeypatch.setattr(consumer, "STABLE_SECONDS", stable_seconds)
     monkeypatch.setattr(consumer, "backoff_delays", lambda *_: repeat(0))
     monkeypatch.setattr(
         consumer, "consumer_cancelled", lambda _: asyncio.get_running_loop().create_future()
@@ -188,9 +227,10 @@ async def test_a_consumer_that_starts_and_ends_again_and_again_is_reported(
     flaps = Flaps("q")
     connection: Any = None
     task = asyncio.create_task(flaps.run(connection, lambda: reasons.append(flaps.reason)))
-    await until(lambda: "the channel was closed" in reasons)
+    await until(lambda: starts > 5)
     task.cancel()
     assert reasons[0] == ""
+    assert ("the channel was closed" in reasons) is is_reported
 
 
 async def test_a_consumer_that_fails_says_why_and_starts_again(
@@ -220,3 +260,31 @@ async def test_a_consumer_that_fails_says_why_and_starts_again(
     assert reasons == ["starting", "ValueError: odd", "gone"]
     assert changes == reasons[1:]
     assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"]
+
+
+async def test_a_handler_that_is_unavailable_is_asked_again_after_a_pause(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile its queue exists and receives events, but each question costs the broker work."""
+    asked: list[str] = []
+    nothing: Any = None
+
+    async def handle(event: MeshEvent) -> None: ...
+
+    def unavailable() -> str:
+        asked.append("why")
+        return "no Redis"
+
+    async def declare(*_: object) -> None: ...
+
+    monkeypatch.setattr(event_queue, "UNAVAILABLE_SECONDS", 3600)
+    monkeypatch.setattr(event_queue.EventConsumer, "declare", declare)
+    handler = EventHandler("first", "a", handle, unavailable)
+    one = event_queue.EventConsumer(settings, handler, nothing)
+    one._on_change = lambda: None
+    task = asyncio.create_task(one._declare_and_wait(nothing))
+    await until(lambda: one.reason == "no Redis")
+    await asyncio.wait([task], timeout=0.02)
+    task.cancel()
+    assert one.ready.is_set()
+    assert asked == ["why"]

@@ -283,6 +283,13 @@ async def test_deleted_queues_of_event_handlers_and_services_are_declared_again(
 
     topic = f"{settings.app_name}.a"
     mesh = await start_client(EventHandler("first", topic, receive))
+    transports = [one._transport for one in (mesh, *engine.services)]
+
+    def channels() -> list[int]:
+        opened = [one._connection for one in transports if isinstance(one, AmqpTransport)]
+        return [len(one.channels) for one in opened if one is not None]
+
+    before = channels()
     await engine.channel.queue_delete(f"{settings.app_name}.events.first.v1")
     await engine.channel.queue_delete(f"nuropb-{service}-sq")
 
@@ -292,6 +299,47 @@ async def test_deleted_queues_of_event_handlers_and_services_are_declared_again(
 
     await until(is_received)
     await until(lambda: _echoes(mesh, service))
+    await until(lambda: channels() == before)
+
+
+async def test_what_is_moved_to_another_queue_is_confirmed_there_first(
+    start_client: StartClient,
+    engine: RabbitEngine,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Without confirms it would be lost if that queue does not take it."""
+    confirmed: dict[Any, bool] = {}
+    publish = aiormq.Channel.basic_publish
+
+    async def record(self: Any, body: bytes, **options: Any) -> Any:
+        confirmed[options.get("routing_key")] = self.publisher_confirms
+        return await publish(self, body, **options)
+
+    monkeypatch.setattr(aiormq.Channel, "basic_publish", record)
+    begun = 0
+    service = Service(f"{settings.app_name}-service")
+
+    @service.method("hang")
+    async def hang() -> None:
+        nonlocal begun
+        begun += 1
+        await asyncio.Event().wait()
+
+    async def fail(event: MeshEvent) -> None:
+        raise ValueError
+
+    topic = f"{settings.app_name}.a"
+    mesh = await start_client(EventHandler("first", topic, fail), services=[service])
+    await mesh.publish(topic, 1)
+    await until(lambda: f"{settings.app_name}.dead-letters.v1" in confirmed)
+    await mesh.command(service.name, "hang", {}, timeout=30)
+    await until(lambda: begun == 1)
+    await engine.interrupt()
+    await engine.resume()
+    await until(lambda: begun == 2)
+    moved = (f"{settings.app_name}.dead-letters.v1", f"{service.name}.redelivered-calls.v1")
+    assert [confirmed[queue] for queue in moved] == [True, True]
 
 
 async def test_a_handler_that_swallows_its_cancellation_does_not_delay_reconnecting(

@@ -239,8 +239,7 @@ class AmqpTransport:
         with broker_errors():
             channel = await open_channel(connection, confirms=False)
             async with asyncio.timeout(BROKER_SECONDS):
-                await declare_exchanges(channel, self._settings)
-                declared = await channel.queue_declare(exclusive=True, auto_delete=True)
+                declared = await channel.queue_declare(exclusive=True)
                 reply_to = declared.queue or ""
                 fast_path.add_handler(
                     channel.number, MessageAssembler(wire.DELIVER, receiver.on_reply)
