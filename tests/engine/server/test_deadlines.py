@@ -6,7 +6,15 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.engine.server.http_site import GET, HEAD_SECONDS, LARGE, Site, closed_at_the_end, post
+from tests.engine.server.http_site import (
+    GET,
+    HEAD_SECONDS,
+    KEEP_ALIVE_SECONDS,
+    LARGE,
+    Site,
+    closed_at_the_end,
+    post,
+)
 
 BODY_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 MIN_BODY_BYTES = 10 * 1024
@@ -19,7 +27,8 @@ async def site() -> AsyncIterator[Site]:
 
 
 async def test_a_head_has_its_time_from_its_first_byte_however_it_drips(site: Site) -> None:
-    await site.receives(GET)
+    await site.receives(GET[:9])
+    await site.receives(GET[9:])
     assert site.answers == 1
     assert await site.lives_for(2 * HEAD_SECONDS), "it is idle"
     await site.receives(GET[:5])
@@ -73,6 +82,26 @@ async def test_a_body_that_the_application_does_not_read_is_not_the_clients_faul
     await site.settle()
     assert site.transport.is_reading
     assert not await site.lives_for(2 * BODY_SECONDS)
+
+
+async def test_a_body_that_is_not_read_because_another_answer_comes_first_has_all_the_time(
+    site: Site,
+) -> None:
+    site.may_answer.clear()
+    await site.receives(GET + post(5))
+    assert not site.transport.is_reading
+    assert await site.lives_for(10 * BODY_SECONDS)
+    site.may_answer.set()
+    await site.settle()
+    await site.receives(b"12345")
+    assert site.bodies == [b"", b"12345"]
+
+
+async def test_an_idle_connection_is_closed_after_its_time(site: Site) -> None:
+    for _ in range(2):
+        await site.receives(GET)
+        assert await site.lives_for(KEEP_ALIVE_SECONDS - 1)
+    assert not await site.lives_for(1)
 
 
 @pytest.mark.parametrize("half_closes", [False, True])
