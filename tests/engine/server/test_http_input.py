@@ -46,6 +46,18 @@ class Echo(Site):
         self.code = message["code"]
 
 
+class OneByOne(Site):
+    """Answers as many requests as the test lets it."""
+
+    def __init__(self) -> None:
+        self.answered = asyncio.Semaphore(0)
+        super().__init__()
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.answered.acquire()
+        await super().app(scope, receive, send)
+
+
 @pytest.fixture
 async def site() -> AsyncIterator[Echo]:
     async with closed_at_the_end(Echo()) as made:
@@ -160,6 +172,17 @@ async def test_requests_beyond_the_limit_wait_unread(site: Echo, count: int) -> 
     assert site.transport.resumed == 1, "nothing more was read while input waited"
     assert await site.lives_for(KEEP_ALIVE_SECONDS - 1)
     assert not await site.lives_for(1), "it is idle as any other"
+
+
+async def test_reading_stops_again_when_too_many_still_wait_after_an_answer() -> None:
+    async with closed_at_the_end(OneByOne()) as site:
+        await site.receives(GET * (MAX_PIPELINED + 3))
+        site.answered.release()
+        await site.settle()
+        assert site.answers == 1
+        await site.receives(GET)
+        assert not site.transport.is_reading
+        assert len(site.protocol.pipeline) == MAX_PIPELINED + 1
 
 
 @pytest.mark.parametrize(
