@@ -17,6 +17,8 @@ from bff.connections.positions import Position
 from bff.testing import until
 from starlette.websockets import WebSocket
 
+from tests.engine.server.doubles import ManualLoop
+
 LIMIT = 1000
 
 
@@ -309,6 +311,30 @@ async def test_a_peer_that_reads_nothing_ends_an_event_stream(server: AsgiServer
     await until(lambda: transport.close_with[0] == CloseCode.NO_PONG)
     server.peer_reads.set()
     await running
+
+
+@pytest.mark.parametrize("after", [0, 30])
+async def test_a_write_may_take_the_interval_and_the_timeout_of_a_ping_together(
+    server: AsgiServer, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    clock = ManualLoop()
+    transport = EventStreamTransport(
+        server.send, HEADERS, refusals=(), ping_interval=60, ping_timeout=20
+    )
+    monkeypatch.setattr(transport, "_loop", clock)
+    running = asyncio.create_task(transport.run())
+    await idle()
+    clock.advance(after)
+    server.peer_reads.clear()
+    transport.write(Frame(b"1"), LIMIT)
+    await idle()
+    clock.advance(79)
+    assert transport.close_with == (1000, "")
+    clock.advance(1)
+    assert transport.close_with == (CloseCode.NO_PONG, "")
+    server.peer_reads.set()
+    await running
+    assert clock.timers == 0
 
 
 async def test_a_finished_write_does_not_end_an_event_stream(
