@@ -287,6 +287,16 @@ async def test_a_refusal_sends_nothing_unless_the_stream_has_started(
         assert b"id: closed\n" in body(server)
 
 
+async def test_a_close_that_is_no_refusal_is_sent_although_nothing_came_before_it(
+    server: AsgiServer,
+) -> None:
+    transport = event_stream(server, seconds=3600, refusals=[CloseCode.REVOKED])
+    transport.close(CloseCode.DRAIN, "")
+    await transport.run()
+    assert transport.started
+    assert body(server).endswith(last_event(CloseCode.DRAIN, ""))
+
+
 async def test_a_stream_without_events_is_kept_alive_by_comments_once_it_has_started(
     server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,10 +21,11 @@ _JSON = st.recursive(
 )
 _SEPARATORS = st.sampled_from([(",", ":"), (", ", ": "), (",\n", "\t:\r\n"), (" ,", " :")])
 TRACE_ID = "trace-1"
+MAX_DEPTH = 32
 
 
 def read(text: str, max_keys: int = 100) -> Any:
-    return read_json(text, max_depth=32, max_keys=max_keys)
+    return read_json(text, max_depth=MAX_DEPTH, max_keys=max_keys)
 
 
 def frame(params: str) -> str:
@@ -46,6 +47,7 @@ REFUSED = {
     "same key twice": '{"a":1,"a":2}',
     "same key twice, escaped": '{"a":1,"\\u0061":2}',
     "same key twice, spaced": '{"a" :1,"a"\n:2}',
+    "same key twice, once spaced": '{"a":1,"a" :2}',
     "same key twice, deep": '{"b":[{"a":{"c":1,"c":1}}]}',
     "same key twice, near colons": '{"a":"\\":","a":" :"}',
     "many keys": json.dumps(dict.fromkeys(range(6000), 0), separators=(",", ":")),
@@ -117,6 +119,16 @@ def test_keys_are_counted_in_all_objects() -> None:
     assert read(text, max_keys=4)
     with pytest.raises(Problem, match="More than 3 keys"):
         read(text, max_keys=3)
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_a_value_may_be_as_deep_as_the_limit_and_no_deeper(opening: str, closing: str) -> None:
+    def nested(depth: int) -> str:
+        return opening * depth + "1" + closing * depth
+
+    assert read(nested(MAX_DEPTH)) == json.loads(nested(MAX_DEPTH))
+    with pytest.raises(Problem, match="Nested deeper than 32 levels"):
+        read(nested(MAX_DEPTH + 1))
 
 
 @pytest.mark.parametrize(
