@@ -344,6 +344,19 @@ async def test_a_write_may_take_the_interval_and_the_timeout_of_a_ping_together(
     assert transport.close_with == (CloseCode.NO_PONG, "")
     server.peer_reads.set()
     await running
+
+
+async def test_nothing_waits_for_a_stream_that_has_ended(
+    server: AsgiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualLoop()
+    transport = event_stream(server, seconds=100)
+    monkeypatch.setattr(transport, "_loop", clock)
+    running = asyncio.create_task(transport.run())
+    await idle()
+    assert clock.timers == 1
+    transport.close(1000, "")
+    await running
     assert clock.timers == 0
 
 
