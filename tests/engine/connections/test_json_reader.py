@@ -10,6 +10,7 @@ import pytest
 from bff.connections.json_reader import read_json
 from bff.connections.refused_frames import type_and_trace_id
 from bff.errors import Code, Problem
+from bff.names import MAX_TRACE_ID
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -76,8 +77,25 @@ def test_other_texts_have_no_trace_id(text: str) -> None:
     assert type_and_trace_id(text) == (None, None)
 
 
-def test_a_trace_id_that_no_answer_could_contain_is_not_repeated() -> None:
-    assert type_and_trace_id('{"type":"ping","payload":{"trace_id":"\\ud83d"}}') == ("ping", None)
+@pytest.mark.parametrize(
+    ("trace_id", "is_repeated"),
+    [
+        ("\ud83d", False),
+        ("\n", True),
+        ("\n" * MAX_TRACE_ID, True),
+        ("\n" * (MAX_TRACE_ID + 1), False),
+        ("x" * (MAX_TRACE_ID + 1), False),
+        (5, False),
+        (None, False),
+    ],
+    ids=["half a character", "invalid", "longest", "longer", "long and valid", "number", "null"],
+)
+def test_a_trace_id_is_repeated_if_an_answer_can_contain_it(
+    trace_id: str | int | None, is_repeated: bool
+) -> None:
+    """Even one that is not valid, but not one that is too long."""
+    text = json.dumps({"type": "ping", "payload": {"trace_id": trace_id}})
+    assert type_and_trace_id(text) == ("ping", trace_id if is_repeated else None)
 
 
 @settings(derandomize=True, deadline=None, max_examples=300)
