@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+import uvicorn
 
 from tests.engine.server.http_site import (
     GET,
@@ -137,6 +140,40 @@ async def test_a_later_and_larger_answer_is_not_compared_with_an_earlier_one(sit
     assert await site.lives_for(ANSWER_SECONDS - 1)
     site.transport.read(1)
     assert await site.lives_for(ANSWER_SECONDS - 1)
+
+
+class Streaming(Site):
+    """Sends a part of an answer that has no end for each size."""
+
+    def __init__(self) -> None:
+        self.sizes: asyncio.Queue[int] = asyncio.Queue()
+        super().__init__()
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while size := await self.sizes.get():
+            await send({"type": "http.response.body", "body": bytes(size), "more_body": True})
+
+
+async def test_the_next_part_of_an_answer_is_not_compared_with_one_that_was_read() -> None:
+    async with closed_at_the_end(Streaming()) as site:
+        site.transport.is_stalled = True
+        await site.receives(GET)
+        for size in (LARGE, 2 * LARGE):
+            site.sizes.put_nowait(size)
+            await site.settle()
+            assert site.transport.is_paused
+            assert await site.lives_for(ANSWER_SECONDS - 1)
+            site.transport.read(3 * LARGE)
+        site.sizes.put_nowait(0)
+
+
+async def test_with_a_configuration_of_uvicorn_an_idle_connection_is_closed_at_once(
+    site: Site,
+) -> None:
+    site.protocol.config = uvicorn.Config(site.app, log_config=None)
+    site.protocol.shutdown()
+    assert not await site.lives_for(0)
 
 
 @pytest.mark.parametrize("requests", [0, 1])
