@@ -17,6 +17,8 @@ from bff.connections.positions import Position
 from bff.testing import until
 from starlette.websockets import WebSocket
 
+from tests.engine.server.doubles import ManualLoop
+
 LIMIT = 1000
 
 
@@ -285,6 +287,16 @@ async def test_a_refusal_sends_nothing_unless_the_stream_has_started(
         assert b"id: closed\n" in body(server)
 
 
+async def test_a_close_that_is_no_refusal_is_sent_although_nothing_came_before_it(
+    server: AsgiServer,
+) -> None:
+    transport = event_stream(server, seconds=3600, refusals=[CloseCode.REVOKED])
+    transport.close(CloseCode.DRAIN, "")
+    await transport.run()
+    assert transport.started
+    assert body(server).endswith(last_event(CloseCode.DRAIN, ""))
+
+
 async def test_a_stream_without_events_is_kept_alive_by_comments_once_it_has_started(
     server: AsgiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -309,6 +321,43 @@ async def test_a_peer_that_reads_nothing_ends_an_event_stream(server: AsgiServer
     await until(lambda: transport.close_with[0] == CloseCode.NO_PONG)
     server.peer_reads.set()
     await running
+
+
+@pytest.mark.parametrize("after", [0, 30])
+async def test_a_write_may_take_the_interval_and_the_timeout_of_a_ping_together(
+    server: AsgiServer, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    clock = ManualLoop()
+    transport = EventStreamTransport(
+        server.send, HEADERS, refusals=(), ping_interval=60, ping_timeout=20
+    )
+    monkeypatch.setattr(transport, "_loop", clock)
+    running = asyncio.create_task(transport.run())
+    await idle()
+    clock.advance(after)
+    server.peer_reads.clear()
+    transport.write(Frame(b"1"), LIMIT)
+    await idle()
+    clock.advance(79)
+    assert transport.close_with == (1000, "")
+    clock.advance(1)
+    assert transport.close_with == (CloseCode.NO_PONG, "")
+    server.peer_reads.set()
+    await running
+
+
+async def test_nothing_waits_for_a_stream_that_has_ended(
+    server: AsgiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = ManualLoop()
+    transport = event_stream(server, seconds=100)
+    monkeypatch.setattr(transport, "_loop", clock)
+    running = asyncio.create_task(transport.run())
+    await idle()
+    assert clock.timers == 1
+    transport.close(1000, "")
+    await running
+    assert clock.timers == 0
 
 
 async def test_a_finished_write_does_not_end_an_event_stream(

@@ -6,14 +6,27 @@ import json
 from typing import Any
 
 import pytest
-from bff.connections.frames import encode
+from bff.connections.frames import encode, header
 from bff.connections.json_reader import check_depth, decode
-from bff.connections.messages import ErrorMessage, Event, parse
+from bff.connections.messages import ErrorMessage, Event, Hello, parse
 from bff.errors import Code, Outcome, Problem
+from websockets.frames import Frame, Opcode
 
 
 def test_nan_becomes_null() -> None:
     assert encode({"n": float("nan"), "i": float("inf")}) == b'{"n":null,"i":null}'
+
+
+@pytest.mark.parametrize("length", [0, 1, 125, 126, 65_535, 65_536, 70_000])
+@pytest.mark.parametrize("opcode", [Opcode.TEXT, Opcode.BINARY])
+def test_a_frame_is_as_websockets_would_send_it(opcode: Opcode, length: int) -> None:
+    payload = bytes(length)
+    assert header(opcode, length) + payload == Frame(opcode, payload).serialize(mask=False)
+
+
+def test_a_token_that_has_expired_has_no_seconds_left() -> None:
+    hello = Hello("one.1", "alice", "Alice", expires_at=1, ping_interval=25, positions={})
+    assert hello.payload()["event"]["expires_in"] == 0
 
 
 @pytest.mark.parametrize("text", ["", "{", "not JSON", '{"a":NaN}', "\ud800", "[" * 5000])

@@ -10,6 +10,7 @@ import pytest
 from bff.connections.json_reader import read_json
 from bff.connections.refused_frames import type_and_trace_id
 from bff.errors import Code, Problem
+from bff.names import MAX_TRACE_ID
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -21,10 +22,11 @@ _JSON = st.recursive(
 )
 _SEPARATORS = st.sampled_from([(",", ":"), (", ", ": "), (",\n", "\t:\r\n"), (" ,", " :")])
 TRACE_ID = "trace-1"
+MAX_DEPTH = 32
 
 
 def read(text: str, max_keys: int = 100) -> Any:
-    return read_json(text, max_depth=32, max_keys=max_keys)
+    return read_json(text, max_depth=MAX_DEPTH, max_keys=max_keys)
 
 
 def frame(params: str) -> str:
@@ -46,6 +48,7 @@ REFUSED = {
     "same key twice": '{"a":1,"a":2}',
     "same key twice, escaped": '{"a":1,"\\u0061":2}',
     "same key twice, spaced": '{"a" :1,"a"\n:2}',
+    "same key twice, once spaced": '{"a":1,"a" :2}',
     "same key twice, deep": '{"b":[{"a":{"c":1,"c":1}}]}',
     "same key twice, near colons": '{"a":"\\":","a":" :"}',
     "many keys": json.dumps(dict.fromkeys(range(6000), 0), separators=(",", ":")),
@@ -74,8 +77,25 @@ def test_other_texts_have_no_trace_id(text: str) -> None:
     assert type_and_trace_id(text) == (None, None)
 
 
-def test_a_trace_id_that_no_answer_could_contain_is_not_repeated() -> None:
-    assert type_and_trace_id('{"type":"ping","payload":{"trace_id":"\\ud83d"}}') == ("ping", None)
+@pytest.mark.parametrize(
+    ("trace_id", "is_repeated"),
+    [
+        ("\ud83d", False),
+        ("\n", True),
+        ("\n" * MAX_TRACE_ID, True),
+        ("\n" * (MAX_TRACE_ID + 1), False),
+        ("x" * (MAX_TRACE_ID + 1), False),
+        (5, False),
+        (None, False),
+    ],
+    ids=["half a character", "invalid", "longest", "longer", "long and valid", "number", "null"],
+)
+def test_a_trace_id_is_repeated_if_an_answer_can_contain_it(
+    trace_id: str | int | None, is_repeated: bool
+) -> None:
+    """Even one that is not valid, but not one that is too long."""
+    text = json.dumps({"type": "ping", "payload": {"trace_id": trace_id}})
+    assert type_and_trace_id(text) == ("ping", trace_id if is_repeated else None)
 
 
 @settings(derandomize=True, deadline=None, max_examples=300)
@@ -117,6 +137,16 @@ def test_keys_are_counted_in_all_objects() -> None:
     assert read(text, max_keys=4)
     with pytest.raises(Problem, match="More than 3 keys"):
         read(text, max_keys=3)
+
+
+@pytest.mark.parametrize(("opening", "closing"), [("[", "]"), ('{"a":', "}")])
+def test_a_value_may_be_as_deep_as_the_limit_and_no_deeper(opening: str, closing: str) -> None:
+    def nested(depth: int) -> str:
+        return opening * depth + "1" + closing * depth
+
+    assert read(nested(MAX_DEPTH)) == json.loads(nested(MAX_DEPTH))
+    with pytest.raises(Problem, match="Nested deeper than 32 levels"):
+        read(nested(MAX_DEPTH + 1))
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,15 @@ class ManualLoop:
     def call_later(
         self, seconds: float, callback: Callable[..., object], *arguments: Any
     ) -> _Handle:
-        handle = _Handle(self.now + seconds, callback, arguments)
+        return self.call_at(self.now + seconds, callback, *arguments)
+
+    def call_at(self, when: float, callback: Callable[..., object], *arguments: Any) -> _Handle:
+        handle = _Handle(when, callback, arguments)
         self._timers.append(handle)
         return handle
+
+    def time(self) -> float:
+        return self.now
 
     def create_task(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         return asyncio.get_running_loop().create_task(work)

@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 from tests.engine.server.doubles import ManualLoop, PeerTransport
 
 HEAD_SECONDS = 30.0
+KEEP_ALIVE_SECONDS = 3600
 LARGE = 1_000_000
 GET = b"GET /word HTTP/1.1\r\nHost: x\r\n\r\n"
 
@@ -41,7 +42,7 @@ class Site:
             interface="asgi3",
             lifespan="off",
             log_config=None,
-            timeout_keep_alive=3600,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
         )
         config.last_request_seconds = last_request_seconds
         loop: Any = self.loop

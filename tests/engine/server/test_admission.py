@@ -129,7 +129,13 @@ def test_each_server_has_its_own_limits_for_all_its_connections() -> None:
     [(1200, 1000), (1201, 1000), (1199, 999), (201, 1), (100, 1), (resource.RLIM_INFINITY, 1000)],
 )
 def test_the_limit_leaves_room_for_other_files(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, files: int, limit: int
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    files: int,
+    limit: int,
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (files, files))
     assert connection_limit(settings.model_copy(update={"max_connections": 1000})) == limit
+    told = [(line.__dict__["files"], line.__dict__["limit"]) for line in caplog.records]
+    assert told == ([(files, limit)] if limit < 1000 else [])

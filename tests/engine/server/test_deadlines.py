@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+import uvicorn
 
-from tests.engine.server.http_site import GET, HEAD_SECONDS, LARGE, Site, closed_at_the_end, post
+from tests.engine.server.http_site import (
+    GET,
+    HEAD_SECONDS,
+    KEEP_ALIVE_SECONDS,
+    LARGE,
+    Site,
+    closed_at_the_end,
+    post,
+)
 
 BODY_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 MIN_BODY_BYTES = 10 * 1024
@@ -19,7 +30,8 @@ async def site() -> AsyncIterator[Site]:
 
 
 async def test_a_head_has_its_time_from_its_first_byte_however_it_drips(site: Site) -> None:
-    await site.receives(GET)
+    await site.receives(GET[:9])
+    await site.receives(GET[9:])
     assert site.answers == 1
     assert await site.lives_for(2 * HEAD_SECONDS), "it is idle"
     await site.receives(GET[:5])
@@ -75,6 +87,26 @@ async def test_a_body_that_the_application_does_not_read_is_not_the_clients_faul
     assert not await site.lives_for(2 * BODY_SECONDS)
 
 
+async def test_a_body_that_is_not_read_because_another_answer_comes_first_has_all_the_time(
+    site: Site,
+) -> None:
+    site.may_answer.clear()
+    await site.receives(GET + post(5))
+    assert not site.transport.is_reading
+    assert await site.lives_for(10 * BODY_SECONDS)
+    site.may_answer.set()
+    await site.settle()
+    await site.receives(b"12345")
+    assert site.bodies == [b"", b"12345"]
+
+
+async def test_an_idle_connection_is_closed_after_its_time(site: Site) -> None:
+    for _ in range(2):
+        await site.receives(GET)
+        assert await site.lives_for(KEEP_ALIVE_SECONDS - 1)
+    assert not await site.lives_for(1)
+
+
 @pytest.mark.parametrize("half_closes", [False, True])
 async def test_the_time_of_an_answer_begins_again_whenever_the_client_reads(
     site: Site, half_closes: bool
@@ -108,6 +140,40 @@ async def test_a_later_and_larger_answer_is_not_compared_with_an_earlier_one(sit
     assert await site.lives_for(ANSWER_SECONDS - 1)
     site.transport.read(1)
     assert await site.lives_for(ANSWER_SECONDS - 1)
+
+
+class Streaming(Site):
+    """Sends a part of an answer that has no end for each size."""
+
+    def __init__(self) -> None:
+        self.sizes: asyncio.Queue[int] = asyncio.Queue()
+        super().__init__()
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while size := await self.sizes.get():
+            await send({"type": "http.response.body", "body": bytes(size), "more_body": True})
+
+
+async def test_the_next_part_of_an_answer_is_not_compared_with_one_that_was_read() -> None:
+    async with closed_at_the_end(Streaming()) as site:
+        site.transport.is_stalled = True
+        await site.receives(GET)
+        for size in (LARGE, 2 * LARGE):
+            site.sizes.put_nowait(size)
+            await site.settle()
+            assert site.transport.is_paused
+            assert await site.lives_for(ANSWER_SECONDS - 1)
+            site.transport.read(3 * LARGE)
+        site.sizes.put_nowait(0)
+
+
+async def test_with_a_configuration_of_uvicorn_an_idle_connection_is_closed_at_once(
+    site: Site,
+) -> None:
+    site.protocol.config = uvicorn.Config(site.app, log_config=None)
+    site.protocol.shutdown()
+    assert not await site.lives_for(0)
 
 
 @pytest.mark.parametrize("requests", [0, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,7 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engine.server.doubles import frames_of
-from tests.engine.server.http_site import GET, HEAD_SECONDS, Site, closed_at_the_end, post
+from tests.engine.server.http_site import (
+    GET,
+    HEAD_SECONDS,
+    KEEP_ALIVE_SECONDS,
+    Site,
+    closed_at_the_end,
+    post,
+)
 from tests.engine.server.test_handshake import request
 from tests.engine.server.test_protocol import masked
 
@@ -36,6 +44,18 @@ class Echo(Site):
         while (message := await receive())["type"] == "websocket.receive":
             await send({"type": "websocket.send", "text": message["text"]})
         self.code = message["code"]
+
+
+class OneByOne(Site):
+    """Answers as many requests as the test lets it."""
+
+    def __init__(self) -> None:
+        self.answered = asyncio.Semaphore(0)
+        super().__init__()
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        await self.answered.acquire()
+        await super().app(scope, receive, send)
 
 
 @pytest.fixture
@@ -68,6 +88,28 @@ async def test_a_head_is_refused_beyond_its_limit_and_not_before(site: Echo, kin
     assert status_of(site) == 431
     assert site.transport.written.endswith(b"connection: close\r\n\r\n")
     assert site.transport.is_lost
+
+
+async def test_a_chunk_of_a_body_may_be_larger_than_a_head(site: Echo) -> None:
+    head = b"POST /word HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = b"x" * (MAX_HEAD + 2 * PIECE)
+    await site.receives(head + b"%x\r\n" % len(body))
+    for at in range(0, len(body), PIECE):
+        await site.receives(body[at : at + PIECE])
+    await site.receives(b"\r\n0\r\n\r\n")
+    assert site.bodies == [body]
+
+
+@pytest.mark.parametrize("size", [100, PIECE + 1])
+async def test_an_idle_connection_keeps_nothing_of_what_it_has_received(
+    site: Echo, size: int
+) -> None:
+    data = post(size) + bytes(size)
+    before = sys.getrefcount(data)
+    site.protocol.data_received(data)
+    await site.settle()
+    assert site.answers == 1
+    assert sys.getrefcount(data) == before
 
 
 @settings(derandomize=True, deadline=None, max_examples=15)
@@ -111,9 +153,11 @@ def test_pipelined_requests_are_answered_in_order_however_they_are_cut(
     asyncio.run(run())
 
 
-async def test_requests_beyond_the_limit_wait_unread(site: Echo) -> None:
+@pytest.mark.parametrize("count", [MAX_PIPELINED + 1, 1000])
+async def test_requests_beyond_the_limit_wait_unread(site: Echo, count: int) -> None:
+    """`MAX_PIPELINED` wait behind the first one."""
     site.may_answer.clear()
-    await site.receives(GET * 1000)
+    await site.receives(GET * count)
     assert not site.transport.is_reading
     held = len(site.protocol.pipeline)
     assert MAX_PIPELINED <= held <= MAX_PIPELINED + PIECE // len(GET)
@@ -123,9 +167,22 @@ async def test_requests_beyond_the_limit_wait_unread(site: Echo) -> None:
     site.may_answer.set()
     for _ in range(100):
         await site.settle()
-    assert site.answers == 1010
+    assert site.answers == count + 10
     assert site.transport.is_reading
     assert site.transport.resumed == 1, "nothing more was read while input waited"
+    assert await site.lives_for(KEEP_ALIVE_SECONDS - 1)
+    assert not await site.lives_for(1), "it is idle as any other"
+
+
+async def test_reading_stops_again_when_too_many_still_wait_after_an_answer() -> None:
+    async with closed_at_the_end(OneByOne()) as site:
+        await site.receives(GET * (MAX_PIPELINED + 3))
+        site.answered.release()
+        await site.settle()
+        assert site.answers == 1
+        await site.receives(GET)
+        assert not site.transport.is_reading
+        assert len(site.protocol.pipeline) == MAX_PIPELINED + 1
 
 
 @pytest.mark.parametrize(
@@ -158,7 +215,7 @@ async def test_an_upgrade_passes_on_the_request_and_what_came_with_it(
     if cookie:
         await site.receives(GET)  # the upgrade may come behind a complete answer
     before = site.transport.written
-    messages = [b"%d" % number for number in range(300)]
+    messages = [b"%d" % number for number in range(1500)]
     data = head + b"".join(masked(1, message) for message in messages)
     for at in range(0, len(data), cut):
         piece = data[at : at + cut]
@@ -180,3 +237,17 @@ async def test_an_upgrade_passes_on_the_request_and_what_came_with_it(
     protocol.data_received(masked(8, (4321).to_bytes(2)))
     await site.settle()
     assert site.code == 4321
+
+
+@pytest.mark.parametrize("stalls", [False, True], ids=["the server stops", "an answer is not read"])
+async def test_the_deadlines_of_http_end_with_an_upgrade(stalls: bool) -> None:
+    async with closed_at_the_end(Echo(last_request_seconds=2.0)) as site:
+        if stalls:
+            site.transport.is_stalled = True
+            await site.receives(GET)
+            site.protocol.eof_received()
+        else:
+            site.protocol.shutdown()
+        await site.receives(HEAD_OF_WEBSOCKET)
+        assert site.scope["type"] == "websocket"
+        assert await site.lives_for(35)

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -25,14 +26,17 @@ SECONDS = 10
 
 
 @asynccontextmanager
-async def stopping(settings: Settings, last_request_seconds: float) -> AsyncIterator[Server]:
-    """A server that listens on a port of its own, like `bff serve`."""
+async def stopping(
+    settings: Settings, last_request_seconds: float, sockets: list[socket.socket] | None = None
+) -> AsyncIterator[Server]:
+    """A server that listens on a port of its own, like `bff serve`, or on `sockets`, like one of
+    its workers."""
     app = FastAPI()
     app.post("/word")(lambda: "word")
     config = configuration(settings, app, host="127.0.0.1", port=0)
     config.last_request_seconds = last_request_seconds
     server = Server(config)
-    serving = asyncio.create_task(server.serve())
+    serving = asyncio.create_task(server.serve(sockets))
     await until(lambda: server.started)
     yield server
     server.should_exit = True
@@ -117,9 +121,31 @@ async def test_a_silent_connection_is_closed(settings: Settings, seconds: float)
         assert await asyncio.wait_for(loop.sock_recv(raw, 1), SECONDS) == b""
 
 
-def test_the_parent_of_workers_does_not_hold_the_port() -> None:
+async def test_without_a_time_for_last_requests_the_port_is_closed_at_once(
+    settings: Settings,
+) -> None:
+    async with stopping(settings, 0) as server:
+        shutdown = asyncio.create_task(server.shutdown())
+        await asyncio.sleep(0)
+        assert not server.servers[0].is_serving()
+        await shutdown
+
+
+async def test_a_worker_that_stops_leaves_the_port_to_the_others(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as shared, socket.socket() as raw:
+        async with stopping(settings, 1, [shared.dup()]):
+            pass
+        raw.setblocking(False)
+        connect = asyncio.get_running_loop().sock_connect(raw, shared.getsockname())
+        await asyncio.wait_for(connect, SECONDS)
+
+
+def test_the_parent_of_workers_stops_them_and_does_not_hold_the_port() -> None:
+    stopped: list[int] = []
+    worker: Any = SimpleNamespace(terminate=lambda: stopped.append(1))
     workers = _Workers.__new__(_Workers)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        workers.processes, workers.sockets = [], [listener]
+        workers.processes, workers.sockets = [worker, worker], [listener]
         workers.terminate_all()
+        assert stopped == [1, 1]
         assert listener.fileno() == -1

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeGuard
 
 import orjson
 
-from bff.names import MAX_TRACE_ID, is_trace_id
+from bff.names import MAX_TRACE_ID
 
 _TOKEN: Final = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\\?\Z)|[{}\[\]]', re.DOTALL)
 """A bracket, or a string. The last string may be unterminated: it must match too, or the search
@@ -71,4 +71,4 @@ def _can_be_repeated(trace_id: Any) -> TypeGuard[str]:
     """Whether an answer can contain the trace id, even if it is not a valid one."""
     if not isinstance(trace_id, str) or len(trace_id) > MAX_TRACE_ID:
         return False
-    return is_trace_id(trace_id) or not _SURROGATE.search(trace_id)
+    return not _SURROGATE.search(trace_id)

@@ -159,8 +159,7 @@ class HttpProtocol(DeadlineProtocol):
         self.scope["extensions"] = offered
 
     def on_headers_complete(self) -> None:
-        self._is_in_head = False
-        self._is_in_body, self._body_bytes = True, 0
+        self._is_in_head, self._is_in_body = False, True
         super().on_headers_complete()
         if self._answers_once and self.cycle is not None:
             self.cycle.keep_alive = False
@@ -184,7 +183,6 @@ class HttpProtocol(DeadlineProtocol):
         self._stop_answer_timer()  # what waits now is another answer
         self._watch_answer()
         if self._unparsed and len(self.pipeline) < _MAX_PIPELINED:
-            self._unset_keepalive_if_required()
             self.loop.call_soon(self._parse_rest)
 
     def _set_peer_timeout(self, seconds: float) -> None:
