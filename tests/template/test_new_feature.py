@@ -8,9 +8,11 @@ import runpy
 import shutil
 from itertools import product
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from bff.cli import main
+from bff.connections.declared_events import DeclaredEvent
 from bff.scaffold import feature as scaffold
 from bff.scaffold.feature import write
 from bff.scaffold.text import Feature, module, test_module
@@ -172,7 +174,8 @@ LISTS = {
 def test_a_feature_is_listed_however_the_list_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str
 ) -> None:
-    routes = f"from app.routes import (\n    admin,\n)\n\nREALTIME = {listed}\nOTHER = [1]\n"
+    imports = "from app.routes import (\n    admin,\n)\nfrom bff.endpoints import rpc"
+    routes = f"{imports}\n\nREALTIME = {listed}\nOTHER = [rpc.router]\n"
     monkeypatch.chdir(project_of(tmp_path, routes))
     written = write(Feature("invoices", topics=("latest",)))
     assert written == [
@@ -180,11 +183,14 @@ def test_a_feature_is_listed_however_the_list_is_written(
         Path("tests/test_invoices.py"),
         Path("app/routes/__init__.py"),
     ]
-    imported, *_, found, other = ast.parse(written[-1].read_text(encoding="utf-8")).body
+    engines, imported, *_, found, other = ast.parse(written[-1].read_text(encoding="utf-8")).body
     assert isinstance(imported, ast.ImportFrom)
     assert [alias.name for alias in imported.names] == ["admin", "invoices"]
     assert ast.unparse(found) == f"REALTIME = [{', '.join(f'{n}.realtime' for n in LISTS[listed])}]"
-    assert ast.unparse(other) == "OTHER = [1]"
+    assert [ast.unparse(each) for each in (engines, other)] == [
+        "from bff.endpoints import rpc",
+        "OTHER = [rpc.router]",
+    ]
     written[0].unlink()
     written[1].unlink()
     with pytest.raises(scaffold.Refused, match="lists invoices already"):
@@ -198,7 +204,7 @@ def test_a_feature_is_listed_however_the_list_is_written(
 def test_each_table_has_a_migration_that_follows_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(project_of(tmp_path, "", '"""Tables."""\n\nfrom sqlmodel import SQLModel\n'))
+    monkeypatch.chdir(project_of(tmp_path, "", '"""Tables.\n"""\nfrom sqlmodel import SQLModel\n'))
     revisions: list[tuple[object, object]] = []
     for name, one, model in (("invoices", "invoice", "InvoiceRow"), ("news", "new", "NewRow")):
         written = write(Feature(name, table=True))
@@ -208,7 +214,7 @@ def test_each_table_has_a_migration_that_follows_the_last_one(
         assert migration.name == f"{facts['revision']}_add_{one}.py"
         revisions.append((facts["revision"], facts["down_revision"]))
         text = tables.read_text(encoding="utf-8")
-        assert text.startswith('"""Tables."""\n'), "what was there stays"
+        assert ast.get_docstring(ast.parse(text)) == "Tables.", "what was there stays"
         assert f'class {model}(SQLModel, table=True):\n    """Describe it here."""' in text
         assert text.count("import uuid") == 1
         assert f"select({model})" in test.read_text(encoding="utf-8")
@@ -232,7 +238,7 @@ def test_each_table_has_a_migration_that_follows_the_last_one(
     ("name", "one"),
     [("invoices", "invoice"), ("price_categories", "price_category"), ("address", "address")],
 )
-def test_a_feature_declares_exactly_what_was_asked_for(
+async def test_a_feature_declares_and_tests_exactly_what_was_asked_for(
     tmp_path: Path, name: str, one: str, chosen: tuple[bool, ...]
 ) -> None:
     def names(is_chosen: bool, *names: str) -> tuple[str, ...]:
@@ -242,7 +248,7 @@ def test_a_feature_declares_exactly_what_was_asked_for(
     topics, events = names(chosen[2], "latest", "oldest"), names(chosen[3], "paid")
     feature = Feature(name, exposed, methods, topics, events)
     assert feature.one == one
-    assert feature.is_empty is not any(chosen)
+    assert feature.is_empty is (not any(chosen))
     found = runpy.run_path(write_text(tmp_path / "feature.py", module(feature)))
     realtime = found["realtime"]
     assert {*realtime.targets} == {f"{name}.{method}" for method in (*exposed, *methods)}
@@ -252,8 +258,18 @@ def test_a_feature_declares_exactly_what_was_asked_for(
     }
     scopes = [one.scopes for one in (*realtime.targets.values(), *realtime.topic_policies.values())]
     assert all({*each} == {name} for each in scopes)
-    sent = {f"{name}.{topic}" for topic in topics} | {f"{one}.{event}" for event in events}
-    assert {event.name for event in realtime.declared_events()} == sent
+    topic_names = [f"{name}.{topic}" for topic in topics]
+    event_names = [f"{one}.{event}" for event in events]
+    assert {event.name for event in realtime.declared_events()} == {*topic_names, *event_names}
+    parameters = {
+        method: [*realtime.targets[f"{name}.{method}"].params.model_fields] for method in exposed
+    }
+    assert parameters == ({"list": [], "get": [f"{one}_id"]} if exposed else {})
+    item = {f"{one}_id": "1", "user_id": "alice"}
+    for event in events:
+        messenger = Recorder()
+        await found[f"on_{one}_{event}"](SimpleNamespace(payload=item), messenger)
+        assert messenger.sent == ["alice", f"{one}.{event}", *topic_names]
     if any(chosen):
         tests = runpy.run_path(write_text(tmp_path / "test_feature.py", test_module(feature)))
         assert len([test for test in tests if test.startswith("test_")]) == (
@@ -261,6 +277,22 @@ def test_a_feature_declares_exactly_what_was_asked_for(
         )
         assert tests["SCOPES"] == [name]
         assert ("service" in tests) is bool(exposed)
+        if exposed:
+            assert await tests[f"list_{name}"]() == [item]
+            assert await tests[f"get_{one}"]() == item
+
+
+class Recorder:
+    """A messenger that records for whom an event was, and which."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+
+    async def to_user(self, user: str, event: DeclaredEvent) -> None:
+        self.sent += [user, event.type.name]
+
+    async def to_topic(self, event: DeclaredEvent) -> None:
+        self.sent.append(event.type.name)
 
 
 def write_text(path: Path, text: str) -> str:
