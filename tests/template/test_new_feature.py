@@ -8,7 +8,7 @@ import runpy
 import shutil
 from itertools import product
 from pathlib import Path
-from types import SimpleNamespace
+from types import GenericAlias, SimpleNamespace
 
 import pytest
 from bff.cli import main
@@ -244,7 +244,8 @@ async def test_a_feature_declares_and_tests_exactly_what_was_asked_for(
     def names(is_chosen: bool, *names: str) -> tuple[str, ...]:
         return names if is_chosen else ()
 
-    exposed, methods = names(chosen[0], "list", "get"), names(chosen[1], "share")
+    exposed = names(chosen[0], "list", "get")
+    methods = names(chosen[1], "share", *names(not exposed, "list"))
     topics, events = names(chosen[2], "latest", "oldest"), names(chosen[3], "paid")
     feature = Feature(name, exposed, methods, topics, events)
     assert feature.one == one
@@ -265,7 +266,15 @@ async def test_a_feature_declares_and_tests_exactly_what_was_asked_for(
         method: [*realtime.targets[f"{name}.{method}"].params.model_fields] for method in exposed
     }
     assert parameters == ({"list": [], "get": [f"{one}_id"]} if exposed else {})
+    model = found[one.title().replace("_", "")]
+    results = {method: realtime.targets[f"{name}.{method}"].result for method in exposed}
+    assert results == ({"list": GenericAlias(list, model), "get": model} if exposed else {})
     item = {f"{one}_id": "1", "user_id": "alice"}
+    alice = SimpleNamespace(user_id="alice")
+    if "list" in methods:
+        assert await found[f"list_{name}"](None, alice) == [model(**item)]
+    if "share" in methods:
+        assert await found[f"share_{one}"](SimpleNamespace(**item), alice) == model(**item)
     for event in events:
         messenger = Recorder()
         await found[f"on_{one}_{event}"](SimpleNamespace(payload=item), messenger)
