@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -61,6 +63,13 @@ async def redeemed(http: httpx2.AsyncClient, **form: str) -> dict[str, Any]:
     return tokens
 
 
+def claims_of(tokens: dict[str, Any]) -> dict[str, Any]:
+    """The claims of the ID token."""
+    payload = tokens["id_token"].split(".")[1]
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(f"{payload}=="))
+    return claims
+
+
 async def test_a_code_is_worth_tokens_once_and_only_for_the_request_that_it_is_of(
     idp: EmbeddedIdentityProvider, http: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,6 +86,11 @@ async def test_a_code_is_worth_tokens_once_and_only_for_the_request_that_it_is_o
         assert await refused(http, **REDEEM, code=code), "too late"
     tokens = await redeemed(http, **REDEEM, code=code)
     assert (tokens["token_type"], tokens["expires_in"]) == ("Bearer", idp.access_token_seconds)
+    claims = claims_of(tokens)
+    assert 0 < claims.pop("exp") - claims.pop("iat") <= 600
+    assert claims.pop("sid")
+    about = {"sub": "ann", "scope": "orders", "nonce": "n"}
+    assert claims == {"iss": MEMORY_ISSUER, "aud": "bff", **about}
     assert await refused(http, **REDEEM, code=code), "twice"
     assert await refused(http, **REDEEM, code=tokens["refresh_token"])
 
@@ -102,12 +116,14 @@ async def test_a_refresh_token_is_worth_one_refresh_and_none_after_it_is_revoked
 ) -> None:
     """However many were used before: the oldest are forgotten first."""
     monkeypatch.setattr(identity_provider, "_MAX_USED", 2)
-    token = (await redeemed(http, **REDEEM, code=code_of(idp)))["refresh_token"]
+    code = code_of(idp)
+    token = (await redeemed(http, **REDEEM, code=code))["refresh_token"]
     for _ in range(4):
         refresh = {"grant_type": "refresh_token", "refresh_token": token}
         token = (await redeemed(http, **refresh))["refresh_token"]
         assert await refused(http, **refresh)
     assert idp.token_requests == ["refresh_token"] * 2
+    assert await redeemed(http, **REDEEM, code=code), "that it was used is forgotten"
     revoked = await http.post("/revoke", data={"token": token})
     assert revoked.status_code == 200
     assert await refused(http, grant_type="refresh_token", refresh_token=token)
@@ -118,7 +134,7 @@ async def test_instances_with_one_secret_take_each_others_codes_and_have_one_key
 ) -> None:
     """A sign-in outlives the reload of the process."""
     others = {
-        "with the same secret": signing,
+        "with the same secret": signing.model_copy(update={"oidc_client_id": "shop"}),
         "with none": signing.model_copy(update={"jwt_secret": None}),
     }
     keys = await http.get("/keys")
@@ -129,7 +145,10 @@ async def test_instances_with_one_secret_take_each_others_codes_and_have_one_key
         is_same = name == "with the same secret"
         async with httpx2.AsyncClient(transport=other.transport(), base_url="http://id") as asked:
             assert ((await asked.get("/keys")).json() == keys.json()) is is_same
-            assert (await refused(asked, **REDEEM, code=code_of(idp))) is not is_same
+            answer = await asked.post("/token", data={**REDEEM, "code": code_of(idp)})
+            assert answer.is_success is is_same
+            if is_same:
+                assert claims_of(answer.json())["aud"] == "shop"
     assert keys.status_code == metadata.status_code == 200
     assert [sorted(key) for key in keys.json()["keys"]] == [["crv", "kid", "kty", "use", "x", "y"]]
     assert metadata.json()["authorization_response_iss_parameter_supported"] is True
@@ -155,6 +174,7 @@ async def test_the_page_sends_the_browser_back_to_this_bff_and_to_no_other_place
     signing: Settings, form: dict[str, str], told: str
 ) -> None:
     app: FastAPI = create_app(signing.model_copy(update={"root_path": ""}))
+    assert not [path for path in app.openapi()["paths"] if path.startswith("/dev")]
     pages = "/dev/identity-provider"
     transport = httpx2.ASGITransport(app)
     async with httpx2.AsyncClient(transport=transport, base_url="http://localhost") as browser:
@@ -168,7 +188,13 @@ async def test_the_page_sends_the_browser_back_to_this_bff_and_to_no_other_place
         query = {**ASKED, "redirect_uri": CALLBACK}
         page = await browser.get(f"{pages}/authorize", params=query)
         assert page.status_code == 200
-        assert "form-action 'self'" in page.headers["content-security-policy"]
+        policy = page.headers["content-security-policy"]
+        assert "form-action 'self'" in policy
+        inline = re.findall(r"<(script|style)\b[^>]*>(.+?)</", page.text, re.DOTALL)
+        assert inline
+        for kind, content in inline:
+            digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+            assert re.search(rf"{kind}-src [^;]*'sha256-{re.escape(digest)}'", policy)
         assert page.headers["cache-control"] == "no-store"
         answer = await browser.post(f"{pages}/authorize", params=query, data=form)
         back = httpx2.URL(answer.headers["location"])
