@@ -195,9 +195,10 @@ def test_a_feature_is_listed_however_the_list_is_written(
     written[1].unlink()
     with pytest.raises(scaffold.Refused, match="lists invoices already"):
         write(Feature("invoices", topics=("latest",)))
-    written[-1].write_text("REALTIME = []\n", encoding="utf-8")
-    with pytest.raises(scaffold.Refused, match="has no `from app"):
-        write(Feature("invoices", topics=("latest",)))
+    for text in ("REALTIME = []\n", "from app.routes import admin\nREALTIME = (admin,)\n"):
+        written[-1].write_text(text, encoding="utf-8")
+        with pytest.raises(scaffold.Refused, match="has no `from app"):
+            write(Feature("invoices", topics=("latest",)))
 
 
 @pytest.mark.usefixtures("without_check")
@@ -236,7 +237,12 @@ def test_each_table_has_a_migration_that_follows_the_last_one(
 @pytest.mark.parametrize("chosen", [*product((False, True), repeat=4)], ids=str)
 @pytest.mark.parametrize(
     ("name", "one"),
-    [("invoices", "invoice"), ("price_categories", "price_category"), ("address", "address")],
+    [
+        ("invoices", "invoice"),
+        ("price_categories", "price_category"),
+        ("address", "address"),
+        ("s", "s"),
+    ],
 )
 async def test_a_feature_declares_and_tests_exactly_what_was_asked_for(
     tmp_path: Path, name: str, one: str, chosen: tuple[bool, ...]
@@ -285,6 +291,7 @@ async def test_a_feature_declares_and_tests_exactly_what_was_asked_for(
             len(exposed) + len(methods) + len(topics) + len(events) * (1 + len(topics))
         )
         assert tests["SCOPES"] == [name]
+        assert "RunningBff" in tests
         assert ("service" in tests) is bool(exposed)
         if exposed:
             assert await tests[f"list_{name}"]() == [item]
