@@ -12,6 +12,8 @@ from typing import Any
 import app.main
 import app.settings
 import pytest
+from bff.errors import Code, Problem
+from bff.mesh.service import Service
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from bff.testing import EventSource, RunningBff, run, until
@@ -94,8 +96,10 @@ def event(topic: str, event: int) -> bytes:
 
 
 async def test_an_event_source_reads_as_browsers_do() -> None:
-    stream = b": hello\n\nretry: 50\nid: 7\n" + event("a", 1) + event("b", 2)
+    other = b'data: {"type": "pong", "payload": {}}\n\n'
+    stream = b": hello\n\nretry: 50\nid: 7\n" + event("a", 1) + other + event("b", 2)
     events = source(*(bytes([byte]) for byte in stream))
+    assert (events.comments, events.retry, events.last_event_id) == (0, None, "")
     assert (await events.event("b"))["event"] == 2
     assert (events.comments, events.retry, events.last_event_id) == (1, 50, "7")
     with pytest.raises(EOFError):
@@ -144,11 +148,28 @@ async def test_the_clients_are_those_of_the_user_that_a_test_names(settings: Set
             assert (await source.event("news"))["event"] == 1
             async with bff.events("bob", last_event_id=before, topics="news") as resumed:
                 assert (await resumed.event("news"))["event"] == 1
+            closing = asyncio.gather(browser.closed(), source.closed())
             async with bff.http("dave", ["admin"]) as http:
+                assert not closing.done()
                 assert (await http.delete("/admin/users/bob/connections")).status_code == 202
-            assert (await browser.closed(), await source.closed()) == (4504, 4504)
+            assert [*await closing] == [4504, 4504]
         async with bff.event_stream() as unknown:
             assert unknown.response.status_code == 401
+
+
+async def test_a_service_is_on_the_mesh_until_the_end_of_its_block(bff: RunningBff) -> None:
+    name = f"{bff.settings.app_name}-billing"
+    service = Service(name)
+
+    @service.method("pay")
+    async def pay(amount: int) -> int:
+        return amount
+
+    async with bff.mesh_service(service):
+        assert await bff.engine.mesh.request(name, "pay", {"amount": 3}) == 3
+    with pytest.raises(Problem) as away:
+        await bff.engine.mesh.request(name, "pay", {"amount": 3}, timeout=0.3)
+    assert away.value.code in (Code.SERVICE_UNAVAILABLE, Code.TIMEOUT)
 
 
 async def test_a_server_uses_the_listener_it_was_given_and_has_stopped_after_its_block(
@@ -165,7 +186,12 @@ async def test_a_server_uses_the_listener_it_was_given_and_has_stopped_after_its
 
     listener = socket.create_server(("127.0.0.1", 0))
     host, port = listener.getsockname()
-    async with serve(settings, FastAPI(lifespan=lifespan), listener=listener) as (_, address):
+    async with (
+        serve(settings, FastAPI(lifespan=lifespan), listener=listener) as (_, address),
+        serve(settings, FastAPI()) as (_, second),
+        serve(settings, FastAPI()) as (_, third),
+    ):
+        assert len({address, second, third}) == 3, "without one each has a port of its own"
         assert address == f"{host}:{port}"
         assert not stopped
     assert stopped

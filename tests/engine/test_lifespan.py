@@ -32,6 +32,8 @@ async def test_connections_are_closed_although_a_resource_of_the_app_fails_to_cl
     engine: Bff = app.state.bff
     closed = []
     for name, part, close in (
+        ("keys", engine.verifier.tokens, "close"),
+        ("pipeline", engine.cluster.pipeline, "close"),
         ("redis", engine.redis, "aclose"),
         ("database", engine.database, "close"),
     ):
@@ -45,7 +47,7 @@ async def test_connections_are_closed_although_a_resource_of_the_app_fails_to_cl
     with pytest.raises(RuntimeError, match="billing"):
         async with engine.lifespan(app):
             pass
-    assert closed == ["redis", "database"]
+    assert closed == ["keys", "pipeline", "redis", "database"]
 
 
 async def test_background_tasks_end_when_the_start_fails(

@@ -51,7 +51,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "server": ("engine/server", "engine/endpoints"),
     "telemetry": ("engine",),
     "testing": ("engine",),
-    "update": ("template/test_update.py",),
+    "update": ("template/test_update_plan.py", "template/test_update.py"),
 }
 """The packages of `bff`, `.` for the modules beside them, and what in `tests` is to notice a change
 there, the room's own tests first."""

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 from bff.update.__main__ import main
-from bff.update.record import public_address
 from click.testing import CliRunner, Result
 
 from scripts.bake import PROJECT, ROOT, bake
@@ -389,27 +388,6 @@ def test_a_template_that_breaks_changes_nothing(
     assert done.exit_code == 1
     assert done.output.startswith("Error: cookiecutter failed")
     assert git(copy.path, "status", "--porcelain") == ""
-
-
-@pytest.mark.parametrize(
-    ("address", "recorded"),
-    [
-        ("/home/ada/template", ""),
-        ("../template", ""),
-        ("template", ""),
-        (r"C:\Users\ada\template", ""),
-        ("file:///home/ada/template.git", ""),
-        ("https://git.example.com/a/b.git", "https://git.example.com/a/b.git"),
-        ("https://ada:pa@ss@git.example.com/a/b.git", "https://git.example.com/a/b.git"),
-        ("git+https://token@git.example.com:81/a", "git+https://git.example.com:81/a"),
-        ("https://git.example.com/b.zip?token=secret", "https://git.example.com/b.zip"),
-        ("ssh://git:secret@git.example.com/a/b", "ssh://git@git.example.com/a/b"),
-        ("git@git.example.com:a/b.git", "git@git.example.com:a/b.git"),
-        ("gh:a/b", "gh:a/b"),
-    ],
-)
-def test_no_path_and_no_credentials_are_recorded(address: str, recorded: str) -> None:
-    assert public_address(address) == recorded
 
 
 def test_a_new_record_is_the_same_every_time(source: Path, tmp_path: Path) -> None:

@@ -45,6 +45,13 @@ async def test_the_page_and_its_client_are_served(development: Settings) -> None
         own = await _modules(browser, "/development/main.js")
         modules = await _modules(browser, "/bff-client/bff-client.js")
         other = await browser.get("/bff-client/package.json")
+    signing = development.model_copy(update={"oidc_issuer": "memory://"})
+    async with browse(signing) as browser:
+        with_sign_in = await browser.get("/")
+    assert "<body data-sign-in>" in with_sign_in.text
+    assert "<body>" in page.text
+    documented = create_app(development).openapi()["paths"]
+    assert not {"/", "/dev/token", "/development/{name}", "/bff-client/{name}"} & {*documented}
     assert page.headers["content-type"].startswith("text/html")
     assert "bff-client.js" in "".join(own.values())
     assert {"/development/main.js", "/development/forms.js"} <= set(own)

@@ -111,23 +111,29 @@ def _registered(text: str, name: str) -> str:
             imported = node
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "REALTIME":
             listed = node.value
-    if imported is None or not isinstance(listed, ast.List) or listed.end_lineno is None:
+    if imported is None or not isinstance(listed, ast.List):
         raise Refused(f"{_ROUTES} has no `from app.routes import …`, or no list REALTIME")
     names = {alias.name for alias in imported.names}
     if name in names:
         raise Refused(f"{_ROUTES} lists {name} already")
+    assert listed.end_lineno is not None and listed.end_col_offset is not None  # noqa: PT018, S101
     end = listed.end_lineno - 1
-    closing = lines[end]
-    if closing.strip() == "]":
+    inside, rest = _split(lines[end], listed.end_col_offset - 1)
+    if not inside.strip():
         lines.insert(end, f"    {name}.realtime,\n")
     else:
-        inside, _, rest = closing.rpartition("]")
         comma = ", " if listed.elts and not inside.rstrip().endswith(",") else ""
-        lines[end] = f"{inside}{comma}{name}.realtime]{rest}"
+        lines[end] = f"{inside}{comma}{name}.realtime{rest}"
     statement = f"from app.routes import {', '.join(sorted({*names, name}))}\n"
     assert imported.end_lineno is not None  # noqa: S101
     lines[imported.lineno - 1 : imported.end_lineno] = [statement]
     return "".join(lines)
+
+
+def _split(line: str, offset: int) -> tuple[str, str]:
+    """The line before and from an offset of `ast`, which counts bytes."""
+    encoded = line.encode()
+    return encoded[:offset].decode(), encoded[offset:].decode()
 
 
 def _with_table(text: str, feature: Feature) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bff.update import git
-from bff.update.record import BASE_ZIP, PROJECT_JSON, Owner, Record, digest, owner
+from bff.update.record import Owner, Record, digest, owner
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class Planner:
 
     def make(self, tracked: set[str], record: Record) -> Plan:
         """Compute the plan. `tracked`: the files that git tracks; `record`: the new content of
-        `.bff/`."""
+        `.bff/`, which is written last, so that it never describes files that are not written
+        yet."""
         in_engine = {name for name in tracked if owner(name) is Owner.ENGINE}
         for name in sorted({*in_engine, *self.old.engine, *self.new.engine}):
             if name not in self.new.base:
@@ -58,7 +59,6 @@ class Planner:
             self._lock(name)
         for name, content in record.files().items():
             self._write(name, File(content, 0o644))
-        self._move_record_to_end()
         return self.plan
 
     def _engine(self, name: str) -> None:
@@ -123,12 +123,6 @@ class Planner:
     def _write(self, name: str, file: File | None) -> None:
         if _content(read_file(self.project / name)) != _content(file):
             self.plan.changes[name] = file
-
-    def _move_record_to_end(self) -> None:
-        """Write the record last, so that it never describes files that are not written yet."""
-        for name in (BASE_ZIP, PROJECT_JSON):
-            if name in self.plan.changes:
-                self.plan.changes[name] = self.plan.changes.pop(name)
 
 
 def _content(file: File | None) -> bytes | None:
