@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from bff.connections.close_codes import CloseCode
@@ -19,7 +20,7 @@ from bff.settings import Settings
 from bff.testing import run
 from fastapi import FastAPI
 from jsonschema import Draft7Validator  # type: ignore[import-untyped]
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from tests.engine.echo import create_app
 from tests.engine.everything import feature
@@ -103,10 +104,31 @@ def test_what_is_not_declared_is_listed(contract: Contract) -> None:
 
 
 def test_a_type_without_a_schema_is_not_declared() -> None:
+    class Odd(BaseModel):
+        ring: Callable[[], int]
+
     realtime = RealtimeRouter()
     realtime.expose("a", methods=["b"], result=type("Plain", (), {}))
+    realtime.emits("rung", Odd)
     made = contract_of(realtime, title="t", version="1", socket_path="/ws")
     assert list(made.undeclared()) == ["method a.b: params, result"]
+    assert [event.payload for event in made.events] == [{}], "it may be anything"
+
+
+def test_the_limits_and_words_of_an_annotated_result_are_part_of_the_contract() -> None:
+    realtime = RealtimeRouter()
+
+    @realtime.method("dice.roll")
+    async def roll() -> Annotated[int, Field(ge=1, le=6, description="What it shows")]:
+        return 4
+
+    (method,) = contract_of(realtime, title="t", version="1", socket_path="/ws").methods
+    assert method.result == {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 6,
+        "description": "What it shows",
+    }
 
 
 @pytest.mark.parametrize("served", [True, False])
@@ -209,11 +231,19 @@ def test_a_topic_has_a_name_and_a_payload_of_its_own(document: dict[str, Any]) -
     async def may_read() -> bool:
         return True
 
+    @realtime.topic("cursors")
+    async def may_follow() -> bool:
+        return True
+
     realtime.emits("news", int)
+    realtime.emits("cursors", int, stored=False)
     realtime.emits("notes.*", int)
     made = contract_of(realtime, title="", version="", socket_path="")
-    payloads = {topic.pattern: topic.payload for topic in made.topics}
-    assert payloads == {"presence.#": {"type": "string"}, "news": {"type": "integer"}}
+    assert {topic.pattern: (topic.payload, topic.stored) for topic in made.topics} == {
+        "presence.#": ({"type": "string"}, True),
+        "news": ({"type": "integer"}, True),
+        "cursors": ({"type": "integer"}, False),
+    }
     assert made.events == [], "they are topics, or patterns; without `keep_result` none is late"
     patterns = ("a.*", "a.#", "a._")
     topics = [TopicContract(one, "", [], None) for one in patterns]
