@@ -317,6 +317,7 @@ def test_a_schema_is_translated_to_the_draft_of_asyncapi(schema: Any, expected: 
         ({"type": "integer", "exclusiveMinimum": 5}, 6),
         ({"type": "integer", "maximum": -5}, -5),
         ({"type": "integer", "maximum": 1}, 1),
+        ({"type": "number", "maximum": 1.5}, 1),
         ({"type": "number", "exclusiveMaximum": 0}, -1),
         ({"type": "number", "exclusiveMaximum": 2}, 1),
         ({"type": "number", "minimum": 3, "maximum": 3}, 3),
