@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 import pytest
 from bff.connections.close_codes import CloseCode
@@ -14,6 +14,7 @@ from bff.contract.asyncapi import asyncapi, draft_7
 from bff.contract.contract import Contract, TopicContract, contract_of
 from bff.contract.documents import Documents
 from bff.contract.examples import example
+from bff.contract.schemas import Schemas, resolved
 from bff.errors import Code
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
@@ -21,6 +22,7 @@ from bff.testing import run
 from fastapi import FastAPI
 from jsonschema import Draft7Validator  # type: ignore[import-untyped]
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from tests.engine.echo import create_app
 from tests.engine.everything import feature
@@ -74,6 +76,75 @@ def test_a_frame_that_differs_from_its_model_is_not_valid(document: dict[str, An
     assert messages(document, "response").is_valid(frame)
     event = {"type": "event", "payload": {"topic": "typing", "event": 7}}
     assert not messages(document, "event.typing").is_valid(event)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "valid"),
+    [
+        ("orders.place", {}, True),
+        ("orders.place", {"params": None}, False),
+        ("orders.place", {"method": "list"}, False),
+        ("orders.place", {"service": "shop"}, False),
+        ("orders.place", {"timeout_ms": 1}, True),
+        ("orders.place", {"timeout_ms": 0}, False),
+        ("orders.list", {"method": "list", "params": {}}, True),
+        ("orders.list", {"method": "list", "params": ...}, True),
+        ("orders.get__", {"method": "get_all", "params": {"newsletter": True}}, True),
+        ("orders.get__", {"method": "get_all", "params": ...}, False),
+        ("old.call", {"service": "old", "method": "call", "params": {"any": 1}}, True),
+        ("old.call", {"service": "old", "method": "call", "params": 7}, False),
+    ],
+)
+def test_a_request_is_valid_as_it_is_accepted(
+    document: dict[str, Any], name: str, changes: dict[str, Any], valid: bool
+) -> None:
+    """A change to `...` leaves the part out."""
+    payload = {"service": "orders", "method": "place", "params": {"item": "tea"}} | changes
+    payload = {part: value for part, value in payload.items() if value is not ...}
+    request = {"type": "request", "payload": payload}
+    assert messages(document, f"{name}.request").is_valid(request) is valid
+
+
+class Base(BaseModel):
+    kept: int
+    """Of the base."""
+    changed: int
+    """Of the base, too."""
+
+
+class Derived(Base):
+    changed: int = 0
+    """Of the derived class."""
+    told: int = Field(0, description="In the field.")
+    """Below the field."""
+    silent: int = 0
+
+
+class Partial(TypedDict):
+    always: int
+    sometimes: NotRequired[int]
+
+
+def test_what_is_sent_is_described_by_its_docstrings_and_required_if_it_is_always_there() -> None:
+    schemas = Schemas()
+    sent, accepted = schemas.add("serialization", Derived), schemas.add("validation", Derived)
+    partial = schemas.add("serialization", Partial)
+    schemas.make()
+
+    def made(number: int | None) -> dict[str, Any]:
+        return resolved(schemas.of(number) or {}, schemas.definitions)
+
+    assert made(sent)["required"] == ["kept", "changed", "told", "silent"]
+    assert made(accepted)["required"] == ["kept"]
+    assert made(partial)["required"] == ["always"]
+    for number in (sent, accepted):
+        fields = made(number)["properties"]
+        assert {name: field.get("description") for name, field in fields.items()} == {
+            "kept": "Of the base.",
+            "changed": "Of the derived class.",
+            "told": "In the field.",
+            "silent": None,
+        }
 
 
 def test_it_names_every_error_code_and_close_code_in_words(document: dict[str, Any]) -> None:
