@@ -93,6 +93,28 @@ async def test_a_database_that_is_away_delays_entries_and_loses_none(
     assert caplog.text.count("audit entries not stored, retrying") == 2
 
 
+async def test_a_database_that_is_away_is_not_asked_again_at_once(
+    audit: AuditLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    async def fail(_: Any) -> None:
+        nonlocal tries
+        tries += 1
+        await asyncio.sleep(0)
+        raise OperationalError("", None, Exception())
+
+    monkeypatch.setattr(log, "_RETRY_SECONDS", (3600, 3600))
+    monkeypatch.setattr(audit, "_insert", fail)
+    audit.record("act")
+    task = asyncio.create_task(audit._write_entries())
+    await until(lambda: tries > 0)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    task.cancel()
+    assert tries == 1
+
+
 async def test_a_batch_whose_answer_was_lost_is_stored_once(
     audit: AuditLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,10 +148,10 @@ async def test_what_waits_is_bounded_and_what_is_dropped_is_counted_and_logged(
     assert caplog.messages.count("audit") == 5
 
 
+@pytest.mark.parametrize("now", [0.0, 6000.0], ids=["when the machine has booted", "later"])
 async def test_refused_acts_cannot_fill_the_table(
-    audit: AuditLog, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+    audit: AuditLog, metrics: Metrics, monkeypatch: pytest.MonkeyPatch, now: float
 ) -> None:
-    now = 6000.0
     monkeypatch.setattr(log, "time", SimpleNamespace(monotonic=lambda: now))
     for _ in range(200):
         audit.record("sign_in", outcome=AuditOutcome.REFUSED)
@@ -240,12 +262,13 @@ async def test_the_end_of_a_time_is_not_part_of_it(audit: AuditLog) -> None:
     assert not await audit.read(until=entry.at)
 
 
-async def test_nothing_is_missing_at_a_stop_after_a_batch_was_stored(
-    audit: AuditLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("ran", [False, True])
+async def test_nothing_is_missing_at_a_stop_but_what_was_never_taken_up(
+    audit: AuditLog, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ran: bool
 ) -> None:
-    """Only what was never taken up is counted: the batch before it is stored."""
-    async with writing(audit):
-        audit.record("act")
+    if ran:
+        async with writing(audit):
+            audit.record("act")
     monkeypatch.setattr(log, "_FLUSH_SECONDS", 0.01)
     audit.record("late")
     await audit.flush()

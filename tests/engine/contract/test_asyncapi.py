@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
 import pytest
 from bff.connections.close_codes import CloseCode
@@ -13,13 +14,15 @@ from bff.contract.asyncapi import asyncapi, draft_7
 from bff.contract.contract import Contract, TopicContract, contract_of
 from bff.contract.documents import Documents
 from bff.contract.examples import example
+from bff.contract.schemas import Schemas, resolved
 from bff.errors import Code
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from bff.testing import run
 from fastapi import FastAPI
 from jsonschema import Draft7Validator  # type: ignore[import-untyped]
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from tests.engine.echo import create_app
 from tests.engine.everything import feature
@@ -75,6 +78,75 @@ def test_a_frame_that_differs_from_its_model_is_not_valid(document: dict[str, An
     assert not messages(document, "event.typing").is_valid(event)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "valid"),
+    [
+        ("orders.place", {}, True),
+        ("orders.place", {"params": None}, False),
+        ("orders.place", {"method": "list"}, False),
+        ("orders.place", {"service": "shop"}, False),
+        ("orders.place", {"timeout_ms": 1}, True),
+        ("orders.place", {"timeout_ms": 0}, False),
+        ("orders.list", {"method": "list", "params": {}}, True),
+        ("orders.list", {"method": "list", "params": ...}, True),
+        ("orders.get__", {"method": "get_all", "params": {"newsletter": True}}, True),
+        ("orders.get__", {"method": "get_all", "params": ...}, False),
+        ("old.call", {"service": "old", "method": "call", "params": {"any": 1}}, True),
+        ("old.call", {"service": "old", "method": "call", "params": 7}, False),
+    ],
+)
+def test_a_request_is_valid_as_it_is_accepted(
+    document: dict[str, Any], name: str, changes: dict[str, Any], valid: bool
+) -> None:
+    """A change to `...` leaves the part out."""
+    payload = {"service": "orders", "method": "place", "params": {"item": "tea"}} | changes
+    payload = {part: value for part, value in payload.items() if value is not ...}
+    request = {"type": "request", "payload": payload}
+    assert messages(document, f"{name}.request").is_valid(request) is valid
+
+
+class Base(BaseModel):
+    kept: int
+    """Of the base."""
+    changed: int
+    """Of the base, too."""
+
+
+class Derived(Base):
+    changed: int = 0
+    """Of the derived class."""
+    told: int = Field(0, description="In the field.")
+    """Below the field."""
+    silent: int = 0
+
+
+class Partial(TypedDict):
+    always: int
+    sometimes: NotRequired[int]
+
+
+def test_what_is_sent_is_described_by_its_docstrings_and_required_if_it_is_always_there() -> None:
+    schemas = Schemas()
+    sent, accepted = schemas.add("serialization", Derived), schemas.add("validation", Derived)
+    partial = schemas.add("serialization", Partial)
+    schemas.make()
+
+    def made(number: int | None) -> dict[str, Any]:
+        return resolved(schemas.of(number) or {}, schemas.definitions)
+
+    assert made(sent)["required"] == ["kept", "changed", "told", "silent"]
+    assert made(accepted)["required"] == ["kept"]
+    assert made(partial)["required"] == ["always"]
+    for number in (sent, accepted):
+        fields = made(number)["properties"]
+        assert {name: field.get("description") for name, field in fields.items()} == {
+            "kept": "Of the base.",
+            "changed": "Of the derived class.",
+            "told": "In the field.",
+            "silent": None,
+        }
+
+
 def test_it_names_every_error_code_and_close_code_in_words(document: dict[str, Any]) -> None:
     channel = document["channels"]["socket"]
     assert {one["code"] for one in channel["x-close-codes"]} == {int(code) for code in CloseCode}
@@ -103,10 +175,31 @@ def test_what_is_not_declared_is_listed(contract: Contract) -> None:
 
 
 def test_a_type_without_a_schema_is_not_declared() -> None:
+    class Odd(BaseModel):
+        ring: Callable[[], int]
+
     realtime = RealtimeRouter()
     realtime.expose("a", methods=["b"], result=type("Plain", (), {}))
+    realtime.emits("rung", Odd)
     made = contract_of(realtime, title="t", version="1", socket_path="/ws")
     assert list(made.undeclared()) == ["method a.b: params, result"]
+    assert [event.payload for event in made.events] == [{}], "it may be anything"
+
+
+def test_the_limits_and_words_of_an_annotated_result_are_part_of_the_contract() -> None:
+    realtime = RealtimeRouter()
+
+    @realtime.method("dice.roll")
+    async def roll() -> Annotated[int, Field(ge=1, le=6, description="What it shows")]:
+        return 4
+
+    (method,) = contract_of(realtime, title="t", version="1", socket_path="/ws").methods
+    assert method.result == {
+        "type": "integer",
+        "minimum": 1,
+        "maximum": 6,
+        "description": "What it shows",
+    }
 
 
 @pytest.mark.parametrize("served", [True, False])
@@ -209,11 +302,19 @@ def test_a_topic_has_a_name_and_a_payload_of_its_own(document: dict[str, Any]) -
     async def may_read() -> bool:
         return True
 
+    @realtime.topic("cursors")
+    async def may_follow() -> bool:
+        return True
+
     realtime.emits("news", int)
+    realtime.emits("cursors", int, stored=False)
     realtime.emits("notes.*", int)
     made = contract_of(realtime, title="", version="", socket_path="")
-    payloads = {topic.pattern: topic.payload for topic in made.topics}
-    assert payloads == {"presence.#": {"type": "string"}, "news": {"type": "integer"}}
+    assert {topic.pattern: (topic.payload, topic.stored) for topic in made.topics} == {
+        "presence.#": ({"type": "string"}, True),
+        "news": ({"type": "integer"}, True),
+        "cursors": ({"type": "integer"}, False),
+    }
     assert made.events == [], "they are topics, or patterns; without `keep_result` none is late"
     patterns = ("a.*", "a.#", "a._")
     topics = [TopicContract(one, "", [], None) for one in patterns]
@@ -287,6 +388,7 @@ def test_a_schema_is_translated_to_the_draft_of_asyncapi(schema: Any, expected: 
         ({"type": "integer", "exclusiveMinimum": 5}, 6),
         ({"type": "integer", "maximum": -5}, -5),
         ({"type": "integer", "maximum": 1}, 1),
+        ({"type": "number", "maximum": 1.5}, 1),
         ({"type": "number", "exclusiveMaximum": 0}, -1),
         ({"type": "number", "exclusiveMaximum": 2}, 1),
         ({"type": "number", "minimum": 3, "maximum": 3}, 3),

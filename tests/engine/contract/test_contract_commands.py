@@ -47,6 +47,7 @@ class Project:
         realtime = RealtimeRouter()
         realtime.expose("shop", methods=["buy"], params=self.params, result=Order)
         realtime.expose("old", methods=["call"])
+        realtime.emits("opened", str, description="Le café est ouvert.")
         return create_app(settings, realtime)
 
     def run(self, *arguments: str) -> Result:
@@ -105,8 +106,23 @@ def test_a_document_that_is_not_json_is_named(project: Project) -> None:
     assert "asyncapi.json is not JSON" in done.output
 
 
+def test_the_documents_are_files_that_people_can_compare_line_by_line(project: Project) -> None:
+    """As editors and `git diff` show them: indented, with letters instead of escapes."""
+    done = project.run("contract", "--folder", "docs/api")
+    assert done.exit_code == 0, done.output
+    folder = Path("docs", "api")
+    for name in ("asyncapi.json", "openapi.json"):
+        assert f"wrote {folder / name}\n" in done.output
+        text = (folder / name).read_text("utf-8")
+        assert '\n  "info": {\n    "title": "shop",\n' in text
+        assert text.endswith("\n}\n")
+    assert '"description": "Le café est ouvert."' in (folder / "asyncapi.json").read_text("utf-8")
+    assert "wrote" not in project.run("contract", "--folder", "docs/api").output
+
+
 def test_types_are_printed_and_nothing_else(project: Project) -> None:
     done = project.run("types")
     assert done.exit_code == 0, done.output
     assert done.stdout.startswith("// Written by `bff types`.")
+    assert done.stdout.endswith("}\n")
     assert "buy: { params: Params; result: Order };" in done.stdout

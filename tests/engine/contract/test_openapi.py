@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from bff.errors import Code, Problem
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
 from fastapi import APIRouter
-from pydantic import BaseModel
+from pydantic import BaseModel, create_model
 
 from tests.engine.echo import create_app
 from tests.engine.everything import feature
@@ -94,27 +94,68 @@ def test_each_method_has_a_path_with_its_parameters_and_its_result(
     assert place["responses"]["504"]
     now = document["paths"]["/rpc/chat/now"]["post"]
     assert now["requestBody"]["required"] is False
+    optional = document["paths"]["/rpc/orders/list"]["post"]["requestBody"]
+    assert optional["required"] is False, "it has parameters, and needs none of them"
     assert now["summary"] == "Nothing to say."
     assert "/rpc/orders/get_*" not in document["paths"]
     assert "/rpc/{service}/{method}" in document["paths"]
 
 
-def test_two_models_with_one_name_are_two_schemas(settings: Settings) -> None:
-    class Order(BaseModel):
-        over_rpc: int
+class Line(BaseModel):
+    item: str = "tea"
+    """What is bought."""
+    kind: Literal["a", "b"]
+    tags: list[str] = []
+
+
+_FIELDS: dict[str, Any] = {
+    "item": (str, "tea"),
+    "kind": (Literal["a", "b"], ...),
+    "tags": (list[str], []),
+}
+
+
+def another_line(**changes: Any) -> type[BaseModel]:
+    return create_model("Line", **(_FIELDS | changes))
+
+
+@pytest.mark.parametrize(
+    ("other", "name"),
+    [
+        (Line, "Line"),
+        (another_line(), "Line"),
+        (another_line(kind=(Literal["a", "c"], ...)), "LineRpc"),
+        (another_line(item=(int, 1)), "LineRpc"),
+        (another_line(item=(str, ...)), "LineRpc"),
+        (create_model("Line"), "LineRpc"),
+    ],
+    ids=["itself", "the same fields", "another value", "another type", "required", "no fields"],
+)
+def test_models_with_one_name_share_a_schema_only_if_they_are_alike(
+    settings: Settings, other: type[BaseModel], name: str
+) -> None:
+    class Basket(BaseModel):
+        lines: list[other | None]  # type: ignore[valid-type]
 
     router, realtime = APIRouter(), RealtimeRouter()
-    realtime.expose("shop", methods=["buy"], params=Order, result=int)
+    realtime.expose("shop", methods=["buy"], params=Basket, result=int)
 
-    class Other(BaseModel):
-        over_http: str
+    @router.post("/lines")
+    def add(line: Line) -> None: ...
 
-    Other.__name__ = Other.__qualname__ = "Order"
-    router.add_api_route("/orders", lambda: None, response_model=Other)
-    schemas = create_app(settings, realtime, http=[router]).openapi()["components"]["schemas"]
-    fields = [set(schema.get("properties", ())) for schema in schemas.values()]
-    assert {"over_rpc"} in fields
-    assert {"over_http"} in fields
+    document = create_app(settings, realtime, http=[router]).openapi()
+    schemas = document["components"]["schemas"]
+    assert {"Line", "LineRpc"} & set(schemas) == {"Line", name}
+    reference = {"$ref": f"#/components/schemas/{name}"}
+    lines = schemas["Basket"]["properties"]["lines"]
+    assert lines["items"] == {"anyOf": [reference, {"type": "null"}]}
+    assert set(schemas[name].get("properties", ())) == set(other.model_fields)
+    assert set(schemas["Line"]["properties"]) == set(Line.model_fields)
+
+
+def test_a_result_that_is_not_declared_may_be_anything(document: dict[str, Any]) -> None:
+    answer = document["paths"]["/rpc/old/call"]["post"]["responses"]["200"]
+    assert answer["content"]["application/json"]["schema"] == {}
 
 
 def test_asking_twice_gives_the_same_document(settings: Settings) -> None:

@@ -15,7 +15,7 @@ import pytest
 from bff.db.database import UNAVAILABLE, Database, _to_operational_error, make_engine
 from bff.db.tables import Audience, Broadcast
 from bff.settings import Settings
-from sqlalchemy import NullPool, event, text
+from sqlalchemy import NullPool, QueuePool, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import StatementError
 
@@ -125,6 +125,20 @@ async def test_a_session_that_the_server_ends_is_an_outage(
     await database.ping()
 
 
+@pytest.mark.skipif("TEST_DATABASE_URL" not in os.environ, reason="only PostgreSQL has sessions")
+async def test_a_session_that_the_server_ended_while_nobody_used_it_is_no_outage(
+    settings: Settings, database: Database
+) -> None:
+    """After a restart of the server the pool holds only such sessions."""
+    async with database.engine.connect() as one:
+        number = await one.scalar(text("SELECT pg_backend_pid()"))
+    administrator = make_engine(settings.database_url, migrating=True)
+    async with administrator.connect() as other:
+        await other.execute(text(f"SELECT pg_terminate_backend({number}, 10000)"))
+    await administrator.dispose()
+    await database.ping()
+
+
 async def test_a_connection_that_ends_as_a_statement_begins_is_an_outage() -> None:
     """asyncpg then reports an operation in progress instead of a closed connection."""
     engine = make_engine("postgresql+asyncpg://nobody@127.0.0.1:1/nowhere")
@@ -192,6 +206,9 @@ async def test_no_connection_waits_without_an_end(tmp_path: Path, migrating: boo
             for name in ("busy_timeout", "foreign_keys", "journal_mode")
         ]
     assert pragmas == [10_000, 1, "wal"]
+    if not migrating:
+        assert isinstance(away.pool, QueuePool)
+        assert away.pool.timeout() == 10
     for engine in (away, file):
         assert isinstance(engine.pool, NullPool) is migrating
         await engine.dispose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
@@ -266,6 +267,16 @@ async def test_autogenerate_writes_types_that_need_none_of_the_engines_code(
     assert "bff" not in written
 
 
+async def test_autogenerate_notices_a_default_of_the_server(
+    settings: Settings, app_history: History
+) -> None:
+    await migrate.upgrade(settings, (app_history,))
+    changed = _ENV.replace("String(20)", 'String(20), server_default="untitled"')
+    (app_history.folder / "env.py").write_text(changed)
+    written = await _autogenerate(settings, app_history)
+    assert "server_default='untitled'" in written
+
+
 async def _autogenerate(settings: Settings, history: History) -> str:
     """The text of the revision that autogenerate writes."""
     before = set((history.folder / "versions").glob("*.py"))
@@ -311,7 +322,9 @@ async def test_a_history_of_a_later_version_is_left_as_it_is_and_the_other_is_mi
     said = await migrate.upgrade(settings, list(histories.values()))
     assert said == f"the {name}'s tables are newer than this code (revision 9999)"
     found = await states(settings, list(histories.values()))
-    assert found.pop(name).revisions == {"9999"}
+    left = found.pop(name)
+    assert left.revisions == {"9999"}
+    assert str(left).startswith("9999 (newer than this code, whose head is ")
     assert [state.is_pending for state in found.values()] == [False]
     with pytest.raises(CommandError, match=f"{name} revision 9999, which this code does not have"):
         await migrate.migrate_to(settings, histories[name], "base")
@@ -369,6 +382,40 @@ async def test_the_sql_of_a_downgrade_is_printed_too(
     assert printed.startswith("-- app: from 0002 to 0001\n")
     await run(settings, *statements(printed))
     assert (await states(settings, histories))["app"].revisions == {"0001"}
+
+
+async def test_the_printed_sql_has_the_values_of_its_statements(
+    settings: Settings, app_history: History
+) -> None:
+    statement = (
+        'op.execute(sa.insert(sa.table("broadcast", sa.column("id", sa.Integer))).values(id=47))'
+    )
+    file = app_history.folder / "versions" / "0002_title.py"
+    file.write_text(_SECOND.replace("    op.add_column(", f"    {statement}\n    op.add_column("))
+    printed = await migrate.sql(settings, [(app_history, migrate.HEADS)])
+    await run(settings, *statements(printed))
+    assert await run(settings, "SELECT id FROM broadcast") == [(47,)]
+
+
+async def test_no_sql_is_printed_for_a_database_with_two_newest_revisions(
+    settings: Settings, app_history: History
+) -> None:
+    third = _SECOND.replace("0002", "0003").replace("title", "text")
+    (app_history.folder / "versions" / "0003_text.py").write_text(third)
+    await migrate.upgrade(settings, (app_history,))
+    with pytest.raises(CommandError, match=r"one current revision, there are 0002, 0003 \(head\)"):
+        await migrate.sql(settings, [(app_history, "base")])
+
+
+@pytest.mark.skipif("TEST_DATABASE_URL" in os.environ, reason="PostgreSQL has an advisory lock")
+async def test_a_migration_waits_longer_for_another_than_a_request_does(
+    settings: Settings, app_history: History
+) -> None:
+    statement = 'op.execute("CREATE TABLE waits AS SELECT * FROM pragma_busy_timeout")'
+    file = app_history.folder / "versions" / "0002_title.py"
+    file.write_text(_SECOND.replace("op.add_column(", f"{statement}\n    op.add_column("))
+    await migrate.upgrade(settings, (app_history,))
+    assert await run(settings, "SELECT * FROM waits") == [(120_000,)]
 
 
 async def test_tables_of_the_app_and_the_engine_are_separate(

@@ -16,6 +16,7 @@ from bff.auth.oidc.provider import MEMORY_ISSUER
 from bff.auth.session_key import SessionKey
 from bff.auth.session_tokens import Tokens
 from bff.auth.sessions import SignIn
+from bff.errors import Code, Problem
 from bff.settings import Settings
 from bff.testing import RunningBff, run
 from bff.testing.plugin import SECRET
@@ -74,7 +75,7 @@ async def is_alive(browser: Any) -> bool:
 async def test_the_session_that_the_token_names_ends_and_no_other(bff: RunningBff) -> None:
     async with two_sessions(bff) as (first, second):
         response = await send(bff, signed())
-        assert response.status_code == 200
+        assert (response.status_code, response.json()) == (200, {})
         assert "no-store" in response.headers["cache-control"]
         assert await first.closed() == 4505
         assert await is_alive(second)
@@ -193,6 +194,39 @@ async def test_a_token_can_be_sent_again_when_redis_failed(
         patch.setattr(bff.engine.revocations, "revoke_provider_session", fail)
         assert (await send(bff, token)).status_code == 503
     assert (await send(bff, token)).status_code == 200
+
+
+async def test_administrators_can_read_what_the_provider_ended_and_what_it_could_not(
+    bff: RunningBff,
+) -> None:
+    token = signed()
+    for sent in (token, signed(sid=None, sub="alice"), token):
+        await send(bff, sent)
+    audit = bff.engine.audit
+    await audit._waiting.join()
+    entries = await audit.read(action="provider_logout")
+    assert {(one.actor_id, one.address) for one in entries} == {(None, "127.0.0.1")}
+    told = [(one.outcome, one.session_id, one.user_id, one.details) for one in entries]
+    assert sorted(told, key=repr) == [
+        ("done", "s-1", None, {}),
+        ("done", None, "alice", {}),
+        ("refused", None, None, {"reason": "used before"}),
+    ]
+
+
+async def test_the_number_of_logouts_is_limited_before_their_tokens_are_read(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(address: str) -> None:
+        raise Problem(Code.RATE_LIMITED, f"too many from {address}")
+
+    token = signed()
+    with monkeypatch.context() as patch:
+        patch.setattr(bff.engine.handshake_limit, "check", refuse)
+        answer = await send(bff, token)
+    assert answer.status_code == 429
+    assert "127.0.0.1" in answer.text
+    assert (await send(bff, token)).status_code == 200, "it is not used up"
 
 
 async def test_a_logout_token_does_not_sign_in(bff: RunningBff) -> None:
