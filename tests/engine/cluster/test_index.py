@@ -462,6 +462,45 @@ async def test_any_number_of_entries_is_restored_and_removed(
     assert a.context.users_to_compare >= set(users[1:]), "a late write may restore an entry"
 
 
+async def test_a_connect_fails_if_its_user_could_not_be_listed_for_the_reaper(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cluster the list is on another node than the entry."""
+    a = await start()
+    submit = a.pipeline.submit
+
+    def refuse(*command: Any, **options: Any) -> asyncio.Future[Any]:
+        if command[:2] == ("SADD", a.index._users_key):
+            refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            refused.set_exception(ConnectionError("the node is away"))
+            return refused
+        return submit(*command, **options)
+
+    monkeypatch.setattr(a.pipeline, "submit", refuse)
+    with pytest.raises(ConnectionError, match="the node is away"):
+        await a.join("alice")
+
+
+async def test_entries_of_several_nodes_are_changed_without_a_transaction(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster refuses a transaction whose keys have several slots."""
+    a = await start()
+    connections = [await a.join(user_id) for user_id in ("alice", "bob")]
+    pipeline, transactions = a.index._redis.pipeline, []
+
+    def recorded(*, transaction: bool) -> Any:
+        transactions.append(transaction)
+        return pipeline(transaction=transaction)
+
+    monkeypatch.setattr(a.index._redis, "pipeline", recorded)
+    await a.index.restore(connections)
+    for connection in connections:
+        a.subscriptions.leave(connection)
+    await a.index.remove_unregistered()
+    assert set(transactions) == {False}
+
+
 async def test_a_connection_that_closes_while_its_entry_is_restored_has_none(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

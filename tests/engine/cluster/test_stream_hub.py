@@ -480,8 +480,9 @@ async def test_a_round_of_checks_takes_its_time_and_a_resync_takes_none(
     monkeypatch.setattr("bff.cluster.stream_hub._BATCH", 1)
     a = await start(stream_check_seconds=3600)
     await until(lambda: not a.context.resync_needed.is_set())
-    for user_id in ("alice", "bob", "carol"):
-        await a.join(user_id)
+    for user_id in ("alice", "bob"):
+        await a.subscriptions.subscribe(await a.join(user_id), {"prices": None})
+    await until(lambda: not a.subscriptions._tasks)
     reads = SlowReads(a, monkeypatch)
     reads.may_go_on.set()
     every_stream = [a.streams.keys_of(tracker) for tracker in a.streams.trackers()]
