@@ -533,10 +533,12 @@ async def test_an_entry_of_another_version_may_lack_details(
     start: StartInstance, redis: RedisClient
 ) -> None:
     a, b = await start(), await start()
-    entry = f'{a.index.lease.member} {{"session_id":null,"new":1}}'
-    await redis.hset(a.index._keys.connections("alice"), f"{a.id}.1", entry)
+    key, member = a.index._keys.connections("alice"), a.index.lease.member
+    await redis.hset(key, f"{a.id}.1", f'{member} {{"session_id":null,"new":1}}')
+    await redis.hset(key, f"{a.id}.2", f'{member} {{"session_id":"s-1"}}')
     assert await b.index.connections_of("alice") == [
-        ConnectionDetails(f"{a.id}.1", a.id, 0.0, "", "", "")
+        ConnectionDetails(f"{a.id}.1", a.id, 0.0, "", "", ""),
+        ConnectionDetails(f"{a.id}.2", a.id, 0.0, "", "", "s-1"),
     ]
 
 
