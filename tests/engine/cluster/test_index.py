@@ -367,7 +367,9 @@ async def test_the_lease_is_renewed_after_redis_was_unavailable(
 async def test_lost_leases_are_counted(start: StartInstance) -> None:
     a = await start()
     await a.index._redis.delete(a.index._keys.leases)
+    a.index.lease_error = "Redis is away"
     await a.index.renew()
+    assert a.index.lease_error == ""
     value = a.metrics.registry.get_sample_value("bff_lease_losses_total")
     assert value == 1
 
@@ -575,6 +577,27 @@ async def test_entries_of_living_instances_cost_one_read(
     found = await a.index.connections_of("alice")
     assert {details.connection_id for details in found} == {here.id, there.id}
     assert readers.count(asyncio.current_task()) == 1, "presence reads entries too"
+
+
+async def test_entries_that_could_not_be_removed_are_not_tried_again_at_once(
+    start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start(lease_renewal_seconds=3600)
+    attempts = 0
+
+    async def fail() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise ConnectionError("Redis is away")
+
+    monkeypatch.setattr(a.index, "remove_unregistered", fail)
+    task = asyncio.create_task(a.index.run())
+    a.subscriptions.leave(await a.join("alice"))
+    await until(lambda: attempts > 0)
+    for _ in range(10):
+        await redis.ping()
+    task.cancel()
+    assert attempts == 1
 
 
 async def test_entries_that_could_not_be_removed_are_removed_when_redis_is_back(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from bff.cluster.messenger import Sent
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import Connection
 from bff.connections.declared_events import EventType
@@ -230,7 +231,7 @@ async def test_a_message_of_exactly_the_largest_size_is_sent(
 ) -> None:
     a = await start()
     alice = await a.join("alice")
-    await a.messenger.to_user("alice", TYPING(""))
+    assert await a.messenger.to_user("alice", TYPING("")) == Sent(None, 1)
     await until(lambda: len(events_of(alice)) == 1)
     assert isinstance(alice.transport, RecordingTransport)
     room = settings.max_queue_bytes - len(alice.transport.frames[-1].payload)
