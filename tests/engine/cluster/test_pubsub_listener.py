@@ -213,6 +213,7 @@ async def test_any_message_proves_that_the_subscription_works(start: StartInstan
     assert "nothing received" in a.pubsub_listener.error
     await a.messenger.to_all("n", 1)
     await until(lambda: a.pubsub_listener.error == "")
+    assert a.metric("bff_pubsub_restarts_total") == 0
 
 
 async def test_there_is_one_probe_and_one_read_of_the_control_log_in_each_interval(
