@@ -367,7 +367,9 @@ async def test_the_lease_is_renewed_after_redis_was_unavailable(
 async def test_lost_leases_are_counted(start: StartInstance) -> None:
     a = await start()
     await a.index._redis.delete(a.index._keys.leases)
+    a.index.lease_error = "Redis is away"
     await a.index.renew()
+    assert a.index.lease_error == ""
     value = a.metrics.registry.get_sample_value("bff_lease_losses_total")
     assert value == 1
 
@@ -462,6 +464,45 @@ async def test_any_number_of_entries_is_restored_and_removed(
     assert a.context.users_to_compare >= set(users[1:]), "a late write may restore an entry"
 
 
+async def test_a_connect_fails_if_its_user_could_not_be_listed_for_the_reaper(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cluster the list is on another node than the entry."""
+    a = await start()
+    submit = a.pipeline.submit
+
+    def refuse(*command: Any, **options: Any) -> asyncio.Future[Any]:
+        if command[:2] == ("SADD", a.index._users_key):
+            refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            refused.set_exception(ConnectionError("the node is away"))
+            return refused
+        return submit(*command, **options)
+
+    monkeypatch.setattr(a.pipeline, "submit", refuse)
+    with pytest.raises(ConnectionError, match="the node is away"):
+        await a.join("alice")
+
+
+async def test_entries_of_several_nodes_are_changed_without_a_transaction(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cluster refuses a transaction whose keys have several slots."""
+    a = await start()
+    connections = [await a.join(user_id) for user_id in ("alice", "bob")]
+    pipeline, transactions = a.index._redis.pipeline, []
+
+    def recorded(*, transaction: bool) -> Any:
+        transactions.append(transaction)
+        return pipeline(transaction=transaction)
+
+    monkeypatch.setattr(a.index._redis, "pipeline", recorded)
+    await a.index.restore(connections)
+    for connection in connections:
+        a.subscriptions.leave(connection)
+    await a.index.remove_unregistered()
+    assert set(transactions) == {False}
+
+
 async def test_a_connection_that_closes_while_its_entry_is_restored_has_none(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,10 +535,12 @@ async def test_an_entry_of_another_version_may_lack_details(
     start: StartInstance, redis: RedisClient
 ) -> None:
     a, b = await start(), await start()
-    entry = f'{a.index.lease.member} {{"session_id":null,"new":1}}'
-    await redis.hset(a.index._keys.connections("alice"), f"{a.id}.1", entry)
+    key, member = a.index._keys.connections("alice"), a.index.lease.member
+    await redis.hset(key, f"{a.id}.1", f'{member} {{"session_id":null,"new":1}}')
+    await redis.hset(key, f"{a.id}.2", f'{member} {{"session_id":"s-1"}}')
     assert await b.index.connections_of("alice") == [
-        ConnectionDetails(f"{a.id}.1", a.id, 0.0, "", "", "")
+        ConnectionDetails(f"{a.id}.1", a.id, 0.0, "", "", ""),
+        ConnectionDetails(f"{a.id}.2", a.id, 0.0, "", "", "s-1"),
     ]
 
 
@@ -534,6 +577,27 @@ async def test_entries_of_living_instances_cost_one_read(
     found = await a.index.connections_of("alice")
     assert {details.connection_id for details in found} == {here.id, there.id}
     assert readers.count(asyncio.current_task()) == 1, "presence reads entries too"
+
+
+async def test_entries_that_could_not_be_removed_are_not_tried_again_at_once(
+    start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start(lease_renewal_seconds=3600)
+    attempts = 0
+
+    async def fail() -> None:
+        nonlocal attempts
+        attempts += 1
+        raise ConnectionError("Redis is away")
+
+    monkeypatch.setattr(a.index, "remove_unregistered", fail)
+    task = asyncio.create_task(a.index.run())
+    a.subscriptions.leave(await a.join("alice"))
+    await until(lambda: attempts > 0)
+    for _ in range(10):
+        await redis.ping()
+    task.cancel()
+    assert attempts == 1
 
 
 async def test_entries_that_could_not_be_removed_are_removed_when_redis_is_back(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from bff.cluster.messenger import Sent
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import Connection
 from bff.connections.declared_events import EventType
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict
 
 from tests.engine.cluster.conftest import StartInstance
 from tests.engine.doubles import RecordingTransport
+
+TYPING = EventType("typing", str, stored=False)
 
 
 def events_of(connection: Connection) -> list[dict[str, Any]]:
@@ -209,12 +212,11 @@ async def test_an_event_that_is_too_large_is_a_problem(
     a = await start()
     alice = await a.join("alice")
     text = "x" * settings.max_queue_bytes
-    typing = EventType("typing", str, stored=False)
     for send in (
         a.messenger.to_user("alice", "n", text),
         a.messenger.to_all("n", text),
-        a.messenger.to_user("alice", typing(text)),
-        a.messenger.to_all(typing(text)),
+        a.messenger.to_user("alice", TYPING(text)),
+        a.messenger.to_all(TYPING(text)),
     ):
         with pytest.raises(Problem) as caught:
             await send
@@ -222,6 +224,38 @@ async def test_an_event_that_is_too_large_is_a_problem(
     await a.messenger.to_user("alice", "marker", None)
     await until(lambda: bool(events_of(alice)))
     assert [event["topic"] for event in events_of(alice)] == ["marker"]
+
+
+async def test_a_message_of_exactly_the_largest_size_is_sent(
+    start: StartInstance, settings: Settings
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    assert await a.messenger.to_user("alice", TYPING("")) == Sent(None, 1)
+    await until(lambda: len(events_of(alice)) == 1)
+    assert isinstance(alice.transport, RecordingTransport)
+    room = settings.max_queue_bytes - len(alice.transport.frames[-1].payload)
+    with pytest.raises(Problem, match="MAX_QUEUE_BYTES"):
+        await a.messenger.to_user("alice", TYPING("x" * (room + 1)))
+    await a.messenger.to_user("alice", TYPING("x" * room))
+    await until(lambda: len(events_of(alice)) == 2)
+
+
+async def test_a_list_with_an_invalid_user_concerns_nobody(start: StartInstance) -> None:
+    a = await start()
+    alice, users = await a.join("alice"), ["alice", "two\nlines"]
+    for send in (
+        a.messenger.to_users(users, "n", 1),
+        a.messenger.to_users(users, TYPING("")),
+        a.messenger.close_users(users),
+    ):
+        with pytest.raises(Problem) as caught:
+            await send
+        assert caught.value.code is Code.INVALID_PARAMS
+    await a.messenger.to_user("alice", "marker", None)
+    await until(lambda: bool(events_of(alice)))
+    assert [event["topic"] for event in events_of(alice)] == ["marker"]
+    assert alice.close_code is None
 
 
 async def test_deliveries_are_counted_by_connection(start: StartInstance) -> None:
@@ -232,6 +266,9 @@ async def test_deliveries_are_counted_by_connection(start: StartInstance) -> Non
     await a.messenger.to_all("n", 2)
     await until(lambda: all(events_of(one)[-1:] for one in connections))
     await until(lambda: a.metric("bff_deliveries_total") == before + 5)
+    await a.messenger.to_connection(connections[0].id, "n", 3)
+    await a.messenger.to_user("alice", TYPING(""))
+    await until(lambda: a.metric("bff_deliveries_total") == before + 8)
 
 
 async def test_messages_are_counted_by_their_recipient(start: StartInstance) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,9 +12,10 @@ from bff.auth.caller import Caller
 from bff.auth.revocations import SessionEnded
 from bff.backoff import backoff_delays
 from bff.cluster import pubsub_listener
+from bff.cluster.control_log import ControlLog
 from bff.cluster.envelopes import Kind, envelope
 from bff.cluster.pubsub_listener import _run_until_first_ends
-from bff.redis.client import RedisClient, create_pubsub
+from bff.redis.client import RedisClient, create_pubsub, publish_probe
 from bff.settings import Settings
 from bff.testing import until
 
@@ -173,12 +175,15 @@ async def test_other_tasks_have_their_turn_while_messages_arrive_without_a_pause
     assert len(transport_of(tabs[0]).frames) == (1 if kind is Kind.CLOSE_USER else 11)
 
 
-async def test_while_redis_is_away_it_waits_longer_and_longer(
+async def test_while_redis_is_away_it_waits_longer_and_longer_until_it_is_back(
     redis: RedisClient, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
+    begun = 0
 
     def recorded(first: float, longest: float) -> Iterator[float]:
+        nonlocal begun
+        begun += 1
         for delay in backoff_delays(first, longest):
             pauses.append(delay)
             yield delay
@@ -187,15 +192,51 @@ async def test_while_redis_is_away_it_waits_longer_and_longer(
         raise ConnectionError("refused")
 
     monkeypatch.setattr(pubsub_listener, "backoff_delays", recorded)
-
-    monkeypatch.setattr("bff.cluster.pubsub_listener.create_pubsub", refuse)
     listener = ClusterMember(redis, settings).pubsub_listener
-    task = asyncio.create_task(listener.run())
-    await until(lambda: len(pauses) == 4)
-    assert pauses[0] >= 0.04
-    assert pauses[2] > pauses[0]
-    assert "refused" in listener.error
+    with monkeypatch.context() as patch:
+        patch.setattr(pubsub_listener, "create_pubsub", refuse)
+        task = asyncio.create_task(listener.run())
+        await until(lambda: len(pauses) == 4)
+        assert pauses[0] >= 0.04
+        assert pauses[2] > pauses[0]
+        assert "refused" in listener.error
+        assert begun == 1
+    await until(lambda: listener.error == "")
+    listener._own_channel = "a channel without subscribers"
+    await until(lambda: begun > 1)
     task.cancel()
+
+
+async def test_any_message_proves_that_the_subscription_works(start: StartInstance) -> None:
+    a = await start(pubsub_probe_seconds=3600)
+    a.pubsub_listener._received_at -= 3 * 3600
+    assert "nothing received" in a.pubsub_listener.error
+    await a.messenger.to_all("n", 1)
+    await until(lambda: a.pubsub_listener.error == "")
+    assert a.metric("bff_pubsub_restarts_total") == 0
+
+
+async def test_there_is_one_probe_and_one_read_of_the_control_log_in_each_interval(
+    start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: Counter[str] = Counter()
+    apply_missed = ControlLog.apply_missed
+
+    async def counted_probe(*what: Any, **options: Any) -> None:
+        done["probe"] += 1
+        await publish_probe(*what, **options)
+
+    async def counted_read(*what: Any) -> None:
+        done["read"] += 1
+        await apply_missed(*what)
+
+    monkeypatch.setattr(pubsub_listener, "publish_probe", counted_probe)
+    monkeypatch.setattr(ControlLog, "apply_missed", counted_read)
+    await start(pubsub_probe_seconds=3600)
+    await until(lambda: len(done) == 2)
+    for _ in range(10):
+        await redis.ping()
+    assert done == {"probe": 1, "read": 1}
 
 
 async def test_a_message_that_cannot_be_processed_does_not_stop_the_listener(

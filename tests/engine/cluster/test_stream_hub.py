@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Collection
 from functools import partial
 from typing import Any
@@ -298,6 +299,35 @@ async def test_a_message_counts_once_for_each_connection_it_was_written_to(
     assert metric(a, "bff_deliveries_total") == 2
 
 
+@pytest.mark.parametrize(
+    ("is_same_epoch", "step", "is_delivered", "is_read"),
+    [
+        (True, 1, True, False),
+        (True, 0, False, False),
+        (True, -1, False, False),
+        (True, 2, False, True),
+        (False, 1, False, True),
+        (False, -1, False, True),
+    ],
+)
+async def test_the_next_message_is_delivered_at_once_and_only_a_skipped_one_causes_a_read(
+    start: StartInstance, is_same_epoch: bool, step: int, is_delivered: bool, is_read: bool
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    for number in range(2):
+        await a.messenger.to_user("alice", "n", number)
+    await until(lambda: numbers_of(alice) == [0, 1])
+    tracker = a.streams.of_user("alice")
+    assert tracker is not None
+    assert tracker.position is not None
+    epoch, offset = tracker.position.epoch, tracker.position.offset
+    position = Position(epoch if is_same_epoch else "another", offset + step)
+    assert a.stream_hub.on_message(tracker, position, b"{}") == is_delivered
+    assert bool(a.stream_hub._tasks) is is_read
+    await until(lambda: not a.stream_hub._tasks)
+
+
 async def test_missing_messages_are_delivered_before_later_ones(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -347,18 +377,20 @@ class SlowReads:
     """Makes an instance's reads of streams wait."""
 
     def __init__(self, instance: ClusterMember, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = self.most = self.cancelled = 0
-        """How many reads there are, were at the same time at most, and were cancelled."""
+        self.now = self.cancelled = 0
+        """How many reads there are, and how many were cancelled."""
+        self.of_streams: Counter[StreamKeys] = Counter()
+        """How many reads each stream has had."""
         self.may_go_on = asyncio.Event()
         self._read = instance.stream_hub._reader.read
         monkeypatch.setattr(instance.stream_hub._reader, "read", self._slowly)
 
-    async def _slowly(self, *what: Any) -> Page:
+    async def _slowly(self, stream: StreamKeys, after: Position | None = None) -> Page:
         self.now += 1
-        self.most = max(self.most, self.now)
+        self.of_streams[stream] += 1
         try:
             await self.may_go_on.wait()
-            return await self._read(*what)
+            return await self._read(stream, after)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
@@ -366,7 +398,7 @@ class SlowReads:
             self.now -= 1
 
 
-async def test_messages_that_arrive_while_missing_ones_are_read_cause_no_other_reads(
+async def test_messages_and_checks_while_missing_ones_are_read_cause_no_other_reads(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     a, b = await start(), await start()
@@ -377,10 +409,13 @@ async def test_messages_that_arrive_while_missing_ones_are_read_cause_no_other_r
         await b.messenger.to_user("alice", "n", number)
     await b.messenger.to_user("bob", "n", "alice's messages were received before this one")
     await until(lambda: len(numbers_of(bob)) == 1 and reads.now > 0)
+    a.context.resync_needed.set()
+    await until(lambda: reads.of_streams[a.context.keys.user("bob")] == 1)
+    assert reads.of_streams[a.context.keys.user("alice")] == 1
     reads.may_go_on.set()
     await until(lambda: numbers_of(alice) == list(range(6)))
     await until(lambda: not a.stream_hub._tasks)
-    assert (reads.now, reads.most) == (0, 1)
+    assert reads.now == 0
 
 
 async def test_the_reading_of_missing_messages_ends_when_the_last_connection_leaves(
@@ -436,6 +471,40 @@ async def test_a_check_reads_only_streams_with_connections_and_finds_no_fault_in
     await until(lambda: streams.count("user") >= 2 and streams.count("all") >= 2)
     assert len(transport_of(alice).frames) == 1
     assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
+
+
+async def test_a_round_of_checks_takes_its_time_and_a_resync_takes_none(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them reads every stream once."""
+    monkeypatch.setattr("bff.cluster.stream_hub._BATCH", 1)
+    a = await start(stream_check_seconds=3600)
+    await until(lambda: not a.context.resync_needed.is_set())
+    for user_id in ("alice", "bob"):
+        await a.subscriptions.subscribe(await a.join(user_id), {"prices": None})
+    await until(lambda: not a.subscriptions._tasks)
+    reads = SlowReads(a, monkeypatch)
+    reads.may_go_on.set()
+    every_stream = [a.streams.keys_of(tracker) for tracker in a.streams.trackers()]
+    waits: list[float] = []
+    may_go_on = asyncio.Event()
+
+    async def record(within: float) -> bool:
+        waits.append(within)
+        await may_go_on.wait()
+        if len(waits) > 8:
+            await asyncio.Event().wait()
+        return False
+
+    monkeypatch.setattr(a.stream_hub, "_is_resync_needed", record)
+    a.context.resync_needed.set()
+    await until(lambda: bool(waits))
+    assert reads.of_streams == Counter(every_stream)
+    assert not a.context.resync_needed.is_set()
+    may_go_on.set()
+    await until(lambda: len(waits) == 9)
+    assert waits == [900] * 9
+    assert reads.of_streams == Counter(every_stream * 3)
 
 
 async def test_messages_missed_while_the_lease_was_lost_come_with_the_new_lease(
@@ -537,6 +606,55 @@ async def test_lost_data_of_redis_is_reported_and_new_messages_are_delivered(
     assert position.endswith("/0")
 
 
+async def test_after_a_loss_what_redis_has_since_then_is_delivered(
+    start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(), await start()
+    alice = await a.join("alice")
+    await b.messenger.to_user("alice", "n", "before")
+    await until(lambda: numbers_of(alice) == ["before"])
+    keys = a.context.keys.user("alice")
+    await redis.delete(keys.meta, keys.stream)
+    await DropMessages(a, monkeypatch).during(3, partial(b.messenger.to_user, "alice", "n"))
+    a.context.resync_needed.set()
+    await until(lambda: numbers_of(alice) == ["before", 0, 1, 2])
+    (position,) = (gap["user"] for gap in gaps_of(alice))
+    assert position.endswith("/0")
+
+
+@pytest.mark.parametrize("meanwhile", ["it is read", "the entries are restored"])
+async def test_what_was_delivered_while_a_loss_was_examined_is_not_reported_as_lost(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    tracker = a.streams.of_user("alice")
+    assert tracker is not None
+    read, pages = a.stream_hub._reader.read, 0
+
+    async def send(*_: Any) -> None:
+        await a.messenger.to_user("alice", "n", "live")
+        await until(lambda: numbers_of(alice) == ["live"])
+        drop = DropMessages(a, monkeypatch)
+        await drop.during(1, lambda _: a.messenger.to_user("alice", "n", "missed"))
+
+    async def read_lost(stream: StreamKeys, after: Position | None = None) -> Page:
+        nonlocal pages
+        pages += 1
+        if pages > 1:
+            return await read(stream, after)
+        if meanwhile == "it is read":
+            await send()
+        return Page(Position("another", 0), complete=False)
+
+    monkeypatch.setattr(a.stream_hub._reader, "read", read_lost)
+    if meanwhile == "the entries are restored":
+        monkeypatch.setattr(a.index, "restore", send)
+    await a.stream_hub._sync(tracker)
+    assert numbers_of(alice) == ["live", "missed"]
+    assert gaps_of(alice) == []
+
+
 async def test_the_entries_of_a_user_are_restored_when_a_node_lost_them(
     start: StartInstance, redis: RedisClient
 ) -> None:
@@ -599,6 +717,46 @@ async def test_a_message_that_came_before_a_page_of_an_older_epoch_is_delivered(
     tracker.catching_up[alice] = catch_up = CatchUp()
     await a.stream_hub.catch_up(alice, tracker, catch_up, at, Page(at, complete=True))
     await until(lambda: numbers_of(alice) == [1])
+
+
+@pytest.mark.parametrize(
+    ("epoch", "step", "is_read"),
+    [("same", -1, False), ("same", 0, False), ("same", 1, True), ("another", -1, True)],
+)
+async def test_a_first_connection_causes_a_read_only_if_a_message_came_after_its_page(
+    start: StartInstance, epoch: str, step: int, is_read: bool
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    tracker = a.streams.of_user("alice")
+    assert tracker is not None
+    at = Position("same", 5)
+    tracker.position, tracker.undelivered = None, Position(epoch, at.offset + step)
+    tracker.catching_up[alice] = catch_up = CatchUp()
+    await a.stream_hub.catch_up(alice, tracker, catch_up, at, Page(at, complete=True))
+    assert bool(a.stream_hub._tasks) is is_read
+
+
+async def test_a_connection_that_leaves_while_it_catches_up_gets_no_gap(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a = await start()
+    alice = await a.join("alice")
+    tracker = a.streams.of_user("alice")
+    assert tracker is not None
+    assert tracker.position is not None
+    at, tip = tracker.position, Position(tracker.position.epoch, tracker.position.offset + 9)
+    tracker.position = tip
+    tracker.catching_up[alice] = catch_up = CatchUp()
+
+    async def leave(*_: Any) -> Page:
+        del tracker.catching_up[alice]
+        return Page(tip, complete=False)
+
+    monkeypatch.setattr(a.stream_hub._reader, "read", leave)
+    await a.stream_hub.catch_up(alice, tracker, catch_up, at, Page(tip, complete=True))
+    assert gaps_of(alice) == []
+    assert metric(a, "bff_gaps_total", stream="user") == 0
 
 
 async def test_a_loss_that_is_found_while_a_connection_catches_up_is_reported_and_counted(

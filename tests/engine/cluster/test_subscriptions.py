@@ -426,6 +426,18 @@ async def test_an_instance_that_stops_subscribes_nobody(
     assert events_of(alice, "subscribed") == []
 
 
+async def test_a_connect_beyond_the_limit_of_connections_counts_as_one_connect(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    """It is tried twice: entries of dead instances are removed in between."""
+    a = await start(max_connections_per_user=1)
+    await a.join("alice")
+    for _ in range(2):
+        with pytest.raises(Problem, match="Too many connections"):
+            await a.join("alice")
+    assert await redis.get(a.context.keys.connects("alice")) == b"3"
+
+
 async def test_changed_details_of_a_connection_are_seen_by_all_instances(
     start: StartInstance,
 ) -> None:

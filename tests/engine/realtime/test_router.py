@@ -61,7 +61,7 @@ async def test_dependencies_can_have_dependencies() -> None:
     realtime = RealtimeRouter()
 
     @realtime.method("a.b")
-    async def method(loud: Annotated[str, Depends(shout_twice)]) -> str:
+    async def method(loud: Annotated[str, "a note", Depends(shout_twice)]) -> str:
         return loud
 
     assert await declared(realtime, "a.b").handler({Caller: ALICE}) == "ALICEALICE"
@@ -88,6 +88,8 @@ def test_a_parameter_that_cannot_be_injected_is_an_error_at_declaration() -> Non
 
     async def yields(x: Annotated[int, Depends(generator)]) -> None: ...
 
+    async def nothing_named(x: Annotated[int, Depends()]) -> None: ...
+
     named: dict[Any, str] = {
         unknown: "unknown",
         no_class: "no_class",
@@ -95,6 +97,7 @@ def test_a_parameter_that_cannot_be_injected_is_an_error_at_declaration() -> Non
         not_async: "not_async",
         event_in_method: "event_in_method",
         yields: "generator",
+        nothing_named: "nothing_named",
     }
     for function, name in named.items():
         with pytest.raises(TypeError, match=name):

@@ -14,7 +14,7 @@ from bff.redis.eviction import eviction_warning
 from bff.redis.pipeline import AutoPipeline, Script
 from redis.asyncio import RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisClusterException
+from redis.exceptions import NoScriptError, RedisClusterException
 
 
 class Node:
@@ -29,7 +29,7 @@ class Node:
 
 
 class Pipeline:
-    """A pipeline that answers each command with its last argument."""
+    """A pipeline that answers each command as `Cluster.reply_to` does: with its last argument."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -47,7 +47,7 @@ class Pipeline:
         assert not raise_on_error
         self._cluster.batches.append(self._commands)
         await self._cluster.before_reply(self._commands)
-        return [command[-1] for command in self._commands]
+        return [self._cluster.reply_to(command) for command in self._commands]
 
 
 class Cluster:
@@ -59,12 +59,16 @@ class Cluster:
         self.batches: list[list[Sequence[Any]]] = []
         self.refreshes: list[str] = []
         self.before_reply: Callable[[list[Sequence[Any]]], Any] = self.reply_at_once
+        self.reply_to: Callable[[Sequence[Any]], Any] = lambda command: command[-1]
         monkeypatch.setattr(client, "initialize", self._initialize)
-        monkeypatch.setattr(client, "get_node_from_key", lambda key: self.nodes[key.split(":")[0]])
+        monkeypatch.setattr(client, "get_node_from_key", self._node)
         monkeypatch.setattr(client, "pipeline", self._pipeline)
         monkeypatch.setattr(
             type(client.nodes_manager), "initialize", lambda _, **options: self._refresh(**options)
         )
+
+    def _node(self, key: str) -> Node:
+        return self.nodes[key.split(":")[0]] if key else self.nodes["a"]
 
     def _pipeline(self, transaction: bool) -> Pipeline:
         assert not transaction, "a command that fails must not undo the others"
@@ -98,6 +102,19 @@ async def test_commands_go_to_the_node_of_their_key(cluster: Cluster) -> None:
     keys = [{command[3] if "EVAL" in command[0] else command[1] for command in one}
             for one in cluster.batches]  # fmt: skip
     assert sorted(map(sorted, keys)) == [["a:1", "a:2"], ["b:1", "b:2"]]
+
+
+async def test_a_command_without_a_key_goes_to_any_node(cluster: Cluster) -> None:
+    assert await AutoPipeline(cluster.client).submit("TIME") == "TIME"
+
+
+async def test_a_script_that_a_node_does_not_know_is_sent_to_it(cluster: Cluster) -> None:
+    def reply_to(command: Sequence[Any]) -> Any:
+        return NoScriptError() if command[0] == "EVALSHA" else command
+
+    cluster.reply_to = reply_to
+    script = Script(AutoPipeline(cluster.client), "return 1")
+    assert await script(["b:1"], ["x"]) == ("EVAL", "return 1", 1, "b:1", "x")
 
 
 async def test_a_command_after_another_is_sent_when_that_one_was_answered(cluster: Cluster) -> None:

@@ -108,6 +108,35 @@ async def test_commands_in_flight_fail_when_the_connection_breaks_and_are_not_se
         assert [one for one in server.commands if b"fatal" in one] == [b"ECHO fatal"]
 
 
+async def test_commands_that_were_not_sent_when_the_connection_broke_are_sent_on_the_next_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection, "_MAX_IN_FLIGHT", 1)
+    async with served(lambda command: None if b"fatal" in command else echo(command)) as (
+        server,
+        pipeline,
+    ):
+        fatal, *waiting = (pipeline.submit("ECHO", word) for word in ("fatal", "1", "2"))
+        async with asyncio.timeout(15):
+            with pytest.raises(RedisConnectionError):
+                await fatal
+            assert await asyncio.gather(*waiting) == [b"1", b"2"]
+        assert server.connections == 2
+
+
+async def test_commands_that_were_not_sent_when_replies_were_missing_fail_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each would wait for its own timeout otherwise."""
+    monkeypatch.setattr(connection, "_REPLY_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "_MAX_IN_FLIGHT", 1)
+    async with served(lambda _: b"") as (server, pipeline):
+        replies = [pipeline.submit("ECHO", word) for word in ("sent", "1", "2")]
+        for one in await asyncio.gather(*replies, return_exceptions=True):
+            assert isinstance(one, RedisTimeoutError)
+        assert server.commands == [b"ECHO sent"]
+
+
 async def test_a_connection_that_broke_while_idle_is_replaced() -> None:
     async with served(lambda command: None if b"QUIT" in command else echo(command)) as (
         server,
@@ -163,6 +192,26 @@ async def test_the_reply_to_a_command_after_a_pause_has_the_full_time() -> None:
         connected._check()
         connected._transport.resume_reading()
         assert await reply == b"y"
+        assert server.connections == 1
+
+
+async def test_each_reply_gives_the_next_one_the_full_time() -> None:
+    async with served(lambda one: b"" if one.endswith(b"y") else echo(one)) as (server, pipeline):
+        await pipeline.submit("ECHO", "before")
+        executor: Any = pipeline._executor
+        connected = executor._connected
+        connected._transport.pause_reading()
+        first, second = pipeline.submit("ECHO", "x"), pipeline.submit("ECHO", "y")
+        await until(lambda: len(connected.in_flight) == 2)
+        connected._active_at -= 2 * connection._REPLY_SECONDS
+        connected._transport.resume_reading()
+        assert await first == b"x"
+        connected._watchdog.cancel()
+        connected._active_at -= connection._REPLY_SECONDS / 2
+        connected._check()
+        next_check = connected._active_at + connection._REPLY_SECONDS
+        assert connected._watchdog.when() == pytest.approx(next_check, abs=2)
+        assert not second.done()
         assert server.connections == 1
 
 

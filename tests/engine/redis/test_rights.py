@@ -13,7 +13,7 @@ from bff.redis.client import create_client
 from bff.redis.pipeline import AutoPipeline
 from bff.redis.rights import COMMANDS, missing_right
 from redis.asyncio import Redis
-from redis.exceptions import ClusterDownError, MasterDownError
+from redis.exceptions import ClusterDownError, MasterDownError, NoPermissionError, ResponseError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests import servers
@@ -94,6 +94,25 @@ async def test_a_server_that_is_unavailable_refuses_nothing() -> None:
     pipeline = AutoPipeline(create_client("redis://127.0.0.1:1/0"))
     with pytest.raises(RedisConnectionError):
         await missing_right(pipeline, PREFIX)
+
+
+@pytest.mark.parametrize(("refused", "more"), [(1, ""), (2, " (and 1 more)"), (4, " (and 3 more)")])
+async def test_the_first_refusal_is_named_and_the_others_are_counted(
+    monkeypatch: pytest.MonkeyPatch, refused: int, more: str
+) -> None:
+    pipeline = AutoPipeline(create_client("memory://"))
+    tried = 0
+
+    async def submit(*command: Any, **_: Any) -> None:
+        nonlocal tried
+        tried += 1
+        if tried <= refused:
+            raise NoPermissionError(f"NOPERM {command[0]}")
+        if tried == len(COMMANDS):
+            raise ResponseError("WRONGTYPE Operation against a key")
+
+    monkeypatch.setattr(pipeline, "submit", submit)
+    assert await missing_right(pipeline, PREFIX) == f"NOPERM {COMMANDS[0][0]}{more}"
 
 
 @pytest.mark.parametrize("down", [ClusterDownError, MasterDownError])
