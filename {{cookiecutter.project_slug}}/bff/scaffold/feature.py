@@ -116,7 +116,8 @@ def _registered(text: str, name: str) -> str:
     names = {alias.name for alias in imported.names}
     if name in names:
         raise Refused(f"{_ROUTES} lists {name} already")
-    assert listed.end_lineno is not None and listed.end_col_offset is not None  # noqa: PT018, S101
+    assert listed.end_lineno is not None  # noqa: S101
+    assert listed.end_col_offset is not None  # noqa: S101
     end = listed.end_lineno - 1
     inside, rest = _split(lines[end], listed.end_col_offset - 1)
     if not inside.strip():
