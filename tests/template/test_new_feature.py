@@ -14,8 +14,9 @@ import pytest
 from bff.cli import main
 from bff.connections.declared_events import DeclaredEvent
 from bff.scaffold import feature as scaffold
+from bff.scaffold import text as feature_text
 from bff.scaffold.feature import write
-from bff.scaffold.text import Feature, module, test_module
+from bff.scaffold.text import Feature, module
 from click.testing import CliRunner
 
 from tests.baked import BakedProject, InstalledProject
@@ -286,7 +287,9 @@ async def test_a_feature_declares_and_tests_exactly_what_was_asked_for(
         await found[f"on_{one}_{event}"](SimpleNamespace(payload=item), messenger)
         assert messenger.sent == ["alice", f"{one}.{event}", *topic_names]
     if any(chosen):
-        tests = runpy.run_path(write_text(tmp_path / "test_feature.py", test_module(feature)))
+        tests = runpy.run_path(
+            write_text(tmp_path / "test_feature.py", feature_text.test_module(feature))
+        )
         assert len([test for test in tests if test.startswith("test_")]) == (
             len(exposed) + len(methods) + len(topics) + len(events) * (1 + len(topics))
         )
