@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -251,3 +253,19 @@ async def test_the_deadlines_of_http_end_with_an_upgrade(stalls: bool) -> None:
         await site.receives(HEAD_OF_WEBSOCKET)
         assert site.scope["type"] == "websocket"
         assert await site.lives_for(35)
+
+
+async def test_an_upgrade_leaves_nothing_to_the_garbage_collector(site: Echo) -> None:
+    """The HTTP connection is freed at once, not when the oldest generation is collected."""
+    http = weakref.ref(site.protocol)
+    gc.disable()
+    try:
+        site.protocol.data_received(HEAD_OF_WEBSOCKET)
+        await site.settle()
+        del site.protocol
+        assert http() is None
+    finally:
+        gc.enable()
+    (protocol,) = site.state.connections
+    protocol.data_received(masked(8, (1000).to_bytes(2)))
+    await site.settle()

@@ -180,7 +180,7 @@ class HttpProtocol(DeadlineProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._stop_answer_timer()  # what waits now is another answer
+        self._stop_answer_timer()  # it was for this answer; another one may be waiting
         self._watch_answer()
         if self._unparsed and len(self.pipeline) < _MAX_PIPELINED:
             self.loop.call_soon(self._parse_rest)
@@ -210,7 +210,9 @@ class HttpProtocol(DeadlineProtocol):
         early = bytes(self._last_read[upgrade.args[0] :])
         self.connections.discard(self)
         nothing: Any = None
-        self.parser = nothing  # break the reference cycle, so that refcounting frees both
+        # Both refer back to this object, which would wait for the garbage collector.
+        self.parser = nothing
+        del self.scope["extensions"]
         if self._beyond is not None:
             self._refuse(self._beyond)
             return
