@@ -258,7 +258,9 @@ async def main():
         await heard.put(event.payload)
     mesh.add_event_handler(EventHandler("greeted", "greeter.greeted", hear))
     await mesh.start()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
+        while mesh.consumers_down or not mesh.status.connected:  # else the event is lost
+            await asyncio.sleep(0.1)
         while True:
             try:
                 context = dict(user_id="u")
