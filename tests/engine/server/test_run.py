@@ -162,7 +162,7 @@ async def test_what_exists_at_the_start_is_not_looked_through_for_garbage_again(
         circle = weakref.ref(Circle())
         async with serve(settings, FastAPI()):
             assert gc.get_freeze_count() > 10_000
-            assert circle() is None, "garbage would stay for ever"
+            assert circle() is None, "garbage would never be freed"
             assert gc.get_threshold()[0] == 20_000
     finally:
         gc.set_threshold(*thresholds)
