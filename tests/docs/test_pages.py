@@ -190,6 +190,8 @@ def test_the_operators_page_lists_the_log_lines_at_warning_and_above() -> None:
         if isinstance(node, ast.Constant)
     }
     assert {message for message, _ in listed} <= texts, "the code does not log them"
+    messages = [message for message, _ in rows]
+    assert messages == sorted(messages, key=str.casefold), "in alphabetical order"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
