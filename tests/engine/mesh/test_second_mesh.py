@@ -99,6 +99,34 @@ async def test_a_service_name_in_place_of_a_list_is_refused(settings: Settings) 
         first.route("names", second)
 
 
+async def test_routes_are_followed_over_several_clients(
+    settings: Settings, metrics: Metrics
+) -> None:
+    brokers = MemoryBroker(), MemoryBroker(), MemoryBroker()
+    first, second, third = (
+        client(settings, metrics, broker, name) for broker, name in zip(brokers, "abc", strict=True)
+    )
+    service = Service("names")
+    service.add("name", _returning("third"))
+    brokers[2].serve(service)
+    first.route(["names"], second)
+    second.route(["names"], third)
+    await first.start()
+    assert await first.request("names", "name", {}) == "third"
+    assert list((await first.describe("names")).methods) == ["name"]
+    await first.stop()
+
+
+async def test_routes_that_lead_back_are_refused(settings: Settings) -> None:
+    first, second, third = (linked(settings, Link(), name) for name in "abc")
+    first.route(["names"], second)
+    second.route(["names"], third)
+    for client, to in ((third, first), (second, first), (first, first.with_context({"user": 1}))):
+        with pytest.raises(ValueError, match="'names'"):
+            client.route(["names", "others"], to)
+    assert third.status.connected is False
+
+
 class Link:
     """A transport that counts its starts and stops."""
 

@@ -172,11 +172,25 @@ async def test_frames_that_come_before_the_hello_take_no_more_than_a_queue(
 ) -> None:
     transport = RecordingTransport()
     handler = bff.engine.handlers.open(transport, caller())
-    whole, rest = divmod(settings.max_queue_bytes, settings.max_frame_bytes)
-    for size in (*[settings.max_frame_bytes] * whole, rest):
-        handler.receive("x" * size)
+    for _ in range(settings.max_queue_bytes // settings.max_frame_bytes - 1):
+        handler.receive("x" * settings.max_frame_bytes)
     assert transport.closed is None
-    handler.receive("x")
+    handler.receive("x" * settings.max_frame_bytes)
+    handler.receive("x" * settings.max_frame_bytes)
+    assert transport.closed == (CloseCode.TOO_MANY_REQUESTS, "")
+    bff.engine.handlers.on_closed(handler, CloseCode.TOO_MANY_REQUESTS)
+
+
+async def test_empty_frames_that_come_before_the_hello_are_limited_too(
+    bff: RunningBff, settings: Settings
+) -> None:
+    transport = RecordingTransport()
+    handler = bff.engine.handlers.open(transport, caller())
+    for _ in range(100):
+        handler.receive("")
+    assert transport.closed is None, "a client may send its first requests early"
+    for _ in range(settings.max_queue_bytes // 10):
+        handler.receive("")
     assert transport.closed == (CloseCode.TOO_MANY_REQUESTS, "")
     bff.engine.handlers.on_closed(handler, CloseCode.TOO_MANY_REQUESTS)
 

@@ -31,11 +31,12 @@ class InstanceFacts:
 
 
 class Lease:
-    """This instance's lease, by Redis' clock, and the leases of all others as of the last renewal.
+    """This instance's lease, which expires by the clock of Redis, and the leases of all others as
+    of the last renewal.
 
-    An expired lease cannot be renewed, nor can one that was taken from another Redis process. The
-    instance then takes a lease with the next *generation*. Entries in the index name the
-    generation, so those of an older generation belong to a dead one.
+    An expired lease cannot be renewed, nor can one that another Redis process granted. The instance
+    then takes a lease with the next *generation*. Each entry of the connection index begins with
+    the name of a lease, so entries with an older generation count as those of a dead instance.
     """
 
     def __init__(self, context: ClusterContext) -> None:
@@ -60,7 +61,7 @@ class Lease:
         return f"{self.instance_id}#{self.generation}"
 
     def is_known(self, member: str) -> bool:
-        """Whether a lease existed, expired or not, when this one was last renewed."""
+        """Whether a lease existed, expired or not, when this one was last renewed or taken."""
         return f" {member} " in self.known_members
 
     async def renew(self) -> bool:

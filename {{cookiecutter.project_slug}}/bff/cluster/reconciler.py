@@ -63,7 +63,7 @@ class Reconciler:
         self._restore = restore
         self._remove_dead_entries = remove_dead_entries
         self._without_lease: dict[str, float] = {}
-        """When an entry without a lease was first seen, by `<instance>#<generation>`."""
+        """By `<instance>#<generation>` without a lease: when one of its entries was first seen."""
         self._compare = load(context.pipeline, "compare")
         self._scanned: tuple[str, int | bytes] = "", 0
         """Which set of users was scanned last, and the cursor in it."""
@@ -139,8 +139,8 @@ class Reconciler:
                 self._users_to_compare.add(user_id)
 
     def _forget_first_seen(self) -> None:
-        """Remove from `_without_lease` the leases that are known again, and old times: the entries
-        of these leases have been removed or have expired."""
+        """Remove from `_without_lease` the leases that are known again, and those seen long ago,
+        whose entries have been removed or have expired."""
         oldest = time.monotonic() - _EXPIRY_LEASES * self._seconds
         self._without_lease = {
             member: at
@@ -170,7 +170,8 @@ class Reconciler:
         )
 
     async def _repair(self, missing: Sequence[Connection], stale: dict[str, list[str]]) -> None:
-        """Connection ids are unique: one that has left the registry does not come back."""
+        """Write the missing entries again, and delete the stale ones. A stale id needs no second
+        look: ids are unique, so one that has left the registry does not come back."""
         await self._restore(missing)
         removals = [
             self._pipeline.submit("HDEL", self._keys.connections(user_id), *ids)

@@ -82,9 +82,17 @@ class MeshClient:
 
         Raises:
             TypeError: `services` is a string instead of a list.
+            ValueError: the other client routes one of them back to this one.
         """
         check_lists(services=services)
-        self._clients_by_service.update(dict.fromkeys(services, to))
+        routes = dict.fromkeys(services, to)
+        for service in routes:
+            client: MeshClient | None = to
+            while client is not None:
+                if client._transport is self._transport:
+                    raise ValueError(f"the routes of {service!r} would lead back to this client")
+                client = client._clients_by_service.get(service)
+        self._clients_by_service.update(routes)
 
     def add_event_handler(self, event_handler: EventHandler) -> None:
         """Add an event handler, before `start`.
@@ -141,14 +149,14 @@ class MeshClient:
 
     @property
     def stuck(self) -> str:
-        """Which event handlers have been retrying one event for over a minute; or empty."""
+        """The event handlers that have been retrying one event for over a minute, as text."""
         clients = (self, *self._others())
         return "; ".join(filter(None, (client._receiver.stuck for client in clients)))
 
     @property
     def consumers_down(self) -> dict[str, str]:
-        """The queues that should be consumed and are not, each with the reason; of this client and
-        those it routes to."""
+        """The queues that should be consumed and are not, each with the reason: of this client and
+        of those that it routes to."""
         down = dict(self._transport.consumers_down)
         for other in self._others():
             theirs = other._transport.consumers_down
@@ -162,7 +170,7 @@ class MeshClient:
 
     async def check_queues(self, other: MeshClient) -> dict[str, str]:
         """Check that the queues of another client's event handlers and services can be declared and
-        read. Starts no consumer. Returns for each queue why it cannot, or an empty text."""
+        read. Starts no consumer. Returns, for each queue, why it cannot, or an empty string."""
         return dict(await self._transport.check_queues(other._event_handlers, other.services))
 
     async def unconsumed_events(self, handler_names: Iterable[str]) -> dict[str, int]:
@@ -198,7 +206,7 @@ class MeshClient:
         `max_request_timeout_seconds`. With `encrypted` only the service can read the call, and
         only this client the reply. If a call that was sent ends before its reply (by its deadline,
         a cancellation, or the loss of the connection that sent it), `late` is called once, when the
-        reply arrives or is no longer awaited: `late(result, None)` or `late(None, problem)`.
+        reply arrives or the client gives up on it: `late(result, None)` or `late(None, problem)`.
 
         Raises:
             Problem: the error of the service, or why there is no reply.
@@ -285,7 +293,7 @@ class MeshClient:
 
     def _client_for(self, service: str) -> MeshClient:
         other = self._clients_by_service.get(service)
-        return self if other is None else other.with_context(self._context)
+        return self if other is None else other._client_for(service).with_context(self._context)
 
     def _encode(
         self,

@@ -48,6 +48,8 @@ _MAX_BAD_FRAMES = 10
 _MAX_RATE_LIMITED_FRAMES = 200
 """More rate-limited frames than this within `_RATE_LIMITED_SECONDS` close the connection."""
 _RATE_LIMITED_SECONDS = 60.0
+_PENDING_FRAME_BYTES = 64
+"""What a frame that waits takes besides its text; so the number of empty ones is limited too."""
 _RESPONSE_TYPES = frozenset(("request", "command", "subscribe", "unsubscribe", "authenticate"))
 """Frames that are answered with `response`. Others are answered with `error`."""
 
@@ -99,7 +101,7 @@ class ConnectionHandler:
             return
         if self._pending_frames is not None:
             self._pending_frames.append(data)
-            self._pending_size += size
+            self._pending_size += size + _PENDING_FRAME_BYTES
             if self._pending_size > self._settings.max_queue_bytes:
                 self.connection.close(CloseCode.TOO_MANY_REQUESTS)
             return
@@ -122,7 +124,7 @@ class ConnectionHandler:
         self._handle(frame)
 
     def start_receiving(self) -> None:
-        """Handle the frames that waited for the admission, and from now on each at once."""
+        """Handle the frames that waited for the admission, and each later one immediately."""
         pending, self._pending_frames = self._pending_frames or [], None
         for data in pending:
             self.receive(data)

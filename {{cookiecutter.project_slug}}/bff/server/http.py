@@ -28,7 +28,7 @@ from bff.server.protocol import WebSocketProtocol
 SUPPORTED: Final = ("0.54.",)
 
 _MAX_HEAD_BYTES: Final = 65_536
-"""Bytes of an incomplete request head (or of trailers), not counting the read in which it began."""
+"""Bytes of an incomplete request head (or of trailers), without the piece in which it began."""
 _SPARE_HEAD_SECONDS: Final = 2.0
 """How long a head may take on a connection beyond `MAX_CONNECTIONS`."""
 _MAX_PIPELINED: Final = 16
@@ -59,7 +59,7 @@ class HttpProtocol(DeadlineProtocol):
     """
 
     flow: _Flow
-    _last_read: bytes | memoryview = b""
+    _from_piece: bytes | memoryview = b""
     """The part of the input that begins with the piece which is being parsed."""
     _piece_size = 0
     _unparsed = b""
@@ -95,7 +95,7 @@ class HttpProtocol(DeadlineProtocol):
         self._watch_answer()
 
     def send_400_response(self, msg: str) -> None:
-        """The answer to what is no HTTP request. uvicorn's lacks our security headers."""
+        """Answer input that is not an HTTP request. uvicorn's answer lacks our security headers."""
         self.transport.write(handshake.response(HTTPStatus.BAD_REQUEST, _TEXT, msg.encode()))
         self.transport.close()
 
@@ -122,7 +122,7 @@ class HttpProtocol(DeadlineProtocol):
                 self._parse_piece(data[at : at + _PIECE_BYTES], view[at:])
                 if self.parser is None or self.transport.is_closing():
                     break
-        self._last_read = b""
+        self._from_piece = b""
         if self._is_in_head and not self._unparsed:
             self._start_head_timer()
         else:
@@ -132,8 +132,8 @@ class HttpProtocol(DeadlineProtocol):
         if self.transport.is_closing():
             self._watch_answer()
 
-    def _parse_piece(self, piece: bytes, last_read: bytes | memoryview) -> None:
-        self._last_read, self._piece_size = last_read, len(piece)
+    def _parse_piece(self, piece: bytes, from_piece: bytes | memoryview) -> None:
+        self._from_piece, self._piece_size = from_piece, len(piece)
         super().data_received(piece)
         if self._is_in_head:
             self._head_bytes += len(piece)
@@ -180,7 +180,8 @@ class HttpProtocol(DeadlineProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._stop_answer_timer()  # it was for this answer; another one may be waiting
+        # Restarted: `_check_answer` must not compare with the size before the end of this response.
+        self._stop_answer_timer()
         self._watch_answer()
         if self._unparsed and len(self.pipeline) < _MAX_PIPELINED:
             self.loop.call_soon(self._parse_rest)
@@ -207,7 +208,7 @@ class HttpProtocol(DeadlineProtocol):
             return
         upgrade = sys.exception()
         assert isinstance(upgrade, httptools.HttpParserUpgrade)  # noqa: S101
-        early = bytes(self._last_read[upgrade.args[0] :])
+        early = bytes(self._from_piece[upgrade.args[0] :])
         self.connections.discard(self)
         nothing: Any = None
         # Both refer back to this object, which would wait for the garbage collector.

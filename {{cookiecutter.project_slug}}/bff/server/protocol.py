@@ -92,7 +92,7 @@ class WebSocketProtocol(KeepAlive):
         self._on_message: Callable[[str | bytes], None] | None = None
         self._on_close: Callable[[int, bool], None] | None = None
         self._context: contextvars.Context | None = None
-        """Context variables in which a detached socket calls `_on_message` and `_on_close`."""
+        """The context in which a detached socket calls `_on_message` and `_on_close`."""
         self._close_code: int = _ABNORMAL
         """The client's close code if the client closes first, else the one that was sent, or
         `_ABNORMAL` if there was no close frame."""
@@ -108,7 +108,7 @@ class WebSocketProtocol(KeepAlive):
         The response waits for a moment, so that it shares a write with the first message.
         """
         self._parser = Parser(self._scheduler.max_size)
-        if self.outgoing is None:  # else the transport is paused
+        if self.outgoing is None:  # else writing is paused
             self.outgoing = response
             loop = self._scheduler.loop
             self._accept_timer = loop.call_later(_ACCEPT_DELAY_SECONDS, self._flush_response)
