@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -145,6 +146,28 @@ async def test_an_idempotent_messenger_numbers_its_sends(start: StartInstance) -
     await a.messenger.to_user("alice", "marker", None)
     await until(lambda: len(events_of(alice)) >= 3)
     assert [event["topic"] for event in events_of(alice)] == ["first", "second", "marker"]
+
+
+async def test_an_idempotent_messenger_may_send_to_its_users_in_another_order(
+    start: StartInstance,
+) -> None:
+    """Such as the order of a set, which differs between processes."""
+    a = await start()
+    users = [f"user-{number}" for number in range(9)]
+    connections = [await a.join(user) for user in users]
+    for order in (users, users[::-1], users[5:] + users[:5]):
+        messenger = a.messenger.idempotent("event-8/handler", 60)
+        await asyncio.gather(*(messenger.to_user(user, "one by one", None) for user in order))
+        await messenger.to_users(order, "together", None)
+        await messenger.to_all("to all", None)
+    await a.messenger.to_users(users, "last of the user", None)
+    await a.messenger.to_all("last of all", None)
+    await until(lambda: all(len(events_of(one)) >= 5 for one in connections))
+    for connection in connections:
+        topics = [event["topic"] for event in events_of(connection)]
+        assert sorted(topics) == sorted(
+            ["one by one", "together", "last of the user", "to all", "last of all"]
+        )
 
 
 async def test_an_unknown_or_malformed_envelope_is_ignored(

@@ -211,16 +211,16 @@ def test_messages_in_flight_are_limited_altogether_and_for_each_service(
         same = [one for one in in_flight if one.routing_key == name]
         if not begins:
             for one in same[:1]:
-                pending.release(one)
+                pending.release_slot(one)
                 in_flight.remove(one)
         elif len(in_flight) == 5 or (name != "event" and len(same) == 2):
             with pytest.raises(Problem, match="too_many_in_flight"):
-                pending.acquire(message)
+                pending.acquire_slot(message)
         else:
-            pending.acquire(message)
+            pending.acquire_slot(message)
             in_flight.append(message)
     for one in in_flight:
-        pending.release(one)
+        pending.release_slot(one)
     assert (pending._total, dict(pending._in_flight)) == (0, {})
 
 

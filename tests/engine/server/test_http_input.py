@@ -269,3 +269,30 @@ async def test_an_upgrade_leaves_nothing_to_the_garbage_collector(site: Echo) ->
     (protocol,) = site.state.connections
     protocol.data_received(masked(8, (1000).to_bytes(2)))
     await site.settle()
+
+
+@pytest.mark.parametrize(
+    "rubbish", [b"rubbish\r\n\r\n", b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * MAX_HEAD]
+)
+@pytest.mark.parametrize("requests", [GET, post(4) + b"body", GET + GET], ids=len)
+async def test_what_is_refused_is_not_taken_for_the_answer_to_an_earlier_request(
+    site: Echo, requests: bytes, rubbish: bytes
+) -> None:
+    site.may_answer.clear()
+    await site.receives(requests + rubbish)
+    assert site.transport.written == b""
+    assert site.transport.is_lost
+
+
+async def test_a_malformed_body_is_answered_while_its_request_has_no_answer(site: Echo) -> None:
+    head = b"POST /word HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    await site.receives(head + b"4\r\nbody\r\n" + b"no size\r\n")
+    assert status_of(site) == 400
+    assert site.transport.is_closing()
+
+
+async def test_what_is_refused_after_an_answer_is_answered(site: Echo) -> None:
+    await site.receives(GET)
+    await site.receives(b"rubbish\r\n\r\n")
+    assert site.answers == 1
+    assert site.transport.written.count(b"HTTP/1.1 400 ") == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from bff.cluster.keys import StreamKeys
@@ -19,15 +20,19 @@ class NoKeys:
 
 
 class NumberedKeys(NoKeys):
-    """`<scope>/1`, `<scope>/2`, ..."""
+    """`<scope>/1`, `<scope>/2`, ... of each stream. Sends to different streams may be repeated in
+    another order: those to a set of users, for example."""
 
     def __init__(self, scope: str, seconds: int) -> None:
         self._scope = scope
         self._seconds = seconds
         self._list: list[str] = []
         self.used = self._list
+        self._counts: Counter[str] = Counter()
+        """Sends by the tag of their stream."""
 
     def next(self, stream: StreamKeys) -> tuple[str, int]:
-        key = stream.idempotency(f"{self._scope}/{len(self._list) + 1}")
+        self._counts[stream.tag] += 1
+        key = stream.idempotency(f"{self._scope}/{self._counts[stream.tag]}")
         self._list.append(key)
         return key, self._seconds

@@ -25,7 +25,7 @@ class InstanceFacts:
 
     @classmethod
     def of(cls, text: bytes) -> InstanceFacts:
-        """Parse a report; other versions of the engine may add fields."""
+        """Parse a report. Fields that this version does not know are ignored."""
         facts = orjson.loads(text)
         return cls(*(facts[field.name] for field in fields(cls)))
 
@@ -46,7 +46,7 @@ class Lease:
         self.dead: tuple[str, ...] = ()
         """`<instance>#<generation>` of every expired lease that has not been reaped yet."""
         self.known_members = ""
-        """`<instance>#<generation>` of every lease, expired or not, between spaces."""
+        """`<instance>#<generation>` of every lease, expired or not, each between two spaces."""
         self._registry = context.registry
         self._seconds = context.settings.lease_seconds
         self._keys = context.keys
@@ -65,7 +65,7 @@ class Lease:
         return f" {member} " in self.known_members
 
     async def renew(self) -> bool:
-        """Renew the lease; False when it has expired or Redis has lost it."""
+        """Renew the lease; False when none was taken, it has expired, or Redis has lost it."""
         return bool(self.generation) and await self._run_script(take=False)
 
     async def take(self) -> None:

@@ -83,12 +83,12 @@ class Messenger(ConnectionControl):
         self._outgoing = OutgoingEvents(declared)
 
     def idempotent(self, scope: str, seconds: int) -> Self:
-        """A messenger whose nth stored send has the idempotency key `<scope>/<n>`, kept for
-        `seconds`.
+        """A messenger whose nth stored send to a user, a topic or all has the idempotency key
+        `<scope>/<n>`, kept for `seconds`.
 
         Handlers of mesh events get one, so that a mesh event that is delivered again sends no
-        message twice. For this, the handler must make the same sends in the same order.
-        `key_releases` ends the life of the keys earlier.
+        message twice. For this, the handler must make the same sends, in the same order for each
+        user and topic. The functions of `key_releases` end the life of the keys earlier.
         """
         messenger = copy.copy(self)
         messenger._own_keys = NumberedKeys(scope, seconds)
@@ -96,7 +96,8 @@ class Messenger(ConnectionControl):
 
     def key_releases(self) -> list[Callable[[], None]]:
         """Functions that let the keys of an idempotent messenger expire in a minute, each for some
-        of its keys. Call them when its sends cannot be repeated any more."""
+        of its keys, so that other work can run between them. Call them when its sends cannot be
+        repeated any more."""
         keys = self._own_keys.used
         return [
             partial(self._release, keys[first : first + _KEYS_PER_RELEASE])
@@ -110,7 +111,7 @@ class Messenger(ConnectionControl):
         return messenger
 
     def check_event(self, topic: str, event: Any) -> None:
-        """Check that an event can be sent, except its size.
+        """Check everything about an event except its size.
 
         Raises:
             Problem: `invalid_params`, it cannot.

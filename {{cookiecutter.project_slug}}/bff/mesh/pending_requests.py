@@ -47,12 +47,12 @@ class PendingRequests:
         self._ended: OrderedDict[str, str] = OrderedDict()
         """Services of ended requests, by correlation id."""
         self._late_requests: dict[str, _LateRequest] = {}
-        self.known_services: set[str] = set()
+        self.reached_services: set[str] = set()
         """Services to which the broker has routed a call."""
 
-    def acquire(self, message: Message) -> None:
-        """Count a message as in flight, until `release`: a request until its reply, another message
-        until its confirm.
+    def acquire_slot(self, message: Message) -> None:
+        """Count a message as in flight, until `release_slot`: a request until its reply, another
+        message until its confirm.
 
         Raises:
             Problem: `too_many_in_flight`, on this instance or to this service.
@@ -65,7 +65,7 @@ class PendingRequests:
         self._total += 1
         self._in_flight[service] += 1
 
-    def release(self, message: Message) -> None:
+    def release_slot(self, message: Message) -> None:
         """No longer count a message as in flight."""
         service = message.routing_key if message.is_call else ""
         self._total -= 1
@@ -108,7 +108,7 @@ class PendingRequests:
 
     def label(self, service: str) -> str:
         """The service's name as a label of metrics."""
-        return service if service in self.known_services else UNKNOWN_SERVICE
+        return service if service in self.reached_services else UNKNOWN_SERVICE
 
     def find(self, correlation_id: str) -> Message | None:
         """The request that a reply is for, if the reply is still wanted.

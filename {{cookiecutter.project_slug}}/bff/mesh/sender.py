@@ -58,11 +58,11 @@ class MessageSender:
         outcome = "cancelled"
         try:
             if encrypted:
-                self._pending_requests.acquire(message)
+                self._pending_requests.acquire_slot(message)
                 try:
                     await self._encrypt(message)
                 finally:
-                    self._pending_requests.release(message)
+                    self._pending_requests.release_slot(message)
             sent_at = time.monotonic() if encrypted else 0.0
             answer = await self.send(message, reply)
             if encrypted and answer is not None:
@@ -91,12 +91,12 @@ class MessageSender:
         """
         if message.deadline <= asyncio.get_running_loop().time():
             raise Problem(Code.TIMEOUT)
-        self._pending_requests.acquire(message)
+        self._pending_requests.acquire_slot(message)
         try:
             async with asyncio.timeout_at(message.deadline):
                 await self._transport.publish(message)
                 if message.is_call:
-                    self._pending_requests.known_services.add(message.routing_key)
+                    self._pending_requests.reached_services.add(message.routing_key)
                 if reply is None:
                     return None
                 answer = await reply
@@ -109,13 +109,13 @@ class MessageSender:
             if answer is None:
                 raise self._failed(message, error) from None
         finally:
-            self._pending_requests.release(message)
+            self._pending_requests.release_slot(message)
         if answer is None:  # the reply queue was lost
             raise Problem(Code.MESH_UNAVAILABLE, outcome=Outcome.UNKNOWN)
         return answer
 
     def _failed(self, message: Message, error: Exception) -> Problem:
-        """Why there is no reply. A call that was sent may have reached its service."""
+        """Why there is no reply. A message that was sent may have arrived."""
         outcome = Outcome.UNKNOWN if message.sent else Outcome.NOT_SENT
         if isinstance(error, Refused):
             return Problem(Code.SERVICE_UNAVAILABLE, outcome=outcome)
@@ -128,7 +128,7 @@ class MessageSender:
     def on_late(self, message: Message, late: Callable[[Any, Problem | None], None]) -> OnLate:
         """A callback for a late reply that calls `late(result, None)` or `late(None, problem)`.
 
-        Its errors are logged: they must affect neither this caller nor others.
+        Exceptions of `late` are logged and not raised.
         """
 
         def tell(answer: Reply | Problem) -> None:
@@ -155,7 +155,7 @@ class MessageSender:
         except TimeoutError:
             raise Problem(Code.TIMEOUT) from None
         except Problem as problem:
-            # The call itself was not sent, whatever became of the request for the key.
+            # The call itself was not sent, even if the request for the key was.
             raise Problem(problem.code, problem.description) from problem
         if key is None:
             logger.warning(

@@ -1,5 +1,5 @@
 """Background work after the browser has stopped waiting for a mesh call: late replies are stored,
-cancellations are reported to the service."""
+and cancellations are reported to the service."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LATE_REPLY = EventType("result", LateResult, stored=True)
 LATE_REPLY_TOPIC = LATE_REPLY.name
 """The name of the event that holds a late reply."""
 MAX_NOTIFICATIONS = 100
-"""Commands about cancelled calls that are sent concurrently. Others wait, at most
+"""Commands about cancelled calls that are sent concurrently. Further ones wait for at most
 `_NOTIFY_SECONDS`."""
 _NOTIFY_SECONDS = 5.0
 """How long a cancelled call may take to be reported to its service."""
@@ -55,6 +55,7 @@ class FollowUps:
         self._notifications = TaskSet("notification of a cancelled call")
         self._notifying = asyncio.Semaphore(MAX_NOTIFICATIONS)
         self._dropped = _Summary(logging.ERROR, "late replies dropped: too many at once")
+        self.not_stored = _Summary(logging.WARNING, "late reply not stored, retrying")
         self._not_notified = _Summary(
             logging.WARNING, "could not notify services of cancelled calls"
         )
@@ -68,8 +69,8 @@ class FollowUps:
         self._late_replies.start(work)
 
     def cancelled(self, service: str, cancel_method: str, user_id: str, trace_id: str) -> None:
-        """Report a cancelled call to its service in the background, within 5 s. When too many
-        reports wait, it is not reported."""
+        """Report a cancelled call to its service in the background, within 5 s. `trace_id` is that
+        of the mesh call. When too many reports wait, it is not reported."""
         if len(self._notifications) >= self.settings.max_pending_requests:
             reason = "too many at once"
             self._not_notified.add(service=service, method=cancel_method, reason=reason)
@@ -94,14 +95,14 @@ class FollowUps:
             self._not_notified.add(service=service, method=cancel_method, reason=reason)
 
     async def stop(self) -> None:
-        """Wait up to 5 s for the tasks, then cancel them. Stop the mesh client before: its end
-        reports the calls that are still waiting as late replies."""
+        """Wait up to 5 s for the tasks, then cancel them. Stop the mesh client first: when it
+        stops, it passes the calls that still wait to `LateReply`."""
         await asyncio.gather(
             self._notifications.stop(wait_seconds=_STOP_SECONDS),
             self._late_replies.stop(wait_seconds=_STOP_SECONDS),
         )
-        self._not_notified.log()
-        self._dropped.log()
+        for summary in (self._not_notified, self._dropped, self.not_stored):
+            summary.log()
 
 
 class _Summary:
@@ -133,15 +134,15 @@ class LateReply:
     `MeshClient.request` calls it with the result or the problem.
     """
 
-    __slots__ = ("_browser_trace_id", "_follow_ups", "_trace_id", "_user_id", "discard")
+    __slots__ = ("_browser_trace_id", "_follow_ups", "_mesh_trace_id", "_user_id", "discard")
 
     def __init__(
-        self, follow_ups: FollowUps, user_id: str, browser_trace_id: str, trace_id: str
+        self, follow_ups: FollowUps, user_id: str, browser_trace_id: str, mesh_trace_id: str
     ) -> None:
         self._follow_ups = follow_ups
         self._user_id = user_id
         self._browser_trace_id = browser_trace_id
-        self._trace_id = trace_id
+        self._mesh_trace_id = mesh_trace_id
         self.discard = False
         """Set when the browser cancelled the call: the reply is not stored."""
 
@@ -154,7 +155,7 @@ class LateReply:
         if self.discard:
             return
         settings = self._follow_ups.settings
-        # The idempotency key must outlive all retries, also one that is on its way at the timeout.
+        # The idempotency key must outlive all retries, and one that is being sent at the timeout.
         key_seconds = int(settings.keep_result_seconds) + 60
         messenger = self._follow_ups.messenger.with_key_life(key_seconds)
         event = self._event(result, problem)
@@ -169,19 +170,17 @@ class LateReply:
                             self._user_id,
                             LATE_REPLY_TOPIC,
                             event,
-                            idempotency_key=f"result/{self._trace_id}",
+                            idempotency_key=f"result/{self._mesh_trace_id}",
                         )
                         return
                     except UNAVAILABLE as error:
-                        logger.warning(
-                            "late reply not stored, retrying",
-                            extra={"trace_id": self._trace_id, "reason": why(error)},
-                        )
+                        not_stored = self._follow_ups.not_stored
+                        not_stored.add(trace_id=self._mesh_trace_id, reason=why(error))
                         await asyncio.sleep(delay)
         except TimeoutError:
             logger.error(
                 "late reply lost: Redis unavailable",
-                extra={"trace_id": self._trace_id, "user": self._user_id},
+                extra={"trace_id": self._mesh_trace_id, "user": self._user_id},
             )
 
     def _event(self, result: Any, problem: Problem | None) -> dict[str, Any]:
@@ -193,7 +192,8 @@ class LateReply:
 
 
 def _not_deliverable(event: dict[str, Any], max_bytes: int) -> str | None:
-    """Why a browser cannot get this event, or None. JSON is encoded up to 254 levels deep."""
+    """Why a browser cannot get this event, or None. JSON is encoded up to 254 levels deep, and the
+    size is the one that `Messenger` checks."""
     try:
         size = len(Event(LATE_REPLY_TOPIC, event).encode_until_epoch("user"))
     except Problem:

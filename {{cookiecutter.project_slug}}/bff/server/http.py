@@ -28,18 +28,20 @@ from bff.server.protocol import WebSocketProtocol
 SUPPORTED: Final = ("0.54.",)
 
 _MAX_HEAD_BYTES: Final = 65_536
-"""Bytes of an incomplete request head (or of trailers), without the piece in which it began."""
+"""Bytes of an incomplete request head (or of trailers), not counting the piece in which
+it began."""
 _SPARE_HEAD_SECONDS: Final = 2.0
 """How long a head may take on a connection beyond `MAX_CONNECTIONS`."""
 _MAX_PIPELINED: Final = 16
-"""Requests that may wait for the answer to an earlier request of the connection."""
+"""Requests that may wait for the answer to an earlier request of the connection. Checked between
+two pieces of input."""
 _TEXT: Final = [(b"content-type", b"text/plain; charset=utf-8")]
 _PIECE_BYTES: Final = 4096
 """Input is parsed in pieces of this size, because the parser cannot be stopped inside one."""
 
 
 class _Flow(FlowControl):
-    """uvicorn's flow control, which does not resume reading while input waits to be parsed."""
+    """uvicorn's flow control, but it does not resume reading while input waits to be parsed."""
 
     is_held = False
 
@@ -96,8 +98,23 @@ class HttpProtocol(DeadlineProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer input that is not an HTTP request. uvicorn's answer lacks our security headers."""
-        self.transport.write(handshake.response(HTTPStatus.BAD_REQUEST, _TEXT, msg.encode()))
-        self.transport.close()
+        self._refuse_input(handshake.response(HTTPStatus.BAD_REQUEST, _TEXT, msg.encode()))
+
+    def _refuse_input(self, response: bytes) -> None:
+        """Answer input that is not parsed any further, and close. If an earlier request has no
+        complete response yet, abort instead: the client would take this one for its response."""
+        cycle = self.cycle
+        if self.transport.is_closing():
+            return
+        if (
+            cycle is not None
+            and not cycle.response_complete
+            and (self.pipeline or cycle.response_started or not cycle.more_body)
+        ):
+            self.transport.abort()
+        else:
+            self.transport.write(response)
+            self.transport.close()
 
     # Input
 
@@ -139,8 +156,7 @@ class HttpProtocol(DeadlineProtocol):
             self._head_bytes += len(piece)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 too_large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-                self.transport.write(handshake.response(too_large))
-                self.transport.close()
+                self._refuse_input(handshake.response(too_large))
 
     def _parse_rest(self) -> None:
         """Parse the input that has waited for pipelined requests."""
@@ -165,7 +181,7 @@ class HttpProtocol(DeadlineProtocol):
             self.cycle.keep_alive = False
 
     def on_chunk_header(self) -> None:
-        """A chunk follows, or trailers after the last one: the parser buffers them like a head."""
+        """A chunk follows, or after the last one trailers, which the parser buffers like a head."""
         self._head_started()
 
     def on_body(self, body: bytes) -> None:
@@ -180,7 +196,8 @@ class HttpProtocol(DeadlineProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        # Restarted: `_check_answer` must not compare with the size before the end of this response.
+        # `_check_answer` compares the bytes that wait for the client with those that waited when
+        # the timer was started. This response has just been added, so the timer starts again.
         self._stop_answer_timer()
         self._watch_answer()
         if self._unparsed and len(self.pipeline) < _MAX_PIPELINED:
