@@ -79,7 +79,7 @@ def test_the_description_names_the_field_and_not_the_value() -> None:
 
 
 def test_the_head_and_an_id_make_a_complete_event() -> None:
-    text = Event("order.updated", {"x": 1}).encode_until_epoch("user") + b'abc/7"}}'
+    text = Event("order.updated", {"x": 1}).encode_start("user") + b'abc/7"}}'
     assert json.loads(text) == {
         "type": "event",
         "payload": {"topic": "order.updated", "event": {"x": 1}, "id": "user/abc/7"},

@@ -15,7 +15,7 @@ from bff.mesh.rabbitmq.consumer import to_delivery
 from bff.mesh.rabbitmq.event_queue import EventConsumer
 from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
 from bff.mesh.service import Service
-from bff.mesh.transport import ConnectionLost, Refused, Unroutable
+from bff.mesh.transport import ConnectionLost, Nacked, Unroutable
 from bff.settings import Settings
 
 
@@ -103,7 +103,7 @@ async def test_a_call_that_is_carried_out_is_acknowledged(settings: Settings) ->
 
 @pytest.mark.parametrize(
     "error",
-    [None, ConnectionLost(), Unroutable(), Refused(), ValueError("too long"), "hangs"],
+    [None, ConnectionLost(), Unroutable(), Nacked(), ValueError("too long"), "hangs"],
     ids=repr,
 )
 async def test_a_call_whose_reply_is_lost_is_acknowledged_too(

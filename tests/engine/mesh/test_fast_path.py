@@ -10,7 +10,7 @@ import pamqp.frame
 import pytest
 from bff.mesh import wire
 from bff.mesh.rabbitmq.fast_path import FastPath, MessageAssembler, Publisher
-from bff.mesh.transport import ConnectionLost, Refused, Unroutable
+from bff.mesh.transport import ConnectionLost, Nacked, Unroutable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import commands
@@ -230,7 +230,7 @@ async def test_each_message_is_confirmed_returned_or_refused(fast_path: FastPath
     await one
     with pytest.raises(Unroutable):
         await two
-    with pytest.raises(Refused):
+    with pytest.raises(Nacked):
         await four
     assert publisher.unconfirmed == 1
     fast_path.filter(marshal(1, commands.Basic.Ack(3)))
@@ -291,7 +291,7 @@ def test_any_order_of_returns_and_confirms_is_understood(answers: list[Answers],
             confirm = commands.Basic.Nack if one.refused else commands.Basic.Ack
             stream += marshal(1, confirm(one.upto, one.multiple))
             for tag in tags:
-                outcome = "Refused" if one.refused else "NoneType"
+                outcome = "Nacked" if one.refused else "NoneType"
                 expected[tag] = "Unroutable" if tag in one.returned else outcome
         for at in range(0, len(stream), step):
             assert fast_path.filter(stream[at : at + step]) in (b"", wire.HEARTBEAT)

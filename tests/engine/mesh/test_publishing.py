@@ -12,7 +12,7 @@ from bff.mesh.messages import Kind, Message
 from bff.mesh.rabbitmq.fast_path import FastPath, Publisher
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
-from bff.mesh.transport import ConnectionLost, MeshStatus, Refused, Unroutable
+from bff.mesh.transport import ConnectionLost, MeshStatus, Nacked, Unroutable
 from bff.settings import Settings
 from bff.testing import until
 from pamqp import commands
@@ -151,7 +151,7 @@ async def test_it_is_connected_only_without_any_fault(opened: Opened, fault: str
     ("answer", "error", "sent"),
     [
         ([commands.Basic.Ack(1)], None, True),
-        ([commands.Basic.Nack(1)], Refused, True),
+        ([commands.Basic.Nack(1)], Nacked, True),
         ("return", Unroutable, False),
         ("close", ConnectionLost, True),
         ("no reply queue", ConnectionLost, False),

@@ -14,7 +14,7 @@ from bff.mesh.client import MeshClient
 from bff.mesh.events import EventHandler
 from bff.mesh.messages import Delivery, Message
 from bff.mesh.service import Service
-from bff.mesh.transport import ConnectionLost, MeshStatus, Receiver, Refused, Unroutable
+from bff.mesh.transport import ConnectionLost, MeshStatus, Nacked, Receiver, Unroutable
 from bff.settings import Settings
 from bff.telemetry.metrics import Metrics
 from bff.testing import until
@@ -110,7 +110,7 @@ async def test_a_reply_is_the_answer_although_its_confirm_never_comes(
         assert await call == 7
 
 
-@pytest.mark.parametrize("error", [Refused(), ConnectionLost()], ids=repr)
+@pytest.mark.parametrize("error", [Nacked(), ConnectionLost()], ids=repr)
 async def test_a_reply_is_the_answer_whatever_becomes_of_its_confirm(
     mesh: MeshClient, transport: ManualTransport, error: Exception
 ) -> None:
@@ -173,7 +173,7 @@ async def test_only_the_latest_ended_calls_are_remembered(
 @pytest.mark.parametrize(
     ("error", "code", "outcome"),
     [
-        (Refused(), Code.SERVICE_UNAVAILABLE, Outcome.UNKNOWN),
+        (Nacked(), Code.SERVICE_UNAVAILABLE, Outcome.UNKNOWN),
         (ConnectionLost(), Code.MESH_UNAVAILABLE, Outcome.UNKNOWN),
         (Unroutable(), Code.SERVICE_UNAVAILABLE, Outcome.NOT_SENT),
     ],
@@ -456,7 +456,7 @@ def test_each_call_is_told_once_what_became_of_it(events: list[tuple[int, str, b
                 if step == "confirm":
                     message.confirm.set_result(None)
                 elif step != "return" or "reply" not in one.steps:
-                    error = {"refuse": Refused(), "lose": ConnectionLost(), "return": Unroutable()}
+                    error = {"refuse": Nacked(), "lose": ConnectionLost(), "return": Unroutable()}
                     message.sent = step != "return"
                     message.confirm.set_exception(error[step])
                 one.steps.append(step)

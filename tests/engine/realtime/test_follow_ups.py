@@ -51,7 +51,7 @@ class FakeMessenger:
         if self.failures:
             self.failures -= 1
             raise ConnectionError("gone")
-        Event(topic, event).encode_until_epoch(user_id)
+        Event(topic, event).encode_start(user_id)
         self.stored.append(event)
 
 
@@ -171,7 +171,7 @@ async def test_a_late_reply_that_no_queue_can_hold_is_reported_and_the_largest_i
 ) -> None:
     result = "x" * 500 if problem is None else None
     whole = {"trace_id": "b-1", "result": result, "error": problem and problem.as_error()}
-    size = len(Event(follow_ups.LATE_REPLY_TOPIC, whole).encode_until_epoch("user"))
+    size = len(Event(follow_ups.LATE_REPLY_TOPIC, whole).encode_start("user"))
     for limit in (size, size - 1):
         changed = settings.model_copy(update={"max_queue_bytes": limit})
         parts = SimpleNamespace(mesh=mesh, messenger=messenger, settings=changed)

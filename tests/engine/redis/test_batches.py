@@ -272,6 +272,13 @@ class TestProbe:
     ) -> None:
         nodes = [*cluster.nodes.values()]
         self.has(cluster, monkeypatch, nodes)
+        known: list[bool] = []
+
+        async def initialize() -> None:
+            known.append(True)
+
+        monkeypatch.setattr(cluster.client, "initialize", initialize)
+        monkeypatch.setattr(cluster.client, "get_primaries", lambda: nodes if known else [])
         chosen: list[Node] = []
         monkeypatch.setattr(random, "choice", lambda among: among[len(chosen) % 2])
         monkeypatch.setattr(cluster.client, "pubsub", lambda node: chosen.append(node))

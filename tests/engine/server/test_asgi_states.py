@@ -92,6 +92,17 @@ async def test_what_is_out_of_order_raises_and_the_client_gets_an_answer_all_the
         assert site.transport.is_lost
 
 
+@pytest.mark.parametrize(
+    ("messages", "is_reported"),
+    [((), True), ((CLOSE,), False), ((ACCEPT,), False), ((START, BODY), False)],
+)
+async def test_a_handshake_that_is_not_answered_is_reported(
+    messages: tuple[dict[str, Any], ...], is_reported: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    await Scripted(*messages).run()
+    assert ("handshake not answered by the application" in caplog.messages) is is_reported
+
+
 async def test_an_answer_is_what_the_application_says() -> None:
     denied = Scripted(START | {"headers": [(b"x-why", b"teapot")]}, PART, PART, BODY)
     status, head, body = await denied.run()

@@ -107,6 +107,38 @@ async def test_an_idle_connection_is_closed_after_its_time(site: Site) -> None:
     assert not await site.lives_for(1)
 
 
+@pytest.mark.parametrize("lines", [b"\n", b"\r\n", b"\r\n" * 100])
+async def test_empty_lines_do_not_stop_the_time_of_a_head(site: Site, lines: bytes) -> None:
+    """A parser skips them before a request (RFC 9112, section 2.2)."""
+    await site.receives(lines)
+    assert await site.lives_for(HEAD_SECONDS - 1)
+    await site.receives(lines + GET)
+    assert site.answers == 1
+    await site.receives(lines)
+    assert await site.lives_for(KEEP_ALIVE_SECONDS - 1)
+    assert not await site.lives_for(1)
+    silent = Site()
+    await silent.receives(lines)
+    assert not await silent.lives_for(HEAD_SECONDS)
+
+
+class AtOnce(Site):
+    """Answers before it has received the body."""
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+
+async def test_a_connection_is_idle_after_a_body_whose_request_was_answered_before() -> None:
+    async with closed_at_the_end(AtOnce()) as site:
+        await site.receives(post(8) + b"half")
+        assert site.answers == 1
+        await site.receives(b"half")
+        assert await site.lives_for(KEEP_ALIVE_SECONDS - 1)
+        assert not await site.lives_for(1)
+
+
 @pytest.mark.parametrize("half_closes", [False, True])
 async def test_the_time_of_an_answer_begins_again_whenever_the_client_reads(
     site: Site, half_closes: bool

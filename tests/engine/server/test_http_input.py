@@ -252,6 +252,7 @@ async def test_the_deadlines_of_http_end_with_an_upgrade(stalls: bool) -> None:
             site.protocol.shutdown()
         await site.receives(HEAD_OF_WEBSOCKET)
         assert site.scope["type"] == "websocket"
+        assert site.protocol.timeout_keep_alive_task is None
         assert await site.lives_for(35)
 
 

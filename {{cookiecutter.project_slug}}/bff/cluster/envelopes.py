@@ -51,7 +51,7 @@ def envelope(kind: Kind, *lines: str) -> str:
     return "\n".join((kind, *lines))
 
 
-def envelope_until_epoch(kind: Kind, target: str) -> str:
+def start_envelope(kind: Kind, target: str) -> str:
     """The first lines of a stored event's envelope. `send.lua` gives the event its offset, and adds
     epoch, offset and text."""
     return envelope(kind, target, "")

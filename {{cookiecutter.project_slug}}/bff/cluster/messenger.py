@@ -12,7 +12,7 @@ from typing import Any, Final, Self, overload
 from bff.cluster.connection_control import ConnectionControl
 from bff.cluster.context import ClusterContext
 from bff.cluster.control_log import ControlLog
-from bff.cluster.envelopes import Kind, envelope, envelope_until_epoch
+from bff.cluster.envelopes import Kind, envelope, start_envelope
 from bff.cluster.idempotency_keys import NoKeys, NumberedKeys
 from bff.cluster.index import ConnectionIndex
 from bff.cluster.keys import StreamKeys
@@ -47,9 +47,9 @@ class Messenger(ConnectionControl):
     """Sends events to the connections of a user, to the subscribers of a topic, to all or to one
     connection. Closes and subscribes connections too (`ConnectionControl`).
 
-    An event is what `RealtimeRouter.emits` has declared, called with its payload. Or it is a name
-    (the parameter `topic`) and a payload: JSON types, or a Pydantic model. For `to_topic` the name
-    is the topic, otherwise the name of the event.
+    Declare an event with `RealtimeRouter.emits`, and pass it here called with its payload. Or pass
+    a name (the parameter `topic`) and a payload: JSON types, or a Pydantic model. For `to_topic`
+    the name is the topic, otherwise the name of the event.
 
     If the stream already has a message with this `idempotency_key`, nothing is sent, and the result
     is that of the first send (but `to_all` counts the current connections). A key is remembered for
@@ -105,7 +105,7 @@ class Messenger(ConnectionControl):
         ]
 
     def with_key_life(self, seconds: int) -> Self:
-        """A messenger that keeps the results of `idempotency_key` for `seconds`."""
+        """A messenger that remembers each `idempotency_key` for `seconds`."""
         messenger = copy.copy(self)
         messenger._key_seconds = seconds
         return messenger
@@ -114,7 +114,7 @@ class Messenger(ConnectionControl):
         """Check everything about an event except its size.
 
         Raises:
-            Problem: `invalid_params`, it cannot.
+            Problem: `invalid_params`: the event cannot be sent.
         """
         self._outgoing.of(topic, event)
 
@@ -155,7 +155,7 @@ class Messenger(ConnectionControl):
         """Send to all connections of a user; stored for clients that reconnect."""
         message, stored = self._outgoing.of(topic, event)
         if stored:
-            call = self._user_call(user_id, message.encode_until_epoch("user"), idempotency_key)
+            call = self._user_call(user_id, message.encode_start("user"), idempotency_key)
             sent = _sent(await self._send(*call))
         else:
             sent = await self._to_user_unstored(user_id, self._text(message, idempotency_key))
@@ -199,7 +199,7 @@ class Messenger(ConnectionControl):
         message, stored = self._outgoing.of(topic, event)
         users = list(dict.fromkeys(user_ids))
         if stored:
-            frame_start = message.encode_until_epoch("user")
+            frame_start = message.encode_start("user")
             calls = [self._user_call(user_id, frame_start, idempotency_key) for user_id in users]
             results = await asyncio.gather(*(self._send(*call) for call in calls))
             all_sent = [_sent(result) for result in results]
@@ -231,8 +231,8 @@ class Messenger(ConnectionControl):
         if stored:
             keys, args = self._call(
                 self._keys.all,
-                message.encode_until_epoch("all"),
-                envelope_until_epoch(Kind.ALL, ""),
+                message.encode_start("all"),
+                start_envelope(Kind.ALL, ""),
                 self._keys.all_channel,
                 idempotency_key,
             )
@@ -267,8 +267,8 @@ class Messenger(ConnectionControl):
         if stored:
             keys, args = self._call(
                 stream,
-                message.encode_until_epoch(stream.name),
-                envelope_until_epoch(Kind.TOPIC, message.topic),
+                message.encode_start(stream.name),
+                start_envelope(Kind.TOPIC, message.topic),
                 channel,
                 idempotency_key,
             )
@@ -306,7 +306,7 @@ class Messenger(ConnectionControl):
         await self._pipeline.submit("PUBLISH", channel, text)
 
     def _release(self, keys: Iterable[str]) -> None:
-        """Awaits no reply: a key that could not be released expires later, which does no harm."""
+        """Does not wait for Redis: a key that could not be released expires later, without harm."""
         for key in keys:
             self._pipeline.submit("EXPIRE", key, _RELEASED_SECONDS)
 
@@ -317,7 +317,7 @@ class Messenger(ConnectionControl):
         keys, args = self._call(
             self._keys.user(user_id),
             frame_start,
-            envelope_until_epoch(Kind.USER, user_id),
+            start_envelope(Kind.USER, user_id),
             self._keys.instance_channel_prefix,
             idempotency_key,
         )

@@ -168,7 +168,7 @@ class _Outbound(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Event(_Outbound):
-    """An event. When it is stored in a stream, Redis adds its `id`: see `encode_until_epoch`."""
+    """An event. When it is stored in a stream, Redis adds its `id`: see `encode_start`."""
 
     type: ClassVar[str] = "event"
     topic: str
@@ -187,7 +187,7 @@ class Event(_Outbound):
         except TypeError as error:
             raise Problem(Code.INVALID_PARAMS, "The event is not JSON") from error
 
-    def encode_until_epoch(self, stream: str) -> bytes:
+    def encode_start(self, stream: str) -> bytes:
         """The JSON text up to the epoch in the id. Only Redis knows the rest: the script `send`
         appends `<epoch>/<offset>"}}`."""
         return b'%s,"id":%s/' % (self.encode()[:-2], encode(stream)[:-1])

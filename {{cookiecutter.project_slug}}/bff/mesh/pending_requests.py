@@ -27,7 +27,7 @@ OnLate = Callable[[Reply | Problem], None]
 
 @dataclass(slots=True)
 class _LateRequest:
-    """A request whose caller stopped waiting, but still wants the reply."""
+    """A request whose caller waits no longer, but still wants the reply."""
 
     message: Message
     on_late: OnLate
@@ -61,7 +61,7 @@ class PendingRequests:
         if self._total >= self._settings.max_pending_requests:
             raise Problem(Code.TOO_MANY_IN_FLIGHT)
         if service and self._in_flight[service] >= self._settings.max_pending_requests_per_service:
-            raise Problem(Code.TOO_MANY_IN_FLIGHT, "Too many requests for this service at once")
+            raise Problem(Code.TOO_MANY_IN_FLIGHT, "Too many calls of this service at once")
         self._total += 1
         self._in_flight[service] += 1
 
@@ -113,8 +113,8 @@ class PendingRequests:
     def find(self, correlation_id: str) -> Message | None:
         """The request that a reply is for, if the reply is still wanted.
 
-        Only the first reply is used: after an exception, a service on NuroPb sends two. Replies
-        for which no request waits are counted in the metrics.
+        Only the first reply is used: after an exception, a service that uses NuroPb sends two.
+        Replies for which no request waits are counted in the metrics.
         """
         message, reply = self._replies.get(correlation_id, (None, None))
         if message and reply and (not reply.done() or reply.cancelled()):

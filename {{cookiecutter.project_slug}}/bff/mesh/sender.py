@@ -14,7 +14,7 @@ from bff.mesh.codec import Codec
 from bff.mesh.describe import DescriptionCache
 from bff.mesh.messages import Message, Reply
 from bff.mesh.pending_requests import OnLate, PendingRequests
-from bff.mesh.transport import ConnectionLost, MeshTransport, Refused, Unroutable
+from bff.mesh.transport import ConnectionLost, MeshTransport, Nacked, Unroutable
 from bff.telemetry.metrics import Metrics
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class MessageSender:
             Problem: the error of the service, or why there is no reply.
         """
         started = asyncio.get_running_loop().time()
-        outcome = "cancelled"
+        outcome = Code.INTERNAL.value
         try:
             if encrypted:
                 self._pending_requests.acquire_slot(message)
@@ -74,6 +74,9 @@ class MessageSender:
             return answer and answer.result
         except Problem as problem:
             outcome = problem.code.value
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
             raise
         finally:
             label = self._pending_requests.label(message.routing_key)
@@ -103,7 +106,7 @@ class MessageSender:
                 self._pending_requests.stop_waiting(message)
         except Unroutable:
             raise Problem(Code.SERVICE_UNAVAILABLE) from None
-        except (TimeoutError, ConnectionLost, Refused) as error:
+        except (TimeoutError, ConnectionLost, Nacked) as error:
             # The reply may have arrived at the same moment as the error.
             answer = self._pending_requests.take_reply(message)
             if answer is None:
@@ -117,7 +120,7 @@ class MessageSender:
     def _failed(self, message: Message, error: Exception) -> Problem:
         """Why there is no reply. A message that was sent may have arrived."""
         outcome = Outcome.UNKNOWN if message.sent else Outcome.NOT_SENT
-        if isinstance(error, Refused):
+        if isinstance(error, Nacked):
             return Problem(Code.SERVICE_UNAVAILABLE, outcome=outcome)
         if isinstance(error, TimeoutError) and message.sent:
             if message.reply_key is not None:  # perhaps encrypted for an old key

@@ -15,7 +15,7 @@ class Unroutable(Exception):
     """No queue is bound for the message (`basic.return`): no service has received it."""
 
 
-class Refused(Exception):
+class Nacked(Exception):
     """A queue refused the message (`basic.nack`). Another queue may have accepted it."""
 
 
@@ -80,7 +80,7 @@ class MeshTransport(Protocol):
 
         Raises:
             Unroutable: no queue is bound for the call. Never for events and replies.
-            Refused: a queue refused the message, which another one may have accepted.
+            Nacked: a queue refused the message, which another one may have accepted.
             ConnectionLost: the connection broke. If `message.sent`, the broker may have it.
         """
 

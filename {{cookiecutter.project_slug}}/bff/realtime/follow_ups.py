@@ -114,7 +114,7 @@ class _Summary:
         self._fields: dict[str, Any] = {}
 
     def add(self, **fields: Any) -> None:
-        """Count one case. The line follows within a second."""
+        """Count one case. It is logged within a second."""
         self._count += 1
         self._fields = fields
         if self._count == 1:
@@ -155,7 +155,7 @@ class LateReply:
         if self.discard:
             return
         settings = self._follow_ups.settings
-        # The idempotency key must outlive all retries, and one that is being sent at the timeout.
+        # The idempotency key must outlive all retries, and one that is being sent at the end.
         key_seconds = int(settings.keep_result_seconds) + 60
         messenger = self._follow_ups.messenger.with_key_life(key_seconds)
         event = self._event(result, problem)
@@ -195,7 +195,7 @@ def _not_deliverable(event: dict[str, Any], max_bytes: int) -> str | None:
     """Why a browser cannot get this event, or None. JSON is encoded up to 254 levels deep, and the
     size is the one that `Messenger` checks."""
     try:
-        size = len(Event(LATE_REPLY_TOPIC, event).encode_until_epoch("user"))
+        size = len(Event(LATE_REPLY_TOPIC, event).encode_start("user"))
     except Problem:
         return "The reply is nested too deeply"
     return "The reply is too large" if size > max_bytes else None

@@ -142,8 +142,10 @@ class HttpProtocol(DeadlineProtocol):
         self._from_piece = b""
         if self._is_in_head and not self._unparsed:
             self._start_head_timer()
-        else:
+        elif self.cycle is not None or self.transport.is_closing():
             self._stop_head_timer()
+            self._wait_for_request()
+        # Else only empty lines have come, and the time of the first head goes on.
         if self._is_in_body and self._body_timer is None:
             self._start_body_timer()
         if self.transport.is_closing():
@@ -181,7 +183,8 @@ class HttpProtocol(DeadlineProtocol):
             self.cycle.keep_alive = False
 
     def on_chunk_header(self) -> None:
-        """A chunk follows, or after the last one trailers, which the parser buffers like a head."""
+        """The data of a chunk follows, or after the last one the trailers, which the parser buffers
+        like a head."""
         self._head_started()
 
     def on_body(self, body: bytes) -> None:
@@ -228,7 +231,7 @@ class HttpProtocol(DeadlineProtocol):
         early = bytes(self._from_piece[upgrade.args[0] :])
         self.connections.discard(self)
         nothing: Any = None
-        # Both refer back to this object, which would wait for the garbage collector.
+        # Both refer back to this object: with them, only the garbage collector could free it.
         self.parser = nothing
         del self.scope["extensions"]
         if self._beyond is not None:

@@ -18,7 +18,7 @@ from aiormq.connection import TransportFactory
 from yarl import URL
 
 from bff.mesh import wire
-from bff.mesh.transport import ConnectionLost, Refused, Unroutable
+from bff.mesh.transport import ConnectionLost, Nacked, Unroutable
 
 _HEARTBEAT_SECONDS = 1.0
 """While replies bypass aiormq, it gets a heartbeat this often. Otherwise it would assume that the
@@ -226,7 +226,7 @@ class Publisher:
 
         Raises:
             Unroutable: from the future: no queue is bound for the message (`basic.return`).
-            Refused: from the future: a queue refused the message (`basic.nack`).
+            Nacked: from the future: a queue refused the message (`basic.nack`).
             ConnectionLost: from the future: the connection ended before the confirm.
             ValueError: `exchange` or `routing_key` is longer than 255 bytes.
         """
@@ -276,6 +276,6 @@ class Publisher:
         if returned:
             confirm.set_exception(Unroutable(correlation_id))
         elif refused:
-            confirm.set_exception(Refused(correlation_id))
+            confirm.set_exception(Nacked(correlation_id))
         else:
             confirm.set_result(None)

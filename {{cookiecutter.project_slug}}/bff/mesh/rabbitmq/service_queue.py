@@ -23,7 +23,7 @@ from bff.mesh.rabbitmq.connection import (
 from bff.mesh.rabbitmq.consumer import UNUSED_MS, QueueConsumer, republished, to_delivery
 from bff.mesh.rabbitmq.settled import AckedDeliveries
 from bff.mesh.service import Service
-from bff.mesh.transport import ConnectionLost, Receiver, Refused, Unroutable
+from bff.mesh.transport import ConnectionLost, Nacked, Receiver, Unroutable
 from bff.settings import MeshSettings
 
 CONCURRENT_CALLS = 64
@@ -140,7 +140,7 @@ class ServiceConsumer(QueueConsumer):
         try:
             async with asyncio.timeout_at(reply.deadline):
                 await self._publish(reply)
-        except (TimeoutError, ConnectionLost, Unroutable, Refused, ValueError) as error:
+        except (TimeoutError, ConnectionLost, Unroutable, Nacked, ValueError) as error:
             logger.warning(
                 "reply lost",
                 extra={

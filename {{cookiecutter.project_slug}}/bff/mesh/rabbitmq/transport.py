@@ -147,7 +147,7 @@ class AmqpTransport:
 
         Raises:
             Unroutable: no queue is bound for the call.
-            Refused: a queue refused the message, which another one may have accepted.
+            Nacked: a queue refused the message, which another one may have accepted.
             ConnectionLost: the connection broke before the confirm, or too many messages are
                 unconfirmed.
         """
