@@ -55,11 +55,11 @@ class Messenger(ConnectionControl):
     is that of the first send (but `to_all` counts the current connections). A key is remembered for
     `POSITION_RETENTION_SECONDS` or `STREAM_RETENTION_SECONDS`, whichever is longer.
 
-    Every method raises `redis.exceptions.RedisError`, `OSError` or `TimeoutError` when Redis is
-    unavailable; the message may have been sent nevertheless. Every method raises a `Problem` with
-    `invalid_params` for an invalid user id, topic, event name or connection id (`names.py`), for
-    an event that is not JSON, and with `REQUIRE_DECLARED_EVENTS` for one that is not declared; with
-    `service_error` for a message that is larger than `MAX_QUEUE_BYTES`. A declared event whose
+    Every method that sends raises `redis.exceptions.RedisError`, `OSError` or `TimeoutError` when
+    Redis is unavailable; the message may have been sent nevertheless. It raises a `Problem` with
+    `invalid_params` for an invalid user id, topic, event name or connection id (`names.py`), for an
+    event that is not JSON, and, if `REQUIRE_DECLARED_EVENTS` is set, for one that is not declared;
+    with `service_error` for a message that is larger than `MAX_QUEUE_BYTES`. A declared event whose
     payload has another type raises `ValueError`, and so does an `idempotency_key` for an event that
     is not stored.
     """

@@ -47,8 +47,7 @@ class PendingRequests:
         self._ended: OrderedDict[str, str] = OrderedDict()
         """Services of ended requests, by correlation id."""
         self._late_requests: dict[str, _LateRequest] = {}
-        self.reached_services: set[str] = set()
-        """Services to which the broker has routed a call."""
+        self._named_services: set[str] = set()
 
     def acquire_slot(self, message: Message) -> None:
         """Count a message as in flight, until `release_slot`: a request until its reply, another
@@ -106,9 +105,13 @@ class PendingRequests:
             timer = loop.call_later(wait, self._end_late_request, correlation_id, _timed_out())
             self._late_requests[correlation_id] = _LateRequest(message, on_late, timer)
 
+    def name_in_metrics(self, service: str) -> None:
+        """Use the service's name as a label of metrics: the broker has routed a call to it."""
+        self._named_services.add(service)
+
     def label(self, service: str) -> str:
-        """The service's name as a label of metrics."""
-        return service if service in self.reached_services else UNKNOWN_SERVICE
+        """The label of a service in metrics."""
+        return service if service in self._named_services else UNKNOWN_SERVICE
 
     def find(self, correlation_id: str) -> Message | None:
         """The request that a reply is for, if the reply is still wanted.

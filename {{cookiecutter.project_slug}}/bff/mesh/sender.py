@@ -47,7 +47,7 @@ class MessageSender:
         reply: asyncio.Future[Reply | None] | None,
         encrypted: bool,
     ) -> Any:
-        """Send a request and return its result, or send a command: then `reply` is None.
+        """Send a request and return its result; or a command (`reply` is None) and return None.
 
         Counted in the metrics; requests are timed too.
 
@@ -71,7 +71,7 @@ class MessageSender:
             if answer is not None and answer.error is not None:
                 raise self._codec.problem(answer.error, message)
             outcome = "ok"
-            return answer and answer.result
+            return None if answer is None else answer.result
         except Problem as problem:
             outcome = problem.code.value
             raise
@@ -99,7 +99,7 @@ class MessageSender:
             async with asyncio.timeout_at(message.deadline):
                 await self._transport.publish(message)
                 if message.is_call:
-                    self._pending_requests.reached_services.add(message.routing_key)
+                    self._pending_requests.name_in_metrics(message.routing_key)
                 if reply is None:
                     return None
                 answer = await reply
