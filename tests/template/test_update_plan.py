@@ -359,6 +359,11 @@ def test_a_folder_goes_with_its_last_file_and_with_what_python_has_cached(tmp_pa
         "new/three.py": b"3",
     }
     assert (tmp_path / "new/three.py").stat().st_mode & 0o777 == 0o600
+    alone = tmp_path / "alone"
+    put(alone, {"a/b/only.py": "x\n"})
+    write(alone, {"a/b/only.py": None})
+    assert contents(tmp_path)["alone"] is None, "the folder of the project stays"
+    assert contents(alone) == {}
 
 
 def test_a_write_that_fails_leaves_the_project_as_it_was(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def _put_file(path: Path, file: File) -> None:
 
 
 def _remove_empty_folders(project: Path, folder: Path) -> None:
-    while folder != project and folder.is_dir():
+    while folder != project:
         left = list(folder.iterdir())
         if [path.name for path in left] == ["__pycache__"]:
             shutil.rmtree(left[0])
