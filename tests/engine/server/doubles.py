@@ -19,7 +19,9 @@ class _Handle:
     is_cancelled: bool = False
 
     def cancel(self) -> None:
+        """Forget the callback too, as a handle of asyncio does."""
         self.is_cancelled = True
+        self.callback, self.arguments = int, ()
 
     def run(self) -> None:
         if not self.is_cancelled:

@@ -80,6 +80,8 @@ async def test_beyond_the_spare_connections_nothing_is_read() -> None:
     assert site.transport.written.startswith(b"HTTP/1.1 503 ")
     assert site.transport.written.endswith(b"\r\n\r\nToo many connections\n")
     assert site.transport.is_closing()
+    await site.receives(GET)  # TLS delivers input after a close
+    assert site.scope == {}
     assert refused() == before + 1
     assert len(site.state.connections) == 2 + 64
     assert await site.lives_for(29)

@@ -21,6 +21,7 @@ from tests.engine.server.http_site import (
 
 BODY_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 MIN_BODY_BYTES = 10 * 1024
+CHUNKED = b"POST /word HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture
@@ -100,6 +101,93 @@ async def test_a_body_that_is_not_read_because_another_answer_comes_first_has_al
     assert site.bodies == [b"", b"12345"]
 
 
+@pytest.mark.parametrize(
+    "input_",
+    [
+        GET + GET + GET[:9],
+        post(100_000) + bytes(100_000) + GET[:9],
+        CHUNKED + b"186a0\r\n" + bytes(100_000) + b"\r\n186a0\r\n",
+    ],
+    ids=["behind another request", "behind a body", "between two chunks"],
+)
+async def test_a_head_that_is_not_read_is_not_the_clients_fault(site: Site, input_: bytes) -> None:
+    site.may_answer.clear()
+    await site.receives(input_)
+    assert not site.transport.is_reading
+    assert await site.lives_for(10 * HEAD_SECONDS)
+    site.may_answer.set()
+    await site.settle()
+    assert site.transport.is_reading
+    assert not await site.lives_for(2 * HEAD_SECONDS)
+
+
+async def test_a_body_has_the_whole_time_after_it_was_not_read(site: Site) -> None:
+    site.may_answer.clear()
+    await site.receives(post(LARGE) + bytes(100_000))
+    assert await site.lives_for(BODY_SECONDS + BODY_SECONDS - 0.1)
+    site.may_answer.set()
+    await site.settle()
+    assert site.transport.is_reading
+    assert await site.lives_for(BODY_SECONDS)
+    assert not await site.lives_for(BODY_SECONDS)
+
+
+async def test_a_client_that_waits_for_the_answer_100_is_not_slow(site: Site) -> None:
+    site.may_answer.clear()
+    await site.receives(post(5)[:-2] + b"Expect: 100-continue\r\n\r\n")
+    assert await site.lives_for(10 * BODY_SECONDS)
+    assert site.transport.written == b""
+    site.may_answer.set()
+    await site.settle()
+    assert site.transport.written == b"HTTP/1.1 100 Continue\r\n\r\n"
+    assert await site.lives_for(BODY_SECONDS - 1)
+    await site.receives(b"12345")
+    assert site.bodies == [b"12345"]
+
+
+class LargeAnswer(Site):
+    """Closes the connection after an answer, without having received the body."""
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        close = (b"connection", b"close")
+        await send({"type": "http.response.start", "status": 200, "headers": [close]})
+        await send({"type": "http.response.body", "body": bytes(LARGE)})
+
+
+async def test_the_rest_of_a_body_is_not_waited_for_after_the_last_answer() -> None:
+    async with closed_at_the_end(LargeAnswer()) as site:
+        site.transport.is_stalled = True
+        await site.receives(post(LARGE) + bytes(10))
+        assert site.transport.is_closing()
+        for _ in range(5):
+            assert await site.lives_for(ANSWER_SECONDS - 1), "the client reads it"
+            site.transport.read(1000)
+        assert not await site.lives_for(2 * ANSWER_SECONDS)
+
+
+class Failing(Site):
+    """Fails after a part of its answer."""
+
+    error: Exception | None = RuntimeError("a bug")
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"part", "more_body": True})
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a bug"), None], ids=repr)
+async def test_a_part_of_an_answer_is_not_waited_for_without_end(error: Exception | None) -> None:
+    async with closed_at_the_end(Failing()) as site:
+        site.error = error
+        site.transport.is_stalled = True
+        await site.receives(GET)
+        assert site.transport.is_closing()
+        assert await site.lives_for(ANSWER_SECONDS - 1)
+        assert not await site.lives_for(1)
+
+
 async def test_an_idle_connection_is_closed_after_its_time(site: Site) -> None:
     for _ in range(2):
         await site.receives(GET)
@@ -172,6 +260,20 @@ async def test_a_later_and_larger_answer_is_not_compared_with_an_earlier_one(sit
     assert await site.lives_for(ANSWER_SECONDS - 1)
     site.transport.read(1)
     assert await site.lives_for(ANSWER_SECONDS - 1)
+
+
+async def test_an_answer_that_has_grown_is_not_compared_with_its_beginning() -> None:
+    async with closed_at_the_end(Streaming()) as site:
+        site.transport.is_stalled = True
+        await site.receives(GET)
+        for size in (10_000, LARGE):
+            site.sizes.put_nowait(size)
+            await site.settle()
+            site.protocol.eof_received()  # it begins to watch
+        assert await site.lives_for(ANSWER_SECONDS - 1)
+        site.transport.read(LARGE // 2)
+        assert await site.lives_for(ANSWER_SECONDS - 1)
+        site.sizes.put_nowait(0)
 
 
 class Streaming(Site):

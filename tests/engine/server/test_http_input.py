@@ -297,3 +297,28 @@ async def test_what_is_refused_after_an_answer_is_answered(site: Echo) -> None:
     await site.receives(b"rubbish\r\n\r\n")
     assert site.answers == 1
     assert site.transport.written.count(b"HTTP/1.1 400 ") == 1
+
+
+class Listening(Site):
+    """Waits for the end of the connection in each request."""
+
+    def __init__(self) -> None:
+        self.ended: list[str] = []
+        super().__init__()
+
+    async def app(self, scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self.ended.append(scope["path"])
+
+
+@pytest.mark.parametrize("behind", [0, 1, 5])
+async def test_a_request_learns_that_its_client_has_gone_whatever_waits_behind_it(
+    behind: int,
+) -> None:
+    async with closed_at_the_end(Listening()) as site:
+        await site.receives(GET.replace(b"word", b"stream") + GET * behind)
+        site.transport.abort()
+        await site.settle()
+        assert site.ended == ["/stream"]

@@ -8,7 +8,8 @@ from typing import Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _HEAD_SECONDS: Final = 30.0
-"""How long a client may take to send a complete head, from the connect or the head's first byte."""
+"""How long a client may take to send a complete head, from the connect, or from the first byte of
+a later head."""
 _BODY_SECONDS: Final = 10.0
 """How often the progress of a request body is checked."""
 _MIN_BODY_BYTES: Final = 10 * 1024
@@ -20,7 +21,8 @@ _ANSWER_SECONDS: Final = 30.0
 class DeadlineProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol, which disconnects a client that is too slow.
 
-    The subclass says when a head and a body begin and end, and heeds `_answers_once`.
+    The subclass says when a head and a body begin and end, and closes the connection after an
+    answer if `_answers_once` is set. Time in which the server does not read is not the client's.
     """
 
     _head_seconds = 0.0
@@ -30,6 +32,8 @@ class DeadlineProtocol(HttpToolsProtocol):
     _body_bytes = 0
     """Bytes of the body since its last check."""
     _body_timer: asyncio.TimerHandle | None = None
+    _body_was_paused = False
+    """Whether reading was paused at the last check of the body."""
     _answer_timer: asyncio.TimerHandle | None = None
     _answers_once = False
     """Whether the connection is closed after the answer to the next request."""
@@ -44,7 +48,9 @@ class DeadlineProtocol(HttpToolsProtocol):
         self._watch_answer()
 
     def pause_writing(self) -> None:
+        """More waits for the client than before: the time begins again."""
         super().pause_writing()
+        self._stop_answer_timer()
         self._watch_answer()
 
     def resume_writing(self) -> None:
@@ -102,7 +108,14 @@ class DeadlineProtocol(HttpToolsProtocol):
     def _start_head_timer(self) -> None:
         if self._head_timer is None:
             seconds = self._head_seconds or _HEAD_SECONDS
-            self._head_timer = self.loop.call_later(seconds, self.transport.abort)
+            self._head_timer = self.loop.call_later(seconds, self._check_head)
+
+    def _check_head(self) -> None:
+        self._head_timer = None
+        if self.flow.read_paused:
+            self._start_head_timer()
+        elif not self.transport.is_closing():
+            self.transport.abort()
 
     def _stop_head_timer(self) -> None:
         if self._head_timer is not None:
@@ -111,6 +124,7 @@ class DeadlineProtocol(HttpToolsProtocol):
 
     def _start_body_timer(self) -> None:
         self._body_bytes = 0
+        self._body_was_paused = self.flow.read_paused
         self._body_timer = self.loop.call_later(_BODY_SECONDS, self._check_body)
 
     def _stop_body_timer(self) -> None:
@@ -119,8 +133,14 @@ class DeadlineProtocol(HttpToolsProtocol):
             self._body_timer = None
 
     def _check_body(self) -> None:
-        """Disconnect a client whose body is too slow, unless the application does not read it."""
-        if self._body_bytes < _MIN_BODY_BYTES and not self.flow.read_paused:
+        """Disconnect a client whose body is too slow, unless the application does not read it, or
+        the client still waits for the answer 100."""
+        self._body_timer = None
+        if self.transport.is_closing():
+            return
+        is_slow = self._body_bytes < _MIN_BODY_BYTES
+        is_paused = self.flow.read_paused or self._body_was_paused
+        if is_slow and not is_paused and not self.cycle.waiting_for_100_continue:
             self.transport.abort()
         else:
             self._start_body_timer()

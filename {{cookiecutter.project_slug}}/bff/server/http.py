@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from bff.connections.transport import ABORT, PEER_TIMEOUT
 from bff.server import handshake
@@ -70,6 +71,8 @@ class HttpProtocol(DeadlineProtocol):
     _head_bytes = 0
     _beyond: Admission | None = None
     """Set on a connection beyond the limit of the server."""
+    _running: RequestResponseCycle | None = None
+    """The request that is being answered; `cycle` is the latest one, which may wait behind it."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         admission = admission_of(self.config, self.server_state)
@@ -88,6 +91,9 @@ class HttpProtocol(DeadlineProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._unparsed = b""
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         super().connection_lost(exc)
 
     def _refuse(self, admission: Admission) -> None:
@@ -119,6 +125,8 @@ class HttpProtocol(DeadlineProtocol):
     # Input
 
     def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():  # TLS delivers input after a close
+            return
         if self._unparsed:  # it was received before the pause took effect
             self._unparsed += data
             return
@@ -196,6 +204,22 @@ class HttpProtocol(DeadlineProtocol):
         self._is_in_head = self._is_in_body = False
         self._stop_body_timer()
         super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
+
+        async def watched(scope: Any, receive: Any, send: Any) -> None:
+            try:
+                await app(scope, receive, send)
+            finally:
+                if not cycle.response_complete:  # uvicorn will close the transport
+                    self.loop.call_soon(self._watch_last_answer)
+
+        super()._start_asgi_task(cycle, watched)
+
+    def _watch_last_answer(self) -> None:
+        if self in self.connections:
+            self._watch_answer()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
