@@ -16,10 +16,11 @@ from bff.errors import Code, Problem
 from bff.mesh.service import Service
 from bff.realtime.router import RealtimeRouter
 from bff.settings import Settings
-from bff.testing import EventSource, RunningBff, run, until
+from bff.testing import EventSource, RunningBff, plugin, run, until
 from bff.testing.plugin import CreateApp, create_app, settings_class
 from bff.testing.running import serve
 from fastapi import FastAPI
+from uvicorn import Config
 
 from tests.engine.echo import create_app as create_echo
 
@@ -197,3 +198,11 @@ async def test_a_server_uses_the_listener_it_was_given_and_has_stopped_after_its
     assert stopped
     with pytest.raises(ConnectionError):
         await asyncio.open_connection(host, port)
+
+
+def test_tests_run_on_the_loop_of_uvicorn_or_on_that_of_asyncio(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert plugin.pytest_asyncio_loop_factories()["loop"] is Config("").get_loop_factory()
+    monkeypatch.setattr(Config, "get_loop_factory", lambda _: None)
+    assert plugin.pytest_asyncio_loop_factories()["loop"] is asyncio.new_event_loop

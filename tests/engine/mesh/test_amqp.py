@@ -17,6 +17,7 @@ from bff.mesh.events import EventHandler, MeshEvent
 from bff.mesh.rabbitmq import transport
 from bff.mesh.rabbitmq.connection import check_publishing, find_queue
 from bff.mesh.rabbitmq.consumer import QueueConsumer
+from bff.mesh.rabbitmq.event_queue import EventConsumer
 from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
@@ -80,6 +81,30 @@ async def test_exchanges_are_declared_on_a_new_broker(
     for name in names.values():
         await engine.channel.exchange_declare(name, passive=True)
         await engine.channel.exchange_delete(name)
+
+
+@pytest.mark.parametrize("kind", ["event handler", "service"])
+async def test_a_consumer_needs_nothing_that_another_one_has_declared(
+    settings: Settings, engine: RabbitEngine, kind: str
+) -> None:
+    names = {
+        name: f"{settings.app_name}-{name}"
+        for name in ("rpc_exchange", "events_exchange", "dead_letter_exchange")
+    }
+    changed = settings.model_copy(update=names)
+    nothing: Any = None
+
+    async def handle(_: MeshEvent) -> None: ...
+
+    consumer: EventConsumer | ServiceConsumer
+    if kind == "service":
+        consumer = ServiceConsumer(changed, Service(settings.app_name), nothing, nothing)
+    else:
+        consumer = EventConsumer(changed, EventHandler("first", "a.b", handle), nothing)
+    channel: Any = engine.channel
+    await consumer.declare(channel)
+    for name in names.values():
+        await channel.exchange_delete(name)
 
 
 async def test_a_queue_that_cannot_be_declared_affects_only_its_event_handler(

@@ -273,3 +273,8 @@ def test_a_name_of_100_letters_and_a_topic_of_255_bytes_are_the_longest() -> Non
 )
 def test_topics_match_as_in_amqp(pattern: str, topic: str, fits: bool) -> None:
     assert topic_matches(pattern.split("."), topic.split(".")) is fits
+
+
+def test_the_reason_of_a_retry_is_its_text() -> None:
+    assert str(RetryEvent("no paper")) == str(RetryEvent(reason="no paper")) == "no paper"
+    assert str(RetryEvent(limited=False)) == ""
