@@ -439,6 +439,54 @@ async def test_streams_are_compared_after_a_failed_renewal_although_another_one_
     task.cancel()
 
 
+async def test_the_lease_is_renewed_while_dead_instances_are_reaped(
+    start: StartInstance, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long that takes, and also if it fails: else a crash would make others lose theirs."""
+    a, b = await start(), await start()
+    await expire(b)
+    reaped: list[tuple[str, ...]] = []
+    outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    async def reap_expired(members: tuple[str, ...]) -> None:
+        reaped.append(members)
+        await asyncio.shield(outcome)
+
+    monkeypatch.setattr(a.index.reaper, "reap_expired", reap_expired)
+    task = asyncio.create_task(a.index.run())
+    await until(lambda: bool(reaped))
+    for _ in range(2):
+        a.index.lease_error = "until the next renewal"
+        await until(lambda: not a.index.lease_error)
+    assert reaped == [(b.index.lease.member,)]
+    outcome.set_exception(ConnectionError("a node is down"))
+    await until(lambda: len(reaped) > 1)
+    assert not a.index.lease_error
+    assert "could not remove entries of dead instances, retrying" in caplog.messages
+    task.cancel()
+
+
+async def test_a_lease_outlives_the_restoring_of_all_entries(
+    start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a slow Redis would let the new lease expire too, and so on."""
+    monkeypatch.setattr("bff.cluster.index._BATCH", 2)
+    a = await start()
+    for number in range(8):
+        await a.join(f"user-{number}")
+    write, leases = a.index._write, a.index._keys.leases
+
+    async def slow_write(connections: Sequence[Connection]) -> None:
+        await write(connections)
+        await redis.zincrby(leases, -0.6 * LONG * 1000, a.index.lease.member)
+
+    monkeypatch.setattr(a.index, "_write", slow_write)
+    await expire(a)
+    await a.index.renew()
+    assert a.index.lease.generation == 2
+    assert await a.index.lease.renew()
+
+
 async def test_any_number_of_entries_is_restored_and_removed(
     start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

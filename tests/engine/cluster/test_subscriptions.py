@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from bff.cluster.stream_tracker import CatchUp
 from bff.cluster.streams import Page
-from bff.connections.connection import Connection
+from bff.connections.connection import Connection, new_connection_id
 from bff.connections.frames import Frame
 from bff.connections.positions import Position
 from bff.errors import Code, Problem
@@ -109,6 +109,26 @@ async def test_after_unsubscribe_while_catching_up_no_messages_come(start: Start
     await a.messenger.to_user("alice", "marker", 1)
     await until(lambda: events_of(alice, "marker") == [1])
     assert events_of(alice, "prices") == []
+
+
+async def test_a_connection_that_leaves_while_catching_up_leaves_nothing_behind(
+    start: StartInstance,
+) -> None:
+    """Although others of its user and its topic stay."""
+    a = await start()
+    stays = await a.join("alice")
+    leaves = Connection(
+        new_connection_id(a.id), "alice", RecordingTransport(), max_queue_bytes=1000
+    )
+    a.registry.register(leaves)
+    await a.subscriptions.join(leaves, {})
+    streams = a.streams
+    streams.join_topic(stays, "tea")
+    streams.join_topic(leaves, "tea")
+    assert sum(leaves in one.catching_up for one in streams.trackers()) == 3
+    a.subscriptions.leave(leaves)
+    assert not any(leaves in one.catching_up for one in streams.trackers())
+    assert streams.of_user("alice") is not None
 
 
 async def test_subscribing_again_while_catching_up_delivers_each_message_once(

@@ -81,6 +81,8 @@ class ConnectionIndex:
         self._is_complete = False
         """Whether all connections of this instance were entered under its current lease."""
         self._renewing = asyncio.Lock()
+        self._has_dead = asyncio.Event()
+        """Whether a renewal has found expired leases."""
         self._unregistered: list[Connection] = []
         """Closed connections that may still have an entry."""
         self._has_unregistered = asyncio.Event()
@@ -196,9 +198,14 @@ class ConnectionIndex:
         return True
 
     async def restore(self, connections: Iterable[Connection]) -> None:
-        """Write the entries of open connections again, because Redis may have lost them."""
+        """Write the entries of open connections again, because Redis may have lost them.
+
+        Between two batches the lease is renewed: all of them may take longer than it lives.
+        """
         connections = [connection for connection in connections if connection.close_code is None]
         for start in range(0, len(connections), _BATCH):
+            if start:
+                await self.lease.renew()
             batch = connections[start : start + _BATCH]
             await self._write(batch)
             await self._presence.on_connected({connection.user_id for connection in batch})
@@ -243,6 +250,7 @@ class ConnectionIndex:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self.reconciler.run())
             tasks.create_task(self._renew_periodically())
+            tasks.create_task(self._reap_periodically())
             tasks.create_task(self._remove_periodically())
 
     async def _renew_periodically(self) -> None:
@@ -250,7 +258,8 @@ class ConnectionIndex:
         while True:
             await asyncio.sleep(self._settings.lease_renewal_seconds)
             try:
-                await self.reaper.reap_expired(await self.renew())
+                if await self.renew():
+                    self._has_dead.set()
                 if has_failed:
                     self._resync_needed.set()
                 has_failed = False
@@ -258,6 +267,19 @@ class ConnectionIndex:
                 has_failed = True
                 self.lease_error = why(error)
                 logger.warning("could not renew lease", extra={"reason": self.lease_error})
+
+    async def _reap_periodically(self) -> None:
+        """Beside the renewals, which must not wait for it."""
+        while True:
+            await self._has_dead.wait()
+            self._has_dead.clear()
+            try:
+                await self.reaper.reap_expired(self.lease.dead)
+            except UNAVAILABLE as error:
+                logger.warning(
+                    "could not remove entries of dead instances, retrying",
+                    extra={"reason": why(error)},
+                )
 
     async def _remove_periodically(self) -> None:
         while True:

@@ -111,13 +111,14 @@ class Presence:
         is_online = bool((await self.of([user_id]))[user_id])
         announced = int(await self._pipeline.submit("HGET", meta, "presence") or 0)
         if is_online != bool(announced % 2):
+            announced += 1
             change = PresenceChange(
                 type="user.online" if is_online else "user.offline", user_id=user_id
             )
             await self._messenger.to_topic(
                 presence_topic(user_id),
                 PRESENCE_CHANGED(change),
-                idempotency_key=str(announced + 1),
+                idempotency_key=str(announced),
             )
-            await self._save_announced([meta], [announced + 1, self._retention_seconds])
+            await self._save_announced([meta], [announced, self._retention_seconds])
         await self._queue.release(claim)
