@@ -82,3 +82,14 @@ async def test_a_cancellation_just_as_a_send_completes_is_not_lost(
         with pytest.raises(asyncio.CancelledError):
             await sending
         await redis.aclose()
+
+
+async def test_a_connection_connects_when_it_is_first_used() -> None:
+    """A node of a cluster gives out connections that are not connected yet."""
+    async with await asyncio.start_server(_answer, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        connection = _Connection(host="127.0.0.1", port=port, protocol=2)
+        for _ in range(2):
+            await connection.send_packed_command(b"*1\r\n$4\r\nPING\r\n")
+            assert await connection.read_response() == b"OK"
+            await connection.disconnect()

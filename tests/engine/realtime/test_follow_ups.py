@@ -13,6 +13,7 @@ from bff.errors import Code, Outcome, Problem
 from bff.realtime import follow_ups
 from bff.realtime.follow_ups import MAX_NOTIFICATIONS, FollowUps, LateReply
 from bff.realtime.injection import HandlerDependencies
+from bff.realtime.mesh_proxy import MeshProxy
 from bff.settings import Settings
 from bff.testing import until
 
@@ -248,3 +249,25 @@ async def test_failures_of_one_second_are_one_line(
     assert (facts["service"], facts["method"]) == ("shop", "cancel")
     await work.stop()
     assert len(caplog.records) == 2
+
+
+async def test_a_proxy_stops_when_its_late_replies_are_stored(
+    mesh: FakeMesh, messenger: FakeMessenger, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_store = asyncio.Event()
+    to_user = messenger.to_user
+
+    async def slowly(*arguments: Any, **options: Any) -> None:
+        await may_store.wait()
+        await to_user(*arguments, **options)
+
+    monkeypatch.setattr(messenger, "to_user", slowly)
+    parts = SimpleNamespace(mesh=mesh, messenger=messenger, settings=settings)
+    proxy = MeshProxy(cast(HandlerDependencies, parts))
+    LateReply(proxy._follow_ups, "alice", "browser", "mesh")("result", None)
+    stopping = asyncio.create_task(proxy.stop())
+    await asyncio.wait([stopping], timeout=0.05)
+    assert not stopping.done()
+    may_store.set()
+    await stopping
+    assert [event["result"] for event in messenger.stored] == ["result"]
