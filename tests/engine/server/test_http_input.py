@@ -208,6 +208,50 @@ async def test_what_is_refused_is_answered_once_with_our_headers_and_ends_the_co
     assert not await site.lives_for(1), "it does not read the answer"
 
 
+def asking_for(protocol: bytes, rest: bytes, method: bytes = b"POST") -> bytes:
+    """A request that would rather go on in another protocol (RFC 9110, section 7.8)."""
+    head = b"%s /word HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\n"
+    return head % (method, protocol) + rest
+
+
+@pytest.mark.parametrize("cut", [1, 100, PIECE, 100_000])
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket\r\nUpgrade: h2c"])
+async def test_the_body_of_a_request_for_another_protocol_is_a_body_and_no_request(
+    site: Echo, cut: int, chunked: bool, protocol: bytes
+) -> None:
+    """Else a client of a proxy could send requests of its own on a connection of the proxy, and
+    others would get their answers."""
+    body = GET * (2 * PIECE // len(GET))
+    framed = b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    if chunked:
+        framed = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    sent = asking_for(protocol, framed) * 2 + GET
+    for at in range(0, len(sent), cut):
+        await site.receives(sent[at : at + cut])
+    assert site.bodies == [body, body, b""]
+    assert site.answers == 3
+    assert await site.lives_for(KEEP_ALIVE_SECONDS - 1), "nothing of it is unfinished"
+
+
+async def test_requests_behind_one_for_another_protocol_are_answered(site: Echo) -> None:
+    await site.receives(GET + asking_for(b"h2c", b"\r\n", b"GET") * 3 + GET + HEAD_OF_WEBSOCKET[:9])
+    assert site.answers == 5
+    await site.receives(HEAD_OF_WEBSOCKET[9:] + masked(1, b"hello"))
+    assert frames_of(site.transport.written.rpartition(b"\r\n\r\n")[2]) == [(1, b"hello")]
+
+
+@pytest.mark.parametrize("target", [b"/word", b"x:443"])
+async def test_a_tunnel_is_refused_and_what_follows_is_no_request(
+    site: Echo, target: bytes
+) -> None:
+    await site.receives(b"CONNECT %s HTTP/1.1\r\nHost: x\r\n\r\n" % target + GET)
+    await site.receives(GET)
+    assert status_of(site) == 501
+    assert site.transport.written.count(b"HTTP/1.1 ") == 1
+    assert site.transport.is_lost
+
+
 @pytest.mark.parametrize("cut", [1, 100, PIECE, 3 * PIECE])
 @pytest.mark.parametrize("cookie", [0, 2 * PIECE])
 async def test_an_upgrade_passes_on_the_request_and_what_came_with_it(
