@@ -285,19 +285,14 @@ async def test_an_upgrade_passes_on_the_request_and_what_came_with_it(
     assert site.code == 4321
 
 
-@pytest.mark.parametrize("stalls", [False, True], ids=["the server stops", "an answer is not read"])
-async def test_the_deadlines_of_http_end_with_an_upgrade(stalls: bool) -> None:
-    async with closed_at_the_end(Echo(last_request_seconds=2.0)) as site:
-        if stalls:
-            site.transport.is_stalled = True
-            await site.receives(GET)
-            site.protocol.eof_received()
-        else:
-            site.protocol.shutdown()
-        await site.receives(HEAD_OF_WEBSOCKET)
-        assert site.scope["type"] == "websocket"
-        assert site.protocol.timeout_keep_alive_task is None
-        assert await site.lives_for(35)
+async def test_the_deadlines_of_http_end_with_an_upgrade(site: Echo) -> None:
+    site.transport.is_stalled = True
+    await site.receives(GET)
+    site.protocol.eof_received()
+    await site.receives(HEAD_OF_WEBSOCKET)
+    assert site.scope["type"] == "websocket"
+    assert site.protocol.timeout_keep_alive_task is None
+    assert await site.lives_for(35)
 
 
 async def test_an_upgrade_leaves_nothing_to_the_garbage_collector(site: Echo) -> None:

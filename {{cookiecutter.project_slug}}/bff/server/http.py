@@ -295,6 +295,10 @@ class HttpProtocol(DeadlineProtocol):
         if self._beyond is not None:
             self._refuse(self._beyond)
             return
+        if self._answers_once:  # the server stops, and has closed its sockets
+            self.transport.write(handshake.response(HTTPStatus.SERVICE_UNAVAILABLE))
+            self.transport.close()
+            return
         scope: dict[str, Any] = {**self.scope}
         try:
             key = handshake.accept_key(scope.pop("method"), scope["http_version"], self.headers)
