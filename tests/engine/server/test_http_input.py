@@ -241,6 +241,18 @@ async def test_requests_behind_one_for_another_protocol_are_answered(site: Echo)
     assert frames_of(site.transport.written.rpartition(b"\r\n\r\n")[2]) == [(1, b"hello")]
 
 
+@pytest.mark.parametrize("upgrade", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"])
+async def test_trailers_are_no_headers(site: Echo, upgrade: bytes) -> None:
+    """Else a client could give itself an address, behind a proxy that passes trailers on."""
+    head = b"POST /word HTTP/1.1\r\nX-Forwarded-For: proxy\r\nTransfer-Encoding: chunked\r\n"
+    await site.receives(head + upgrade + b"\r\n1\r\nx\r\n0\r\nX-Forwarded-For: client\r\n\r\n")
+    assert site.bodies == [b"x"]
+    headers = site.scope["headers"]
+    assert [value for name, value in headers if name == b"x-forwarded-for"] == [b"proxy"]
+    await site.receives(GET)
+    assert site.scope["headers"] == [(b"host", b"x")], "those of another request"
+
+
 @pytest.mark.parametrize("target", [b"/word", b"x:443"])
 async def test_a_tunnel_is_refused_and_what_follows_is_no_request(
     site: Echo, target: bytes

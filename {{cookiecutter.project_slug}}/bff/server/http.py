@@ -61,6 +61,7 @@ class HttpProtocol(DeadlineProtocol):
       WebSocket protocol would parse it a second time.
     * A request that asks for another protocol is served as any other. For uvicorn it would have no
       body, and its body would be a request.
+    * Trailers are no headers.
     """
 
     flow: _Flow
@@ -220,6 +221,8 @@ class HttpProtocol(DeadlineProtocol):
         if self._is_declined:
             return
         super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            self.headers = []  # for the trailers: the other list is in the scope
         if self._answers_once and self.cycle is not None:
             self.cycle.keep_alive = False
 
