@@ -71,6 +71,7 @@ def test_uvicorns_http_protocol() -> None:
     takes(HttpToolsProtocol.__init__, "config", "server_state", "app_state", "_loop")
     has(HttpToolsProtocol, "handle_websocket_upgrade", "on_message_begin", "on_headers_complete")
     has(HttpToolsProtocol, "on_body", "on_message_complete", "data_received", "connection_lost")
+    has(HttpToolsProtocol, "_should_upgrade", "_unsupported_upgrade_warning")
     takes(HttpToolsProtocol._start_asgi_task, "cycle", "app")
 
 

@@ -174,6 +174,23 @@ def test_a_connection_that_was_accepted_during_the_drain_is_drained_too() -> Non
     on_skipping_loop(scenario)
 
 
+def test_a_connection_that_was_accepted_after_all_others_were_drained_is_drained_too() -> None:
+    """Its handshake had begun before, and took long; another connection is still busy."""
+
+    async def scenario() -> None:
+        instance = Instance(30)
+        instance.connect(busy=20)
+        draining = asyncio.create_task(instance.draining.drain())
+        await asyncio.sleep(10.2)
+        late = instance.connect()
+        await draining
+        assert late.drained_at == pytest.approx(10.5, abs=0.01)
+        assert late.closed_at == pytest.approx(11.5, abs=0.01)
+        assert instance.now() == 24
+
+    on_skipping_loop(scenario)
+
+
 @pytest.mark.parametrize("seconds", [30, 0])
 def test_what_is_busy_after_the_drain_time_and_the_grace_is_closed(
     caplog: pytest.LogCaptureFixture, seconds: int

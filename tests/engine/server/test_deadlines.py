@@ -18,6 +18,7 @@ from tests.engine.server.http_site import (
     closed_at_the_end,
     post,
 )
+from tests.engine.server.test_handshake import request
 
 BODY_SECONDS, ANSWER_SECONDS = 10.0, 30.0
 MIN_BODY_BYTES = 10 * 1024
@@ -329,6 +330,16 @@ async def test_a_server_that_stops_waits_for_one_more_request_of_an_idle_connect
         assert site.answers == requests + comes
         assert site.transport.written.count(b"connection: close") == comes
         assert not site.loop.timers
+
+
+async def test_a_server_that_stops_accepts_no_socket_on_an_idle_connection() -> None:
+    """Nothing would close it: the sockets that it had were closed before."""
+    async with closed_at_the_end(Site(last_request_seconds=2)) as site:
+        site.protocol.shutdown()
+        await site.receives(request())
+        assert site.scope == {}
+        assert site.transport.written.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert site.transport.is_lost
 
 
 @pytest.mark.parametrize("seconds", [0.0, 2.0])

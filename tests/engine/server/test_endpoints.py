@@ -4,6 +4,7 @@ a time."""
 from __future__ import annotations
 
 import contextvars
+import errno
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -309,3 +310,18 @@ def test_the_rest_of_a_flood_is_read_and_not_parsed(side: Side, code: CloseCode)
     answered.socket.close(CloseCode.DRAIN)
     answered.socket.data_received(b"\xff\xff")
     assert answered.transport.is_closing(), "rubbish in place of the answer to a close"
+
+
+def test_a_flood_of_a_client_that_has_just_gone_is_no_error_of_the_server(
+    side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """asyncio's transports, unlike uvloop's, raise when the socket is not connected any more."""
+
+    def write_eof() -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    monkeypatch.setattr(side.transport, "write_eof", write_eof)
+    side.socket.data_received(b"\xff" * 100)
+    assert side.client_gets()[0][0] == CLOSE
+    side.loop.advance(2)
+    assert side.endpoint.code == CloseCode.PROTOCOL_ERROR

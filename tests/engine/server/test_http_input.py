@@ -208,6 +208,62 @@ async def test_what_is_refused_is_answered_once_with_our_headers_and_ends_the_co
     assert not await site.lives_for(1), "it does not read the answer"
 
 
+def asking_for(protocol: bytes, rest: bytes, method: bytes = b"POST") -> bytes:
+    """A request that would rather go on in another protocol (RFC 9110, section 7.8)."""
+    head = b"%s /word HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\n"
+    return head % (method, protocol) + rest
+
+
+@pytest.mark.parametrize("cut", [1, 100, PIECE, 100_000])
+@pytest.mark.parametrize("chunked", [False, True])
+@pytest.mark.parametrize("protocol", [b"h2c", b"websocket\r\nUpgrade: h2c"])
+async def test_the_body_of_a_request_for_another_protocol_is_a_body_and_no_request(
+    site: Echo, cut: int, chunked: bool, protocol: bytes
+) -> None:
+    """Else a client of a proxy could send requests of its own on a connection of the proxy, and
+    others would get their answers."""
+    body = GET * (2 * PIECE // len(GET))
+    framed = b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
+    if chunked:
+        framed = b"Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+    sent = asking_for(protocol, framed) * 2 + GET
+    for at in range(0, len(sent), cut):
+        await site.receives(sent[at : at + cut])
+    assert site.bodies == [body, body, b""]
+    assert site.answers == 3
+    assert await site.lives_for(KEEP_ALIVE_SECONDS - 1), "nothing of it is unfinished"
+
+
+async def test_requests_behind_one_for_another_protocol_are_answered(site: Echo) -> None:
+    await site.receives(GET + asking_for(b"h2c", b"\r\n", b"GET") * 3 + GET + HEAD_OF_WEBSOCKET[:9])
+    assert site.answers == 5
+    await site.receives(HEAD_OF_WEBSOCKET[9:] + masked(1, b"hello"))
+    assert frames_of(site.transport.written.rpartition(b"\r\n\r\n")[2]) == [(1, b"hello")]
+
+
+@pytest.mark.parametrize("upgrade", [b"", b"Connection: Upgrade\r\nUpgrade: h2c\r\n"])
+async def test_trailers_are_no_headers(site: Echo, upgrade: bytes) -> None:
+    """Else a client could give itself an address, behind a proxy that passes trailers on."""
+    head = b"POST /word HTTP/1.1\r\nX-Forwarded-For: proxy\r\nTransfer-Encoding: chunked\r\n"
+    await site.receives(head + upgrade + b"\r\n1\r\nx\r\n0\r\nX-Forwarded-For: client\r\n\r\n")
+    assert site.bodies == [b"x"]
+    headers = site.scope["headers"]
+    assert [value for name, value in headers if name == b"x-forwarded-for"] == [b"proxy"]
+    await site.receives(GET)
+    assert site.scope["headers"] == [(b"host", b"x")], "those of another request"
+
+
+@pytest.mark.parametrize("target", [b"/word", b"x:443"])
+async def test_a_tunnel_is_refused_and_what_follows_is_no_request(
+    site: Echo, target: bytes
+) -> None:
+    await site.receives(b"CONNECT %s HTTP/1.1\r\nHost: x\r\n\r\n" % target + GET)
+    await site.receives(GET)
+    assert status_of(site) == 501
+    assert site.transport.written.count(b"HTTP/1.1 ") == 1
+    assert site.transport.is_lost
+
+
 @pytest.mark.parametrize("cut", [1, 100, PIECE, 3 * PIECE])
 @pytest.mark.parametrize("cookie", [0, 2 * PIECE])
 async def test_an_upgrade_passes_on_the_request_and_what_came_with_it(
@@ -241,19 +297,14 @@ async def test_an_upgrade_passes_on_the_request_and_what_came_with_it(
     assert site.code == 4321
 
 
-@pytest.mark.parametrize("stalls", [False, True], ids=["the server stops", "an answer is not read"])
-async def test_the_deadlines_of_http_end_with_an_upgrade(stalls: bool) -> None:
-    async with closed_at_the_end(Echo(last_request_seconds=2.0)) as site:
-        if stalls:
-            site.transport.is_stalled = True
-            await site.receives(GET)
-            site.protocol.eof_received()
-        else:
-            site.protocol.shutdown()
-        await site.receives(HEAD_OF_WEBSOCKET)
-        assert site.scope["type"] == "websocket"
-        assert site.protocol.timeout_keep_alive_task is None
-        assert await site.lives_for(35)
+async def test_the_deadlines_of_http_end_with_an_upgrade(site: Echo) -> None:
+    site.transport.is_stalled = True
+    await site.receives(GET)
+    site.protocol.eof_received()
+    await site.receives(HEAD_OF_WEBSOCKET)
+    assert site.scope["type"] == "websocket"
+    assert site.protocol.timeout_keep_alive_task is None
+    assert await site.lives_for(35)
 
 
 async def test_an_upgrade_leaves_nothing_to_the_garbage_collector(site: Echo) -> None:

@@ -114,15 +114,19 @@ class Draining:
         logger.info("drained", extra={"seconds": round(loop.time() - begun, 1)})
 
     async def _drain_one_by_one(self, begun: float) -> None:
-        """Repeat until all have their `drain` frame: a handshake that had begun may succeed
-        during a pass."""
+        """Repeat until no connection is left: a handshake that had begun may succeed during a pass,
+        or after it while others are still busy."""
         loop = asyncio.get_running_loop()
         schedule = self._schedule
         await asyncio.sleep(schedule.unready_seconds)
         ends = begun + schedule.unready_seconds + schedule.spread_seconds
         connections = len(self._registry)
         async with asyncio.TaskGroup() as closing:
-            while remaining := [each for each in self._handlers if not each.drain_sent]:
+            while True:
+                remaining = [each for each in self._handlers if not each.drain_sent]
+                if not remaining:
+                    await asyncio.sleep(_MAX_INTERVAL_SECONDS)
+                    continue
                 starts = loop.time()
                 interval = min(_MAX_INTERVAL_SECONDS, max(0.0, ends - starts) / len(remaining))
                 for number, handler in enumerate(remaining):

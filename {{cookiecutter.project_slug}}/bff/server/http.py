@@ -59,6 +59,9 @@ class HttpProtocol(DeadlineProtocol):
     * Limits on pipelined requests and on the connections of the server.
     * A WebSocket upgrade passes the parsed request on. uvicorn would serialise it, and its
       WebSocket protocol would parse it a second time.
+    * A request that asks for another protocol is served as any other. For uvicorn it would have no
+      body, and its body would be a request.
+    * Trailers are no headers.
     """
 
     flow: _Flow
@@ -69,6 +72,10 @@ class HttpProtocol(DeadlineProtocol):
     """Input that waits until fewer pipelined requests wait. Reading is paused meanwhile."""
     _is_in_head = False
     _head_bytes = 0
+    _is_declined = False
+    """Whether the latest head asks for a protocol that this server does not speak."""
+    _declined_at = 0
+    """Where in the piece that head ends; 0 once it is parsed again."""
     _beyond: Admission | None = None
     """Set on a connection beyond the limit of the server."""
     _running: RequestResponseCycle | None = None
@@ -162,11 +169,35 @@ class HttpProtocol(DeadlineProtocol):
     def _parse_piece(self, piece: bytes, from_piece: bytes | memoryview) -> None:
         self._from_piece, self._piece_size = from_piece, len(piece)
         super().data_received(piece)
+        if at := self._declined_at:
+            self._declined_at = 0
+            self._parse_without_upgrade()
+            if at < len(piece) and not self.transport.is_closing():
+                self._parse_piece(piece[at:], from_piece[at:])
+            return
         if self._is_in_head:
             self._head_bytes += len(piece)
             if self._head_bytes > _MAX_HEAD_BYTES:
                 too_large = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
                 self._refuse_input(handshake.response(too_large))
+
+    def _unsupported_upgrade_warning(self) -> None:
+        super()._unsupported_upgrade_warning()
+        upgrade = sys.exception()
+        assert isinstance(upgrade, httptools.HttpParserUpgrade)  # noqa: S101
+        self._declined_at = upgrade.args[0]
+
+    def _parse_without_upgrade(self) -> None:
+        """Parse the latest head again without `Upgrade`, which a server may ignore (RFC 9110,
+        section 7.8). The parser takes what follows an upgrade for another protocol, even a body."""
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":  # an upgrade in itself
+            self._refuse_input(handshake.response(HTTPStatus.NOT_IMPLEMENTED))
+            return
+        fields = [b"%s: %s\r\n" % each for each in self.headers if each[0] != b"upgrade"]
+        super().data_received(
+            b"%s %s HTTP/%s\r\n%s\r\n" % (method, self.url, version, b"".join(fields))
+        )
 
     def _parse_rest(self) -> None:
         """Parse the input that has waited for pipelined requests."""
@@ -186,7 +217,12 @@ class HttpProtocol(DeadlineProtocol):
 
     def on_headers_complete(self) -> None:
         self._is_in_head, self._is_in_body = False, True
+        self._is_declined = self.parser.should_upgrade() and not self._should_upgrade()
+        if self._is_declined:
+            return
         super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            self.headers = []  # for the trailers: the other list is in the scope
         if self._answers_once and self.cycle is not None:
             self.cycle.keep_alive = False
 
@@ -203,7 +239,8 @@ class HttpProtocol(DeadlineProtocol):
     def on_message_complete(self) -> None:
         self._is_in_head = self._is_in_body = False
         self._stop_body_timer()
-        super().on_message_complete()
+        if not self._is_declined:
+            super().on_message_complete()
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._running = cycle
@@ -260,6 +297,10 @@ class HttpProtocol(DeadlineProtocol):
         del self.scope["extensions"]
         if self._beyond is not None:
             self._refuse(self._beyond)
+            return
+        if self._answers_once:  # the server stops, and has closed its sockets
+            self.transport.write(handshake.response(HTTPStatus.SERVICE_UNAVAILABLE))
+            self.transport.close()
             return
         scope: dict[str, Any] = {**self.scope}
         try:

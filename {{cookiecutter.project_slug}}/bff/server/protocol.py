@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
 from bff.connections.close_codes import CloseCode
@@ -318,7 +319,8 @@ class WebSocketProtocol(KeepAlive):
         """
         self._parser = IGNORE_INPUT
         if self.transport.can_write_eof():
-            self.transport.write_eof()
+            with suppress(OSError):  # asyncio's: the client has just reset the connection
+                self.transport.write_eof()
         else:
             self.transport.close()
 
