@@ -163,6 +163,8 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self.port = 0
         self.silent = False
+        self.accepted = 0
+        """How many connections there were."""
         self._upstream = (host, port)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -197,6 +199,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
+        self.accepted += 1
         pair = {writer, up_writer}
         self._writers |= pair
         await asyncio.gather(self._pump(reader, up_writer), self._pump(up_reader, writer))

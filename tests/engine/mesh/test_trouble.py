@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiormq
+import pamqp.encode
 import pytest
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
@@ -28,7 +29,7 @@ from bff.testing import until
 from yarl import URL
 
 from tests.engine.mesh.conftest import StartClient
-from tests.engine.mesh.engines import RabbitEngine
+from tests.engine.mesh.engines import RabbitEngine, raw
 
 
 @pytest.fixture
@@ -300,6 +301,32 @@ async def test_deleted_queues_of_event_handlers_and_services_are_declared_again(
     await until(is_received)
     await until(lambda: _echoes(mesh, service))
     await until(lambda: channels() == before)
+
+
+async def test_an_event_whose_topic_is_not_utf_8_is_handled(
+    start_client: StartClient, engine: RabbitEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not take the connection, and with it the replies to all calls."""
+    handled: list[tuple[str, Any]] = []
+
+    async def handle(event: MeshEvent) -> None:
+        handled.append((event.topic, event.payload))
+
+    prefix = f"t{id(engine)}"
+    mesh = await start_client(EventHandler("first", f"{prefix}.*", handle))
+    connections = engine.proxy.accepted
+    with monkeypatch.context() as patch:
+        # As other libraries do; this one encodes texts only.
+        patch.setitem(pamqp.encode.METHODS, "shortstr", _latin_1)
+        await engine.send_raw_event(f"{prefix}.caf\u00e9", raw("", 1))
+    await mesh.publish(f"{prefix}.tea", 2)
+    await until(lambda: len(handled) == 2)
+    assert handled == [(f"{prefix}.caf?", 1), (f"{prefix}.tea", 2)]
+    assert engine.proxy.accepted == connections
+
+
+def _latin_1(text: str) -> bytes:
+    return bytes((len(text),)) + text.encode("latin-1")
 
 
 async def test_what_is_moved_to_another_queue_is_confirmed_there_first(
