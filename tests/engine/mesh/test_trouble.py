@@ -329,6 +329,56 @@ def _latin_1(text: str) -> bytes:
     return bytes((len(text),)) + text.encode("latin-1")
 
 
+async def test_messages_with_binary_headers_are_moved_as_others(
+    start_client: StartClient,
+    engine: RabbitEngine,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A call that is delivered again is carried out. An event that failed does not come again."""
+    handled: list[Any] = []
+    begun = 0
+    service = Service(f"{settings.app_name}-service")
+
+    @service.method("hang")
+    async def hang() -> None:
+        nonlocal begun
+        begun += 1
+        await asyncio.Event().wait()
+
+    async def fail(event: MeshEvent) -> None:
+        handled.append(event.payload)
+        raise ValueError
+
+    async def send(exchange: str, key: str, body: bytes) -> None:
+        properties = aiormq.spec.Basic.Properties(
+            correlation_id="c", headers={"nuropb_type": "command", "signature": bytearray(b"\xff")}
+        )
+        with monkeypatch.context() as patch:
+            # As other libraries do: a text that is not UTF-8, instead of a byte array.
+            patch.setattr(pamqp.encode, "encode_table_value", _binary_text)
+            await engine.channel.basic_publish(
+                body, exchange=exchange, routing_key=key, properties=properties
+            )
+
+    topic = f"{settings.app_name}.a"
+    await start_client(EventHandler("first", topic, fail), services=[service])
+    for payload in (1, 2):
+        await send("nuropb-events-exchange", topic, raw(topic, payload))
+    await until(lambda: len(handled) == 2)
+    assert handled == [1, 2]
+    await send("nuropb-rpc-exchange", service.name, b'{"method": "hang"}')
+    await until(lambda: begun == 1)
+    await engine.interrupt()
+    await engine.resume()
+    await until(lambda: begun == 2)
+
+
+def _binary_text(value: Any, encode: Any = pamqp.encode.encode_table_value) -> bytes:
+    encoded: bytes = encode(value)
+    return b"S" + encoded[1:] if isinstance(value, bytearray) else encoded
+
+
 async def test_what_is_moved_to_another_queue_is_confirmed_there_first(
     start_client: StartClient,
     engine: RabbitEngine,
