@@ -171,6 +171,11 @@ class Proxy:
         self._reserved: socket.socket | None = None
         """Bound, not listening: while the proxy is closed, no other program gets its port."""
 
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._writers) // 2
+
     async def listen(self) -> None:
         if self._reserved is None:
             self._reserved = socket.socket()

@@ -98,6 +98,27 @@ async def test_a_broker_that_accepts_connections_but_does_not_answer_is_reported
         await mesh.stop()
 
 
+async def test_a_connection_that_opens_as_the_time_is_over_is_closed(
+    engine: RabbitEngine,
+    settings: Settings,
+    metrics: Metrics,
+    service: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise it would stay as long as the process, beside the one that replaces it."""
+    mesh = MeshClient(settings, metrics, engine.transport())
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "BROKER_SECONDS", 0.3)
+            patch.setattr(aiormq.Connection, "ready", lambda _: asyncio.Event().wait())
+            await mesh.start()
+            await until(lambda: engine.proxy.accepted >= 4)
+        await until(lambda: _echoes(mesh, service))
+        await until(lambda: engine.proxy.open == 2)
+    finally:
+        await mesh.stop()
+
+
 def _encrypted(url: URL) -> URL:
     return url.with_scheme("amqps").with_query(cafile="/no/such/ca.pem")
 

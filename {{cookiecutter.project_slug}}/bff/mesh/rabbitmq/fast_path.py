@@ -68,6 +68,11 @@ class FastPath(TransportFactory):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
+    def abort(self) -> None:
+        """Close the socket at once, if it is still open."""
+        if self._transport is not None:
+            self._transport.abort()
+
     async def create(
         self, url: URL, **options: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
