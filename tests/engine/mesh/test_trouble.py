@@ -17,6 +17,7 @@ import pamqp.encode
 import pytest
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
+from bff.mesh.connect import connect_mesh
 from bff.mesh.events import EventHandler, MeshEvent
 from bff.mesh.rabbitmq import connection, consumer
 from bff.mesh.rabbitmq import transport as rabbitmq_transport
@@ -477,6 +478,32 @@ async def test_a_call_to_a_full_queue_fails_at_once(
             await mesh.request(full, "m", {}, timeout=30)
     assert (caught.value.code, caught.value.outcome) == (Code.SERVICE_UNAVAILABLE, Outcome.UNKNOWN)
     assert not caught.value.retryable, "another queue may have accepted the call"
+
+
+async def test_no_reply_is_lost_to_the_limit_of_messages_that_are_sent(
+    engine: RabbitEngine, mesh: MeshClient, settings: Settings
+) -> None:
+    """The limit holds for what this process asks, not for what it is asked."""
+    service = Service(f"{settings.app_name}-service")
+    begun, release = asyncio.Semaphore(0), asyncio.Event()
+
+    @service.method("wait")
+    async def wait() -> None:
+        begun.release()
+        await release.wait()
+
+    limited = settings.model_copy(update={"max_pending_requests": 1})
+    serving = connect_mesh(limited)
+    serving.add_service(service)
+    engine.services.append(serving)
+    await serving.start()
+    await until(lambda: serving.status.connected)
+    calls = [asyncio.create_task(mesh.request(service.name, "wait", {})) for _ in range(20)]
+    async with asyncio.timeout(10):
+        for _ in calls:
+            await begun.acquire()
+        release.set()
+        assert await asyncio.gather(*calls) == [None] * 20
 
 
 async def test_a_call_that_is_never_answered_has_an_unknown_outcome(
