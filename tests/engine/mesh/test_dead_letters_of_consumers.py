@@ -15,6 +15,7 @@ import pytest
 from aiormq.exceptions import DeliveryError
 from bff.mesh.events import EventHandler
 from bff.mesh.messages import Delivery, Kind, MalformedMessage, Message
+from bff.mesh.rabbitmq import service_queue
 from bff.mesh.rabbitmq.consumer import republished, to_delivery
 from bff.mesh.rabbitmq.event_queue import EventConsumer
 from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
@@ -212,6 +213,28 @@ async def test_a_redelivered_call_is_moved_or_comes_back(settings: Settings, is_
         assert settled == ("reject", {"tag": 7, "requeue": True, "wait": False})
     else:
         assert settled == ("ack", {"tag": 7, "wait": False})
+
+
+async def test_a_redelivered_call_is_held_until_the_other_queue_has_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a channel that stays open it would not be delivered again: nobody would have it."""
+    monkeypatch.setattr(service_queue, "BROKER_SECONDS", 0.01)
+    confirmed = asyncio.Event()
+
+    class Stalled(Channel):
+        async def basic_publish(self, body: bytes, **options: Any) -> None:
+            await confirmed.wait()
+
+    channel: Any = Stalled()
+    moving = asyncio.create_task(
+        service_consumer(settings).receive(channel, message(redelivered=True))
+    )
+    await asyncio.wait([moving], timeout=0.1)
+    assert not moving.done()
+    confirmed.set()
+    await moving
+    assert channel.sent == [("ack", {"tag": 7, "wait": False})]
 
 
 @pytest.mark.parametrize(
