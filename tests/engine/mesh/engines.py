@@ -163,11 +163,18 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         self.port = 0
         self.silent = False
+        self.accepted = 0
+        """How many connections there were."""
         self._upstream = (host, port)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._reserved: socket.socket | None = None
         """Bound, not listening: while the proxy is closed, no other program gets its port."""
+
+    @property
+    def open(self) -> int:
+        """How many connections there are."""
+        return len(self._writers) // 2
 
     async def listen(self) -> None:
         if self._reserved is None:
@@ -197,6 +204,7 @@ class Proxy:
         except OSError:
             writer.transport.abort()
             return
+        self.accepted += 1
         pair = {writer, up_writer}
         self._writers |= pair
         await asyncio.gather(self._pump(reader, up_writer), self._pump(up_reader, writer))

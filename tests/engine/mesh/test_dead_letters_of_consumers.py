@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import struct
+from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
 
 import aiormq
+import pamqp.decode
+import pamqp.frame
 import pytest
 from aiormq.exceptions import DeliveryError
 from bff.mesh.events import EventHandler
 from bff.mesh.messages import Delivery, Kind, MalformedMessage, Message
-from bff.mesh.rabbitmq.consumer import to_delivery
+from bff.mesh.rabbitmq import service_queue
+from bff.mesh.rabbitmq.consumer import republished, to_delivery
 from bff.mesh.rabbitmq.event_queue import EventConsumer
 from bff.mesh.rabbitmq.service_queue import RedeliveredCalls, ServiceConsumer
 from bff.mesh.service import Service
 from bff.mesh.transport import ConnectionLost, Nacked, Unroutable
 from bff.settings import Settings
+from pamqp.header import ContentHeader
 
 
 @pytest.fixture
@@ -207,6 +213,51 @@ async def test_a_redelivered_call_is_moved_or_comes_back(settings: Settings, is_
         assert settled == ("reject", {"tag": 7, "requeue": True, "wait": False})
     else:
         assert settled == ("ack", {"tag": 7, "wait": False})
+
+
+async def test_a_redelivered_call_is_held_until_the_other_queue_has_it(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a channel that stays open it would not be delivered again: nobody would have it."""
+    monkeypatch.setattr(service_queue, "BROKER_SECONDS", 0.01)
+    confirmed = asyncio.Event()
+
+    class Stalled(Channel):
+        async def basic_publish(self, body: bytes, **options: Any) -> None:
+            await confirmed.wait()
+
+    channel: Any = Stalled()
+    moving = asyncio.create_task(
+        service_consumer(settings).receive(channel, message(redelivered=True))
+    )
+    await asyncio.wait([moving], timeout=0.1)
+    assert not moving.done()
+    confirmed.set()
+    await moving
+    assert channel.sent == [("ack", {"tag": 7, "wait": False})]
+
+
+@pytest.mark.parametrize(
+    ("received", "published"),
+    [
+        (b"S\x00\x00\x00\x02\xff\xfe", bytearray(b"\xff\xfe")),
+        (b"x\x00\x00\x00\x02\xff\xfe", bytearray(b"\xff\xfe")),
+        (b"d" + struct.pack("!d", 1e300), "1e+300"),
+        (b"d" + struct.pack("!d", 0.5), 0.5),
+        (b"D\x01" + (-15).to_bytes(4, signed=True), Decimal("-1.5")),
+        (b"A\x00\x00\x00\x06S\x00\x00\x00\x01\xff", [bytearray(b"\xff")]),
+        (b"F\x00\x00\x00\x08\x01aS\x00\x00\x00\x01\xff", {"a": bytearray(b"\xff")}),
+        (b"V", None),
+    ],
+    ids=repr,
+)
+def test_what_was_received_can_be_published_again(received: bytes, published: Any) -> None:
+    """pamqp decodes more than it encodes."""
+    table = b"\x01h" + received
+    _, headers = pamqp.decode.field_table(len(table).to_bytes(4) + table)
+    properties = republished(aiormq.spec.Basic.Properties(headers=headers))
+    assert properties.headers == {"h": published}
+    pamqp.frame.marshal(ContentHeader(0, 0, properties), 1)
 
 
 async def handle(_: Any) -> None: ...

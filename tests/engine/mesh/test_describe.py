@@ -100,3 +100,15 @@ async def test_a_failed_description_is_requested_again(start_client: StartClient
     for _ in range(2):
         with pytest.raises(Problem):
             await mesh.describe("no-such-service")
+
+
+async def test_a_description_that_many_wait_for_has_the_deadline_of_a_call(
+    start_client: StartClient, engine: Engine
+) -> None:
+    """One after the other would request it, each for the whole time."""
+    mesh = await start_client(request_timeout_seconds=0.1)
+    await engine.interrupt()
+    async with asyncio.timeout(2):
+        waiting = (mesh.describe("no-such-service") for _ in range(50))
+        outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(outcome) for outcome in outcomes} == {Problem}

@@ -63,13 +63,36 @@ def test_other_bodies_raise_an_encryption_error(pem: str, body: bytes) -> None:
         encryption.decrypt(body, encryption.new_key())
 
 
-def test_a_public_key_that_is_too_small_is_refused() -> None:
-    small = rsa.RSAPublicNumbers(65537, (1 << 511) + 1).public_key()
-    pem = small.public_bytes(
+UNUSABLE = {
+    "too small": (1 << 511) + 1,
+    "too large": (1 << 20_000) + 1,
+    "even": 1 << 2047,
+}
+
+
+def unusable_pem(modulus: int) -> str:
+    key = rsa.RSAPublicNumbers(65537, modulus).public_key()
+    return key.public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    ).decode()
+
+
+@pytest.mark.parametrize("modulus", UNUSABLE.values(), ids=UNUSABLE)
+def test_a_public_key_that_cannot_encrypt_is_refused(modulus: int) -> None:
     with pytest.raises(EncryptionError):
-        PublicKey(pem.decode())
+        PublicKey(unusable_pem(modulus))
+
+
+@pytest.mark.parametrize("modulus", UNUSABLE.values(), ids=UNUSABLE)
+async def test_a_call_of_a_service_whose_key_cannot_encrypt_is_refused(
+    mesh: MeshClient, engine: Engine, modulus: int
+) -> None:
+    service = Service(f"service-{secrets.token_hex(4)}")
+    service._description = lambda: {"public_key": unusable_pem(modulus)}  # type: ignore[method-assign]
+    await engine.serve(service)
+    with pytest.raises(Problem) as caught:
+        await mesh.request(service.name, "m", {}, encrypted=True)
+    assert (caught.value.code, caught.value.outcome) == (Code.SERVICE_ERROR, Outcome.NOT_SENT)
 
 
 async def test_encrypted_calls_are_limited_too(start_client: StartClient, engine: Engine) -> None:

@@ -140,6 +140,38 @@ async def test_properties_that_pamqp_cannot_decode_are_removed(fast_path: FastPa
     assert passed_on == deliver + marshal(3, ContentHeader(0, 2)) + body
 
 
+@pytest.mark.parametrize(
+    ("exchange", "routing_key", "expected"),
+    [
+        (b"events", b"orders.caf\xe9", ("events", "orders.caf?")),
+        (b"\xff", b"orders.\xc3\xa9", ("?", "orders.\u00e9")),
+        (b"", b"\xe9" * 255, ("", "?" * 255)),
+        (b"events", b"\xc3\xa9" * 127, ("events", "\u00e9" * 127)),
+    ],
+)
+@pytest.mark.parametrize("step", [1, 10_000])
+async def test_a_routing_key_that_is_not_utf_8_is_made_readable(
+    fast_path: FastPath, exchange: bytes, routing_key: bytes, expected: tuple[str, str], step: int
+) -> None:
+    """aiormq would close the connection, and get the same message again after reconnecting."""
+    before = wire.DELIVER + b"\x03tag" + (2**63 - 1).to_bytes(8) + b"\x01"
+    names = (bytes((len(name),)) + name for name in (exchange, routing_key))
+    payload = b"".join((before, *names))
+    deliver = wire.FRAME.pack(wire.METHOD, 1, len(payload)) + payload + wire.END
+    content = marshal(1, ContentHeader(0, 4), ContentBody(wire.DELIVER))
+    stream = deliver + content
+    passed_on = b"".join(
+        fast_path.filter(stream[at : at + step]) for at in range(0, len(stream), step)
+    )
+    method, *_, body = read(passed_on)
+    assert isinstance(method, commands.Basic.Deliver)
+    assert isinstance(body, ContentBody)
+    assert (method.exchange, method.routing_key) == expected
+    assert (method.consumer_tag, method.delivery_tag) == ("tag", 2**63 - 1)
+    assert method.redelivered
+    assert body.value == wire.DELIVER
+
+
 async def test_frames_that_close_a_channel_are_passed_to_aiormq(fast_path: FastPath) -> None:
     Recorder(fast_path, 2)
     Publisher(fast_path, 4, 4096)

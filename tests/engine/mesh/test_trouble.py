@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import aiormq
+import pamqp.encode
 import pytest
 from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
+from bff.mesh.connect import connect_mesh
 from bff.mesh.events import EventHandler, MeshEvent
 from bff.mesh.rabbitmq import connection, consumer
 from bff.mesh.rabbitmq import transport as rabbitmq_transport
@@ -28,7 +30,7 @@ from bff.testing import until
 from yarl import URL
 
 from tests.engine.mesh.conftest import StartClient
-from tests.engine.mesh.engines import RabbitEngine
+from tests.engine.mesh.engines import RabbitEngine, raw
 
 
 @pytest.fixture
@@ -93,6 +95,27 @@ async def test_a_broker_that_accepts_connections_but_does_not_answer_is_reported
             await until(lambda: "Timeout" in mesh.status.reason)
         engine.proxy.silent = False
         await until(lambda: _echoes(mesh, service))
+    finally:
+        await mesh.stop()
+
+
+async def test_a_connection_that_opens_as_the_time_is_over_is_closed(
+    engine: RabbitEngine,
+    settings: Settings,
+    metrics: Metrics,
+    service: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Otherwise it would stay as long as the process, beside the one that replaces it."""
+    mesh = MeshClient(settings, metrics, engine.transport())
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(connection, "BROKER_SECONDS", 0.3)
+            patch.setattr(aiormq.Connection, "ready", lambda _: asyncio.Event().wait())
+            await mesh.start()
+            await until(lambda: engine.proxy.accepted >= 4)
+        await until(lambda: _echoes(mesh, service))
+        await until(lambda: engine.proxy.open == 2)
     finally:
         await mesh.stop()
 
@@ -302,6 +325,82 @@ async def test_deleted_queues_of_event_handlers_and_services_are_declared_again(
     await until(lambda: channels() == before)
 
 
+async def test_an_event_whose_topic_is_not_utf_8_is_handled(
+    start_client: StartClient, engine: RabbitEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It must not take the connection, and with it the replies to all calls."""
+    handled: list[tuple[str, Any]] = []
+
+    async def handle(event: MeshEvent) -> None:
+        handled.append((event.topic, event.payload))
+
+    prefix = f"t{id(engine)}"
+    mesh = await start_client(EventHandler("first", f"{prefix}.*", handle))
+    connections = engine.proxy.accepted
+    with monkeypatch.context() as patch:
+        # As other libraries do; this one encodes texts only.
+        patch.setitem(pamqp.encode.METHODS, "shortstr", _latin_1)
+        await engine.send_raw_event(f"{prefix}.caf\u00e9", raw("", 1))
+    await mesh.publish(f"{prefix}.tea", 2)
+    await until(lambda: len(handled) == 2)
+    assert handled == [(f"{prefix}.caf?", 1), (f"{prefix}.tea", 2)]
+    assert engine.proxy.accepted == connections
+
+
+def _latin_1(text: str) -> bytes:
+    return bytes((len(text),)) + text.encode("latin-1")
+
+
+async def test_messages_with_binary_headers_are_moved_as_others(
+    start_client: StartClient,
+    engine: RabbitEngine,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A call that is delivered again is carried out. An event that failed does not come again."""
+    handled: list[Any] = []
+    begun = 0
+    service = Service(f"{settings.app_name}-service")
+
+    @service.method("hang")
+    async def hang() -> None:
+        nonlocal begun
+        begun += 1
+        await asyncio.Event().wait()
+
+    async def fail(event: MeshEvent) -> None:
+        handled.append(event.payload)
+        raise ValueError
+
+    async def send(exchange: str, key: str, body: bytes) -> None:
+        properties = aiormq.spec.Basic.Properties(
+            correlation_id="c", headers={"nuropb_type": "command", "signature": bytearray(b"\xff")}
+        )
+        with monkeypatch.context() as patch:
+            # As other libraries do: a text that is not UTF-8, instead of a byte array.
+            patch.setattr(pamqp.encode, "encode_table_value", _binary_text)
+            await engine.channel.basic_publish(
+                body, exchange=exchange, routing_key=key, properties=properties
+            )
+
+    topic = f"{settings.app_name}.a"
+    await start_client(EventHandler("first", topic, fail), services=[service])
+    for payload in (1, 2):
+        await send("nuropb-events-exchange", topic, raw(topic, payload))
+    await until(lambda: len(handled) == 2)
+    assert handled == [1, 2]
+    await send("nuropb-rpc-exchange", service.name, b'{"method": "hang"}')
+    await until(lambda: begun == 1)
+    await engine.interrupt()
+    await engine.resume()
+    await until(lambda: begun == 2)
+
+
+def _binary_text(value: Any, encode: Any = pamqp.encode.encode_table_value) -> bytes:
+    encoded: bytes = encode(value)
+    return b"S" + encoded[1:] if isinstance(value, bytearray) else encoded
+
+
 async def test_what_is_moved_to_another_queue_is_confirmed_there_first(
     start_client: StartClient,
     engine: RabbitEngine,
@@ -379,6 +478,32 @@ async def test_a_call_to_a_full_queue_fails_at_once(
             await mesh.request(full, "m", {}, timeout=30)
     assert (caught.value.code, caught.value.outcome) == (Code.SERVICE_UNAVAILABLE, Outcome.UNKNOWN)
     assert not caught.value.retryable, "another queue may have accepted the call"
+
+
+async def test_no_reply_is_lost_to_the_limit_of_messages_that_are_sent(
+    engine: RabbitEngine, mesh: MeshClient, settings: Settings
+) -> None:
+    """The limit holds for what this process asks, not for what it is asked."""
+    service = Service(f"{settings.app_name}-service")
+    begun, release = asyncio.Semaphore(0), asyncio.Event()
+
+    @service.method("wait")
+    async def wait() -> None:
+        begun.release()
+        await release.wait()
+
+    limited = settings.model_copy(update={"max_pending_requests": 1})
+    serving = connect_mesh(limited)
+    serving.add_service(service)
+    engine.services.append(serving)
+    await serving.start()
+    await until(lambda: serving.status.connected)
+    calls = [asyncio.create_task(mesh.request(service.name, "wait", {})) for _ in range(20)]
+    async with asyncio.timeout(10):
+        for _ in calls:
+            await begun.acquire()
+        release.set()
+        assert await asyncio.gather(*calls) == [None] * 20
 
 
 async def test_a_call_that_is_never_answered_has_an_unknown_outcome(

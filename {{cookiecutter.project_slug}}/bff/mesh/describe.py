@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from bff.errors import Problem
 from bff.mesh.encryption import EncryptionError, PublicKey
 
 METHOD = "nuropb_describe"
@@ -83,10 +84,12 @@ class DescriptionCache:
         """By service: when its description was requested, and the description."""
         self._key_proven: dict[str, float] = {}
         """By service: when the last call was sent that it has decrypted."""
+        self._failed: dict[str, tuple[float, Problem]] = {}
+        """By service: when the last request failed, and why."""
         self._locks: dict[str, asyncio.Lock] = {}
 
     async def get(self, service: str) -> ServiceDescription:
-        """A service's description. Concurrent calls share one request.
+        """A service's description. Concurrent calls share one request, and its failure.
 
         Raises:
             Problem: the service did not answer.
@@ -111,11 +114,20 @@ class DescriptionCache:
     async def _get(self, service: str, since: float) -> ServiceDescription:
         if (known := self._requested_after(service, since)) is not None:
             return known
+        began = time.monotonic()
         async with self._locks.setdefault(service, asyncio.Lock()):
-            if (known := self._requested_after(service, since)) is None:
-                now = time.monotonic()
+            if (known := self._requested_after(service, since)) is not None:
+                return known
+            failed_at, problem = self._failed.get(service, (0.0, None))
+            if problem is not None and failed_at > began:
+                raise _copy(problem)
+            now = time.monotonic()
+            try:
                 known = parse(service, await self._request(service))
-                self._known[service] = (now, known)
+            except Problem as problem:
+                self._failed[service] = (time.monotonic(), _copy(problem))
+                raise
+            self._known[service] = (now, known)
             return known
 
     def forget(self, service: str) -> None:
@@ -126,6 +138,11 @@ class DescriptionCache:
     def _requested_after(self, service: str, since: float) -> ServiceDescription | None:
         requested, known = self._known.get(service, (0.0, None))
         return known if requested > since else None
+
+
+def _copy(problem: Problem) -> Problem:
+    """Without the traceback, and what its frames hold."""
+    return Problem(problem.code, problem.description, outcome=problem.outcome)
 
 
 def parameters_of(function: Callable[..., Any]) -> dict[str, Any]:

@@ -53,7 +53,8 @@ class PublicKey:
     def __init__(self, pem: str) -> None:
         """
         Raises:
-            EncryptionError: `pem` is not an RSA public key of at least 1024 bits.
+            EncryptionError: `pem` is not an RSA public key of at least 1024 bits, or OpenSSL cannot
+                encrypt with it: its modulus is even, or has more than 16,384 bits.
         """
         try:
             key = serialization.load_pem_public_key(pem.encode())
@@ -63,6 +64,10 @@ class PublicKey:
             raise EncryptionError("not an RSA key")
         if key.key_size < _MIN_RSA_BITS:
             raise EncryptionError("the key is too small")
+        try:
+            key.encrypt(b"", _OAEP)
+        except ValueError:
+            raise EncryptionError("the key cannot encrypt") from None
         self._key = key
 
     def encrypt(self, text: bytes, key: bytes) -> bytes:

@@ -25,6 +25,8 @@ NACK: Final = b"\x00\x3c\x00\x78"
 _BASIC: Final = 60
 _PUBLISH: Final = b"\x00\x3c\x00\x28\x00\x00"
 _CONFIRM: Final = struct.Struct("!4xQB")
+_TAG_AND_BITS: Final = 9
+"""Bytes of the delivery tag and the bit `redelivered` of a `basic.deliver`."""
 _CONTENT_START: Final = struct.Struct("!HHQ")
 _CONTENT: Final = struct.Struct("!HHQH")
 _SIZE: Final = struct.Struct("!I")
@@ -112,6 +114,35 @@ def bare_header(channel: int, frame: bytes) -> bytes:
     """A content header frame without its properties."""
     _, _, size, _ = _CONTENT.unpack_from(frame, FRAME.size)
     return FRAME.pack(HEADER, channel, _CONTENT.size) + _CONTENT.pack(_BASIC, 0, size, 0) + END
+
+
+def check_names(deliver: bytes) -> None:
+    """Check that the exchange and the routing key of a `basic.deliver` frame are UTF-8. RabbitMQ
+    accepts any bytes.
+
+    Raises:
+        UnicodeDecodeError: one of them is not.
+    """
+    _, *names = _deliver_names(deliver)
+    for name in names:
+        name.decode()
+
+
+def with_utf8_names(channel: int, deliver: bytes) -> bytes:
+    """A `basic.deliver` frame with `?` for what is not UTF-8 in its exchange and routing key."""
+    before, *names = _deliver_names(deliver)
+    # A question mark is one byte, so no name gets longer.
+    readable = (name.decode(errors="replace").replace("\ufffd", "?") for name in names)
+    payload = b"".join((before, *map(_short, readable)))
+    return FRAME.pack(METHOD, channel, len(payload)) + payload + END
+
+
+def _deliver_names(frame: bytes) -> tuple[bytes, bytes, bytes]:
+    """The payload before the exchange, the exchange, and the routing key, which is the last."""
+    start = FRAME.size + len(DELIVER)
+    start += 1 + frame[start] + _TAG_AND_BITS  # after the consumer's tag
+    end = start + 1 + frame[start]
+    return frame[FRAME.size : start], frame[start + 1 : end], frame[end + 1 : -len(END)]
 
 
 def read_confirm(payload: bytes) -> tuple[int, bool]:

@@ -244,7 +244,10 @@ class SupervisedConnection:
             async with self._setup(connection, fast_path) as channel:
                 yield connection, channel
         finally:
-            await close(client)
+            try:
+                await close(client)
+            finally:
+                fast_path.abort()  # aio_pika does not have it if it opened as the time was over
 
     async def _watch(self, connection: AbstractConnection, channel: Channel) -> None:
         """Keep the status up to date until the connection, the channel or its consumer ends."""

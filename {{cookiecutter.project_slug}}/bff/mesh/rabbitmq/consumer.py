@@ -8,7 +8,9 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
+import pamqp.encode
 from aiormq import Channel
 from aiormq.abc import AbstractConnection, DeliveredMessage
 from aiormq.exceptions import ChannelPreconditionFailed
@@ -171,11 +173,27 @@ def republished(properties: Basic.Properties) -> Basic.Properties:
     properties = copy.copy(properties)
     properties.user_id = None
     properties.headers = {
-        name: value
+        name: _encodable(value)
         for name, value in (properties.headers or {}).items()
         if name not in _NOT_REPUBLISHED
     }
     return properties
+
+
+def _encodable(value: Any) -> Any:
+    """A header's value as pamqp can encode it. It decodes more than it encodes: a text that is not
+    UTF-8 becomes a byte array here, and a double beyond the range of a float becomes a text."""
+    if isinstance(value, bytes):
+        return bytearray(value)
+    if isinstance(value, dict):
+        return {name: _encodable(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_encodable(one) for one in value]
+    try:
+        pamqp.encode.encode_table_value(value)
+    except (TypeError, ArithmeticError):  # OverflowError of a double
+        return str(value)
+    return value
 
 
 def to_delivery(message: DeliveredMessage) -> Delivery:

@@ -68,6 +68,11 @@ class FastPath(TransportFactory):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
+    def abort(self) -> None:
+        """Close the socket at once, if it is still open."""
+        if self._transport is not None:
+            self._transport.abort()
+
     async def create(
         self, url: URL, **options: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -101,6 +106,8 @@ class FastPath(TransportFactory):
                 handled = True
             elif kind == wire.HEADER:
                 others.append(_decodable(data[at:end], channel))
+            elif kind == wire.METHOD and data.startswith(wire.DELIVER, at + wire.FRAME.size):
+                others.append(_decodable_deliver(data[at:end], channel))
             else:
                 if not channel and data.startswith(wire.CLOSE, at + wire.FRAME.size):
                     self.close_reason = wire.read_close(data[at + wire.FRAME.size : end - 1])
@@ -156,6 +163,16 @@ def _decodable(frame: bytes, channel: int) -> bytes:
     except Exception as error:
         logger.warning("message properties ignored: not decodable", extra={"error": repr(error)})
         return wire.bare_header(channel, frame)
+    return frame
+
+
+def _decodable_deliver(frame: bytes, channel: int) -> bytes:
+    """A `basic.deliver` whose names pamqp can decode, for the same reason."""
+    try:
+        wire.check_names(frame)
+    except UnicodeDecodeError as error:
+        logger.warning("routing key changed: not UTF-8", extra={"error": repr(error)})
+        return wire.with_utf8_names(channel, frame)
     return frame
 
 

@@ -93,7 +93,9 @@ class ServiceConsumer(QueueConsumer):
     async def receive(self, channel: Channel, message: DeliveredMessage) -> None:
         """Carry out a new call, move a redelivered one."""
         if message.redelivered:
-            await self._settle(self._move(channel, message))
+            # Without a time limit: RabbitMQ delivers it again only when the channel ends, and that
+            # ends this too.
+            await self._settle(self._move(channel, message), limited=False)
         else:
             await self.answer(channel, message)
 
@@ -150,10 +152,10 @@ class ServiceConsumer(QueueConsumer):
                 },
             )
 
-    async def _settle(self, settling: Awaitable[None]) -> None:
+    async def _settle(self, settling: Awaitable[None], *, limited: bool = True) -> None:
         try:
             with broker_errors():
-                async with asyncio.timeout(BROKER_SECONDS):
+                async with asyncio.timeout(BROKER_SECONDS if limited else None):
                     await settling
         except (ConnectionLost, DeliveryError) as error:
             logger.warning(

@@ -37,6 +37,11 @@ RIGHTS_SECONDS = 15
 """How often to check the right to publish. RabbitMQ tells of a right that was taken away only when
 it is needed."""
 
+MAX_UNCONFIRMED_REPLIES = 10_000
+"""Replies are not refused at `max_pending_requests`: their calls have been carried out. Services
+work on few calls at once, so this many are reached only while RabbitMQ confirms nothing for long.
+"""
+
 logger = logging.getLogger(__name__)
 
 
@@ -160,7 +165,10 @@ class AmqpTransport:
             raise ConnectionLost("no reply queue")
         if self._publisher is None:
             raise ConnectionLost("the connection was closed")
-        if self._publisher.unconfirmed >= self._settings.max_pending_requests:
+        limit = self._settings.max_pending_requests
+        if message.kind is Kind.RESPONSE:
+            limit = max(limit, MAX_UNCONFIRMED_REPLIES)
+        if self._publisher.unconfirmed >= limit:
             raise ConnectionLost("the broker does not keep up")
         message.confirm = confirm = self._publisher.publish(
             message.correlation_id,
