@@ -350,6 +350,26 @@ async def test_a_command_that_is_cancelled_before_it_is_sent_is_not_executed() -
         assert server.commands == [b"ECHO kept"]
 
 
+@pytest.mark.parametrize("unusable", ["cancelled", "not encodable"])
+async def test_commands_behind_many_that_are_not_sent_are_sent(
+    monkeypatch: pytest.MonkeyPatch, unusable: str
+) -> None:
+    """A send to many users was cancelled, for example."""
+    monkeypatch.setattr(connection, "_MAX_IN_FLIGHT", 2)
+    async with served(echo) as (server, pipeline):
+        assert await pipeline.submit("ECHO", "connected") == b"connected"
+        sent = [pipeline.submit("ECHO", word) for word in ("1", "2")]
+        word = "\ud800" if unusable == "not encodable" else "cancelled"
+        dropped = [pipeline.submit("ECHO", word) for _ in range(10)]
+        await asyncio.sleep(0)
+        for one in dropped:
+            one.cancel()
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(*sent) == [b"1", b"2"]
+            assert await pipeline.submit("ECHO", "behind") == b"behind"
+        assert server.commands == [b"ECHO connected", b"ECHO 1", b"ECHO 2", b"ECHO behind"]
+
+
 async def test_an_aborted_connection_is_reset_so_that_nothing_arrives_later(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
