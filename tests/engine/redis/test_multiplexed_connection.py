@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from bff.redis import batch, connection
 from bff.redis.client import UNAVAILABLE, create_client
 from bff.redis.pipeline import AutoPipeline
 from bff.testing import until
+from redis.asyncio import connection as redis_connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, ReadOnlyError, ResponseError, SlotNotCoveredError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -283,6 +285,40 @@ async def test_it_reconnects_when_the_master_has_become_a_replica() -> None:
             await pipeline.submit("SET", "x")
         is_replica = False
         assert await pipeline.submit("SET", "x") == b"x"
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("end", ["closed", "reset"])
+async def test_a_connection_that_breaks_as_it_is_opened_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """It is lost before its end can be noticed as that of an open connection."""
+    connect: Any = redis_connection.Connection.connect
+    writers: list[asyncio.StreamWriter] = []
+    serve = Server.serve
+
+    async def serve_recorded(
+        server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writers.append(writer)
+        await serve(server, reader, writer)
+
+    async def connect_and_lose(opened: Any) -> None:
+        await connect(opened)
+        if len(writers) == 1:
+            if end == "reset":
+                raw = writers[0].get_extra_info("socket")
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, connection._NO_LINGER)
+            writers[0].close()
+            await until(lambda: opened._reader.at_eof() or opened._writer.is_closing())
+
+    monkeypatch.setattr(Server, "serve", serve_recorded)
+    monkeypatch.setattr(redis_connection.Connection, "connect", connect_and_lose)
+    async with served(echo) as (server, pipeline), asyncio.timeout(15):
+        with pytest.raises(RedisConnectionError):
+            await pipeline.submit("ECHO", "first")
+        await until(lambda: pipeline._executor._refusal is None)  # type: ignore[attr-defined]
+        assert await pipeline.submit("ECHO", "again") == b"again"
         assert server.connections == 2
 
 

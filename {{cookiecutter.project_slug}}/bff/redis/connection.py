@@ -81,6 +81,10 @@ class MultiplexedConnection:
         try:
             connection: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]
             await connection.connect()
+            if connection._writer.is_closing() or connection._reader.at_eof():
+                # Its end would not be reported again.
+                await connection.disconnect(nowait=True)
+                raise RedisConnectionError("the connection was lost")
         except (Exception, asyncio.CancelledError) as error:
             self._connecting = None
             if not isinstance(error, Exception):
