@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from bff.cluster import control_log
+from bff.cluster import control_log, pubsub_listener
 from bff.cluster.control_log import ControlLog
 from bff.cluster.envelopes import Kind, envelope
 from bff.connections.connection import Connection
+from bff.redis.client import RedisClient
 from bff.settings import Settings
+from bff.tasks import cancel_and_wait
 from bff.testing import until
 
 from tests.engine.cluster.conftest import ClusterMember, StartInstance
@@ -54,6 +57,40 @@ async def test_a_close_that_was_not_received_is_applied(
     alice = await deaf.join("alice")
     await CLOSES[what](a, alice)
     await until(lambda: alice.close_code is not None)
+
+
+@pytest.mark.parametrize("has_been_subscribed", [True, False])
+async def test_a_close_is_applied_while_the_instance_cannot_subscribe(
+    a: ClusterMember,
+    redis: RedisClient,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    has_been_subscribed: bool,
+) -> None:
+    """Commands work, but Redis refuses the connection for pub/sub: `maxclients`, for example."""
+    refused: list[object] = []
+
+    async def refuse(redis: object) -> object:
+        refused.append(redis)
+        raise ConnectionError("max number of clients reached")
+
+    async def fail(_: object) -> None:
+        raise ConnectionError("lost")
+
+    b = ClusterMember(redis, settings)
+    if not has_been_subscribed:
+        monkeypatch.setattr(pubsub_listener, "create_pubsub", refuse)
+    running = asyncio.create_task(b.pubsub_listener.run())
+    if has_been_subscribed:
+        await b.pubsub_listener.wait_until_subscribed()
+        monkeypatch.setattr(pubsub_listener, "create_pubsub", refuse)
+        monkeypatch.setattr(b.pubsub_listener, "_on_message", fail)
+    await until(lambda: bool(refused) and bool(b.pubsub_listener._control_log._next_id))
+    alice = await b.join("alice")
+    await a.messenger.close_user("alice")
+    await until(lambda: alice.close_code is not None)
+    assert b.pubsub_listener.error
+    await cancel_and_wait(running)
 
 
 async def test_the_end_of_a_subscription_that_was_not_received_is_applied(

@@ -152,6 +152,45 @@ async def test_a_connection_that_joins_during_a_change_of_generation_belongs_to_
     assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
 
 
+@pytest.mark.parametrize("lost", ["reaped by another instance", "lost by Redis", "not yet taken"])
+async def test_no_list_of_users_outlives_a_lease_that_no_reaper_finds(
+    start: StartInstance, redis: RedisClient, settings: Settings, lost: str
+) -> None:
+    """Users may connect before the instance notices that it has no lease."""
+    a, b = await start(), await start()
+    if lost == "not yet taken":
+        a = ClusterMember(redis, settings)
+    elif lost == "lost by Redis":
+        await redis.delete(a.index._keys.leases)
+    else:
+        await expire(a)
+        await reap(b)
+    former = a.index._users_key
+    alice = await a.join("alice")
+    assert await redis.exists(former)
+    running = asyncio.create_task(a.index.run())
+
+    async def is_gone() -> bool:
+        return not await redis.exists(former)
+
+    await until(is_gone)
+    assert await redis.smembers(a.index._users_key) == {b"alice"}
+    assert [facts.connection_id for facts in await b.index.connections_of("alice")] == [alice.id]
+    running.cancel()
+    await a.pipeline.close()
+
+
+async def test_an_instance_that_stops_removes_the_lists_of_all_its_leases(
+    start: StartInstance, redis: RedisClient
+) -> None:
+    a = await start()
+    await redis.delete(a.index._keys.leases)
+    await a.join("alice")
+    await a.index.renew()
+    await a.index.release()
+    assert [key async for key in redis.scan_iter(f"{a.index._keys.prefix}:*:users")] == []
+
+
 async def test_concurrent_reapers_remove_each_entry_once_and_nothing_else(
     start: StartInstance, redis: RedisClient
 ) -> None:

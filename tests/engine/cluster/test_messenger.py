@@ -313,6 +313,10 @@ async def test_one_user_in_place_of_a_list_is_refused(start: StartInstance) -> N
     a = await start()
     with pytest.raises(TypeError, match="is a text"):
         await a.messenger.to_users("alice", "prices", 1)
+    with pytest.raises(TypeError, match="is a text"):
+        await a.messenger.close_users("alice")
+    with pytest.raises(TypeError, match="is a text"):
+        await a.presence.of("alice")
 
 
 async def test_a_message_to_a_connection_has_the_same_limit_as_all(

@@ -201,6 +201,34 @@ async def test_all_users_that_are_due_are_announced_once_although_two_instances_
     assert [seen_by(watcher, user) for user in users] == [["user.online"]] * len(users)
 
 
+async def test_an_instance_that_is_slower_than_the_change_does_not_have_the_last_word(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has seen that the user is online, and announces it after another one has seen the user
+    offline."""
+    members = [await start(), await start()]
+    watcher = await watch(members[0], "alice")
+    begun, may_send = asyncio.Event(), asyncio.Event()
+    for member in members:
+        to_topic = member.presence._messenger.to_topic
+
+        async def send(*what: Any, to_topic: Any = to_topic, **options: Any) -> str:
+            if what[0] == presence_topic("alice") and not begun.is_set():
+                begun.set()
+                await may_send.wait()
+            sent: str = await to_topic(*what, **options)
+            return sent
+
+        monkeypatch.setattr(member.presence._messenger, "to_topic", send)
+    alice = await members[0].join("alice")
+    await begun.wait()
+    await members[0].leave(alice)
+    await queue_is_empty(members[0])
+    may_send.set()
+    await until(lambda: seen_by(watcher, "alice") == ["user.online", "user.offline"])
+    await queue_is_empty(members[0])
+
+
 async def test_the_connections_of_users_on_all_instances(start: StartInstance) -> None:
     a, b = await start(), await start()
     here, there = await a.join("alice"), await b.join("alice")

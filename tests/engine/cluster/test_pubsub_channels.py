@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 from bff.cluster.pubsub_channels import PubSubChannels
+from bff.redis.client import create_client
+from bff.testing import until
+from redis.asyncio import Redis
+from redis.asyncio.connection import Connection as RedisConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 
 class PubSub:
@@ -15,6 +23,8 @@ class PubSub:
         self.subscribed: list[str] = []
         self.unsubscribed: list[str] = []
         self.error: Exception | None = None
+        self.connection = self
+        self.is_connected = True
 
     async def subscribe(self, *names: str) -> None:
         self.subscribed += names
@@ -129,3 +139,116 @@ async def test_without_a_connection_it_waits_for_one(channels: PubSubChannels) -
     assert not task.done()
     channels.on_confirmed("alice")
     await task
+
+
+@asynccontextmanager
+async def confirming_server() -> AsyncIterator[Redis]:
+    """The client of a server that only confirms subscriptions."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                words = []
+                for _ in range(int((await reader.readuntil(b"\r\n"))[1:])):
+                    size = int((await reader.readuntil(b"\r\n"))[1:])
+                    words.append((await reader.readexactly(size + 2))[:-2])
+                verb, *names = words
+                if verb == b"CLIENT":
+                    writer.write(b"+OK\r\n")
+                for name in names if verb != b"CLIENT" else ():
+                    kind = verb.lower()
+                    reply = b"*3\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n:1\r\n"
+                    writer.write(reply % (len(kind), kind, len(name), name))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        redis = create_client(f"redis://127.0.0.1:{listening.sockets[0].getsockname()[1]}/0")
+        assert isinstance(redis, Redis)
+        try:
+            yield redis
+        finally:
+            await redis.aclose()
+
+
+@pytest.fixture
+def connects(monkeypatch: pytest.MonkeyPatch) -> list[asyncio.Event]:
+    """Each attempt to connect adds an event, and waits for it."""
+    attempts: list[asyncio.Event] = []
+    connect: Any = RedisConnection._connect
+
+    async def wait_and_connect(connection: RedisConnection) -> None:
+        attempts.append(asyncio.Event())
+        await attempts[-1].wait()
+        await connect(connection)
+
+    monkeypatch.setattr(RedisConnection, "_connect", wait_and_connect)
+    return attempts
+
+
+async def confirm(channels: PubSubChannels, pubsub: Any, count: int) -> None:
+    """What the listener does with confirmations."""
+    for _ in range(count):
+        message = await pubsub.get_message(timeout=5)
+        channels.on_confirmed(message["channel"].decode())
+
+
+async def test_a_channel_that_is_added_while_redis_connects_needs_no_connection_of_its_own(
+    channels: PubSubChannels, connects: list[asyncio.Event]
+) -> None:
+    async with confirming_server() as redis:
+        pubsub: Any = redis.pubsub()
+        opening = asyncio.create_task(channels.open(pubsub))
+        await until(lambda: len(connects) == 1)
+        added = [await waits(channels, name) for name in ("alice", "bob")]
+        async with asyncio.timeout(5):
+            await channels.unsubscribe_all_but({"alice"})
+        assert len(connects) == 1
+        connects[0].set()
+        await opening
+        await confirm(channels, pubsub, 2)
+        await added[0]
+        added[1].cancel()
+        channels.close()
+        await pubsub.aclose()
+        assert not redis.connection_pool._in_use_connections
+
+
+@pytest.mark.parametrize("request_", ["subscribe", "unsubscribe"])
+async def test_a_request_while_the_connection_is_lost_is_left_to_the_next_connection(
+    channels: PubSubChannels, connects: list[asyncio.Event], request_: str
+) -> None:
+    async with confirming_server() as redis:
+        pubsub: Any = redis.pubsub()
+        opening = asyncio.create_task(channels.open(pubsub))
+        await until(lambda: len(connects) == 1)
+        connects[0].set()
+        await opening
+        old = await waits(channels, "old")
+        await confirm(channels, pubsub, 2)
+        await old
+        pubsub.connection._writer.transport.abort()
+        reading = asyncio.create_task(pubsub.get_message(timeout=5))
+        await until(lambda: len(connects) == 2)  # redis-py connects once more before it fails
+        if request_ == "subscribe":
+            requested = await waits(channels, "new")
+        else:
+            requested = asyncio.create_task(channels.unsubscribe_all_but(()))
+            await asyncio.sleep(0)
+        connects[1].set()
+        with pytest.raises(RedisConnectionError):
+            await reading
+        channels.close()
+        await pubsub.aclose()
+        for connect in connects:
+            connect.set()
+        again: Any = redis.pubsub()
+        opening = asyncio.create_task(channels.open(again))
+        await until(lambda: not connects[-1].is_set())
+        connects[-1].set()
+        await opening
+        needed = {"own", "old", "new"} if request_ == "subscribe" else {"own"}
+        await confirm(channels, again, len(needed))
+        await requested
+        assert set(again.channels) == {name.encode() for name in needed}
+        channels.close()
+        await again.aclose()

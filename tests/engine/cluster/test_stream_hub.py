@@ -719,6 +719,32 @@ async def test_a_message_that_came_before_a_page_of_an_older_epoch_is_delivered(
     await until(lambda: numbers_of(alice) == [1])
 
 
+async def test_a_connection_whose_page_is_of_an_epoch_before_that_of_the_others_gets_a_gap(
+    start: StartInstance, redis: RedisClient, settings: Settings
+) -> None:
+    """Redis lost its data after it had replied to the connect, and the others know it already."""
+    a = await start()
+    alice = await a.join("alice")
+    late = await a.join("alice")
+    tracker = a.streams.of_user("alice")
+    assert tracker is not None
+    before = tracker.position
+    assert before is not None
+    tracker.catching_up[late] = catch_up = CatchUp()
+    await wipe(redis, settings)
+    await a.messenger.to_user("alice", "n", 0)
+    a.context.resync_needed.set()
+    await until(lambda: numbers_of(alice) == [0])
+    await a.stream_hub.catch_up(late, tracker, catch_up, before, Page(before, complete=True))
+    await a.index.renew()
+    await a.messenger.to_user("alice", "n", 1)
+    await until(lambda: numbers_of(alice) == [0, 1])
+    assert numbers_of(late) == [1]
+    assert tracker.position is not None
+    gaps = [gap["user"] for gap in gaps_of(late) if "user" in gap]
+    assert gaps == [Position(tracker.position.epoch, 1).id_in("user")]
+
+
 @pytest.mark.parametrize(
     ("epoch", "step", "is_read"),
     [("same", -1, False), ("same", 0, False), ("same", 1, True), ("another", -1, True)],

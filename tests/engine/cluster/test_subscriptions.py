@@ -259,6 +259,19 @@ async def test_the_server_subscribes_a_user_on_every_instance(start: StartInstan
     await until(lambda: events_of(there, "unsubscribed") == [{"topics": ["prices"]}])
 
 
+async def test_a_connection_that_has_closed_is_not_subscribed(start: StartInstance) -> None:
+    """A topic policy, or a library in it, has lost the cancellation of the request."""
+    a = await start()
+    alice = await a.join("alice")
+    alice.close(4001)
+    await a.leave(alice)
+    with pytest.raises(Problem) as problem:
+        await a.subscriptions.subscribe(alice, {"prices": None})
+    assert problem.value.code is Code.CANCELLED
+    assert a.streams.topics() == ()
+    assert not a.registry.has_subscriber("prices")
+
+
 async def test_a_connection_that_closes_while_the_server_subscribes_it_leaves_no_state(
     start: StartInstance,
 ) -> None:

@@ -12,9 +12,10 @@ from bff.redis import batch
 from bff.redis.client import create_client, create_pubsub, publish_probe
 from bff.redis.eviction import eviction_warning
 from bff.redis.pipeline import AutoPipeline, Script
+from bff.testing import until
 from redis.asyncio import RedisCluster
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import NoScriptError, RedisClusterException
+from redis.exceptions import NoScriptError, RedisClusterException, SlotNotCoveredError
 
 
 class Node:
@@ -57,7 +58,7 @@ class Cluster:
         self.client = client
         self.nodes = {name: Node(name) for name in "ab"}
         self.batches: list[list[Sequence[Any]]] = []
-        self.refreshes: list[str] = []
+        self.refreshes: list[str | None] = []
         self.before_reply: Callable[[list[Sequence[Any]]], Any] = self.reply_at_once
         self.reply_to: Callable[[Sequence[Any]], Any] = lambda command: command[-1]
         monkeypatch.setattr(client, "initialize", self._initialize)
@@ -78,7 +79,7 @@ class Cluster:
 
     async def _initialize(self) -> None: ...
 
-    async def _refresh(self, last_failed_node_name: str) -> None:
+    async def _refresh(self, last_failed_node_name: str | None) -> None:
         self.refreshes.append(last_failed_node_name)
 
 
@@ -152,6 +153,26 @@ async def test_a_node_that_fails_does_not_affect_the_others(cluster: Cluster) ->
     assert await good == "b:1"
     assert [node.disconnects for node in cluster.nodes.values()] == [1, 0]
     assert cluster.refreshes == ["a"]
+
+
+async def test_a_slot_without_a_node_does_not_affect_the_others(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node_of = cluster.client.get_node_from_key
+
+    def find(key: str) -> Node:
+        if key.startswith("c"):
+            raise SlotNotCoveredError("slot 1 is not covered by the cluster")
+        node: Node = node_of(key)
+        return node
+
+    monkeypatch.setattr(cluster.client, "get_node_from_key", find)
+    pipeline = AutoPipeline(cluster.client)
+    good, bad, better = (pipeline.submit("GET", key) for key in ("a:1", "c:1", "b:1"))
+    with pytest.raises(RedisConnectionError, match="slot 1 is not covered"):
+        await bad
+    assert (await good, await better) == ("a:1", "b:1")
+    await until(lambda: cluster.refreshes == [None])  # it may have got a node
 
 
 @pytest.mark.parametrize(("seconds", "refreshes"), [(60.0, 1), (0.0, 3)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from bff.redis import batch, connection
 from bff.redis.client import UNAVAILABLE, create_client
 from bff.redis.pipeline import AutoPipeline
 from bff.testing import until
+from redis.asyncio import connection as redis_connection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import DataError, ReadOnlyError, ResponseError, SlotNotCoveredError
 from redis.exceptions import TimeoutError as RedisTimeoutError
@@ -286,6 +288,40 @@ async def test_it_reconnects_when_the_master_has_become_a_replica() -> None:
         assert server.connections == 2
 
 
+@pytest.mark.parametrize("end", ["closed", "reset"])
+async def test_a_connection_that_breaks_as_it_is_opened_is_replaced(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """It is lost before its end can be noticed as that of an open connection."""
+    connect: Any = redis_connection.Connection.connect
+    writers: list[asyncio.StreamWriter] = []
+    serve = Server.serve
+
+    async def serve_recorded(
+        server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        writers.append(writer)
+        await serve(server, reader, writer)
+
+    async def connect_and_lose(opened: Any) -> None:
+        await connect(opened)
+        if len(writers) == 1:
+            if end == "reset":
+                raw = writers[0].get_extra_info("socket")
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, connection._NO_LINGER)
+            writers[0].close()
+            await until(lambda: opened._reader.at_eof() or opened._writer.is_closing())
+
+    monkeypatch.setattr(Server, "serve", serve_recorded)
+    monkeypatch.setattr(redis_connection.Connection, "connect", connect_and_lose)
+    async with served(echo) as (server, pipeline), asyncio.timeout(15):
+        with pytest.raises(RedisConnectionError):
+            await pipeline.submit("ECHO", "first")
+        await until(lambda: pipeline._executor._refusal is None)  # type: ignore[attr-defined]
+        assert await pipeline.submit("ECHO", "again") == b"again"
+        assert server.connections == 2
+
+
 async def test_all_commands_fail_at_once_when_the_connection_is_refused() -> None:
     redis = create_client("redis://127.0.0.1:1/0")
     pipeline = AutoPipeline(redis)
@@ -348,6 +384,26 @@ async def test_a_command_that_is_cancelled_before_it_is_sent_is_not_executed() -
         cancelled.cancel()
         assert await pipeline.submit("ECHO", "kept") == b"kept"
         assert server.commands == [b"ECHO kept"]
+
+
+@pytest.mark.parametrize("unusable", ["cancelled", "not encodable"])
+async def test_commands_behind_many_that_are_not_sent_are_sent(
+    monkeypatch: pytest.MonkeyPatch, unusable: str
+) -> None:
+    """A send to many users was cancelled, for example."""
+    monkeypatch.setattr(connection, "_MAX_IN_FLIGHT", 2)
+    async with served(echo) as (server, pipeline):
+        assert await pipeline.submit("ECHO", "connected") == b"connected"
+        sent = [pipeline.submit("ECHO", word) for word in ("1", "2")]
+        word = "\ud800" if unusable == "not encodable" else "cancelled"
+        dropped = [pipeline.submit("ECHO", word) for _ in range(10)]
+        await asyncio.sleep(0)
+        for one in dropped:
+            one.cancel()
+        async with asyncio.timeout(5):
+            assert await asyncio.gather(*sent) == [b"1", b"2"]
+            assert await pipeline.submit("ECHO", "behind") == b"behind"
+        assert server.commands == [b"ECHO connected", b"ECHO 1", b"ECHO 2", b"ECHO behind"]
 
 
 async def test_an_aborted_connection_is_reset_so_that_nothing_arrives_later(

@@ -13,7 +13,7 @@ from bff.cluster.revocations import Revocations
 from bff.cluster.scripts import load
 from bff.connections.close_codes import CloseCode
 from bff.connections.connection import instance_of
-from bff.names import check_connection_id, check_topic, check_user_id
+from bff.names import check_connection_id, check_lists, check_topic, check_user_id
 
 
 class ConnectionControl:
@@ -78,7 +78,11 @@ class ConnectionControl:
         """Close all connections of several users.
 
         Returns the number of addressed connections of each user, in the order of the users.
+
+        Raises:
+            TypeError: `user_ids` is a string instead of a list.
         """
+        check_lists(user_ids=user_ids)
         users = list(dict.fromkeys(user_ids))
         for user_id in users:
             check_user_id(user_id)

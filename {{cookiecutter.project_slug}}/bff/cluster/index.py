@@ -82,7 +82,10 @@ class ConnectionIndex:
         """Whether all connections of this instance were entered under its current lease."""
         self._renewing = asyncio.Lock()
         self._has_dead = asyncio.Event()
-        """Whether a renewal has found expired leases."""
+        """Whether a renewal has found expired leases, or has replaced that of this instance."""
+        self._former: set[str] = set()
+        """Former leases of this instance. Users who connected before it took the next one are
+        listed under them, perhaps after another instance had reaped them or Redis had lost them."""
         self._unregistered: list[Connection] = []
         """Closed connections that may still have an entry."""
         self._has_unregistered = asyncio.Event()
@@ -258,7 +261,7 @@ class ConnectionIndex:
         while True:
             await asyncio.sleep(self._settings.lease_renewal_seconds)
             try:
-                if await self.renew():
+                if await self.renew() or self._former:
                     self._has_dead.set()
                 if has_failed:
                     self._resync_needed.set()
@@ -275,6 +278,7 @@ class ConnectionIndex:
             self._has_dead.clear()
             try:
                 await self.reaper.reap_expired(self.lease.dead)
+                await self._reap_former()
             except UNAVAILABLE as error:
                 logger.warning(
                     "could not remove entries of dead instances, retrying",
@@ -312,6 +316,7 @@ class ConnectionIndex:
                     "lease lost, taking a new one", extra={"instance": self.lease.member}
                 )
             self._is_complete = False
+            self._former.add(self.lease.member)
             await self.lease.take()
             await self.restore(self._registry)
             self._resync_needed.set()
@@ -326,7 +331,13 @@ class ConnectionIndex:
         set of users, which may be incomplete because Redis has lost it.
         """
         await self.remove_unregistered()
+        await self._reap_former()
         await self.reaper.reap(self.lease.member)
+
+    async def _reap_former(self) -> None:
+        for member in tuple(self._former):
+            await self.reaper.reap(member)
+            self._former.discard(member)
 
     @property
     def _users_key(self) -> str:

@@ -17,7 +17,7 @@ from bff.cluster.messenger import Messenger
 from bff.cluster.presence_queue import Claim, PresenceQueue
 from bff.cluster.scripts import load
 from bff.connections.declared_events import EventType
-from bff.names import is_topic
+from bff.names import check_lists, is_topic
 from bff.redis.client import UNAVAILABLE, why
 
 logger = logging.getLogger(__name__)
@@ -74,8 +74,10 @@ class Presence:
         """The connections of each user on all instances; an empty list for an offline user.
 
         Raises:
+            TypeError: `user_ids` is a string instead of a list.
             RedisError, OSError, TimeoutError: Redis is unavailable.
         """
+        check_lists(user_ids=user_ids)
         users = list(dict.fromkeys(user_ids))
         found = await asyncio.gather(*(self._index.connections_of(user_id) for user_id in users))
         return dict(zip(users, found, strict=True))

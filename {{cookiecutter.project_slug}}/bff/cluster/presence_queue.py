@@ -66,7 +66,8 @@ class PresenceQueue:
         return (wait_ms / 1000 if wait_ms >= 0 else float("inf")), claims
 
     async def release(self, claim: Claim) -> None:
-        """Remove a user that was checked, unless it was enqueued again."""
+        """Remove a user that was checked, unless it was enqueued again. The check is repeated if
+        another instance has removed the user: it may have seen a later change."""
         await self._release([self._key], [claim.user_id, claim.score])
 
     async def wait_for_connect(self, seconds: float) -> None:

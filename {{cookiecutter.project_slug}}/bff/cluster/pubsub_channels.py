@@ -23,10 +23,21 @@ class PubSubChannels:
         self._pubsub: Any = None
 
     async def open(self, pubsub: Any) -> None:
-        """Subscribe to all channels on a new connection."""
+        """Subscribe to all channels on a new connection, also to those that are added meanwhile.
+
+        Other tasks use the `PubSub` afterwards. redis-py would open a connection for each request
+        that comes before it has one, and keep only the last of them.
+        """
+        requested: set[str] = set()
+        while requested != (needed := set(self._subscribed)):
+            if added := needed - requested:
+                self._unconfirmed.update(added)
+                await pubsub.subscribe(*added)
+            if dropped := requested - needed:
+                self._unconfirmed.update(dropped)
+                await pubsub.unsubscribe(*dropped)
+            requested = needed
         self._pubsub = pubsub
-        self._unconfirmed.update(self._subscribed.keys())
-        await pubsub.subscribe(*self._subscribed)
 
     def close(self) -> None:
         """The connection is lost, and with it all subscriptions."""
@@ -58,10 +69,10 @@ class PubSubChannels:
         subscribed = self._subscribed.get(name)
         if subscribed is None:
             subscribed = self._subscribed[name] = asyncio.Event()
-            if self._pubsub is not None:
+            if (pubsub := self._connected) is not None:
                 self._unconfirmed[name] += 1
                 with suppress(*UNAVAILABLE):  # the listener gets the same error and reconnects
-                    await self._pubsub.subscribe(name)
+                    await pubsub.subscribe(name)
         await subscribed.wait()
 
     async def unsubscribe_all_but(self, names: Collection[str]) -> None:
@@ -69,7 +80,14 @@ class PubSubChannels:
         dropped = self._subscribed.keys() - names - self._permanent
         for name in dropped:
             del self._subscribed[name]
-        if dropped and self._pubsub is not None:
+        if dropped and (pubsub := self._connected) is not None:
             self._unconfirmed.update(dropped)
             with suppress(*UNAVAILABLE):
-                await self._pubsub.unsubscribe(*dropped)
+                await pubsub.unsubscribe(*dropped)
+
+    @property
+    def _connected(self) -> Any:
+        """The `PubSub` to send a request with; None without a connection. redis-py would connect
+        again for the request, at the same time as the listener, which then opens another one."""
+        connection = self._pubsub and self._pubsub.connection
+        return self._pubsub if connection and connection.is_connected else None

@@ -91,7 +91,12 @@ class PubSubListener:
         await self._subscribed.wait()
 
     async def run(self) -> None:
-        """Receive messages until cancelled; reconnect after each error, with back-off."""
+        """Receive messages until cancelled, and read the control log, which must not depend on
+        pub/sub."""
+        await _run_until_first_ends(self._connect_repeatedly(), self._read_control_log())
+
+    async def _connect_repeatedly(self) -> None:
+        """Receive messages; reconnect after each error, with back-off."""
         delays = backoff_delays(*_RETRY_SECONDS)
         while True:
             try:
@@ -112,9 +117,7 @@ class PubSubListener:
             async with asyncio.timeout(self._stalled_after):
                 await self._channels.open(pubsub)
             self._received_at = asyncio.get_running_loop().time()
-            await _run_until_first_ends(
-                self._receive(pubsub), self._publish_probes(pubsub), self._read_control_log()
-            )
+            await _run_until_first_ends(self._receive(pubsub), self._publish_probes(pubsub))
         finally:
             self._channels.close()
             self._revocations.on_stalled()

@@ -191,6 +191,7 @@ class StreamHub:
         Redis is unavailable or the socket does not drain, the connection is closed: the client
         reconnects with its last position.
         """
+        epoch = None  # the tracker's when the page was requested; unknown for the first page
         try:
             while not _has_left(connection, tracker, catch_up):
                 for offset, text in page.messages:
@@ -199,7 +200,7 @@ class StreamHub:
                         return
                     at = Position(at.epoch, offset)
                     connection.send_frame(Frame(text, {tracker.stream: at}))
-                if self._try_to_go_live(tracker, at, page.tip):
+                if self._try_to_go_live(tracker, at, page.tip, epoch):
                     # If the tracker has not delivered the messages up to here yet, the connection
                     # must not get these twice: `StreamTracker.delivers_to` ends its catching up
                     # after them.
@@ -207,6 +208,7 @@ class StreamHub:
                     if tracker.position == at:
                         del tracker.catching_up[connection]
                     return
+                epoch = tracker.position and tracker.position.epoch
                 page = await self._reader.read(self._streams.keys_of(tracker), at)
                 if not page.complete and not _has_left(connection, tracker, catch_up):
                     at = page.tip
@@ -226,18 +228,24 @@ class StreamHub:
     def _count_gap(self, tracker: StreamTracker) -> None:
         self._metrics.gaps.labels(tracker.stream.partition(":")[0]).inc()
 
-    def _try_to_go_live(self, tracker: StreamTracker, at: Position, tip: Position) -> bool:
+    def _try_to_go_live(
+        self, tracker: StreamTracker, at: Position, tip: Position, epoch: str | None
+    ) -> bool:
         """Return whether all messages after `at` will be delivered live.
 
         Also gives the tracker its position if it has none, and starts a background task that reads
-        the missing messages if the tracker has fallen behind."""
+        the missing messages if the tracker has fallen behind. That may be so if the epochs differ:
+        the epoch of `tip` is the later one if the tracker had its own, `epoch`, before `tip` was
+        requested. Otherwise the connection may be the one that has missed a new epoch: it must read
+        again.
+        """
         if tracker.position is None:
             tracker.position, undelivered = tip, tracker.undelivered
             if undelivered and (undelivered.epoch != tip.epoch or undelivered.offset > tip.offset):
                 self._read_skipped(tracker)
         if at.epoch != tracker.position.epoch:
             self._read_skipped(tracker)
-            return at == tip
+            return at == tip and epoch == tracker.position.epoch
         return at.offset >= tracker.position.offset
 
 

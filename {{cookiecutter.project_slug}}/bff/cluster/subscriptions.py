@@ -129,10 +129,12 @@ class Subscriptions:
 
         Raises:
             Problem: `forbidden`, too many topics; `service_unavailable`, Redis is unavailable;
-                `cancelled`, a topic was unsubscribed meanwhile. With `forbidden` nothing changes;
-                with the others these topics are unsubscribed, also those subscribed before, unless
-                a newer request has subscribed them again.
+                `cancelled`, a topic was unsubscribed meanwhile, or the connection is closed. With
+                `forbidden` nothing changes; with the others these topics are unsubscribed, also
+                those subscribed before, unless a newer request has subscribed them again.
         """
+        if connection.close_code is not None:  # it may have left already, and would not leave again
+            raise _unsubscribed()
         if len(connection.topics | topics.keys()) > self._max_topics:
             raise Problem(
                 Code.FORBIDDEN, f"No more than {self._max_topics} topics for one connection"

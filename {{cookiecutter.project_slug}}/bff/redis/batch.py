@@ -91,14 +91,22 @@ class BatchExecutor:
     async def _execute_by_node(self, cluster: RedisCluster, batch: list[PendingCommand]) -> None:
         await cluster.initialize()
         parts: dict[ClusterNode, list[PendingCommand]] = {}
+        uncovered: Exception | None = None
         for command in batch:
-            node = cluster.get_node_from_key(_key(command))
+            try:
+                node = cluster.get_node_from_key(_key(command))
+            except RedisClusterException as no_node:
+                uncovered = no_node
+                command.fail(_as_redis_error(no_node))
+                continue
             assert node is not None  # noqa: S101
             parts.setdefault(node, []).append(command)
         errors = await asyncio.gather(
             *(self._execute_on_node(cluster, node, part) for node, part in parts.items())
         )
-        for error in filter(None, errors):
+        if uncovered is not None:
+            await self._refresh_slots(cluster, None)
+        for error in filter(None, (*errors, uncovered)):
             raise error
 
     async def _execute_on_node(
@@ -110,18 +118,18 @@ class BatchExecutor:
         except Exception as error:
             fail_all(batch, _as_redis_error(error))
             await node.disconnect_free_connections()
-            await self._refresh_slots(cluster, node)
+            await self._refresh_slots(cluster, node.name)
             return error
         return None
 
-    async def _refresh_slots(self, cluster: RedisCluster, failed: ClusterNode) -> None:
-        """Read the slot map again. redis-py does this after a failed command, but not after a
-        failed pipeline."""
+    async def _refresh_slots(self, cluster: RedisCluster, failed: str | None) -> None:
+        """Read the slot map again: a node has failed, or a slot has none. redis-py does this after
+        a failed command, but not after a failed pipeline."""
         now = asyncio.get_running_loop().time()
         if now - self._refreshed_at > _MIN_REFRESH_SECONDS:
             self._refreshed_at = now
             with suppress(*UNAVAILABLE):
-                await cluster.nodes_manager.initialize(last_failed_node_name=failed.name)
+                await cluster.nodes_manager.initialize(last_failed_node_name=failed)
 
     async def _execute_pipeline(self, batch: list[PendingCommand]) -> None:
         redis: Any = self._redis

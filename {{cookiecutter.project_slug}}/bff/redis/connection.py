@@ -68,11 +68,11 @@ class MultiplexedConnection:
         if self._refusal is not None:
             self._fail_waiting(self._refusal)
         elif connected is not None:
-            if len(connected.writes) >= _MAX_WRITES:
-                return
-            room = _MAX_IN_FLIGHT - len(connected.in_flight)
-            commands = [waiting.popleft() for _ in range(min(room, len(waiting)))]
-            connected.send([command for command in commands if not command.reply.cancelled()])
+            # Again if commands were not sent, cancelled ones for example: they have no reply, which
+            # would cause the next flush.
+            while waiting and (room := connected.room):
+                commands = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+                connected.send([command for command in commands if not command.reply.cancelled()])
         elif self._connecting is None:
             self._connecting = asyncio.create_task(self._connect())
 
@@ -81,6 +81,10 @@ class MultiplexedConnection:
         try:
             connection: Any = self._pool.make_connection()  # type: ignore[no-untyped-call]
             await connection.connect()
+            if connection._writer.is_closing() or connection._reader.at_eof():
+                # Its end would not be reported again.
+                await connection.disconnect(nowait=True)
+                raise RedisConnectionError("the connection was lost")
         except (Exception, asyncio.CancelledError) as error:
             self._connecting = None
             if not isinstance(error, Exception):
@@ -147,6 +151,11 @@ class _Connected(asyncio.Protocol):
         self._watchdog: asyncio.TimerHandle | None = None
         self._transport.set_protocol(self)
 
+    @property
+    def room(self) -> int:
+        """How many commands may be sent now."""
+        return 0 if len(self.writes) >= _MAX_WRITES else _MAX_IN_FLIGHT - len(self.in_flight)
+
     def send(self, commands: list[PendingCommand]) -> None:
         if not self.in_flight:
             self._active_at = self._loop.time()
@@ -175,7 +184,7 @@ class _Connected(asyncio.Protocol):
         replies, in_flight, on_reply = self._replies, self.in_flight, self._on_reply
         writes = self.writes
         replies.feed(data)
-        was_full = len(writes) >= _MAX_WRITES or len(in_flight) >= _MAX_IN_FLIGHT
+        was_full = not self.room
         while in_flight and (reply := replies.gets()) is not False:
             command = in_flight.popleft()
             if command is writes[0]:
