@@ -147,6 +147,39 @@ describe("behind a proxy that breaks WebSockets", () => {
     }
   });
 
+  test("a refused token is replaced once, but work that a service has begun is not repeated", async () => {
+    const outcomes = [];
+    const answer = () => {
+      const outcome = outcomes.shift();
+      if (outcome === undefined) return Response.json("done");
+      if (outcome === "proxy") return new Response("<html>", { status: 401 });
+      return Response.json({ code: "unauthenticated", detail: "no", outcome }, { status: 401 });
+    };
+    const getToken = ({ fresh }) => (fresh ? "fresh" : "cached");
+    const { bff, fallback } = await withStream(
+      {},
+      { "/rpc/orders/place": answer, "/auth/ticket": () => Response.json({ ticket: "t" }) },
+      { getToken },
+    );
+    const tokens = () =>
+      fallback.requests
+        .splice(0)
+        .map(({ url, headers }) => url.pathname.startsWith("/rpc") && headers.Authorization)
+        .filter(Boolean);
+    for (const refused of ["not_sent", "proxy"]) {
+      tokens();
+      outcomes.push(refused);
+      assert.equal(await bff.request("orders", "place"), "done");
+      assert.deepEqual(tokens(), ["Bearer cached", "Bearer fresh"], refused);
+    }
+    for (const begun of ["done", "unknown"]) {
+      outcomes.push(begun);
+      const { code, description, outcome } = await failure(bff.request("orders", "place"));
+      assert.deepEqual([code, description, outcome], ["unauthenticated", "no", begun]);
+      assert.deepEqual(tokens(), ["Bearer cached"]);
+    }
+  });
+
   test("a topic is subscribed by a second stream, and no message is lost or doubled", async () => {
     const { bff, fallback, heard, ready } = await withSecondStream();
     const [before, after] = fallback.streams;
