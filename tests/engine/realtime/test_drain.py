@@ -174,6 +174,24 @@ def test_a_connection_that_was_accepted_during_the_drain_is_drained_too() -> Non
     on_skipping_loop(scenario)
 
 
+def test_a_connection_that_was_accepted_when_all_others_have_their_frame_is_drained_too() -> None:
+    """Its handshake waited for the keys of the identity provider, for Redis or for a policy."""
+
+    async def scenario() -> None:
+        instance = Instance(30)
+        instance.connect(busy=10)
+        draining = asyncio.create_task(instance.draining.drain())
+        await asyncio.sleep(7.2)
+        late = instance.connect()
+        await draining
+        assert late.drained_at is not None
+        assert 7.2 <= late.drained_at <= 7.7
+        assert late.finished_at == late.drained_at + 1
+        assert instance.now() == 14, "it waits for the busy one only"
+
+    on_skipping_loop(scenario)
+
+
 @pytest.mark.parametrize("seconds", [30, 0])
 def test_what_is_busy_after_the_drain_time_and_the_grace_is_closed(
     caplog: pytest.LogCaptureFixture, seconds: int

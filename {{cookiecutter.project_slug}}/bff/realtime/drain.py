@@ -114,21 +114,26 @@ class Draining:
         logger.info("drained", extra={"seconds": round(loop.time() - begun, 1)})
 
     async def _drain_one_by_one(self, begun: float) -> None:
-        """Repeat until all have their `drain` frame: a handshake that had begun may succeed
-        during a pass."""
+        """Repeat until cancelled: a handshake that had begun may succeed during a pass, or when all
+        others have their `drain` frame."""
         loop = asyncio.get_running_loop()
         schedule = self._schedule
         await asyncio.sleep(schedule.unready_seconds)
         ends = begun + schedule.unready_seconds + schedule.spread_seconds
         connections = len(self._registry)
         async with asyncio.TaskGroup() as closing:
-            while remaining := [each for each in self._handlers if not each.drain_sent]:
+            while True:
+                remaining = [each for each in self._handlers if not each.drain_sent]
                 starts = loop.time()
-                interval = min(_MAX_INTERVAL_SECONDS, max(0.0, ends - starts) / len(remaining))
+                interval = min(
+                    _MAX_INTERVAL_SECONDS, max(0.0, ends - starts) / max(1, len(remaining))
+                )
                 for number, handler in enumerate(remaining):
                     await asyncio.sleep(starts + number * interval - loop.time())
                     handler.send_drain(round(schedule.reconnect_delay(connections) * 1000))
                     closing.create_task(self._finish(handler))
+                if not remaining:
+                    await asyncio.sleep(_MAX_INTERVAL_SECONDS)
 
     async def _finish(self, handler: ConnectionHandler) -> None:
         await asyncio.sleep(self._schedule.warning_seconds)
