@@ -216,6 +216,23 @@ describe("behind a proxy that breaks WebSockets", () => {
     });
   }
 
+  test("a topic that the BFF subscribes while a second stream opens is not lost", async () => {
+    const { fallback, heard, ready } = await withSecondStream();
+    const [first, second] = fallback.streams;
+    first.frame("event", { topic: "subscribed", event: { positions: { "topic:t": "topic:t/e/3" } } });
+    await settle();
+    await second.greet({ positions: { user: "user/e/5", "topic:a": "topic:a/e/1" } });
+    await untilStream(fallback, 3);
+    assert.deepEqual([first.signal.aborted, second.signal.aborted], [false, true]);
+    assert.equal(fallback.stream.url.searchParams.get("topics"), "a,t");
+    const positions = { user: "user/e/5", "topic:a": "topic:a/e/1", "topic:t": "topic:t/e/3" };
+    await fallback.stream.greet({ positions, recovered: { user: true, "topic:t": true } });
+    await ready;
+    fallback.stream.event("topic:t/e/4");
+    await settle();
+    assert.deepEqual(heard, [null, "topic:t/e/4"], "no gap");
+  });
+
   test("a topic that is refused leaves the stream as it is", async () => {
     const problem = { code: "not_found", detail: "There is no topic a", outcome: "not_sent" };
     const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });

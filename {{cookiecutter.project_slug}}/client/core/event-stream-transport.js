@@ -114,10 +114,12 @@ export class EventStreamTransport {
       if (traceId !== null) this.#needs.reply(traceId, error);
     };
     const before = this.#needs.since();
+    const known = new Set([...this.#needs.topics(), ...topics]);
     const onHello = (/** @type {string} */ text) => {
       const hello = JSON.parse(text).payload.event;
-      if (isOvertaken(hello, before, this.#needs.since())) {
-        this.#replace(topics, traceId);
+      const more = [...this.#needs.topics()].filter((topic) => !known.has(topic));
+      if (more.length > 0 || isOvertaken(hello, before, this.#needs.since())) {
+        this.#replace([...topics, ...more], traceId);
         return;
       }
       this.#stream.abort();
