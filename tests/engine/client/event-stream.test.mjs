@@ -233,6 +233,23 @@ describe("behind a proxy that breaks WebSockets", () => {
     assert.deepEqual(heard, [null, "topic:t/e/4"], "no gap");
   });
 
+  test("a topic that the page follows when a second stream reports a gap ends no stream", async () => {
+    const page = withPage();
+    const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });
+    let following;
+    bff.onGap(() => (following ??= bff.follow("b", () => {})));
+    page.happens("online");
+    await untilStream(fallback, 2);
+    const second = fallback.stream;
+    await second.greet({ positions: { user: "user/f/1" }, recovered: { user: false } });
+    await untilStream(fallback, 3);
+    assert.equal(second.signal.aborted, false, "the third one may be refused");
+    const { stream } = fallback;
+    bff.close();
+    await failure(following.ready);
+    assert.deepEqual([second.signal.aborted, stream.signal.aborted], [true, true]);
+  });
+
   test("a topic that is refused leaves the stream as it is", async () => {
     const problem = { code: "not_found", detail: "There is no topic a", outcome: "not_sent" };
     const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });

@@ -110,7 +110,7 @@ export class EventStreamTransport {
     this.#next?.abort();
     const control = (this.#next = new AbortController());
     const reply = (/** @type {ErrorFacts | null} */ error) => {
-      this.#next = null;
+      if (this.#next === control) this.#next = null;
       if (traceId !== null) this.#needs.reply(traceId, error);
     };
     const before = this.#needs.since();
@@ -124,6 +124,7 @@ export class EventStreamTransport {
       }
       this.#stream.abort();
       this.#stream = control;
+      this.#next = null; // what follows may open another one
       this.listener.onReplaced(hello);
       reply(null);
     };
