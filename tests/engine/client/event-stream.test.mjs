@@ -233,6 +233,24 @@ describe("behind a proxy that breaks WebSockets", () => {
     assert.deepEqual(heard, [null, "topic:t/e/4"], "no gap");
   });
 
+  test("a second stream takes requests again that waited because the first was drained", async () => {
+    const { bff, fallback, ready } = await withSecondStream();
+    const [first, second] = fallback.streams;
+    fallback.answers["/rpc/orders/place"] = () => Response.json("done");
+    first.frame("drain", { reconnect_after_ms: 250 });
+    await settle();
+    const requests = [bff.request("orders", "place")];
+    await settle();
+    assert.equal(fallback.requests.length, 2, "not sent yet");
+    await second.greet({ positions: { user: "user/e/5", "topic:a": "topic:a/e/1" } });
+    await ready;
+    requests.push(bff.request("orders", "place"));
+    let results;
+    Promise.all(requests).then((all) => (results = all));
+    await until(() => results);
+    assert.deepEqual(results, ["done", "done"]);
+  });
+
   test("a topic that the page follows when a second stream reports a gap ends no stream", async () => {
     const page = withPage();
     const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });
