@@ -268,6 +268,21 @@ describe("behind a proxy that breaks WebSockets", () => {
     assert.deepEqual([second.signal.aborted, stream.signal.aborted], [true, true]);
   });
 
+  for (const name of ["", "a,b"]) {
+    test(`a name that is not a topic is refused, as on a socket (${name || "empty"})`, async () => {
+      const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });
+      const good = bff.follow("a", () => {}).ready;
+      await untilStream(fallback, 2);
+      const { ready } = bff.follow(name, () => {});
+      const positions = { user: "user/e/5", "topic:a": "topic:a/e/1" };
+      await fallback.stream.greet({ positions, recovered: { user: true } });
+      await good;
+      const { code, outcome } = await failure(ready);
+      assert.deepEqual([code, outcome], ["invalid_params", "not_sent"]);
+      assert.equal(fallback.streams.length, 2, "no stream is opened for it");
+    });
+  }
+
   test("a topic that is refused leaves the stream as it is", async () => {
     const problem = { code: "not_found", detail: "There is no topic a", outcome: "not_sent" };
     const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });
