@@ -49,6 +49,26 @@ async def test_every_act_of_an_administrator_is_recorded(bff: RunningBff) -> Non
     assert [entry["action"] for entry in older] == ["token_revoked", "session_revoked"]
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("before", "\0"),
+        ("before", "x" * 37),
+        ("action", "\0"),
+        ("action", "x" * 65),
+        ("since", "0001-01-01T00:00:00+14:00"),
+        ("until", "9999-12-31T23:59:59-14:00"),
+    ],
+)
+async def test_what_the_database_cannot_compare_is_refused(
+    bff: RunningBff, name: str, value: str
+) -> None:
+    async with bff.http("carol", ["admin"]) as http:
+        response = await http.get("/admin/audit", params={name: value})
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_params")
+    assert name in response.json()["detail"]
+
+
 async def test_an_act_that_fails_is_recorded_as_failed(
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -609,6 +609,12 @@ describe("a request", () => {
     assert.deepEqual([code, outcome, retryable], ["timeout", "unknown", false]);
   });
 
+  test("without an end asks for the longest time, which the server limits", async () => {
+    const { bff } = await openClient();
+    bff.request("orders", "list", {}, { timeoutMs: Infinity });
+    assert.equal(socket().sent[0].payload.timeout_ms, 2 ** 31 - 1);
+  });
+
   test("is cancelled at the server too", async () => {
     const { bff } = await openClient();
     const control = new AbortController();

@@ -147,6 +147,39 @@ describe("behind a proxy that breaks WebSockets", () => {
     }
   });
 
+  test("a refused token is replaced once, but work that a service has begun is not repeated", async () => {
+    const outcomes = [];
+    const answer = () => {
+      const outcome = outcomes.shift();
+      if (outcome === undefined) return Response.json("done");
+      if (outcome === "proxy") return new Response("<html>", { status: 401 });
+      return Response.json({ code: "unauthenticated", detail: "no", outcome }, { status: 401 });
+    };
+    const getToken = ({ fresh }) => (fresh ? "fresh" : "cached");
+    const { bff, fallback } = await withStream(
+      {},
+      { "/rpc/orders/place": answer, "/auth/ticket": () => Response.json({ ticket: "t" }) },
+      { getToken },
+    );
+    const tokens = () =>
+      fallback.requests
+        .splice(0)
+        .map(({ url, headers }) => url.pathname.startsWith("/rpc") && headers.Authorization)
+        .filter(Boolean);
+    for (const refused of ["not_sent", "proxy"]) {
+      tokens();
+      outcomes.push(refused);
+      assert.equal(await bff.request("orders", "place"), "done");
+      assert.deepEqual(tokens(), ["Bearer cached", "Bearer fresh"], refused);
+    }
+    for (const begun of ["done", "unknown"]) {
+      outcomes.push(begun);
+      const { code, description, outcome } = await failure(bff.request("orders", "place"));
+      assert.deepEqual([code, description, outcome], ["unauthenticated", "no", begun]);
+      assert.deepEqual(tokens(), ["Bearer cached"]);
+    }
+  });
+
   test("a topic is subscribed by a second stream, and no message is lost or doubled", async () => {
     const { bff, fallback, heard, ready } = await withSecondStream();
     const [before, after] = fallback.streams;
@@ -180,6 +213,73 @@ describe("behind a proxy that breaks WebSockets", () => {
       fallback.stream.event("user/f/3");
       await settle();
       assert.deepEqual(heard, [{ user: "user/f/1" }, "user/f/2", "user/f/3"]);
+    });
+  }
+
+  test("a topic that the BFF subscribes while a second stream opens is not lost", async () => {
+    const { fallback, heard, ready } = await withSecondStream();
+    const [first, second] = fallback.streams;
+    first.frame("event", { topic: "subscribed", event: { positions: { "topic:t": "topic:t/e/3" } } });
+    await settle();
+    await second.greet({ positions: { user: "user/e/5", "topic:a": "topic:a/e/1" } });
+    await untilStream(fallback, 3);
+    assert.deepEqual([first.signal.aborted, second.signal.aborted], [false, true]);
+    assert.equal(fallback.stream.url.searchParams.get("topics"), "a,t");
+    const positions = { user: "user/e/5", "topic:a": "topic:a/e/1", "topic:t": "topic:t/e/3" };
+    await fallback.stream.greet({ positions, recovered: { user: true, "topic:t": true } });
+    await ready;
+    fallback.stream.event("topic:t/e/4");
+    await settle();
+    assert.deepEqual(heard, [null, "topic:t/e/4"], "no gap");
+  });
+
+  test("a second stream takes requests again that waited because the first was drained", async () => {
+    const { bff, fallback, ready } = await withSecondStream();
+    const [first, second] = fallback.streams;
+    fallback.answers["/rpc/orders/place"] = () => Response.json("done");
+    first.frame("drain", { reconnect_after_ms: 250 });
+    await settle();
+    const requests = [bff.request("orders", "place")];
+    await settle();
+    assert.equal(fallback.requests.length, 2, "not sent yet");
+    await second.greet({ positions: { user: "user/e/5", "topic:a": "topic:a/e/1" } });
+    await ready;
+    requests.push(bff.request("orders", "place"));
+    let results;
+    Promise.all(requests).then((all) => (results = all));
+    await until(() => results);
+    assert.deepEqual(results, ["done", "done"]);
+  });
+
+  test("a topic that the page follows when a second stream reports a gap ends no stream", async () => {
+    const page = withPage();
+    const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });
+    let following;
+    bff.onGap(() => (following ??= bff.follow("b", () => {})));
+    page.happens("online");
+    await untilStream(fallback, 2);
+    const second = fallback.stream;
+    await second.greet({ positions: { user: "user/f/1" }, recovered: { user: false } });
+    await untilStream(fallback, 3);
+    assert.equal(second.signal.aborted, false, "the third one may be refused");
+    const { stream } = fallback;
+    bff.close();
+    await failure(following.ready);
+    assert.deepEqual([second.signal.aborted, stream.signal.aborted], [true, true]);
+  });
+
+  for (const name of ["", "a,b"]) {
+    test(`a name that is not a topic is refused, as on a socket (${name || "empty"})`, async () => {
+      const { bff, fallback } = await withStream({ positions: { user: "user/e/5" } });
+      const good = bff.follow("a", () => {}).ready;
+      await untilStream(fallback, 2);
+      const { ready } = bff.follow(name, () => {});
+      const positions = { user: "user/e/5", "topic:a": "topic:a/e/1" };
+      await fallback.stream.greet({ positions, recovered: { user: true } });
+      await good;
+      const { code, outcome } = await failure(ready);
+      assert.deepEqual([code, outcome], ["invalid_params", "not_sent"]);
+      assert.equal(fallback.streams.length, 2, "no stream is opened for it");
     });
   }
 

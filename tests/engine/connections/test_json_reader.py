@@ -77,6 +77,12 @@ def test_other_texts_have_no_trace_id(text: str) -> None:
     assert type_and_trace_id(text) == (None, None)
 
 
+@pytest.mark.parametrize("start", ["", "[[[],", "[[[]],[[", '{"payload":{"a":{},"b":'])
+@pytest.mark.parametrize("opening", ["[", '{"a":', '[{"x\\"]":'])
+def test_a_deep_text_that_does_not_end_has_no_trace_id(start: str, opening: str) -> None:
+    assert type_and_trace_id(start + opening * 5000) == (None, None)
+
+
 @pytest.mark.parametrize(
     ("trace_id", "is_repeated"),
     [

@@ -16,9 +16,10 @@ from bff.auth.oidc.provider import MEMORY_ISSUER
 from bff.auth.session_key import SessionKey
 from bff.auth.session_tokens import Tokens
 from bff.auth.sessions import SignIn
+from bff.endpoints import backchannel_logout
 from bff.errors import Code, Problem
 from bff.settings import Settings
-from bff.testing import RunningBff, run
+from bff.testing import RunningBff, run, until
 from bff.testing.plugin import SECRET
 from jose import jwt
 from redis.exceptions import ConnectionError as RedisConnectionError
@@ -194,6 +195,41 @@ async def test_a_token_can_be_sent_again_when_redis_failed(
         patch.setattr(bff.engine.revocations, "revoke_provider_session", fail)
         assert (await send(bff, token)).status_code == 503
     assert (await send(bff, token)).status_code == 200
+
+
+@pytest.mark.parametrize("command", ["SET", "DEL"])
+async def test_a_token_can_be_sent_again_when_the_answers_of_redis_were_lost(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    """Redis has marked the token as used, and the BFF does not know it, or cannot take it back."""
+    monkeypatch.setattr(backchannel_logout, "_CLAIM_SECONDS", 1)
+    pipeline = bff.engine.cluster.pipeline
+    submit, lost = pipeline.submit, asyncio.get_running_loop().create_future()
+    lost.set_exception(RedisConnectionError())
+    lost.exception()
+    token = signed()
+
+    def submit_and_lose(*args: Any, **options: Any) -> asyncio.Future[Any]:
+        if ":logout:" not in str(args[1]) or args[0] not in (command, "DEL"):
+            return submit(*args, **options)
+        if args[0] == "SET":
+            submit(*args, **options)
+        return lost
+
+    async def fail(_: str) -> None:
+        raise RedisConnectionError
+
+    async with two_sessions(bff) as (first, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(pipeline, "submit", submit_and_lose)
+            patch.setattr(bff.engine.revocations, "revoke_provider_session", fail)
+            assert (await send(bff, token)).status_code == 503
+
+        async def is_accepted() -> bool:
+            return (await send(bff, token)).status_code == 200
+
+        await until(is_accepted)
+        assert await first.closed() == 4505
 
 
 async def test_administrators_can_read_what_the_provider_ended_and_what_it_could_not(

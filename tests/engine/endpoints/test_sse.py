@@ -316,6 +316,24 @@ async def test_temporary_failures_end_a_stream_so_that_browsers_reconnect(
         assert source.retry >= 5000
 
 
+class TestTheLimitOfRequests:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"max_requests_per_user": 1})
+
+    async def test_running_requests_do_not_end_a_page_for_good(self, bff: RunningBff) -> None:
+        """`EventSource` and the client take 429 for too many connections, and give up."""
+        headers = signed_in(bff, "alice", "prices")
+        bff.engine.dispatcher._in_flight.enter("alice")
+        async with bff.event_stream(headers, topics="prices.tea") as source:
+            assert source.response.status_code == 200
+            assert await source.closed() == CloseCode.TOO_MANY_REQUESTS
+            assert source.retry is not None
+            assert source.retry >= 5000
+        async with bff.event_stream(headers) as source:
+            assert (await source.receive())["payload"]["topic"] == "hello"
+
+
 async def test_an_unavailable_redis_ends_a_stream(
     bff: RunningBff, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -236,6 +236,26 @@ def test_a_flow_is_read_in_the_browser_that_began_it(
     assert list(jar) == [of_first]
 
 
+@pytest.mark.parametrize("path", ["/", "/" + "a" * 999], ids=["short", "longest"])
+def test_sign_ins_that_were_begun_leave_room_in_the_cookie_header(
+    settings: Settings, path: str
+) -> None:
+    """Proxies refuse every request whose header of cookies is larger than 8 KB, and another page
+    can begin sign-ins."""
+    cookies, jar = FlowCookies(settings), dict[str, str]()
+    for _ in range(20):
+        flow, response = LoginFlow.begin(path, CALLBACK, "s" * 22), Response()
+        cookies.set(request(jar), response, flow, secure=True)
+        for line in response.headers.getlist("set-cookie"):
+            for one in SimpleCookie(line).values():
+                jar[one.key] = one.value
+                if one["max-age"] == "0":
+                    del jar[one.key]
+        (header,) = request(jar).headers.getlist("cookie")
+        assert len(header) < 6_500
+        assert cookies.read(request(jar), flow.state, secure=True) == flow
+
+
 def test_instances_with_the_same_secret_read_each_others_flows(
     settings: Settings, tmp_path: Path
 ) -> None:

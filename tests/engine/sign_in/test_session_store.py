@@ -92,6 +92,33 @@ async def test_a_user_has_a_list_of_the_newest_sessions(
     assert listed[0].user_agent == "x" * 200, "no more of it is stored"
 
 
+async def test_a_session_that_lives_does_not_end_for_those_that_have_ended(
+    redis: RedisClient, settings: Settings, clock: Clock
+) -> None:
+    changed = settings.model_copy(update={"max_sessions_per_user": 2})
+    store, began = SessionStore(AutoPipeline(redis), changed), clock.now
+    oldest = await create(store)
+    for clock.now in (began + 1, began + 2):
+        idle, superfluous = await store.create(ALICE)
+        assert superfluous == []
+        await redis.delete(f"{settings.prefix}:session:{idle.sid}")  # as if it had expired
+    assert await sids(store) == [oldest.sid]
+
+
+async def test_the_provider_ends_a_session_after_which_many_others_have_begun_and_ended(
+    redis: RedisClient, settings: Settings, clock: Clock
+) -> None:
+    """The browser keeps its session at the provider, and each new sign-in ends the previous one."""
+    changed = settings.model_copy(update={"max_sessions_per_user": 2})
+    store, began = SessionStore(AutoPipeline(redis), changed), clock.now
+    oldest = await create(store)
+    for clock.now in (began + 1, began + 2, began + 3):
+        await store.end_session((await create(store)).sid)
+    assert await sids(store) == [oldest.sid]
+    assert oldest.sid in await store.end_provider_session("p-1")
+    assert await store.alive([oldest.sid]) == [False]
+
+
 async def test_a_session_ends_at_its_end_although_redis_still_has_it(
     store: SessionStore, settings: Settings, clock: Clock
 ) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 
 import orjson
 
@@ -118,11 +118,10 @@ class SessionStore:
         name = self._key(key.sid)
         pairs = chain.from_iterable(fields.items())
         await self._create([name], [self._idle_seconds, *pairs])
-        limit = self._settings.max_sessions_per_user
-        listed = self._add_to(self._user_key(sign_in.user_id), details, limit)
+        superfluous = await self._add_to(self._user_key(sign_in.user_id), details)
         if sign_in.provider_sid:
-            await self._add_to(self._provider_key(sign_in.provider_sid), details, limit)
-        return key, [sid.decode() for sid in await listed]
+            await self._add_to(self._provider_key(sign_in.provider_sid), details)
+        return key, superfluous
 
     async def load(self, key: SessionKey) -> Caller | None:
         """The caller of a session, whose idle time begins again; None if it has ended.
@@ -230,9 +229,18 @@ class SessionStore:
             for details in await asyncio.gather(*read)
         ]
 
-    def _add_to(self, name: str, details: SessionDetails, limit: int) -> asyncio.Future[Any]:
+    async def _add_to(self, name: str, details: SessionDetails) -> list[str]:
+        """Add a session to a list. Returns the oldest ids that it no longer holds. If it is full,
+        the sessions that have ended are removed from it first."""
+        limit = self._settings.max_sessions_per_user
+        sids = [sid.decode() for sid in await self._pipeline.submit("ZRANGE", name, 0, -1)]
+        if len(sids) >= limit:
+            living = zip(sids, await self.alive(sids), strict=True)
+            if ended := [sid for sid, lives in living if not lives]:
+                await self._pipeline.submit("ZREM", name, *ended)
         seconds = self._settings.max_session_seconds
-        return self._add([name], [details.sid, details.created_at, seconds, limit])
+        oldest = await self._add([name], [details.sid, details.created_at, seconds, limit])
+        return [sid.decode() for sid in oldest]
 
     def _key(self, sid: str) -> str:
         """hash: details, caller and tokens of a session. Expires when it was idle for too long."""

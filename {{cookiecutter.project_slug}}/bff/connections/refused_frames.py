@@ -52,7 +52,8 @@ def _read(text: str) -> Any:
 
 
 def _without_depth(text: str) -> str:
-    """The text with 0 in place of every object and array below `_SHALLOW`."""
+    """The text with 0 in place of every object and array below `_SHALLOW`. One that does not end is
+    replaced too."""
     parts: list[str] = []
     depth = kept_to = 0
     for token in _TOKEN.finditer(text):
@@ -64,7 +65,9 @@ def _without_depth(text: str) -> str:
             depth -= 1
             if depth == _SHALLOW:
                 kept_to = token.end()
-    return "".join((*parts, text[kept_to:]))
+    if depth <= _SHALLOW:
+        parts.append(text[kept_to:])
+    return "".join(parts)
 
 
 def _can_be_repeated(trace_id: Any) -> TypeGuard[str]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime, BaseModel, ConfigDict
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict
 from starlette.requests import HTTPConnection
 
 from bff.audit.log import AuditLog, AuditOutcome, Detail
@@ -17,6 +17,17 @@ from bff.names import UserId
 from bff.problems import responses
 
 router = APIRouter()
+
+
+def _in_utc(time: datetime) -> datetime:
+    """The same time in UTC. At the ends of the calendar there may be none."""
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("not a time between the years 1 and 9999 in UTC") from None
+
+
+_Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 class Audit:
@@ -110,14 +121,14 @@ class AuditRecord(BaseModel):
 async def read_audit(
     bff: BffDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    before: Annotated[str | None, Query(max_length=36)] = None,
-    action: Annotated[str | None, Query(max_length=64)] = None,
+    before: Annotated[UserId | None, Query(max_length=36)] = None,
+    action: Annotated[UserId | None, Query(max_length=64)] = None,
     outcome: AuditOutcome | None = None,
     actor: UserId | None = None,
     user: UserId | None = None,
     session: UserId | None = None,
-    since: AwareDatetime | None = None,
-    until: AwareDatetime | None = None,
+    since: _Time | None = None,
+    until: _Time | None = None,
 ) -> list[AuditRecord]:
     """Who did what, the newest first. For the next page, pass the id of the last one as `before`.
     `since` is the first time, `until` the first one that is left out."""

@@ -37,6 +37,11 @@ _BODY: Final = {
 }
 
 
+_CLAIM_SECONDS: Final = 10
+"""How long a logout token that is being handled cannot be used by another request. To end sessions
+twice would change nothing."""
+
+
 class _Issuer(NamedTuple):
     """Whose logout tokens are accepted."""
 
@@ -124,19 +129,23 @@ async def _once(bff: Bff, logout: Logout) -> None:
         LogoutRefused: the token was used before.
         RedisError, OSError, TimeoutError: Redis is unavailable.
 
-    After any failure the token can be used again.
+    After any failure the token can be used again: at once, or after `_CLAIM_SECONDS` if Redis could
+    not be told. It is marked as used only when the sessions have ended.
     """
     pipeline = bff.cluster.pipeline
     digest = hashlib.sha256(logout.token_id.encode()).hexdigest()
     key = f"{bff.settings.prefix}:logout:{digest}"
     seconds = MAX_AGE_SECONDS + 2 * int(bff.settings.jwt_leeway_seconds) + 1
-    if await pipeline.submit("SET", key, "1", "NX", "EX", seconds) is None:
-        raise LogoutRefused("used before")
     try:
+        if await pipeline.submit("SET", key, "1", "NX", "EX", _CLAIM_SECONDS) is None:
+            raise LogoutRefused("used before")
         if logout.session_id is not None:
             await bff.revocations.revoke_provider_session(logout.session_id)
         elif logout.user_id is not None:
             await bff.revocations.revoke_user(logout.user_id, logout.issued_at)
+        await pipeline.submit("SET", key, "1", "EX", seconds)
+    except LogoutRefused:
+        raise
     except BaseException:
-        pipeline.submit("DEL", key)  # not awaited: a key that is not deleted expires
+        pipeline.submit("DEL", key)  # not awaited: the claim expires
         raise

@@ -186,9 +186,12 @@ async def events(
         return _closed_stream(CloseCode.TOO_MANY_REQUESTS, problem.description)
     try:
         caller = await bff.authenticator.authenticate_stream(request)
-        await bff.dispatcher.check_topics(caller, topic_list)
+        if topic_list:
+            await bff.dispatcher.check_topics(caller, topic_list)
     except Problem as problem:
         log_refused(request, problem)
+        if problem.status == Code.TOO_MANY_IN_FLIGHT.status:
+            return _closed_stream(CloseCode.TOO_MANY_REQUESTS, problem.description)
         if problem.status < Code.SERVICE_UNAVAILABLE.status:
             raise
         return _closed_stream(CloseCode.SERVER_ERROR, problem.description)

@@ -4,7 +4,7 @@
 /** @import { Transport } from "./types.js" */
 
 import { BffError } from "./errors.js";
-import { Timers, deferred, ignore } from "./promises.js";
+import { MAX_TIMER_MS, Timers, deferred, ignore } from "./promises.js";
 
 /** Once a call is sent, wait this much longer than its timeout: the BFF's error says more. */
 const GRACE_MS = 1_000;
@@ -55,7 +55,7 @@ export class Calls {
     const { timeoutMs = this.#limits.requestTimeoutMs, signal } = options;
     if (!(timeoutMs > 0)) throw new RangeError("timeoutMs must be more than 0");
     const traceId = String((this.#count += 1));
-    const deadline = performance.now() + timeoutMs;
+    const deadline = performance.now() + Math.min(timeoutMs, MAX_TIMER_MS);
     /** @type {Call} */
     const call = {
       ...{ type, payload, traceId, deadline, signal, onResult },

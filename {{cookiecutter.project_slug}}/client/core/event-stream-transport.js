@@ -73,18 +73,17 @@ export class EventStreamTransport {
       this.#post(trace_id, call, type === "command", control.signal);
       return control;
     }
-    if (type === "subscribe" || type === "unsubscribe") {
+    const refuse = (/** @type {ErrorFacts["code"]} */ code, description = "") =>
+      this.#needs.reply(trace_id, { code, description, outcome: "not_sent" });
+    if (type === "subscribe" && topics.some(isNoTopic)) {
+      refuse("invalid_params", "A topic is empty or has a comma");
+    } else if (type === "subscribe" || type === "unsubscribe") {
       const all = new Set(this.#needs.topics());
       for (const { topic } of type === "subscribe" ? topics : []) all.add(topic);
       for (const topic of type === "unsubscribe" ? topics : []) all.delete(topic);
       this.#replace([...all], trace_id);
     } else {
-      const description = "Not possible while the WebSocket is not available";
-      this.#needs.reply(trace_id, {
-        code: "service_unavailable",
-        description,
-        outcome: "not_sent",
-      });
+      refuse("service_unavailable", "Not possible while the WebSocket is not available");
     }
     return true;
   }
@@ -110,18 +109,21 @@ export class EventStreamTransport {
     this.#next?.abort();
     const control = (this.#next = new AbortController());
     const reply = (/** @type {ErrorFacts | null} */ error) => {
-      this.#next = null;
+      if (this.#next === control) this.#next = null;
       if (traceId !== null) this.#needs.reply(traceId, error);
     };
     const before = this.#needs.since();
+    const known = new Set([...this.#needs.topics(), ...topics]);
     const onHello = (/** @type {string} */ text) => {
       const hello = JSON.parse(text).payload.event;
-      if (isOvertaken(hello, before, this.#needs.since())) {
-        this.#replace(topics, traceId);
+      const more = [...this.#needs.topics()].filter((topic) => !known.has(topic));
+      if (more.length > 0 || isOvertaken(hello, before, this.#needs.since())) {
+        this.#replace([...topics, ...more], traceId);
         return;
       }
       this.#stream.abort();
       this.#stream = control;
+      this.#next = null; // what follows may open another one
       this.listener.onReplaced(hello);
       reply(null);
     };
@@ -189,6 +191,15 @@ export class EventStreamTransport {
       reply(traceId, { code: "connection_lost", description, outcome: "unknown", cause });
     }
   }
+}
+
+/**
+ * In a URL it would stand for no topic, or for several.
+ *
+ * @param {{ topic: string }} asked
+ */
+function isNoTopic({ topic }) {
+  return topic === "" || topic.includes(",");
 }
 
 /** @param {Response} response */

@@ -40,16 +40,17 @@ export class Http {
   }
 
   /**
-   * As `fetch`, but a refused token is replaced by a fresh one, once: a response with 401 means
-   * that nothing was done.
+   * As `fetch`, but a refused token is replaced by a fresh one, once. Not if a service has refused
+   * the caller: it has begun its work, which must not be done twice.
    *
    * @param {string} path
    * @param {RequestOptions} [options]
    */
   async send(path, options = {}) {
     const response = await this.#fetch(path, options, false);
-    const isRefused = response.status === 401 && this.#getToken !== undefined;
-    return isRefused ? this.#fetch(path, options, true) : response;
+    if (response.status !== 401 || this.#getToken === undefined) return response;
+    const { outcome = "not_sent" } = await problemOf(response.clone());
+    return outcome === "not_sent" ? this.#fetch(path, options, true) : response;
   }
 
   /**

@@ -116,6 +116,7 @@ export class Link {
 
   /** @param {Session} hello */
   onReplaced(hello) {
+    this.drainMs = null; // the stream that was drained is gone
     this.#client.onReplaced(hello);
     if (this.#isOpen) this.#startRenewal();
   }

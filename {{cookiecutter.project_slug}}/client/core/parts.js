@@ -74,7 +74,9 @@ export class Parts {
   /** @param {Session} hello */
   onReplaced(hello) {
     const { positions, recovered } = this.connection.renew(hello);
-    this.inbox.gap(this.inbox.positions.startAt(positions, recovered));
+    const missed = this.inbox.positions.startAt(positions, recovered);
+    this.calls.sendWaiting();
+    this.inbox.gap(missed);
   }
 
   onLost() {

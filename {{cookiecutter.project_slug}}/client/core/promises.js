@@ -1,7 +1,7 @@
 /** Timers by name, and promises that are settled from outside. */
 
 /** The longest delay of `setTimeout`: a longer one would fire at once. */
-const MAX_TIMER_MS = 2 ** 31 - 1;
+export const MAX_TIMER_MS = 2 ** 31 - 1;
 
 export class Timers {
   /** @type {Map<string, ReturnType<typeof setTimeout>>} */

@@ -23,8 +23,9 @@ from bff.settings import Settings
 FLOW_SECONDS: Final = 600
 """How long a user may take to sign in."""
 _MAX_FLOWS: Final = 8
-"""Sign-ins that a browser may have begun; at the next one their cookies are deleted. Every request
-sends all of them."""
+_MAX_BYTES: Final = 6_000
+"""Sign-ins that a browser may have begun, and the size of their cookies; at the next one these are
+deleted. Every request sends all of them, and many proxies allow 8 KB for cookies."""
 _NAME: Final = "bff-login-"
 _MAX_PATH: Final = 1000
 
@@ -66,12 +67,20 @@ class FlowCookies:
     ) -> None:
         """Store a flow in the browser. SameSite=Lax: the callback is a navigation from the site of
         the provider."""
-        names = [name for name in connection.cookies if name.startswith(_prefix(secure))]
-        for name in names if len(names) >= _MAX_FLOWS else ():
-            _delete(response, name, secure=secure)
+        begun = {
+            name: value
+            for name, value in connection.cookies.items()
+            if name.startswith(_prefix(secure))
+        }
+        name = _name(flow.state, secure)
+        value = self._cipher.encrypt(orjson.dumps(asdict(flow))).decode()
+        size = sum(len(one) + len(begun[one]) for one in begun) + len(name) + len(value)
+        if len(begun) >= _MAX_FLOWS or size > _MAX_BYTES:
+            for one in begun:
+                _delete(response, one, secure=secure)
         response.set_cookie(
-            _name(flow.state, secure),
-            self._cipher.encrypt(orjson.dumps(asdict(flow))).decode(),
+            name,
+            value,
             max_age=FLOW_SECONDS,
             path="/",
             secure=secure,
