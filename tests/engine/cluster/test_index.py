@@ -551,6 +551,18 @@ async def test_any_number_of_entries_is_restored_and_removed(
     assert a.context.users_to_compare >= set(users[1:]), "a late write may restore an entry"
 
 
+async def test_any_number_of_entries_is_reaped(
+    start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bff.cluster.reaper._BATCH", 2)
+    a, b = await start(), await start()
+    users = [(await b.join(f"user-{number}")).user_id for number in range(5)]
+    await expire(b)
+    await reap(a)
+    assert [await redis.exists(a.index._keys.connections(user)) for user in users] == [0] * 5
+    assert a.metric("bff_entries_reaped_total") == 5
+
+
 async def test_a_connect_fails_if_its_user_could_not_be_listed_for_the_reaper(
     start: StartInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,6 +61,24 @@ async def test_in_a_method(browser: Browser, method: str) -> None:
     assert (answer["result"], answer["error"]) == (True, None)
 
 
+class MySettings(Settings):
+    """The settings of an app, which are those of the engine and its own."""
+
+    greeting: str = "hello"
+
+
+async def test_the_settings_class_of_the_app(settings: Settings) -> None:
+    mine = RealtimeRouter()
+
+    @mine.method("mine.greet")
+    async def greet(settings: MySettings) -> str:
+        return settings.greeting
+
+    own = MySettings(**settings.model_dump())
+    async with run(create_app(own, mine)) as bff, bff.browser() as browser:
+        assert (await browser.request("mine", "greet"))["result"] == "hello"
+
+
 async def test_in_the_check_of_an_exposed_method(browser: Browser) -> None:
     assert (await browser.request("echo", "shout"))["error"] is None
 

@@ -133,6 +133,7 @@ class Detaching(Site):
 async def test_a_detached_socket_passes_on_what_came_before_and_outlives_its_endpoint() -> None:
     site = Detaching()
     await site.receives(request("GET /ws HTTP/1.1") + masked(1, b"text") + masked(2, b"bytes"))
+    assert len(site.state.tasks) == 1, "the server awaits it when it stops"
     site.may_detach.set()
     await site.settle()
     (socket,) = site.state.connections
