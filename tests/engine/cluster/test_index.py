@@ -505,6 +505,33 @@ async def test_the_lease_is_renewed_while_dead_instances_are_reaped(
     task.cancel()
 
 
+async def test_a_dead_instance_is_reaped_once_however_long_that_takes(
+    start: StartInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = await start(), await start()
+    await expire(b)
+    reaped: list[tuple[str, ...]] = []
+    may_go_on = asyncio.Event()
+    reap_expired = a.index.reaper.reap_expired
+
+    async def slowly(members: tuple[str, ...]) -> None:
+        reaped.append(members)
+        await may_go_on.wait()
+        await reap_expired(members)
+
+    monkeypatch.setattr(a.index.reaper, "reap_expired", slowly)
+    task = asyncio.create_task(a.index.run())
+    await until(lambda: bool(reaped))
+    for last in (False, True):  # a renewal while it is reaped, and one after it
+        a.index.lease_error = "until the next renewal"
+        await until(lambda: not a.index.lease_error)
+        if not last:
+            may_go_on.set()
+            await until(lambda: not a.index._has_dead.is_set())
+    assert [member for members in reaped for member in members] == [b.index.lease.member]
+    task.cancel()
+
+
 async def test_a_lease_outlives_the_restoring_of_all_entries(
     start: StartInstance, redis: RedisClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

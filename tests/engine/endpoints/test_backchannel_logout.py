@@ -307,3 +307,24 @@ async def test_the_provider_ends_the_sessions_of_cookies(settings: Settings) -> 
         async with bff.handshake("", cookies[0]) as again:
             assert await again.closed() == 4505
         assert await bff.engine.sessions.alive([ended.sid, other.sid]) == [False, True]
+
+
+async def test_a_token_that_was_used_stays_used_if_redis_fails_when_it_is_sent_again(
+    bff: RunningBff, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = signed()
+    assert (await send(bff, token)).status_code == 200
+    pipeline = bff.engine.cluster.pipeline
+    submit = pipeline.submit
+
+    def lose(*command: Any) -> Any:
+        if command[0] == "SET" and ":logout:" in str(command[1]):
+            lost = asyncio.get_running_loop().create_future()
+            lost.set_exception(RedisConnectionError())
+            return lost
+        return submit(*command)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "submit", lose)
+        assert (await send(bff, token)).status_code == 503
+    assert (await send(bff, token)).status_code == 400

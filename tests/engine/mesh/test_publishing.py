@@ -9,6 +9,7 @@ import pamqp.frame
 import pytest
 from bff.mesh.events import EventHandler
 from bff.mesh.messages import Kind, Message
+from bff.mesh.rabbitmq import transport
 from bff.mesh.rabbitmq.fast_path import FastPath, Publisher
 from bff.mesh.rabbitmq.transport import AmqpTransport
 from bff.mesh.service import Service
@@ -192,6 +193,21 @@ async def test_a_message_counts_as_sent_unless_the_broker_cannot_have_kept_it(
     assert type(ended) is (error or type(None))
     assert message.sent is sent
     assert bool(opened.wire.frames) is (sent or error is Unroutable)
+
+
+async def test_replies_may_be_sent_when_as_many_calls_as_possible_wait(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The default limit included: who calls this service must not wait for others."""
+    waiting: dict[int, Any] = {-n: (str(n), asyncio.Future()) for n in range(10_000)}
+    opened.publisher._unconfirmed = waiting
+    message, publishing = opened.publish(Kind.RESPONSE)
+    await until(lambda: message.sent)
+    publishing.cancel()
+    monkeypatch.setattr(transport, "MAX_UNCONFIRMED_REPLIES", 1)
+    _, refused = opened.publish(Kind.RESPONSE)
+    with pytest.raises(ConnectionLost):
+        await refused
 
 
 async def test_questions_about_queues_are_answered_when_the_connection_is_lost_meanwhile(

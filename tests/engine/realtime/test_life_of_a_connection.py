@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import time
 import weakref
 from collections.abc import Callable
@@ -308,3 +309,27 @@ async def test_streams_that_a_client_resumes_are_counted(bff: RunningBff, recove
         assert again.hello["recovered"] == {"user": recovered}
     before["recovered" if recovered else "lost"] += 1
     assert before == {one: sample(bff, "bff_recoveries_total", result=one) for one in before}
+
+
+@pytest.mark.parametrize("topics", [[], ["news"]])
+async def test_a_connection_that_is_closed_while_it_is_admitted_is_not_told_as_refused(
+    bff: RunningBff,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    topics: list[str],
+) -> None:
+    caplog.set_level(logging.INFO)
+    subscriptions = bff.engine.cluster.subscriptions
+    join = subscriptions.join
+
+    async def join_and_end(connection: Connection, since: Any) -> Any:
+        joined = await join(connection, since)
+        connection.close(CloseCode.SESSION_ENDED, "ended")
+        return joined
+
+    monkeypatch.setattr(subscriptions, "join", join_and_end)
+    handler = bff.engine.handlers.open(RecordingTransport(), caller())
+    await bff.engine.handlers.admit(handler, {}, topics)
+    bff.engine.handlers.on_closed(handler, CloseCode.ABNORMAL)
+    lines = [vars(one) for one in caplog.records if "connection" in one.getMessage()]
+    assert [line.get("code") for line in lines] == [CloseCode.SESSION_ENDED]

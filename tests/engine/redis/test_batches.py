@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from bff.redis import batch
-from bff.redis.client import create_client, create_pubsub, publish_probe
+from bff.redis.client import UNAVAILABLE, create_client, create_pubsub, publish_probe
 from bff.redis.eviction import eviction_warning
 from bff.redis.pipeline import AutoPipeline, Script
 from bff.testing import until
@@ -333,3 +333,24 @@ async def test_each_primary_is_asked_for_its_eviction_policy(
     monkeypatch.setattr(cluster.client, "info", info)
     assert await eviction_warning(cluster.client) == ""
     assert asked == [("memory", RedisCluster.PRIMARIES)]
+
+
+async def test_commands_for_a_slot_without_a_node_do_not_fail_those_that_wait(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node_of = cluster.client.get_node_from_key
+
+    def find(key: str) -> Any:
+        if key.startswith("c"):
+            raise SlotNotCoveredError("slot 1 is not covered by the cluster")
+        return node_of(key)
+
+    monkeypatch.setattr(cluster.client, "get_node_from_key", find)
+    monkeypatch.setattr(batch, "_MAX_BATCH", 5)
+    monkeypatch.setattr(batch, "_MAX_IN_FLIGHT", 1)
+    pipeline = AutoPipeline(cluster.client)
+    uncovered = [pipeline.submit("GET", "c:1") for _ in range(5)]
+    waiting = [pipeline.submit("GET", "a:1") for _ in range(3)]
+    failed = await asyncio.gather(*uncovered, return_exceptions=True)
+    assert all(isinstance(one, UNAVAILABLE) for one in failed)
+    assert await asyncio.gather(*waiting) == ["a:1"] * 3

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.engine.server.http_site import (
     GET,
@@ -356,3 +358,43 @@ async def test_a_server_that_stops_answers_the_request_that_it_has(seconds: floa
     assert site.answers == 1
     assert b"connection: close" in site.transport.written
     assert site.transport.is_lost
+
+
+DECLINED = b"POST /b HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n"
+INPUTS = [
+    GET,
+    GET.replace(b"word", b"large"),
+    post(3) + b"abc",
+    DECLINED + b"Content-Length: 5\r\n\r\nworld",
+    CHUNKED + b"3\r\nabc\r\n0\r\nX-Trailer: 1\r\n\r\n",
+    post(20_000)[:-2] + b"Expect: 100-continue\r\n\r\n" + bytes(20_000),
+    b"CONNECT a:1 HTTP/1.1\r\n\r\n",
+    b"\r\n",
+    b"rubbish\r\n\r\n",
+]
+PARTS = st.builds(
+    lambda whole, share: whole[: max(1, int(share * len(whole)))],
+    st.sampled_from(INPUTS),
+    st.sampled_from([0.1, 0.5, 0.9, 1.0, 1.0, 1.0]),
+)
+
+
+@given(parts=st.lists(PARTS, max_size=5), is_stalled=st.booleans(), answers_late=st.booleans())
+@settings(max_examples=100, deadline=None)
+def test_whatever_a_client_sends_its_connection_ends_when_it_sends_no_more(
+    parts: list[bytes], is_stalled: bool, answers_late: bool
+) -> None:
+    async def run() -> None:
+        async with closed_at_the_end(Site(is_stalled=is_stalled)) as site:
+            if answers_late:
+                site.may_answer.clear()
+            for part in parts:
+                if not site.transport.is_lost:
+                    await site.receives(part)
+            await site.lives_for(20)
+            site.may_answer.set()
+            await site.settle()
+            await site.lives_for(KEEP_ALIVE_SECONDS + 10 * ANSWER_SECONDS)
+            assert site.transport.is_lost
+
+    asyncio.run(run())

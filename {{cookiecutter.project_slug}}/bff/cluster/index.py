@@ -275,7 +275,6 @@ class ConnectionIndex:
         """Beside the renewals, which must not wait for it."""
         while True:
             await self._has_dead.wait()
-            self._has_dead.clear()
             try:
                 await self.reaper.reap_expired(self.lease.dead)
                 await self._reap_former()
@@ -284,6 +283,7 @@ class ConnectionIndex:
                     "could not remove entries of dead instances, retrying",
                     extra={"reason": why(error)},
                 )
+            self._has_dead.clear()  # `lease.dead` is older than what was just reaped
 
     async def _remove_periodically(self) -> None:
         while True:

@@ -136,16 +136,14 @@ async def _once(bff: Bff, logout: Logout) -> None:
     digest = hashlib.sha256(logout.token_id.encode()).hexdigest()
     key = f"{bff.settings.prefix}:logout:{digest}"
     seconds = MAX_AGE_SECONDS + 2 * int(bff.settings.jwt_leeway_seconds) + 1
+    if await pipeline.submit("SET", key, "1", "NX", "EX", _CLAIM_SECONDS) is None:
+        raise LogoutRefused("used before")
     try:
-        if await pipeline.submit("SET", key, "1", "NX", "EX", _CLAIM_SECONDS) is None:
-            raise LogoutRefused("used before")
         if logout.session_id is not None:
             await bff.revocations.revoke_provider_session(logout.session_id)
         elif logout.user_id is not None:
             await bff.revocations.revoke_user(logout.user_id, logout.issued_at)
         await pipeline.submit("SET", key, "1", "EX", seconds)
-    except LogoutRefused:
-        raise
     except BaseException:
         pipeline.submit("DEL", key)  # not awaited: the claim expires
         raise

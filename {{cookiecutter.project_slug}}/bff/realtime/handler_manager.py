@@ -95,7 +95,8 @@ class HandlerManager:
                 # A client that recovered both streams probably has the retained broadcasts:
                 # reading them would only delay its hello.
                 retained = [] if joined.are_recovered else await self._retained(caller, version)
-            more = await self._subscribe(connection, since, topics) if topics else ()
+            is_open = connection.close_code is None
+            more = await self._subscribe(connection, since, topics) if topics and is_open else ()
         except Problem as problem:
             code = _close_code_of(problem)
             logger.info(

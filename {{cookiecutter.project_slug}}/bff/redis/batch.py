@@ -106,7 +106,7 @@ class BatchExecutor:
         )
         if uncovered is not None:
             await self._refresh_slots(cluster, None)
-        for error in filter(None, (*errors, uncovered)):
+        for error in filter(None, errors):
             raise error
 
     async def _execute_on_node(

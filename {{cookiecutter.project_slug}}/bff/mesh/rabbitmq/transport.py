@@ -38,9 +38,9 @@ RIGHTS_SECONDS = 15
 it is needed."""
 
 MAX_UNCONFIRMED_REPLIES = 10_000
-"""Replies are not refused at `max_pending_requests`: their calls have been carried out. Services
-work on few calls at once, so this many are reached only while RabbitMQ confirms nothing for long.
-"""
+"""How many messages beyond `max_pending_requests` may be unconfirmed before a reply is refused too.
+Its call has been carried out, and services work on few calls at once, so this is reached only while
+RabbitMQ confirms nothing for long."""
 
 logger = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ class AmqpTransport:
             raise ConnectionLost("the connection was closed")
         limit = self._settings.max_pending_requests
         if message.kind is Kind.RESPONSE:
-            limit = max(limit, MAX_UNCONFIRMED_REPLIES)
+            limit += MAX_UNCONFIRMED_REPLIES
         if self._publisher.unconfirmed >= limit:
             raise ConnectionLost("the broker does not keep up")
         message.confirm = confirm = self._publisher.publish(
