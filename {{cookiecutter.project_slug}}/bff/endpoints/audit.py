@@ -28,6 +28,8 @@ def _in_utc(time: datetime) -> datetime:
 
 
 _Time = Annotated[AwareDatetime, AfterValidator(_in_utc)]
+_Text = UserId
+"""A text that the database can compare: PostgreSQL refuses some that are no user ids."""
 
 
 class Audit:
@@ -121,8 +123,8 @@ class AuditRecord(BaseModel):
 async def read_audit(
     bff: BffDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    before: Annotated[UserId | None, Query(max_length=36)] = None,
-    action: Annotated[UserId | None, Query(max_length=64)] = None,
+    before: Annotated[_Text | None, Query(max_length=36)] = None,
+    action: Annotated[_Text | None, Query(max_length=64)] = None,
     outcome: AuditOutcome | None = None,
     actor: UserId | None = None,
     user: UserId | None = None,
