@@ -66,13 +66,16 @@ async def test_a_client_can_start_before_the_broker(
         await mesh.stop()
 
 
+def own_exchanges(settings: Settings) -> dict[str, str]:
+    """Names of exchanges that the broker does not have, by setting."""
+    kinds = ("rpc_exchange", "events_exchange", "dead_letter_exchange")
+    return {kind: f"{settings.app_name}-{kind}" for kind in kinds}
+
+
 async def test_exchanges_are_declared_on_a_new_broker(
     settings: Settings, metrics: Metrics, engine: RabbitEngine
 ) -> None:
-    names = {
-        name: f"{settings.app_name}-{name}"
-        for name in ("rpc_exchange", "events_exchange", "dead_letter_exchange")
-    }
+    names = own_exchanges(settings)
     transport = AmqpTransport(settings.model_copy(update=names))
     mesh = MeshClient(settings, metrics, transport)
     await mesh.start()
@@ -87,10 +90,7 @@ async def test_exchanges_are_declared_on_a_new_broker(
 async def test_a_consumer_needs_nothing_that_another_one_has_declared(
     settings: Settings, engine: RabbitEngine, kind: str
 ) -> None:
-    names = {
-        name: f"{settings.app_name}-{name}"
-        for name in ("rpc_exchange", "events_exchange", "dead_letter_exchange")
-    }
+    names = own_exchanges(settings)
     changed = settings.model_copy(update=names)
     nothing: Any = None
 

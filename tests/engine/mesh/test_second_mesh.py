@@ -124,7 +124,6 @@ async def test_routes_that_lead_back_are_refused(settings: Settings) -> None:
     for client, to in ((third, first), (second, first), (first, first.with_context({"user": 1}))):
         with pytest.raises(ValueError, match="'names'"):
             client.route(["names", "others"], to)
-    assert third.status.connected is False
 
 
 class Link:

@@ -19,6 +19,7 @@ from bff.errors import Code, Outcome, Problem
 from bff.mesh.client import MeshClient
 from bff.mesh.connect import connect_mesh
 from bff.mesh.events import EventHandler, MeshEvent
+from bff.mesh.messages import MeshRequest
 from bff.mesh.rabbitmq import connection, consumer
 from bff.mesh.rabbitmq import transport as rabbitmq_transport
 from bff.mesh.rabbitmq.service_queue import ServiceConsumer
@@ -351,6 +352,19 @@ def _latin_1(text: str) -> bytes:
     return bytes((len(text),)) + text.encode("latin-1")
 
 
+class HangingService(Service):
+    """Counts the calls of `hang`, which has no end."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.begun = 0
+        self.add("hang", self._hang)
+
+    async def _hang(self, _: MeshRequest) -> None:
+        self.begun += 1
+        await asyncio.Event().wait()
+
+
 async def test_messages_with_binary_headers_are_moved_as_others(
     start_client: StartClient,
     engine: RabbitEngine,
@@ -359,14 +373,7 @@ async def test_messages_with_binary_headers_are_moved_as_others(
 ) -> None:
     """A call that is delivered again is carried out. An event that failed does not come again."""
     handled: list[Any] = []
-    begun = 0
-    service = Service(f"{settings.app_name}-service")
-
-    @service.method("hang")
-    async def hang() -> None:
-        nonlocal begun
-        begun += 1
-        await asyncio.Event().wait()
+    service = HangingService(f"{settings.app_name}-service")
 
     async def fail(event: MeshEvent) -> None:
         handled.append(event.payload)
@@ -390,10 +397,10 @@ async def test_messages_with_binary_headers_are_moved_as_others(
     await until(lambda: len(handled) == 2)
     assert handled == [1, 2]
     await send("nuropb-rpc-exchange", service.name, b'{"method": "hang"}')
-    await until(lambda: begun == 1)
+    await until(lambda: service.begun == 1)
     await engine.interrupt()
     await engine.resume()
-    await until(lambda: begun == 2)
+    await until(lambda: service.begun == 2)
 
 
 def _binary_text(value: Any, encode: Any = pamqp.encode.encode_table_value) -> bytes:
@@ -416,14 +423,7 @@ async def test_what_is_moved_to_another_queue_is_confirmed_there_first(
         return await publish(self, body, **options)
 
     monkeypatch.setattr(aiormq.Channel, "basic_publish", record)
-    begun = 0
-    service = Service(f"{settings.app_name}-service")
-
-    @service.method("hang")
-    async def hang() -> None:
-        nonlocal begun
-        begun += 1
-        await asyncio.Event().wait()
+    service = HangingService(f"{settings.app_name}-service")
 
     async def fail(event: MeshEvent) -> None:
         raise ValueError
@@ -433,10 +433,10 @@ async def test_what_is_moved_to_another_queue_is_confirmed_there_first(
     await mesh.publish(topic, 1)
     await until(lambda: f"{settings.app_name}.dead-letters.v1" in confirmed)
     await mesh.command(service.name, "hang", {}, timeout=30)
-    await until(lambda: begun == 1)
+    await until(lambda: service.begun == 1)
     await engine.interrupt()
     await engine.resume()
-    await until(lambda: begun == 2)
+    await until(lambda: service.begun == 2)
     moved = (f"{settings.app_name}.dead-letters.v1", f"{service.name}.redelivered-calls.v1")
     assert [confirmed[queue] for queue in moved] == [True, True]
 

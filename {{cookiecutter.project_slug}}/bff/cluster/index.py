@@ -283,7 +283,8 @@ class ConnectionIndex:
                     "could not remove entries of dead instances, retrying",
                     extra={"reason": why(error)},
                 )
-            self._has_dead.clear()  # `lease.dead` is older than what was just reaped
+            # Not before: a renewal meanwhile has set it again for the same leases.
+            self._has_dead.clear()
 
     async def _remove_periodically(self) -> None:
         while True:

@@ -234,10 +234,11 @@ class StreamHub:
         """Return whether all messages after `at` will be delivered live.
 
         Also gives the tracker its position if it has none, and starts a background task that reads
-        the missing messages if the tracker has fallen behind. That may be so if the epochs differ:
-        the epoch of `tip` is the later one if the tracker had its own, `epoch`, before `tip` was
-        requested. Otherwise the connection may be the one that has missed a new epoch: it must read
-        again.
+        the missing messages if the tracker has fallen behind.
+
+        `epoch` is that of the tracker when `tip` was requested. If the tracker still has it, but
+        `tip` has another one, that one is newer, and the tracker is behind. If the tracker has got
+        a new epoch since, `tip` may be of an older one: the connection must read again.
         """
         if tracker.position is None:
             tracker.position, undelivered = tip, tracker.undelivered

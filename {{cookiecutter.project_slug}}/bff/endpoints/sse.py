@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Mapping
+from http import HTTPStatus
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query, Request, Response, Security
@@ -190,7 +191,7 @@ async def events(
             await bff.dispatcher.check_topics(caller, topic_list)
     except Problem as problem:
         log_refused(request, problem)
-        if problem.status == Code.TOO_MANY_IN_FLIGHT.status:
+        if problem.status == HTTPStatus.TOO_MANY_REQUESTS:
             return _closed_stream(CloseCode.TOO_MANY_REQUESTS, problem.description)
         if problem.status < Code.SERVICE_UNAVAILABLE.status:
             raise

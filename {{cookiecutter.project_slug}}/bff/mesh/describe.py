@@ -128,6 +128,7 @@ class DescriptionCache:
                 self._failed[service] = (time.monotonic(), _copy(problem))
                 raise
             self._known[service] = (now, known)
+            self._failed.pop(service, None)
             return known
 
     def forget(self, service: str) -> None:

@@ -67,6 +67,16 @@ class DeadlineProtocol(HttpToolsProtocol):
         if self._stop_timer is not None:
             self._stop_timer.cancel()
 
+    def _wait_for_request(self) -> None:
+        """Close an idle connection after the keep-alive time. uvicorn starts this timer after a
+        response, and stops it when any input comes: also an empty line, or the rest of a body whose
+        request was answered earlier. No response follows these, so the timer is started here."""
+        had_request = self.cycle is not None and self._is_idle() and not self._is_in_body
+        if had_request and self in self.connections and self.timeout_keep_alive_task is None:
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
+
     # The server stops
 
     def shutdown(self) -> None:
@@ -81,17 +91,6 @@ class DeadlineProtocol(HttpToolsProtocol):
             self._stop_timer = self.loop.call_later(seconds, self._close_if_idle)
         else:
             super().shutdown()
-
-    def _wait_for_request(self) -> None:
-        """Close an idle connection after the keep-alive time. uvicorn starts this timer after a
-        response, and stops it when any input comes: also an empty line, or the rest of a body whose
-        request was answered earlier. No response follows these, so the timer is started here."""
-        is_waiting = self.cycle is not None and self.cycle.response_complete
-        is_waiting = is_waiting and not self._is_in_body and self in self.connections
-        if is_waiting and self.timeout_keep_alive_task is None:
-            self.timeout_keep_alive_task = self.loop.call_later(
-                self.timeout_keep_alive, self.timeout_keep_alive_handler
-            )
 
     def _is_idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

@@ -23,9 +23,10 @@ from bff.settings import Settings
 FLOW_SECONDS: Final = 600
 """How long a user may take to sign in."""
 _MAX_FLOWS: Final = 8
+"""Sign-ins that a browser may have begun; at the next one their cookies are deleted."""
 _MAX_BYTES: Final = 6_000
-"""Sign-ins that a browser may have begun, and the size of their cookies; at the next one these are
-deleted. Every request sends all of them, and many proxies allow 8 KB for cookies."""
+"""The size of all these cookies, which every request sends: proxies limit a header, often to 8 KB.
+Beyond it the earlier cookies are deleted too."""
 _NAME: Final = "bff-login-"
 _MAX_PATH: Final = 1000
 
@@ -74,7 +75,7 @@ class FlowCookies:
         }
         name = _name(flow.state, secure)
         value = self._cipher.encrypt(orjson.dumps(asdict(flow))).decode()
-        size = sum(len(one) + len(begun[one]) for one in begun) + len(name) + len(value)
+        size = sum(len(one) + len(text) for one, text in (*begun.items(), (name, value)))
         if len(begun) >= _MAX_FLOWS or size > _MAX_BYTES:
             for one in begun:
                 _delete(response, one, secure=secure)

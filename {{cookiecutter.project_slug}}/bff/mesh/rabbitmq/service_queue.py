@@ -95,7 +95,7 @@ class ServiceConsumer(QueueConsumer):
         if message.redelivered:
             # Without a time limit: RabbitMQ delivers it again only when the channel ends, and that
             # ends this too.
-            await self._settle(self._move(channel, message), limited=False)
+            await self._settle(self._move(channel, message), seconds=None)
         else:
             await self.answer(channel, message)
 
@@ -152,10 +152,12 @@ class ServiceConsumer(QueueConsumer):
                 },
             )
 
-    async def _settle(self, settling: Awaitable[None], *, limited: bool = True) -> None:
+    async def _settle(
+        self, settling: Awaitable[None], *, seconds: float | None = BROKER_SECONDS
+    ) -> None:
         try:
             with broker_errors():
-                async with asyncio.timeout(BROKER_SECONDS if limited else None):
+                async with asyncio.timeout(seconds):
                     await settling
         except (ConnectionLost, DeliveryError) as error:
             logger.warning(
