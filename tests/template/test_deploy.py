@@ -295,14 +295,15 @@ def test_nginx_takes_its_configuration(default: BakedProject, tmp_path: Path, na
 
 
 def test_both_configurations_of_nginx_treat_requests_alike(default: BakedProject) -> None:
-    limits, routes = (
+    limits, routes, upgrades = (
         {re.sub(r"\s+", " ", re.split(begin, default.read(f"deploy/{name}"))[1]) for name in NGINX}
         for begin in (
             r"(?s)(    client_max_body_size.*limit_conn connections \d+;)",
             r"(?s)(\n +# Not for the public.*)",
+            r"(?s)( map \$http_upgrade .*? map \$upgrade .*?\})",
         )
     )
-    assert len(limits) == len(routes) == 1
+    assert len(limits) == len(routes) == len(upgrades) == 1
     text = limits.pop() + routes.pop()
     for directive in ("limit_conn", "limit_req", "client_header_timeout", "client_body_timeout"):
         assert f"{directive} " in text

@@ -86,6 +86,24 @@ async def test_nginx_behind_a_prefix(default: BakedProject, tmp_path: Path) -> N
         await check(address, "/bff", seen)
 
 
+async def test_nginx_passes_no_upgrade_on_but_that_to_a_websocket(
+    default: BakedProject, tmp_path: Path
+) -> None:
+    """What follows another one could be taken for a request, on a connection that others use."""
+    text = default.read("deploy/nginx.conf")
+    async with (
+        echo_server([]) as port,
+        nginx.before(text, tmp_path, port) as address,
+        httpx2.AsyncClient(base_url=f"http://{address}", timeout=DEADLINE) as http,
+    ):
+        for protocol in ("h2c", "h2c, websocket", "websockets", "TLS/1.0"):
+            headers = {"Connection": "Upgrade", "Upgrade": protocol}
+            assert (await http.get("/health/live", headers=headers)).text == "/health/live"
+        async with asyncio.timeout(DEADLINE), connect(f"ws://{address}/ws") as socket:
+            await socket.send("hello")
+            assert await socket.recv() == "hello"
+
+
 @pytest.mark.parametrize("prefix", ["", "/bff"])
 async def test_caddy(default: BakedProject, tmp_path: Path, prefix: str) -> None:
     caddy = shutil.which("caddy")
